@@ -1,0 +1,58 @@
+"""The packed batch: fixed shapes in which several clips share a row, and the segment ids that keep them apart."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+Array = jax.Array | np.ndarray
+
+PADDING_SEGMENT = 0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedBatch:
+    """R rows of packed clips; slot k of a row is segment k + 1 of its audio and of its text.
+
+    Attributes:
+        waveform: 16 kHz samples, int16 (or float32 in [-1, 1] at inference); every clip starts on a column
+            boundary and is followed by zeros up to the next one.
+        audio_segments: 1..K, the slot of the clip that owns the column; 0 is padding.
+        audio_columns: index of the column inside its clip.
+        text_tokens: captions, each `BOS ... EOS`, in the slot order of the audio.
+        text_segments: 1..K as for audio; 0 is padding.
+        text_positions: index of the token inside its caption.
+        clip_valid: whether the slot holds a clip.
+        clip_key: stable hash of the clip's id; equal keys are the same recording and never negatives of each other.
+    """
+
+    waveform: Shaped[Array, "R S"]
+    audio_segments: Int[Array, "R C"]
+    audio_columns: Int[Array, "R C"]
+    text_tokens: Int[Array, "R T"]
+    text_segments: Int[Array, "R T"]
+    text_positions: Int[Array, "R T"]
+    clip_valid: Bool[Array, "R K"]
+    clip_key: Int[Array, "R K"]
+
+    def replace(self, **changes: Any) -> "PackedBatch":
+        """Returns a copy with the named fields exchanged."""
+        return dataclasses.replace(self, **changes)
+
+
+def batch_shapes(rows: int, columns: int, slots: int, text_tokens: int, samples_per_column: int) -> PackedBatch:
+    """Returns the `jax.ShapeDtypeStruct` of every field, for ahead-of-time compilation and for checks."""
+    shape = jax.ShapeDtypeStruct
+    return PackedBatch(
+        waveform=shape((rows, columns * samples_per_column), np.int16),
+        audio_segments=shape((rows, columns), np.int32),
+        audio_columns=shape((rows, columns), np.int32),
+        text_tokens=shape((rows, text_tokens), np.int32),
+        text_segments=shape((rows, text_tokens), np.int32),
+        text_positions=shape((rows, text_tokens), np.int32),
+        clip_valid=shape((rows, slots), np.bool_),
+        clip_key=shape((rows, slots), np.int32),
+    )

@@ -1,0 +1,380 @@
+"""Defaults of every setting, and the checks that an impossible setting fails before anything is built."""
+
+import math
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names the setting, what was found and what to write."""
+
+
+def default_config() -> ConfigDict:
+    """Returns the base configuration: the paper's values where it gives them, else `docs/configuration.md`."""
+    config = ConfigDict()
+    config.seed = 0
+    config.init_from = ""  # a checkpoint or export directory whose parameters start a new run
+
+    config.audio = ConfigDict(
+        dict(
+            sample_rate=16_000,
+            n_fft=512,
+            window_length=400,
+            hop_length=160,
+            mels=64,
+            f_min=0.0,
+            f_max=8_000.0,
+            log_floor=1e-5,
+            mean=-5.0,  # of the log-mel; `slap stats` prints both for a data set
+            std=4.0,
+            dft="auto",  # auto | matmul | rfft
+            frames_per_column=16,
+            mels_per_patch=16,
+        )
+    )
+    config.spec_augment = ConfigDict(dict(time_masks=2, time_fraction=0.1, frequency_masks=2, frequency_bins=8))
+
+    config.data = ConfigDict(
+        dict(
+            train=ConfigDict(),  # name -> source(...): the weighted mixture
+            evaluation=ConfigDict(),  # name -> source(...): each evaluated by itself
+            tokenizer="",  # a SentencePiece .model file
+            rows=256,  # R, of the global batch
+            columns=512,  # C
+            slots=32,  # K
+            text_tokens=1_024,  # T
+            max_seconds=30.0,
+            max_caption_tokens=128,
+            virtual_shards=8,  # D
+            packing_bins=32,
+            decode_threads=4,
+            prefetch=2,
+            allow_mismatch=False,
+        )
+    )
+
+    config.model = ConfigDict(
+        dict(
+            embed_dim=512,  # E
+            vocab_size=32_000,
+            compute_dtype="bfloat16",  # bfloat16 | float32
+            attention="auto",  # auto | dense | blocked | chunked
+            remat="none",  # none | dots | full
+            scan_unroll=1,  # super-blocks per scan iteration
+            audio_encoder=ConfigDict(
+                dict(
+                    layers=12,
+                    heads=12,
+                    width=768,
+                    mlp_width=2_048,
+                    locals_per_global=2,
+                    local_window=12,
+                    rope_base_time=10_000.0,
+                    rope_base_frequency=100.0,
+                )
+            ),
+            text_encoder=ConfigDict(
+                dict(
+                    layers=12,
+                    heads=12,
+                    width=768,
+                    mlp_width=2_048,
+                    locals_per_global=0,
+                    local_window=12,
+                    rope_base=10_000.0,
+                )
+            ),
+            caption_decoder=ConfigDict(dict(layers=8, heads=8, width=512, mlp_width=2_048, rope_base=10_000.0)),
+        )
+    )
+
+    config.objectives = ConfigDict(
+        dict(
+            contrastive=ConfigDict(
+                dict(
+                    weight=1.0,
+                    form="softmax",  # softmax | sigmoid
+                    init_scale=placeholder(float),  # None: 1/0.07 for softmax, 10 for sigmoid
+                    init_bias=-10.0,  # sigmoid only
+                    max_scale=100.0,
+                )
+            ),
+            distillation=ConfigDict(
+                dict(
+                    weight=1.0,
+                    view="separate",  # separate: the other objectives see an unmasked pass; shared: the masked one
+                    mask_ratio=0.5,
+                    prototypes=8_192,
+                    hidden=2_048,
+                    bottleneck=256,
+                    student_temperature=0.1,
+                    teacher_temperature_start=0.04,
+                    teacher_temperature_end=0.07,
+                    teacher_temperature_warmup=0.1,  # share of all steps
+                    freeze_last_layer=0.01,  # share of all steps
+                    momentum_start=0.994,
+                    sinkhorn_iterations=3,
+                )
+            ),
+            captioning=ConfigDict(dict(weight=0.5)),
+        )
+    )
+
+    config.optimizer = ConfigDict(
+        dict(
+            learning_rate=1e-4,
+            schedule="cosine",  # cosine | wsd | constant
+            warmup_steps=2_000,
+            decay_fraction=0.2,  # wsd: the share of the steps that decays
+            final_factor=0.0,
+            b1=0.9,
+            b2=0.95,
+            eps=1e-8,
+            weight_decay=0.05,  # matrices only
+            clip_norm=1.0,
+            learning_rate_factors=(),  # ((path regex, factor), ...): the first that matches; 0 freezes
+            max_bad_steps=10,  # non-finite steps in a row that stop the run
+        )
+    )
+    config.train = ConfigDict(dict(steps=100_000, log_every=10, evaluate_every=0, peak_flops_per_device=0.0))
+    config.checkpoint = ConfigDict(dict(every=1_000, keep=3))
+    config.parallel = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+    config.metrics = ConfigDict(dict(tensorboard=True))
+    return config
+
+
+def source(path: str, split: str, weight: float = 1.0, label: str = "") -> ConfigDict:
+    """Describes one prepared data set for `config.data.train` or `config.data.evaluation`.
+
+    Args:
+        path: directory that `slap prepare` wrote.
+        split: which of its splits.
+        weight: share in the training mixture, relative to the other sources.
+        label: evaluation only; the key of `labels` that zero-shot classification predicts, "" for none.
+    """
+    return ConfigDict(dict(path=path, split=split, weight=float(weight), label=label))
+
+
+def samples_per_column(audio: ConfigDict) -> int:
+    """Samples that one time column covers (2,560 in the paper's set-up)."""
+    return audio.frames_per_column * audio.hop_length
+
+
+def patches_per_column(audio: ConfigDict) -> int:
+    """F, the frequency patches of one column."""
+    return audio.mels // audio.mels_per_patch
+
+
+def columns_of(seconds: float, audio: ConfigDict) -> int:
+    """Columns that a clip of that duration owns: `max(1, ceil(samples / samples_per_column))`."""
+    return max(1, math.ceil(round(seconds * audio.sample_rate) / samples_per_column(audio)))
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+    """Reads the `a=1,b` of `--config=file.py:a=1,b` into typed values.
+
+    Args:
+        arg: comma-separated `name=value` pairs; a bare name sets a boolean to True. None or "" keeps the defaults.
+        **defaults: the names allowed, with default values whose types the given ones take.
+
+    Raises:
+        ConfigError: an unknown name, or a value not of the default's type.
+    """
+    values = ConfigDict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        name, has_value, text = item.partition("=")
+        if name not in values:
+            raise ConfigError(f"config argument {name!r} is unknown; this config takes: {', '.join(defaults)}")
+        default = values[name]
+        try:
+            if isinstance(default, bool):
+                values[name] = {"": True, "true": True, "1": True, "false": False, "0": False}[text.lower()]
+            elif not has_value:
+                raise ValueError
+            else:
+                values[name] = type(default)(text)
+        except (KeyError, ValueError):
+            kind = type(default).__name__
+            raise ConfigError(f"config argument {name}={text!r} is not a {kind}; write {name}=<{kind}>") from None
+    return values
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _check_choice(config: ConfigDict, path: str, choices: tuple[str, ...]) -> None:
+    value = config
+    for part in path.split("."):
+        value = value[part]
+    _require(value in choices, f"config.{path} is {value!r}; write one of {', '.join(choices)}")
+
+
+def _check_keys(config: ConfigDict, reference: ConfigDict, prefix: str = "config") -> None:
+    for key in config:
+        _require(
+            key in reference,
+            f"{prefix}.{key} is not a setting; {prefix} takes: {', '.join(sorted(reference))}",
+        )
+        if isinstance(reference[key], ConfigDict) and key not in ("train_sources",):
+            if f"{prefix}.{key}" in ("config.data.train", "config.data.evaluation"):
+                for name, value in config[key].items():
+                    _check_keys(value, source("", ""), f"{prefix}.{key}.{name}")
+            else:
+                _check_keys(config[key], reference[key], f"{prefix}.{key}")
+    for key in reference:
+        _require(key in config, f"{prefix}.{key} is missing; start the config from slap_jax.config.default_config()")
+
+
+def validate(config: ConfigDict, process_count: int = 1, device_count: int | None = None) -> None:
+    """Checks a config before anything is built.
+
+    Args:
+        config: what a config file returned, overrides applied.
+        process_count: hosts that will run it.
+        device_count: devices over all hosts; None skips the checks of the mesh.
+
+    Raises:
+        ConfigError: names the setting, the value found and what to write instead.
+    """
+    _check_keys(config, default_config())
+    _check_choice(config, "audio.dft", ("auto", "matmul", "rfft"))
+    _check_choice(config, "model.compute_dtype", ("bfloat16", "float32"))
+    _check_choice(config, "model.attention", ("auto", "dense", "blocked", "chunked"))
+    _check_choice(config, "model.remat", ("none", "dots", "full"))
+    _check_choice(config, "objectives.contrastive.form", ("softmax", "sigmoid"))
+    _check_choice(config, "objectives.distillation.view", ("separate", "shared"))
+    _check_choice(config, "optimizer.schedule", ("cosine", "wsd", "constant"))
+    _validate_audio_and_model(config)
+    _validate_objectives(config)
+    _validate_data(config, process_count)
+    _validate_training(config)
+    if device_count is not None:
+        _validate_mesh(config, device_count)
+
+
+def _validate_audio_and_model(config: ConfigDict) -> None:
+    audio, model = config.audio, config.model
+    _require(
+        audio.mels % audio.mels_per_patch == 0,
+        f"config.audio.mels is {audio.mels}, not a multiple of config.audio.mels_per_patch={audio.mels_per_patch}",
+    )
+    _require(
+        audio.window_length <= audio.n_fft,
+        f"config.audio.window_length is {audio.window_length}, longer than config.audio.n_fft={audio.n_fft}",
+    )
+    _require(
+        audio.n_fft <= samples_per_column(audio),
+        f"config.audio.n_fft is {audio.n_fft}, longer than a column of {samples_per_column(audio)} samples",
+    )
+    _require(audio.std > 0, f"config.audio.std is {audio.std}; write the positive value that `slap stats` prints")
+    for name in ("audio_encoder", "text_encoder", "caption_decoder"):
+        tower = model[name]
+        _require(
+            tower.width % tower.heads == 0,
+            f"config.model.{name}.width is {tower.width}, not a multiple of its heads={tower.heads}",
+        )
+        head_dim = tower.width // tower.heads
+        multiple = 4 if name == "audio_encoder" else 2
+        _require(
+            head_dim % multiple == 0,
+            f"config.model.{name}: head size {tower.width}/{tower.heads}={head_dim} must be a multiple of {multiple}",
+        )
+        if "locals_per_global" in tower:
+            period = tower.locals_per_global + 1
+            _require(
+                tower.layers % period == 0,
+                f"config.model.{name}.layers is {tower.layers}; with locals_per_global={tower.locals_per_global} "
+                f"write a multiple of {period}",
+            )
+
+
+def _validate_objectives(config: ConfigDict) -> None:
+    for name, objective in config.objectives.items():
+        _require(objective.weight >= 0, f"config.objectives.{name}.weight is {objective.weight}; write 0 or more")
+    _require(
+        any(objective.weight > 0 for objective in config.objectives.values()),
+        "every config.objectives.*.weight is 0: nothing would be trained; set at least one above 0",
+    )
+    ratio = config.objectives.distillation.mask_ratio
+    _require(0 < ratio < 1, f"config.objectives.distillation.mask_ratio is {ratio}; write a value between 0 and 1")
+
+
+def _validate_data(config: ConfigDict, process_count: int) -> None:
+    data = config.data
+    needed = columns_of(data.max_seconds, config.audio)
+    _require(
+        data.columns >= needed,
+        f"config.data.columns is {data.columns}, but a clip of config.data.max_seconds={data.max_seconds} owns "
+        f"{needed} columns; write columns={needed} or more, or a smaller max_seconds",
+    )
+    _require(data.slots >= 1, f"config.data.slots is {data.slots}; a row needs at least one clip slot")
+    _require(
+        data.max_caption_tokens >= 3,
+        f"config.data.max_caption_tokens is {data.max_caption_tokens}; the start and end tokens alone take 2",
+    )
+    _require(
+        data.text_tokens >= data.max_caption_tokens,
+        f"config.data.text_tokens is {data.text_tokens}, less than one caption of "
+        f"config.data.max_caption_tokens={data.max_caption_tokens}",
+    )
+    shards = data.virtual_shards
+    _require(
+        shards % process_count == 0,
+        f"config.data.virtual_shards is {shards}, not a multiple of the {process_count} hosts; write a multiple of "
+        "every number of hosts that may ever resume this run",
+    )
+    _require(
+        data.rows % shards == 0,
+        f"config.data.rows is {data.rows}, not a multiple of config.data.virtual_shards={shards}",
+    )
+    if config.objectives.contrastive.weight > 0:
+        _require(
+            data.rows * data.slots >= 2,
+            f"config.data.slots is {data.slots} with rows={data.rows}: contrastive learning needs two clips or more "
+            "in a batch",
+        )
+    _require(len(data.train) > 0, "config.data.train names no source; add config.data.train.NAME = source(path, split)")
+
+
+def _validate_training(config: ConfigDict) -> None:
+    optimizer = config.optimizer
+    _require(config.train.steps >= 1, f"config.train.steps is {config.train.steps}; write 1 or more")
+    _require(config.train.log_every >= 1, f"config.train.log_every is {config.train.log_every}; write 1 or more")
+    _require(config.checkpoint.every >= 1, f"config.checkpoint.every is {config.checkpoint.every}; write 1 or more")
+    _require(
+        optimizer.warmup_steps <= config.train.steps,
+        f"config.optimizer.warmup_steps is {optimizer.warmup_steps}, more than config.train.steps={config.train.steps}",
+    )
+    for rule in optimizer.learning_rate_factors:
+        _require(
+            len(rule) == 2,
+            f"config.optimizer.learning_rate_factors holds {rule!r}; write (path regex, factor) pairs",
+        )
+        try:
+            re.compile(rule[0])
+        except re.error as error:
+            raise ConfigError(
+                f"config.optimizer.learning_rate_factors: {rule[0]!r} is not a regex: {error}"
+            ) from None
+
+
+def _validate_mesh(config: ConfigDict, device_count: int) -> None:
+    sizes = dict(config.parallel)
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    open_axes = [axis for axis, size in sizes.items() if size == -1]
+    _require(len(open_axes) <= 1, f"config.parallel has -1 for {' and '.join(open_axes)}; only one axis may take the rest")
+    _require(
+        device_count % fixed == 0 and (bool(open_axes) or fixed == device_count),
+        f"config.parallel={sizes} does not divide {device_count} devices",
+    )
+    batch_ways = device_count // sizes["tensor"] if open_axes != ["tensor"] else sizes["data"] * sizes["fsdp"]
+    _require(
+        config.data.rows % batch_ways == 0,
+        f"config.data.rows is {config.data.rows}, not a multiple of the {batch_ways} devices over which rows are split "
+        "(data x fsdp)",
+    )

@@ -1,0 +1,13 @@
+"""Every test runs on CPU with 8 fake devices and a compilation cache that later runs reuse."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+from absl import flags  # noqa: E402  (the environment must be set before anything imports jax)
+
+flags.FLAGS.mark_as_parsed()  # grain reads absl flags
