@@ -1,0 +1,179 @@
+"""Audio in, mono float samples at one rate out; and the int16 FLAC that records hold."""
+
+import io
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from jaxtyping import Float, Int16, Shaped
+
+Source = str | os.PathLike[str] | bytes | io.BytesIO
+
+SAMPLE_RATE = 16_000
+RESAMPLE_QUALITY = "HQ"
+INT16_SCALE = 32_768.0
+
+_MOST_CHANNELS = 64
+_BLOCK_FRAMES = 1 << 18
+# A file with less than this share of the samples that its header promises is broken off, not merely rounded.
+_COMPLETE = 0.9
+# Writers to a pipe do not know the length and leave 0 or a very large chunk size in the header.
+_STREAMED_CHUNK = 0x7FFFF000
+
+
+class AudioError(ValueError):
+    """Audio that cannot be used; the message names the file, what was found and what to do."""
+
+
+def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "") -> Float[np.ndarray, "n"]:
+    """Decodes a file to mono float32 at one sample rate.
+
+    Reads what libsndfile reads: WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF and others; 8 to 32 bits, float; any
+    rate, number of channels and duration. Channels are averaged, then resampled by soxr (HQ).
+
+    Args:
+        source: path, encoded bytes, or a binary buffer.
+        sample_rate: of the result, in Hz.
+        name: what errors call a source that is not a path.
+
+    Returns:
+        Samples [n], n >= 1. Integer formats are scaled to [-1, 1); float files keep their values.
+
+    Raises:
+        AudioError: missing, empty, unreadable, broken off, or with NaN or infinite samples.
+    """
+    name = name or _name_of(source)
+    readable = _open(source, name)
+    try:
+        with soundfile.SoundFile(readable) as file:
+            rate, promised, comments = file.samplerate, file.frames, file.extra_info
+            # Mixing block by block keeps one channel in memory however many the file has.
+            blocks = [
+                block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
+                for block in file.blocks(blocksize=_BLOCK_FRAMES, dtype="float32", always_2d=True)
+            ]
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        reason = str(error).rpartition(": ")[2].rstrip(".")
+        raise AudioError(
+            f"{name} is not readable as audio ({reason}); expected WAV, FLAC, Ogg, Opus, MP3 or AIFF, intact: "
+            "convert it, or leave it out"
+        ) from error
+    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if samples.size == 0:
+        raise AudioError(f"{name} holds no samples; leave it out")
+    if _is_broken_off(comments, promised, samples.size):
+        raise AudioError(
+            f"{name} is broken off: its header promises more than the {samples.size / rate:.2f} s that are there; "
+            "copy it again, or leave it out"
+        )
+    return _finish(samples, rate, sample_rate, name)
+
+
+def prepare_waveform(
+    array: Shaped[np.ndarray, "n *channels"], rate: int, sample_rate: int = SAMPLE_RATE, name: str = "audio array"
+) -> Float[np.ndarray, "n"]:
+    """Brings samples that are already in memory to mono float32 at one sample rate.
+
+    Args:
+        array: [n] or [n, channels]; integers are scaled by their type, floats are taken as they are (full scale 1.0).
+        rate: sample rate of `array`, in Hz.
+        sample_rate: of the result, in Hz.
+        name: what errors call the array.
+
+    Returns:
+        Samples [n], n >= 1.
+
+    Raises:
+        AudioError: another shape or type, an empty array, NaN or infinite samples, a rate that is not positive.
+    """
+    samples = np.asarray(array)
+    if not isinstance(rate, (int, np.integer)) or isinstance(rate, bool) or rate <= 0:
+        raise AudioError(f"{name} has sample rate {rate!r}; expected a positive integer in Hz, like 44100")
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > _MOST_CHANNELS):
+        raise AudioError(f"{name} has shape {samples.shape}; expected [samples] or [samples, channels]: transpose it")
+    if samples.size == 0:
+        raise AudioError(f"{name} holds no samples (shape {samples.shape})")
+    if samples.dtype == np.uint8:
+        samples = (samples.astype(np.float32) - 128.0) / 128.0
+    elif np.issubdtype(samples.dtype, np.signedinteger):
+        samples = (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+    elif np.issubdtype(samples.dtype, np.floating):
+        samples = samples.astype(np.float32)
+    else:
+        raise AudioError(f"{name} has type {samples.dtype}; expected float, signed integer or uint8 samples")
+    return _finish(samples.mean(axis=1) if samples.ndim == 2 else samples, int(rate), sample_rate, name)
+
+
+def to_int16(samples: Float[np.ndarray, "n"]) -> Int16[np.ndarray, "n"]:
+    """Rounds samples of full scale 1.0 to int16; what lies beyond full scale is clipped."""
+    return np.clip(np.rint(samples * INT16_SCALE), -32_768, 32_767).astype(np.int16)
+
+
+def encode_flac(samples: Int16[np.ndarray, "n"], sample_rate: int = SAMPLE_RATE) -> bytes:
+    """Compresses mono int16 samples without loss."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def decode_flac(data: bytes, name: str = "record") -> Int16[np.ndarray, "n"]:
+    """Inverts `encode_flac`.
+
+    Raises:
+        AudioError: the bytes are damaged.
+    """
+    try:
+        samples, _ = soundfile.read(io.BytesIO(data), dtype="int16")
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise AudioError(f"{name} holds damaged audio ({error}); run `slap prepare` again") from error
+    return samples
+
+
+def _name_of(source: Source) -> str:
+    if isinstance(source, (bytes, io.BytesIO)):
+        return "audio bytes"
+    return os.fspath(source)
+
+
+def _open(source: Source, name: str) -> str | io.BytesIO:
+    """Returns what soundfile can open, after the checks whose failure libsndfile explains badly."""
+    if isinstance(source, io.BytesIO):
+        source = source.getvalue()
+    if isinstance(source, bytes):
+        if not source:
+            raise AudioError(f"{name} is empty (0 bytes); leave it out")
+        return io.BytesIO(source)
+    path = Path(source)
+    if not path.is_file():
+        found = "a directory" if path.is_dir() else "missing"
+        raise AudioError(f"{name} is {found}; expected an audio file: correct the path")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{name} is empty (0 bytes); leave it out")
+    return str(path)
+
+
+def _is_broken_off(comments: str, promised_frames: int, frames: int) -> bool:
+    if promised_frames < (1 << 60) and frames < _COMPLETE * promised_frames:
+        return True
+    # WAV and AIFF readers take the length from the file's size and only remark on the header's.
+    chunk = re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", comments, re.MULTILINE)
+    if chunk is None:
+        return False
+    stated, actual = int(chunk.group(1)), int(chunk.group(2))
+    return 0 < stated < _STREAMED_CHUNK and actual < _COMPLETE * stated
+
+
+def _finish(samples: Float[np.ndarray, "n"], rate: int, sample_rate: int, name: str) -> Float[np.ndarray, "n"]:
+    bad = samples.size - int(np.count_nonzero(np.isfinite(samples)))
+    if bad:
+        raise AudioError(
+            f"{name} has {bad} NaN or infinite samples of {samples.size}; write it again from its source, or leave it out"
+        )
+    if rate != sample_rate:
+        resampled = soxr.resample(samples, rate, sample_rate, quality=RESAMPLE_QUALITY)
+        # A clip shorter than one output sample still is a clip: keep its mean rather than nothing.
+        samples = resampled if resampled.size else samples.mean(keepdims=True)
+    return np.ascontiguousarray(samples, dtype=np.float32)

@@ -1,0 +1,128 @@
+"""First-fit packing of clips into rows: audio columns, text tokens and clip slots are all bounded."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Float, Int, Int16
+
+from slap_jax.batch import PackedBatch
+from slap_jax.data.audio import INT16_SCALE
+
+
+class PackingError(ValueError):
+    """A clip that no row can hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip with one caption, ready to be packed.
+
+    Attributes:
+        waveform: samples, int16 or float32 in [-1, 1].
+        tokens: ids of the caption, `[BOS, ..., EOS]`; may be empty where only audio matters.
+        key: stable hash of the clip's id.
+    """
+
+    waveform: Int16[np.ndarray, "n"] | Float[np.ndarray, "n"]
+    tokens: Sequence[int]
+    key: int
+
+
+def clip_columns(samples: int, samples_per_column: int) -> int:
+    """Columns that a clip owns: `max(1, ceil(samples / samples_per_column))`."""
+    return max(1, -(-samples // samples_per_column))
+
+
+def empty_rows(
+    rows: int, columns: int, slots: int, text_tokens: int, samples_per_column: int, dtype: Any = np.int16
+) -> PackedBatch:
+    """Returns R rows that hold no clip: every array is zero."""
+    return PackedBatch(
+        waveform=np.zeros((rows, columns * samples_per_column), dtype),
+        audio_segments=np.zeros((rows, columns), np.int32),
+        audio_columns=np.zeros((rows, columns), np.int32),
+        text_tokens=np.zeros((rows, text_tokens), np.int32),
+        text_segments=np.zeros((rows, text_tokens), np.int32),
+        text_positions=np.zeros((rows, text_tokens), np.int32),
+        clip_valid=np.zeros((rows, slots), np.bool_),
+        clip_key=np.zeros((rows, slots), np.int32),
+    )
+
+
+def pack_rows(
+    clips: Sequence[Clip],
+    columns: int,
+    slots: int,
+    text_tokens: int,
+    samples_per_column: int,
+    rows: int | None = None,
+) -> tuple[PackedBatch, list[tuple[int, int]]]:
+    """Packs clips in order, each into the first row where it fits, opening rows as needed.
+
+    Args:
+        clips: in the order in which they are placed.
+        columns: C, of a row.
+        slots: K, of a row.
+        text_tokens: T, of a row.
+        samples_per_column: samples of one column.
+        rows: R, if the result must have that many; rows beyond the needed ones are empty.
+
+    Returns:
+        The batch (numpy; float32 samples in [-1, 1] if any clip has them, else int16) and each clip's (row, slot).
+
+    Raises:
+        PackingError: a clip is larger than a row, or more than `rows` rows are needed.
+    """
+    used = np.zeros((0, 3), np.int64)  # columns, tokens and slots taken in each open row
+    room = np.array([columns, text_tokens, slots])
+    placement, starts = [], []
+    for index, clip in enumerate(clips):
+        size = np.array([clip_columns(len(clip.waveform), samples_per_column), len(clip.tokens), 1])
+        if np.any(size > room):
+            raise PackingError(
+                f"clip {index} takes {size[0]} columns and {size[1]} text tokens; a row has {columns} and {text_tokens}: "
+                "crop the clip, or make the row longer"
+            )
+        fits = np.all(used + size <= room, axis=1)
+        row = int(np.argmax(fits)) if fits.any() else len(used)
+        if row == len(used):
+            used = np.concatenate([used, np.zeros((1, 3), np.int64)])
+        starts.append(used[row].copy())
+        placement.append((row, int(used[row, 2])))
+        used[row] += size
+    if rows is not None and len(used) > rows:
+        raise PackingError(f"{len(clips)} clips take {len(used)} rows of {columns} columns; only {rows} are allowed")
+    is_float = any(np.issubdtype(clip.waveform.dtype, np.floating) for clip in clips)
+    batch = empty_rows(
+        len(used) if rows is None else rows,
+        columns,
+        slots,
+        text_tokens,
+        samples_per_column,
+        np.float32 if is_float else np.int16,
+    )
+    for clip, (row, slot), (column, token, _) in zip(clips, placement, starts, strict=True):
+        _write(batch, clip, row, slot, int(column), int(token), samples_per_column)
+    return batch, placement
+
+
+def _write(
+    batch: PackedBatch, clip: Clip, row: int, slot: int, column: int, token: int, samples_per_column: int
+) -> None:
+    """Writes one clip into a row whose arrays are still zero there."""
+    samples: np.ndarray = clip.waveform
+    if batch.waveform.dtype == np.float32 and samples.dtype == np.int16:
+        samples = samples / np.float32(INT16_SCALE)
+    owned = clip_columns(len(samples), samples_per_column)
+    start = column * samples_per_column
+    batch.waveform[row, start : start + len(samples)] = samples
+    batch.audio_segments[row, column : column + owned] = slot + 1
+    batch.audio_columns[row, column : column + owned] = np.arange(owned)
+    batch.text_tokens[row, token : token + len(clip.tokens)] = clip.tokens
+    batch.text_segments[row, token : token + len(clip.tokens)] = slot + 1
+    batch.text_positions[row, token : token + len(clip.tokens)] = np.arange(len(clip.tokens))
+    batch.clip_valid[row, slot] = True
+    batch.clip_key[row, slot] = clip.key

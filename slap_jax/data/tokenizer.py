@@ -1,0 +1,122 @@
+"""SentencePiece vocabulary of captions: training it, and text to ids and back."""
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+
+# NFKC, white space merged, lower case: captions of different collections differ in case without meaning anything by it.
+NORMALISATION = "nmt_nfkc_cf"
+
+
+class TokenizerError(ValueError):
+    """A vocabulary that is missing or cannot be trained; the message says what to do."""
+
+
+class Tokenizer:
+    """Turns captions into token ids with a SentencePiece model file.
+
+    Attributes:
+        path: the model file.
+        vocab_size: number of ids; `config.model.vocab_size` must be at least this.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        """Loads a model.
+
+        Args:
+            path: SentencePiece `.model` file with ids pad, bos, eos, unk = 0, 1, 2, 3, as `slap tokenizer` writes it.
+
+        Raises:
+            TokenizerError: no such file, no SentencePiece model, or other special ids.
+        """
+        self.path = os.fspath(path)
+        if not Path(path).is_file():
+            raise TokenizerError(
+                f"tokenizer {self.path or '(config.data.tokenizer is empty)'} is missing; "
+                "train one with `slap tokenizer` and set config.data.tokenizer to it"
+            )
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(Path(path).read_bytes())
+        except RuntimeError as error:
+            raise TokenizerError(
+                f"tokenizer {self.path} is not a SentencePiece model; train one with `slap tokenizer`"
+            ) from error
+        found = tuple(getattr(self._processor, f"{special}_id")() for special in ("pad", "bos", "eos", "unk"))
+        if found != (PAD, BOS, EOS, UNK):
+            raise TokenizerError(
+                f"tokenizer {self.path} has pad, bos, eos, unk = {found}; expected {(PAD, BOS, EOS, UNK)}: "
+                "train one with `slap tokenizer`"
+            )
+        self.vocab_size: int = self._processor.vocab_size()
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        """Returns `[BOS, ...pieces..., EOS]`, the pieces cut so that the whole has at most `max_tokens` ids.
+
+        Args:
+            text: one caption.
+            max_tokens: at least 2.
+        """
+        if max_tokens < 2:
+            raise ValueError(f"max_tokens is {max_tokens}; the start and end tokens alone take 2")
+        return [BOS, *self._processor.encode(text)[: max_tokens - 2], EOS]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text up to the first EOS, without special tokens, in the normalised (lower) case."""
+        pieces = []
+        for token in map(int, ids):
+            if token == EOS:
+                break
+            if token not in (PAD, BOS):
+                pieces.append(token)
+        return self._processor.decode(pieces)
+
+
+def train_tokenizer(captions: Iterable[str], model_path: str | os.PathLike[str], vocab_size: int) -> Tokenizer:
+    """Trains a unigram vocabulary; the same captions in the same order give the same file, byte for byte.
+
+    Source: Kudo, "Subword regularization" (arXiv 1804.10959), as SentencePiece implements it.
+
+    Args:
+        captions: the training captions.
+        model_path: the `.model` file to write; its directory is created.
+        vocab_size: the most ids to use. Few captions give fewer.
+
+    Returns:
+        The trained tokenizer.
+
+    Raises:
+        TokenizerError: no captions, or a `vocab_size` too small for the letters that occur.
+    """
+    captions = [caption for caption in captions if caption.strip()]
+    if not captions:
+        raise TokenizerError("there are no captions to train a tokenizer on; give a prepared split that has some")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(captions),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            normalization_rule_name=NORMALISATION,
+            pad_id=PAD,
+            bos_id=BOS,
+            eos_id=EOS,
+            unk_id=UNK,
+            num_threads=1,  # sums in another order would make another vocabulary
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise TokenizerError(
+            f"a vocabulary of {vocab_size} cannot be trained on {len(captions)} captions ({error}); "
+            "choose a larger vocab_size or give more captions"
+        ) from error
+    Path(model_path).parent.mkdir(parents=True, exist_ok=True)
+    Path(model_path).write_bytes(model.getvalue())
+    return Tokenizer(model_path)
