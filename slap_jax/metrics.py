@@ -1,0 +1,245 @@
+"""Metrics of a run: JSONL always, TensorBoard if wanted, a progress bar on a terminal; never a device sync in the loop."""
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+FILE_NAME = "metrics.jsonl"
+
+# Metrics of a step that are counts: their sums between two lines, divided by the time, become `speed/<name>_per_s`.
+COUNTS = ("clips", "audio_seconds", "audio_tokens", "text_tokens")
+
+
+class Speed:
+    """Counts per second since the last reading, pauses left out."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._start = clock()
+        self._paused = 0.0
+        self._totals: dict[str, float] = {}
+        self._steps = 0
+
+    def add(self, counts: Mapping[str, float]) -> None:
+        """Adds the counts of one finished step."""
+        self._steps += 1
+        for name, count in counts.items():
+            self._totals[name] = self._totals.get(name, 0.0) + count
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leaves the time inside out: evaluation is not training speed."""
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self._paused += self._clock() - begin
+
+    def read(self) -> dict[str, float]:
+        """Returns `speed/<count>_per_s`, `speed/steps_per_s`, and starts again from zero."""
+        now = self._clock()
+        seconds = max(now - self._start - self._paused, 1e-9)
+        rates = {f"speed/{name}_per_s": total / seconds for name, total in self._totals.items()}
+        rates["speed/steps_per_s"] = self._steps / seconds
+        self._start, self._paused, self._totals, self._steps = now, 0.0, {}, 0
+        return rates
+
+
+class MetricWriter:
+    """Writes the metrics of training, one step late so that the host never waits for the step it just started."""
+
+    def __init__(
+        self,
+        run_dir: str | os.PathLike,
+        tensorboard: bool = True,
+        *,
+        total_steps: int = 0,
+        log_every: int = 1,
+        restored_step: int = 0,
+        step_flops: Callable[[Mapping[str, float]], float] | None = None,
+        peak_flops: float = 0.0,
+        stream: TextIO | None = None,
+        enabled: bool = True,
+    ):
+        """Opens the files; what they hold of steps after `restored_step` is dropped, those steps are run again.
+
+        Args:
+            run_dir: holds `metrics.jsonl` and `tensorboard/`.
+            tensorboard: also write TensorBoard events.
+            total_steps: length of the run, for the progress bar and the time left; 0 is unknown.
+            log_every: steps between two lines; the first and the last step of the run get one too.
+            restored_step: finished steps of the checkpoint that the run goes on from, 0 for a new run.
+            step_flops: FLOPs of a step from its fetched metrics (see `slap_jax.flops`); adds `speed/mfu`.
+            peak_flops: FLOPs per second that all devices could do; 0 leaves `speed/mfu` out.
+            stream: where progress goes, standard error by default.
+            enabled: False in all processes but the first: they fetch (the loop reads what `write` returns) but write nothing.
+        """
+        self._total_steps = total_steps
+        self._log_every = log_every
+        self._step_flops = step_flops if peak_flops > 0 else None
+        self._peak_flops = peak_flops
+        self._enabled = enabled
+        self._pending: tuple[int, Mapping[str, Any]] | None = None
+        self._first_step: int | None = None
+        self._speed = Speed()
+        self._file: TextIO | None = None
+        self._tensorboard: SummaryWriter | None = None
+        self._progress: _Progress | None = None
+        if enabled:
+            directory = Path(run_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            drop_after(directory / FILE_NAME, restored_step)
+            self._file = open(directory / FILE_NAME, "a", encoding="utf-8")
+            if tensorboard:
+                # TensorBoard hides the events of an earlier process from this step on: those steps come again.
+                purge = restored_step + 1 if any((directory / "tensorboard").glob("events*")) else None
+                self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=purge)
+            self._progress = _Progress(stream or sys.stderr, total_steps, restored_step)
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float] | None:
+        """Takes the metrics of the step just dispatched and writes those of the step before it.
+
+        Args:
+            step: number of the step, counted from 1.
+            metrics: device scalars; not waited for before the next call.
+
+        Returns:
+            The fetched metrics of the step before, None at the first call.
+        """
+        previous, self._pending = self._pending, (step, metrics)
+        if self._first_step is None:
+            self._first_step = step
+        return None if previous is None else self._fetch(*previous)
+
+    def flush(self) -> dict[str, float] | None:
+        """Fetches and writes the step that is still held, which waits for it; None if there is none."""
+        previous, self._pending = self._pending, None
+        return None if previous is None else self._fetch(*previous)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes a line of its own at once, for example the results of an evaluation."""
+        self._write_line(step, {name: float(value) for name, value in scalars.items()})
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Writes what is held, then keeps the time spent inside out of the speeds."""
+        self.flush()
+        with self._speed.pause():
+            yield
+
+    def close(self) -> None:
+        """Writes what is held and closes the files."""
+        self.flush()
+        if self._progress is not None:
+            self._progress.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _fetch(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
+        # One explicit transfer for all scalars; it waits for this step only, the next one is already queued.
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        counts = {name: values[name] for name in COUNTS if name in values}
+        if self._step_flops is not None:
+            counts["flops"] = self._step_flops(values)
+        self._speed.add(counts)
+        if step % self._log_every == 0 or step in (self._first_step, self._total_steps):
+            speeds = self._speed.read()
+            if "speed/flops_per_s" in speeds:
+                speeds["speed/mfu"] = speeds["speed/flops_per_s"] / self._peak_flops
+            self._write_line(step, values | speeds)
+            if self._progress is not None:
+                self._progress.line(step, values, speeds)
+        if self._progress is not None:
+            self._progress.step(step, values)
+        return values
+
+    def _write_line(self, step: int, values: Mapping[str, float]) -> None:
+        if self._file is None:
+            return
+        line = {"step": step, "time": round(time.time(), 3)}
+        line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()  # a killed run loses one line at most
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                if math.isfinite(value):
+                    self._tensorboard.add_scalar(name, value, step)
+
+
+class _Progress:
+    """A bar with loss, speed and time left on a terminal; plain lines otherwise."""
+
+    def __init__(self, stream: TextIO, total_steps: int, start: int):
+        self._stream = stream
+        self._total = total_steps
+        self._bar = None
+        if stream.isatty():
+            self._bar = tqdm(total=total_steps or None, initial=start, file=stream, unit="step", dynamic_ncols=True)
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        if self._bar is not None:
+            if "loss/total" in values:
+                self._bar.set_postfix_str(f"loss {values['loss/total']:.3f}", refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def line(self, step: int, values: Mapping[str, float], speeds: Mapping[str, float]) -> None:
+        if self._bar is not None:
+            return
+        parts = [f"step {step:,}" + (f"/{self._total:,}" if self._total else "")]
+        parts += [f"{name} {value:.4f}" for name, value in values.items() if name.startswith("loss/")]
+        if "speed/audio_seconds_per_s" in speeds:
+            parts.append(f"{speeds['speed/audio_seconds_per_s']:,.0f} s of audio/s")
+        if "speed/mfu" in speeds:
+            parts.append(f"MFU {speeds['speed/mfu']:.1%}")
+        if self._total and speeds["speed/steps_per_s"] > 0:
+            parts.append(f"{_duration((self._total - step) / speeds['speed/steps_per_s'])} left")
+        print("  ".join(parts), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3_600)
+    return f"{hours:d}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns the lines of a `metrics.jsonl`; a last line cut off by a kill is left out."""
+    lines = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+    return lines
+
+
+def drop_after(path: Path, step: int) -> None:
+    """Removes the lines of steps after `step`, and a broken last line, from a `metrics.jsonl`; replaces it atomically."""
+    if not path.exists():
+        return
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    scratch = path.with_suffix(".jsonl.new")
+    scratch.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    os.replace(scratch, path)

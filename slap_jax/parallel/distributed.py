@@ -1,0 +1,122 @@
+"""Several processes as one run: start-up from the environment, placing of batches, and small exchanges between hosts."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from slap_jax.batch import PackedBatch
+from slap_jax.config import ConfigError
+from slap_jax.parallel.mesh import batch_sharding
+
+_EXPLICIT = ("SLAP_COORDINATOR", "SLAP_NUM_PROCESSES", "SLAP_PROCESS_ID")
+
+
+def launch_kind(environment: Mapping[str, str]) -> str:
+    """Tells how the processes of this run were started.
+
+    Returns:
+        "explicit" (the three SLAP_ variables), "slurm", "tpu_pod", "auto" (SLAP_DISTRIBUTED=auto: let JAX find out, as
+        on Cloud TPU VMs, whose environment does not tell a pod from a single host), or "single".
+
+    Raises:
+        ConfigError: only some of the SLAP_ variables are set, or one is no number.
+    """
+    given = [name for name in _EXPLICIT if environment.get(name)]
+    if given:
+        missing = [name for name in _EXPLICIT if name not in given]
+        if missing:
+            raise ConfigError(f"{', '.join(given)} is set without {', '.join(missing)}; set all three or none")
+        for name in _EXPLICIT[1:]:
+            if not environment[name].isdigit():
+                raise ConfigError(f"{name} is {environment[name]!r}; write a number")
+        return "explicit"
+    if environment.get("SLAP_DISTRIBUTED") == "auto":
+        return "auto"
+    # An interactive shell inside an allocation has SLURM_NTASKS but no step: only `srun` starts several processes.
+    if environment.get("SLURM_STEP_NUM_TASKS", "1") not in ("", "1") and "SLURM_PROCID" in environment:
+        return "slurm"
+    if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or environment.get("MEGASCALE_COORDINATOR_ADDRESS"):
+        return "tpu_pod"
+    return "single"
+
+
+def initialize(environment: Mapping[str, str] | None = None) -> None:
+    """Joins the other processes of the run, if there are any; call it before anything asks for devices.
+
+    Raises:
+        ConfigError: see `launch_kind`.
+    """
+    environment = os.environ if environment is None else environment
+    kind = launch_kind(environment)
+    if kind == "explicit":
+        jax.distributed.initialize(
+            environment["SLAP_COORDINATOR"],
+            int(environment["SLAP_NUM_PROCESSES"]),
+            int(environment["SLAP_PROCESS_ID"]),
+        )
+    elif kind != "single":
+        jax.distributed.initialize()
+    if jax.process_index() == 0:
+        logging.info("%s", device_table())
+
+
+def device_table() -> str:
+    """Returns one line per kind of device: how many, on how many hosts, with how much memory."""
+    devices = jax.devices()
+    lines = []
+    for kind in sorted({device.device_kind for device in devices}):
+        same = [device for device in devices if device.device_kind == kind]
+        hosts = len({device.process_index for device in same})
+        lines.append(
+            f"{len(same)} x {kind} ({same[0].platform}) on {hosts} host{'s' if hosts > 1 else ''}{_memory(same)}"
+        )
+    return "devices: " + "; ".join(lines)
+
+
+def _memory(devices: list[jax.Device]) -> str:
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    statistics = local[0].memory_stats() if local else None
+    limit = (statistics or {}).get("bytes_limit")
+    return f", {limit / 2**30:.1f} GiB each" if limit else ""
+
+
+def place_batch(batch: PackedBatch, mesh: Mesh) -> PackedBatch:
+    """Puts the rows that this process read on its devices, as its part of the global batch.
+
+    Args:
+        batch: NumPy arrays with the LOCAL rows, [R / processes, ...].
+        mesh: whose `data` and `fsdp` axes split the rows.
+
+    Returns:
+        Global arrays [R, ...].
+    """
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
+
+
+def barrier(name: str) -> None:
+    """Waits for every process; does nothing when there is one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def allgather_json(value: Any) -> list[Any]:
+    """Returns the small JSON value of every process, in their order. Every process must call it."""
+    if jax.process_count() == 1:
+        return [value]
+    encoded = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    # Explicit exchange between steps: a guard on transfers inside the loop does not concern it.
+    with jax.transfer_guard("allow"):
+        sizes = np.asarray(multihost_utils.process_allgather(np.int32(encoded.size))).reshape(-1)
+        width = 1 << int(sizes.max() - 1).bit_length()  # a power of two: few shapes to compile for
+        padded = np.zeros(width, np.uint8)
+        padded[: encoded.size] = encoded
+        gathered = np.asarray(multihost_utils.process_allgather(padded)).reshape(-1, width)
+    return [json.loads(bytes(row[:size])) for row, size in zip(gathered, sizes, strict=True)]

@@ -1,0 +1,61 @@
+"""Which mesh axes split which parameter: one ordered list of path rules, for parameters, optimiser and teacher alike."""
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# (pattern searched in the path, mesh axis of each of the LAST dimensions); the first match decides. Leading dimensions
+# that the rule does not name are stacked layers and stay whole: the scan over layers slices them.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    # Column parallel: every tensor way computes its own heads or its own part of the hidden layer.
+    (r"/(query|key|value|qkv|gate|up)/kernel$", ("fsdp", "tensor")),
+    # Row parallel: the ways' partial results are summed.
+    (r"/(out|output|down)/kernel$", ("tensor", "fsdp")),
+    (r"/embedding$", ("tensor", "fsdp")),
+    (r"/kernel$", ("fsdp", None)),
+    # Norm scales, biases, probes, temperatures, step counters: too small to be worth splitting.
+    (r"", ()),
+)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Joins a key path of `jax.tree_util` as `/model/audio_encoder/...`; the leading slash lets rules match whole names."""
+    return "/" + jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def partition_spec(path: str, shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
+    """Returns the spec of one array.
+
+    Args:
+        path: `/`-joined and with a leading `/`; rules search its end, so `optimizer/.../mu/model/x/kernel` is split
+            as `model/x/kernel` is.
+        shape: of the array.
+        mesh_shape: axis name -> size. A dimension that its axis does not divide stays whole.
+    """
+    axes = next(axes for pattern, axes in RULES if re.search(pattern, path))
+    if len(axes) > len(shape):
+        return PartitionSpec()
+    axes = (None,) * (len(shape) - len(axes)) + axes
+    kept = [axis if axis and size % mesh_shape[axis] == 0 else None for axis, size in zip(axes, shape, strict=True)]
+    return PartitionSpec(*kept) if any(kept) else PartitionSpec()
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """Returns the `NamedSharding` of every array (or `jax.ShapeDtypeStruct`) of a state, in the structure of `tree`."""
+    mesh_shape = dict(mesh.shape)
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, partition_spec(path_name(path), tuple(leaf.shape), mesh_shape))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def with_shardings(tree: Any, mesh: Mesh) -> Any:
+    """Returns `jax.ShapeDtypeStruct`s that carry the shardings: what `jax.jit` lowers with and a checkpoint restores to."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings(tree, mesh),
+    )
