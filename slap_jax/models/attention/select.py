@@ -1,0 +1,59 @@
+"""Which backend computes an attention call, and why; an impossible wish raises."""
+
+import functools
+import logging
+
+BACKENDS = ("auto", "dense", "blocked", "chunked")
+
+# Above this many scores for each row and head, memory (and on a CPU the cache) favours the linear backends.
+DENSE_SCORES = 1_536 * 1_536
+
+
+class AttentionError(ValueError):
+    """A backend that cannot compute what was asked of it."""
+
+
+@functools.cache
+def select_backend(backend: str, q_length: int, kv_length: int, window: int | None, causal: bool, cross: bool) -> str:
+    """Chooses a backend and logs the choice with its reason, once for each kind of call.
+
+    Args:
+        backend: one of `BACKENDS`; other than "auto" it is obeyed or refused.
+        q_length: queries in a row.
+        kv_length: keys in a row.
+        window: keys seen on each side, None for all.
+        causal: whether later keys are hidden.
+        cross: whether keys and queries belong to different sequences.
+
+    Returns:
+        "dense", "blocked" or "chunked".
+
+    Raises:
+        AttentionError: the backend is unknown or does not cover this kind of call.
+    """
+    if backend not in BACKENDS:
+        raise AttentionError(f"attention backend {backend!r} is unknown; write one of {', '.join(BACKENDS)}")
+    if window is not None and window < 0:
+        raise AttentionError(f"attention window is {window}; write 0 or more, or None for global attention")
+    if cross and (window is not None or causal):
+        raise AttentionError("a window or a causal mask needs queries and keys of one sequence, not cross-attention")
+    if backend == "blocked" and (window is None or cross):
+        raise AttentionError("backend 'blocked' computes local self-attention only; use 'dense' or 'chunked' here")
+    if backend != "auto":
+        chosen, reason = backend, "forced by the configuration"
+    elif window is not None and q_length > 4 * max(window, 16):
+        chosen, reason = "blocked", "local attention over many windows"
+    elif q_length * kv_length <= DENSE_SCORES:
+        chosen, reason = "dense", "the score matrix is small"
+    else:
+        chosen, reason = "chunked", "the score matrix is large"
+    logging.getLogger(__name__).info(
+        "attention: %s (%s) for %d queries, %d keys, window %s%s",
+        chosen,
+        reason,
+        q_length,
+        kv_length,
+        window,
+        ", causal" if causal else "",
+    )
+    return chosen

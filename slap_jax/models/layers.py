@@ -1,0 +1,93 @@
+"""The smallest parts of every tower: linear map, RMS norm, gated MLP and token embedding, and how they start.
+
+Initialisation, in one place:
+    matrices: truncated normal, variance 1 / fan-in, so that unit-variance inputs give unit-variance outputs;
+    matrices that write to the residual stream (`out`, `down`): the same divided by sqrt(branches), where branches is
+        the number of residual additions of the tower (2 a layer, 3 with cross-attention), so that the stream's
+        variance does not grow with depth (GPT-2, Radford et al. 2019);
+    token embeddings: variance 1 of an encoder's; 1 / width where output logits are tied to them, which gives logits of
+        unit variance and keeps the input small in the stream, else a new decoder would repeat its input with certainty;
+    norm scales: one.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+
+def truncated_normal(key: jax.Array, shape: tuple[int, ...], variance: float) -> Array:
+    """Draws fp32 values of the given variance, cut at two standard deviations."""
+    # 0.8796 is the standard deviation of a unit normal cut at +-2.
+    return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32) * (variance**0.5 / 0.87962566)
+
+
+class Linear(nnx.Module):
+    """A matrix product without bias: fp32 parameters, computed in `dtype`."""
+
+    def __init__(self, inputs: int, outputs: int, *, scale: float = 1.0, dtype: DTypeLike, rngs: nnx.Rngs):
+        """Creates the map.
+
+        Args:
+            inputs: size of the last axis of the input.
+            outputs: size of the last axis of the output.
+            scale: factor on the initial standard deviation.
+            dtype: of the computation and the output.
+            rngs: source of the initial values.
+        """
+        self.kernel = nnx.Param(truncated_normal(rngs.params(), (inputs, outputs), scale**2 / inputs))
+        self.dtype = jnp.dtype(dtype)
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        """Returns `x @ kernel`."""
+        return x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm with a learned scale (Zhang and Sennrich 2019); statistics in fp32."""
+
+    def __init__(self, width: int, *, dtype: DTypeLike, epsilon: float = 1e-6):
+        """Creates the norm over a last axis of `width`."""
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.dtype = jnp.dtype(dtype)
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Returns `scale * x / sqrt(mean(x^2) + epsilon)`."""
+        x = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return (x * inverse * self.scale[...]).astype(self.dtype)
+
+
+class GatedMLP(nnx.Module):
+    """SwiGLU: `down(silu(gate(x)) * up(x))` (Shazeer 2020), without biases."""
+
+    def __init__(self, width: int, hidden: int, *, out_scale: float, dtype: DTypeLike, rngs: nnx.Rngs):
+        """Creates the MLP; `out_scale` is the factor on the initial standard deviation of `down`."""
+        self.gate = Linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.up = Linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.down = Linear(hidden, width, scale=out_scale, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Returns a vector for each input vector."""
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Embedding(nnx.Module):
+    """Token vectors, and the output logits of a decoder that ties them."""
+
+    def __init__(self, vocabulary: int, width: int, *, tied: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+        """Creates one vector of `width` for each of `vocabulary` tokens; `tied` if `logits` will be used."""
+        variance = 1.0 / width if tied else 1.0
+        self.table = nnx.Param(truncated_normal(rngs.params(), (vocabulary, width), variance))
+        self.dtype = jnp.dtype(dtype)
+
+    def __call__(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
+        """Looks the tokens up."""
+        return jnp.take(self.table[...], tokens, axis=0).astype(self.dtype)
+
+    def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
+        """Returns fp32 scores of every token."""
+        table = self.table[...].astype(self.dtype)
+        return jnp.matmul(hidden.astype(self.dtype), table.T, preferred_element_type=jnp.float32)
