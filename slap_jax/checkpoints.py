@@ -4,17 +4,17 @@ What a checkpoint holds and what resumes from it: `docs/checkpoints.md`.
 """
 
 import importlib.metadata
-import logging
 import os
 import platform
 import signal
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
@@ -172,7 +172,7 @@ class Checkpoints:
             if self._stop is not None:
                 self._stop.close()
 
-    def __enter__(self) -> "Checkpoints":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

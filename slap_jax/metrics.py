@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import jax
 from tensorboardX import SummaryWriter
@@ -21,17 +21,20 @@ COUNTS = ("clips", "audio_seconds", "audio_tokens", "text_tokens")
 
 
 class Speed:
-    """Counts per second since the last reading, pauses left out."""
+    """Counts per second since the last reading, pauses left out; the first step only starts the clock, it compiled."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
-        self._start = clock()
+        self._start: float | None = None
         self._paused = 0.0
         self._totals: dict[str, float] = {}
         self._steps = 0
 
     def add(self, counts: Mapping[str, float]) -> None:
         """Adds the counts of one finished step."""
+        if self._start is None:
+            self._start = self._clock()
+            return
         self._steps += 1
         for name, count in counts.items():
             self._totals[name] = self._totals.get(name, 0.0) + count
@@ -43,10 +46,13 @@ class Speed:
         try:
             yield
         finally:
-            self._paused += self._clock() - begin
+            if self._start is not None:
+                self._paused += self._clock() - begin
 
     def read(self) -> dict[str, float]:
-        """Returns `speed/<count>_per_s`, `speed/steps_per_s`, and starts again from zero."""
+        """Returns `speed/<count>_per_s` and `speed/steps_per_s`, and starts again from zero; nothing before two steps."""
+        if self._start is None or self._steps == 0:
+            return {}
         now = self._clock()
         seconds = max(now - self._start - self._paused, 1e-9)
         rates = {f"speed/{name}_per_s": total / seconds for name, total in self._totals.items()}
@@ -70,6 +76,7 @@ class MetricWriter:
         peak_flops: float = 0.0,
         stream: TextIO | None = None,
         enabled: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ):
         """Opens the files; what they hold of steps after `restored_step` is dropped, those steps are run again.
 
@@ -83,6 +90,7 @@ class MetricWriter:
             peak_flops: FLOPs per second that all devices could do; 0 leaves `speed/mfu` out.
             stream: where progress goes, standard error by default.
             enabled: False in all processes but the first: they fetch (the loop reads what `write` returns) but write nothing.
+            clock: seconds, for tests.
         """
         self._total_steps = total_steps
         self._log_every = log_every
@@ -91,7 +99,8 @@ class MetricWriter:
         self._enabled = enabled
         self._pending: tuple[int, Mapping[str, Any]] | None = None
         self._first_step: int | None = None
-        self._speed = Speed()
+        self._speed = Speed(clock)
+        self._closing = contextlib.ExitStack()
         self._file: TextIO | None = None
         self._tensorboard: SummaryWriter | None = None
         self._progress: _Progress | None = None
@@ -99,12 +108,17 @@ class MetricWriter:
             directory = Path(run_dir)
             directory.mkdir(parents=True, exist_ok=True)
             drop_after(directory / FILE_NAME, restored_step)
-            self._file = open(directory / FILE_NAME, "a", encoding="utf-8")
+            self._file = self._closing.enter_context(open(directory / FILE_NAME, "a", encoding="utf-8"))
             if tensorboard:
                 # TensorBoard hides the events of an earlier process from this step on: those steps come again.
                 purge = restored_step + 1 if any((directory / "tensorboard").glob("events*")) else None
-                self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=purge)
+                # The suffix keeps a run that resumes within a second from overwriting the file, named by the second.
+                self._tensorboard = SummaryWriter(
+                    str(directory / "tensorboard"), purge_step=purge, filename_suffix=f".from_step_{restored_step}"
+                )
+                self._closing.callback(self._tensorboard.close)
             self._progress = _Progress(stream or sys.stderr, total_steps, restored_step)
+            self._closing.callback(self._progress.close)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float] | None:
         """Takes the metrics of the step just dispatched and writes those of the step before it.
@@ -139,15 +153,10 @@ class MetricWriter:
 
     def close(self) -> None:
         """Writes what is held and closes the files."""
-        self.flush()
-        if self._progress is not None:
-            self._progress.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        if self._file is not None:
-            self._file.close()
+        with self._closing:
+            self.flush()
 
-    def __enter__(self) -> "MetricWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -209,7 +218,7 @@ class _Progress:
             parts.append(f"{speeds['speed/audio_seconds_per_s']:,.0f} s of audio/s")
         if "speed/mfu" in speeds:
             parts.append(f"MFU {speeds['speed/mfu']:.1%}")
-        if self._total and speeds["speed/steps_per_s"] > 0:
+        if self._total and "speed/steps_per_s" in speeds:
             parts.append(f"{_duration((self._total - step) / speeds['speed/steps_per_s'])} left")
         print("  ".join(parts), file=self._stream, flush=True)
 
@@ -224,14 +233,19 @@ def _duration(seconds: float) -> str:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the lines of a `metrics.jsonl`; a last line cut off by a kill is left out."""
+    """Returns the lines of a `metrics.jsonl`; a last line cut off by a kill is left out.
+
+    Raises:
+        ValueError: a line before the last one is no JSON.
+    """
+    texts = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     lines = []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                continue
+    for number, text in enumerate(texts, start=1):
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            if number < len(texts):
+                raise ValueError(f"{path}: line {number} is no JSON: {text[:80]!r}; delete that line") from None
     return lines
 
 

@@ -1,13 +1,13 @@
 """Several processes as one run: start-up from the environment, placing of batches, and small exchanges between hosts."""
 
 import json
-import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
