@@ -177,7 +177,7 @@ def _hit(voice: str, generator: np.random.Generator) -> Samples:
         return _soft_edges(np.sin(2.0 * np.pi * 1_000.0 * time), seconds=0.004)
     time = _seconds(round(0.12 * SAMPLE_RATE))
     hertz = 60.0 + 120.0 * np.exp(-time / 0.03)
-    body = np.sin(2.0 * np.pi * np.cumsum(hertz) / SAMPLE_RATE) * np.exp(-time / 0.04)
+    body = np.sin(2.0 * np.pi * np.cumsum(hertz) / SAMPLE_RATE) * np.exp(-time / 0.025)
     burst = generator.standard_normal(len(time)) * np.exp(-time / 0.006)
     hit = body + 0.25 * burst
     return hit / np.max(np.abs(hit))
