@@ -1,0 +1,25 @@
+"""The training objectives: one file and one class each, found by the name of its settings."""
+
+from flax import nnx
+from ml_collections import ConfigDict
+
+from slap_jax.objectives.captioning import Captioning
+from slap_jax.objectives.contrastive import Contrastive
+from slap_jax.objectives.distillation import SelfDistillation
+from slap_jax.objectives.views import LossTerm, Views
+
+OBJECTIVES = {"contrastive": Contrastive, "distillation": SelfDistillation, "captioning": Captioning}
+
+
+def build_objectives(config: ConfigDict, *, rngs: nnx.Rngs) -> nnx.Dict:
+    """Builds the objectives whose weight is above 0; the others leave no trace in the program."""
+    return nnx.Dict(
+        {
+            name: objective(config, rngs=rngs)
+            for name, objective in OBJECTIVES.items()
+            if config.objectives[name].weight > 0
+        }
+    )
+
+
+__all__ = ["OBJECTIVES", "Captioning", "Contrastive", "LossTerm", "SelfDistillation", "Views", "build_objectives"]

@@ -1,0 +1,118 @@
+"""What the objectives look at: passes of student and teacher, each computed once and only if one asks for it."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from slap_jax.batch import PackedBatch
+from slap_jax.config import patches_per_column
+from slap_jax.models.frontend import patches
+from slap_jax.models.audio_encoder import token_segments
+from slap_jax.models.slap import Slap
+from slap_jax.models.spec_augment import spec_augment
+from slap_jax.objectives.masking import random_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class LossTerm:
+    """One objective's loss, already divided by its global count, and the metrics that it reports."""
+
+    loss: Float[Array, ""]
+    metrics: dict[str, Float[Array, ""]]
+
+
+class Views:
+    """Lazy views of one batch; under `jit`, a view that no objective reads costs nothing.
+
+    Student and teacher share one augmented spectrogram, so that the teacher's targets differ from the student's
+    input by the patch mask alone (reference: the paper is silent; DINOv2 and iBOT mask one view the same way).
+    """
+
+    def __init__(
+        self,
+        student: Slap,
+        teacher: Slap,
+        teacher_objectives: dict,
+        batch: PackedBatch,
+        key: PRNGKeyArray,
+        progress: Float[Array, ""],
+        config: ConfigDict,
+    ):
+        """Prepares the views.
+
+        Args:
+            student: the model being trained.
+            teacher: the same graph with the averaged parameters where an objective asked for them.
+            teacher_objectives: the objectives' own modules with the averaged parameters.
+            batch: the global packed batch.
+            key: randomness of this step.
+            progress: share of the planned steps done, 0 to 1.
+            config: the whole configuration.
+        """
+        self.student, self.teacher, self.teacher_objectives = student, teacher, teacher_objectives
+        self.batch, self.progress, self.config = batch, progress, config
+        self.augment_key, self.mask_key = jax.random.split(key)
+        self.slots = batch.clip_valid.shape[1]
+
+    @functools.cached_property
+    def token_segments(self) -> Int[Array, "R L"]:
+        """The slot of each audio token, 0 for padding."""
+        return token_segments(self.batch.audio_segments, patches_per_column(self.config.audio))
+
+    @functools.cached_property
+    def patches(self) -> Float[Array, "R L P"]:
+        """Normalised, augmented log-mel patches."""
+        batch, audio = self.batch, self.config.audio
+        mel = self.student.audio_mel(batch.waveform, batch.audio_segments)
+        mel = spec_augment(
+            self.augment_key, mel, batch.audio_segments, batch.audio_columns, self.slots, self.config.spec_augment
+        )
+        return jax.lax.stop_gradient(patches(mel, audio))
+
+    @functools.cached_property
+    def mask(self) -> Bool[Array, "R L"]:
+        """The patches that the student does not see: a random share of every clip's."""
+        ratio = self.config.objectives.distillation.mask_ratio
+        return random_mask(self.mask_key, self.token_segments, self.slots, ratio)
+
+    @functools.cached_property
+    def masked_audio_tokens(self) -> Float[Array, "R L D"]:
+        """The student's dense features of the masked view."""
+        return self.student.audio_tokens(
+            self.patches, self.batch.audio_segments, self.batch.audio_columns, mask=self.mask
+        )
+
+    @functools.cached_property
+    def audio_tokens(self) -> Float[Array, "R L D"]:
+        """The student's dense features, before pooling, that the contrastive and captioning objectives read."""
+        distillation = self.config.objectives.distillation
+        if distillation.weight > 0 and distillation.view == "shared":
+            return self.masked_audio_tokens
+        return self.student.audio_tokens(self.patches, self.batch.audio_segments, self.batch.audio_columns)
+
+    @functools.cached_property
+    def teacher_audio_tokens(self) -> Float[Array, "R L D"]:
+        """The teacher's dense features of the unmasked view, without gradient."""
+        tokens = self.teacher.audio_tokens(self.patches, self.batch.audio_segments, self.batch.audio_columns)
+        return jax.lax.stop_gradient(tokens)
+
+    @functools.cached_property
+    def audio_embeddings(self) -> Float[Array, "R K E"]:
+        """Unit vectors of the clips' audio."""
+        return self.student.audio_embeddings(self.audio_tokens, self.batch.audio_segments, self.slots)
+
+    @functools.cached_property
+    def text_embeddings(self) -> Float[Array, "R K E"]:
+        """Unit vectors of the clips' captions."""
+        batch = self.batch
+        tokens = self.student.text_tokens(batch.text_tokens, batch.text_segments, batch.text_positions)
+        return self.student.text_embeddings(tokens, batch.text_segments, self.slots)
+
+    @functools.cached_property
+    def clip_count(self) -> Float[Array, ""]:
+        """N, the valid clips of the global batch (at least 1, so that it divides)."""
+        return jnp.maximum(jnp.sum(self.batch.clip_valid, dtype=jnp.float32), 1.0)

@@ -1,0 +1,90 @@
+"""AdamW with schedules, weight decay on matrices only, and learning-rate factors by parameter path."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+# Leaves that weight decay pulls on: matrices, by name, because stacked layers give every leaf one more axis.
+DECAYED = re.compile(r"(^|/)(kernel|table|prototypes)$")
+
+
+def learning_rate_schedule(optimizer: ConfigDict, steps: int) -> optax.Schedule:
+    """Returns the learning rate as a function of the update's index.
+
+    Args:
+        optimizer: `config.optimizer`: linear warm-up, then `cosine`, `wsd` (constant, then linear decay over the last
+            `decay_fraction` of the steps) or `constant`.
+        steps: planned updates, warm-up included.
+    """
+    peak, end, warmup = optimizer.learning_rate, optimizer.learning_rate * optimizer.final_factor, optimizer.warmup_steps
+    rest = max(steps - warmup, 1)
+    if optimizer.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, rest, alpha=optimizer.final_factor)
+    elif optimizer.schedule == "wsd":
+        decay = max(1, min(rest, round(optimizer.decay_fraction * steps)))
+        after = optax.linear_schedule(peak, end, decay, transition_begin=rest - decay)
+    else:
+        after = optax.constant_schedule(peak)
+    if warmup == 0:
+        return after
+    # The first update already moves: warm-up reaches the peak at update `warmup`, from 1/warmup of it.
+    return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1)), after], [warmup])
+
+
+def path_tree(params: Any) -> Any:
+    """Returns a tree of the same structure that holds each leaf's path, its keys joined by `/`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
+    )
+
+
+def decay_mask(params: Any) -> Any:
+    """True for the leaves that weight decay applies to."""
+    return jax.tree.map(lambda path: bool(DECAYED.search(path)), path_tree(params))
+
+
+def learning_rate_factors(params: Any, rules: tuple[tuple[str, float], ...]) -> Any:
+    """The factor of the first rule whose regex is found in the leaf's path; 1 where none is.
+
+    Raises:
+        ValueError: a rule that no parameter matches, which would be a silent mistake.
+    """
+    paths = path_tree(params)
+    for pattern, _ in rules:
+        if not any(re.search(pattern, path) for path in jax.tree.leaves(paths)):
+            raise ValueError(
+                f"config.optimizer.learning_rate_factors: no parameter's path matches {pattern!r}; "
+                "the paths are listed in params.txt of a run"
+            )
+
+    def factor(path: str) -> float:
+        return next((float(value) for pattern, value in rules if re.search(pattern, path)), 1.0)
+
+    return jax.tree.map(factor, paths)
+
+
+def create_optimizer(optimizer: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """Builds the update rule from `config.optimizer`; `steps` is `config.train.steps`."""
+    rules = tuple(tuple(rule) for rule in optimizer.learning_rate_factors)
+    transforms = [
+        optax.clip_by_global_norm(optimizer.clip_norm),
+        optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps),
+        optax.add_decayed_weights(optimizer.weight_decay, mask=decay_mask),
+        optax.scale_by_learning_rate(learning_rate_schedule(optimizer, steps)),
+    ]
+    if rules:
+        transforms.append(_scale_by_path(rules))
+    return optax.chain(*transforms)
+
+
+def _scale_by_path(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
+    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+        del params
+        factors = learning_rate_factors(updates, rules)
+        return jax.tree.map(lambda update, factor: update * jnp.asarray(factor, update.dtype), updates, factors), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
