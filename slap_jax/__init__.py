@@ -1,3 +1,32 @@
 """slap_jax: language-audio pretraining on packed audio of any duration (SLAP, arXiv 2601.12594), in JAX."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import os
+
+    from slap_jax.inference.model import SlapModel
+
 __version__ = "0.1.0"
+__all__ = ["SlapModel", "__version__", "load"]
+
+
+def load(directory: "str | os.PathLike[str]", compute_dtype: str | None = None) -> "SlapModel":
+    """Reads a model that `slap export` wrote; see `slap_jax.inference.model.SlapModel`.
+
+    Args:
+        directory: holds `model.safetensors`, `config.json` and `tokenizer.model`.
+        compute_dtype: "float32" or "bfloat16"; None for that of training.
+    """
+    from slap_jax.inference.model import SlapModel
+
+    return SlapModel.load(directory, compute_dtype)
+
+
+def __getattr__(name: str) -> Any:
+    # Importing JAX takes seconds, so `import slap_jax` leaves it until a model is wanted.
+    if name == "SlapModel":
+        from slap_jax.inference.model import SlapModel
+
+        return SlapModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

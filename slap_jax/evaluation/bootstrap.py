@@ -6,12 +6,12 @@ from jaxtyping import Float, Int
 
 def cluster_interval(
     values: Float[np.ndarray, "Q M"],
-    clusters: Int[np.ndarray, "Q"],
+    clusters: Int[np.ndarray, " Q"],
     *,
     seed: int = 0,
     resamples: int = 1_000,
     level: float = 0.95,
-) -> tuple[Float[np.ndarray, "M"], Float[np.ndarray, "M"]]:
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
     """Percentile bootstrap interval of the mean over queries, drawing clusters (clips) with replacement.
 
     The values of the queries are held fixed: the candidates they were ranked against are not resampled, so the

@@ -30,7 +30,7 @@ _METRICS = ("r1", "r5", "r10", "map10")
 _CHUNK_ELEMENTS = 4_000_000  # similarities ranked at a time
 
 
-def caption_groups(captions: Sequence[str]) -> Int[np.ndarray, "M"]:
+def caption_groups(captions: Sequence[str]) -> Int[np.ndarray, " M"]:
     """Numbers the captions so that equal ones (after `strip` and `casefold`) share a number."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(caption.strip().casefold(), len(numbers)) for caption in captions], np.int64)
@@ -38,7 +38,7 @@ def caption_groups(captions: Sequence[str]) -> Int[np.ndarray, "M"]:
 
 def rank_queries(
     similarity: Float[np.ndarray, "Q X"], relevant: Bool[np.ndarray, "Q X"]
-) -> tuple[Int[np.ndarray, "Q"], Float[np.ndarray, "Q"]]:
+) -> tuple[Int[np.ndarray, " Q"], Float[np.ndarray, " Q"]]:
     """Ranks the candidates of each query.
 
     Args:
@@ -59,7 +59,7 @@ def rank_queries(
 
 
 def _ownership(
-    owner: Int[np.ndarray, "M"], group: Int[np.ndarray, "M"], clips: int, wanted: Int[np.ndarray, "X"]
+    owner: Int[np.ndarray, " M"], group: Int[np.ndarray, " M"], clips: int, wanted: Int[np.ndarray, " X"]
 ) -> Bool[np.ndarray, "N X"]:
     """Whether clip n owns a caption of group `wanted[x]`."""
     distinct, inverse = np.unique(wanted, return_inverse=True)
@@ -74,7 +74,7 @@ def _ownership(
 def retrieval(
     audio: Float[np.ndarray, "N E"],
     text: Float[np.ndarray, "M E"],
-    owner: Int[np.ndarray, "M"],
+    owner: Int[np.ndarray, " M"],
     captions: Sequence[str],
     *,
     seed: int = 0,

@@ -50,7 +50,7 @@ def class_embeddings(prompts: Float[np.ndarray, "P E"], classes: int) -> Float[n
     return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
 
-def true_classes(labels: Sequence[Sequence[str]], key: str) -> tuple[list[str], Int[np.ndarray, "N"]]:
+def true_classes(labels: Sequence[Sequence[str]], key: str) -> tuple[list[str], Int[np.ndarray, " N"]]:
     """Reads the class of each clip from its `key=value` labels.
 
     Args:
@@ -86,7 +86,7 @@ def true_classes(labels: Sequence[Sequence[str]], key: str) -> tuple[list[str], 
 def zero_shot(
     audio: Float[np.ndarray, "N E"],
     classes: Float[np.ndarray, "Y E"],
-    truth: Int[np.ndarray, "N"],
+    truth: Int[np.ndarray, " N"],
     *,
     seed: int = 0,
     resamples: int = 1_000,

@@ -1,0 +1,201 @@
+"""The exported model: a directory of `model.safetensors`, `config.json` and `tokenizer.model`, all that inference reads."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from slap_jax import __version__
+
+FORMAT = "slap_jax"
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
+
+# What inference needs; teachers, prediction heads and prototypes stay behind.
+_EXPORTED = ("model", "objectives/contrastive", "objectives/captioning/decoder")
+
+
+class ExportError(ValueError):
+    """An export directory that cannot be read or written; the message names the file and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A model as its export directory holds it.
+
+    Attributes:
+        config: `audio`, `model`, `objectives.contrastive` and `data.max_caption_tokens` of the run.
+        params: nested dict of fp32 NumPy arrays: `model`, and under `objectives` the contrastive scale and, if captioning
+            was trained, its decoder.
+        tokenizer_path: the SentencePiece file.
+        step: updates that the parameters had.
+    """
+
+    config: ConfigDict
+    params: dict[str, Any]
+    tokenizer_path: Path
+    step: int
+
+
+def flatten_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns `a/b/c` -> leaf of a nested dict."""
+    flat: dict[str, Any] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten_params(value, f"{prefix}{key}/"))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nest_params(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverts `flatten_params`."""
+    nested: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split("/")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return nested
+
+
+def export(
+    params: Mapping[str, Any],
+    config: ConfigDict,
+    tokenizer_path: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    step: int = 0,
+) -> Path:
+    """Writes an export directory, replacing the three files of an older one there.
+
+    Args:
+        params: the run's parameters, `{"model": ..., "objectives": ...}`, arrays on any device.
+        config: the run's whole config.
+        tokenizer_path: the vocabulary that the run used.
+        out_dir: created if need be.
+        step: updates done, for the record.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ExportError: the tokenizer is missing, or there is no `model` among the parameters.
+    """
+    out_dir, tokenizer_path = Path(out_dir), Path(tokenizer_path)
+    if not tokenizer_path.is_file():
+        raise ExportError(f"tokenizer {tokenizer_path} is missing: an export needs the vocabulary of the run")
+    if "model" not in params:
+        raise ExportError(f"parameters hold {', '.join(params) or 'nothing'}; expected 'model' (and 'objectives')")
+    tensors = {
+        name: np.ascontiguousarray(np.asarray(value, np.float32))
+        for name, value in flatten_params(params).items()
+        if any(name.startswith(kept + "/") for kept in _EXPORTED)
+    }
+    exported = {
+        "audio": config.audio.to_dict(),
+        "model": config.model.to_dict(),
+        "objectives": {"contrastive": config.objectives.contrastive.to_dict()},
+        "data": {"max_caption_tokens": config.data.max_caption_tokens},
+    }
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "slap_jax_version": __version__,
+        "step": int(step),
+        "tokenizer_sha256": _sha256(tokenizer_path),
+        "config": exported,
+    }
+    out_dir.mkdir(parents=True, exist_ok=True)
+    # Each file appears whole or not at all; the config, which `load_export` reads first, appears last.
+    weights, copy, text = (out_dir / f".{name}.partial" for name in (WEIGHTS, TOKENIZER, CONFIG))
+    save_file(tensors, weights, metadata={"format": FORMAT, "format_version": str(FORMAT_VERSION)})
+    shutil.copyfile(tokenizer_path, copy)
+    text.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    for partial, name in ((weights, WEIGHTS), (copy, TOKENIZER), (text, CONFIG)):
+        os.replace(partial, out_dir / name)
+    return out_dir
+
+
+def load_export(directory: str | os.PathLike[str]) -> Export:
+    """Reads an export directory.
+
+    Raises:
+        ExportError: a file is missing or damaged, another format version, or a tokenizer of another model.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ExportError(f"{directory} is not a directory; give one that `slap export` wrote")
+    missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (directory / name).is_file()]
+    if missing:
+        raise ExportError(
+            f"{directory} lacks {', '.join(missing)}; an export holds {CONFIG}, {WEIGHTS} and {TOKENIZER}: write it again "
+            "with `slap export RUN_DIR`"
+        )
+    try:
+        description = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        kind, version = description["format"], description["format_version"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ExportError(
+            f"{directory / CONFIG} is not the description of an export ({type(error).__name__}: {error}); expected JSON "
+            "with 'format' and 'format_version': write it again with `slap export RUN_DIR`"
+        ) from None
+    if (kind, version) != (FORMAT, FORMAT_VERSION):
+        raise ExportError(
+            f"{directory / CONFIG} has format {kind!r} version {version!r}; this slap_jax {__version__} reads "
+            f"{FORMAT!r} version {FORMAT_VERSION}: export the run again, or install the version that wrote it"
+        )
+    if description.get("tokenizer_sha256") != _sha256(directory / TOKENIZER):
+        raise ExportError(
+            f"{directory / TOKENIZER} is not the vocabulary that this model was trained with; write the directory again "
+            "with `slap export RUN_DIR`"
+        )
+    try:
+        tensors = load_file(directory / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ExportError(
+            f"{directory / WEIGHTS} cannot be read ({error}); write it again with `slap export RUN_DIR`"
+        ) from error
+    return Export(
+        config=ConfigDict(description["config"]),
+        params=nest_params(tensors),
+        tokenizer_path=directory / TOKENIZER,
+        step=int(description.get("step", 0)),
+    )
+
+
+def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:
+    """Compares nested dicts of arrays by name and shape.
+
+    Raises:
+        ExportError: names the first parameters that differ.
+    """
+    have, want = flatten_params(found), flatten_params(expected)
+    different = [
+        f"{name}: found {_shape(have.get(name))}, expected {_shape(want.get(name))}"
+        for name in sorted({*have, *want})
+        if _shape(have.get(name)) != _shape(want.get(name))
+    ]
+    if different:
+        more = f", and {len(different) - 3} more" if len(different) > 3 else ""
+        raise ExportError(
+            f"{where} does not hold the parameters that its config describes: {'; '.join(different[:3])}{more}; export the "
+            "run again"
+        )
+
+
+def _shape(array: Any) -> str:
+    return "nothing" if array is None else str(list(array.shape))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

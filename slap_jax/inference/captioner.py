@@ -1,0 +1,65 @@
+"""Captions of clips of any length by greedy decoding."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Shaped
+
+from slap_jax.inference.embedder import Embedder, one_clip_rows
+from slap_jax.models.caption_decoder import CaptionDecoder
+from slap_jax.models.slap import token_segments
+
+
+class Captioner:
+    """Writes captions with the decoder that the captioning objective trained."""
+
+    def __init__(self, embedder: Embedder, max_tokens: int):
+        """Prepares; nothing is compiled before the first call.
+
+        Args:
+            embedder: of the same config; it forms the rows.
+            max_tokens: at which a caption ends even without EOS.
+        """
+        self._embedder, self._max_tokens = embedder, max_tokens
+        self._graph, state = nnx.split(nnx.eval_shape(self._decoder))
+        self.abstract_params: dict[str, Any] = nnx.to_pure_dict(state)
+        self._program = jax.jit(self._caption_rows, out_shardings=embedder.rows.output_sharding())
+
+    def __call__(
+        self,
+        model_params: Mapping[str, Any],
+        decoder_params: Mapping[str, Any],
+        waveforms: Sequence[Shaped[np.ndarray, " n"]],
+    ) -> list[list[int]]:
+        """Returns the token ids of a caption for each clip; what follows the first EOS has no meaning.
+
+        Args:
+            model_params: of the model.
+            decoder_params: `params["objectives"]["captioning"]["decoder"]` of a run.
+            waveforms: as for `Embedder.audio`.
+        """
+        program = functools.partial(self._program, model_params, decoder_params)
+        return [tokens.tolist() for tokens in self._embedder.map_audio(program, waveforms)]
+
+    def _decoder(self) -> CaptionDecoder:
+        model = self._embedder.config.model
+        return CaptionDecoder(model, model.audio_encoder.width, rngs=nnx.Rngs(0))
+
+    def _caption_rows(
+        self,
+        model_params: Mapping[str, Any],
+        decoder_params: Mapping[str, Any],
+        waveform: Float[Array, "R S"],
+        samples: Int[Array, " R"],
+    ) -> Int[Array, "R N"]:
+        per_column = self._embedder.per_column
+        model = self._embedder.model(model_params)
+        decoder = nnx.merge(self._graph, decoder_params)
+        segments, columns = one_clip_rows(samples, waveform.shape[1] // per_column, per_column)
+        memory = model.audio_tokens(model.audio_patches(waveform, segments), segments, columns)
+        memory_segments = token_segments(segments, self._embedder.patches)
+        return decoder.greedy(memory, memory_segments, 1, self._max_tokens)[:, 0]

@@ -1,0 +1,174 @@
+"""Embeddings of clips and captions of any length; parameters are an argument, so training evaluates with the same code."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Shaped
+from ml_collections import ConfigDict
+
+from slap_jax.config import patches_per_column, samples_per_column
+from slap_jax.data.audio import INT16_SCALE
+from slap_jax.data.packing import clip_columns
+from slap_jax.inference.rows import Rows
+from slap_jax.models.slap import Slap
+
+_SMALLEST_COLUMNS = 4  # 0.64 s
+_SMALLEST_TOKENS = 16
+
+
+def inference_config(config: ConfigDict) -> ConfigDict:
+    """The config with choices that only training needs undone.
+
+    The attention backend is chosen by length again, since a clip may be longer than any row of training; nothing is
+    recomputed, as there is no backward pass.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.attention = "auto"
+        config.model.remat = "none"
+    return config
+
+
+def one_clip_rows(
+    samples: Int[Array, " R"], columns: int, per_column: int
+) -> tuple[Int[Array, "R C"], Int[Array, "R C"]]:
+    """Segments and columns of rows that hold one clip each, as packing would write them.
+
+    Args:
+        samples: length of each clip; 0 marks a row of padding.
+        columns: C.
+        per_column: samples of a column.
+
+    Returns:
+        `audio_segments` (1 in the clip's columns, else 0) and `audio_columns`.
+    """
+    column = jnp.arange(columns, dtype=jnp.int32)[None]
+    owned = (samples[:, None] + per_column - 1) // per_column
+    inside = column < owned
+    return inside.astype(jnp.int32), jnp.where(inside, column, 0)
+
+
+def float_waveform(waveform: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """int16 samples as float32 in [-1, 1); float samples unchanged."""
+    if waveform.dtype == np.int16:
+        return waveform / np.float32(INT16_SCALE)
+    return np.asarray(waveform, np.float32)
+
+
+class Embedder:
+    """Embeds lists of clips and captions; the same input gives the same bits alone, in a list, and in any order.
+
+    A program is compiled per bucket of lengths (see `slap_jax.inference.rows`); parameters can change freely between
+    calls.
+
+    Attributes:
+        config: with inference's choices.
+        rows: how rows are formed.
+    """
+
+    def __init__(self, config: ConfigDict, mesh: Mesh | None = None, tokens_per_call: int | None = None):
+        """Prepares; nothing is compiled before the first call.
+
+        Args:
+            config: of the run, or of an export (`audio` and `model` are read).
+            mesh: split the rows over its devices; the parameters must then live on it.
+            tokens_per_call: see `Rows`.
+        """
+        self.config = inference_config(config)
+        self.rows = Rows(mesh, tokens_per_call)
+        self.per_column = samples_per_column(self.config.audio)
+        self.patches = patches_per_column(self.config.audio)
+        self._graph, _ = nnx.split(nnx.eval_shape(lambda: Slap(self.config, rngs=nnx.Rngs(0))))
+        out = self.rows.output_sharding()
+        self._audio_program = jax.jit(self._audio_rows, out_shardings=out)
+        self._text_program = jax.jit(self._text_rows, out_shardings=out)
+
+    def model(self, params: Mapping[str, Any]) -> Slap:
+        """The model with these parameters, for use inside a jitted function."""
+        return nnx.merge(self._graph, params)
+
+    def abstract_params(self) -> dict[str, Any]:
+        """Shapes of the model's parameters, as nested dicts."""
+        _, state = nnx.split(nnx.eval_shape(lambda: Slap(self.config, rngs=nnx.Rngs(0))))
+        return nnx.to_pure_dict(state)
+
+    def program_count(self) -> int:
+        """How many programs were compiled so far (a test bounds it by the number of buckets)."""
+        return self._audio_program._cache_size() + self._text_program._cache_size()
+
+    def audio(
+        self, params: Mapping[str, Any], waveforms: Sequence[Shaped[np.ndarray, " n"]]
+    ) -> Float[np.ndarray, "N E"]:
+        """Embeds whole clips.
+
+        Args:
+            params: of the model (`params["model"]` of a run).
+            waveforms: mono samples at `config.audio.sample_rate`, float or int16, at least one each, any duration.
+
+        Returns:
+            fp32 unit vectors.
+        """
+        outputs = self.map_audio(functools.partial(self._audio_program, params), waveforms)
+        return np.stack(outputs) if outputs else np.zeros((0, self.config.model.embed_dim), np.float32)
+
+    def map_audio(self, function: Any, waveforms: Sequence[Shaped[np.ndarray, " n"]]) -> list[np.ndarray]:
+        """Calls a jitted `function(waveform [R, S], samples [R]) -> [R, ...]` on rows of one clip each."""
+
+        def build(indices: Sequence[int], rows: int, bucket: int) -> tuple[np.ndarray, np.ndarray]:
+            waveform = np.zeros((rows, bucket * self.per_column), np.float32)
+            samples = np.zeros(rows, np.int32)
+            for row, index in enumerate(indices):
+                clip = float_waveform(waveforms[index])
+                waveform[row, : len(clip)] = clip
+                samples[row] = len(clip)
+            return waveform, samples
+
+        lengths = [clip_columns(len(waveform), self.per_column) for waveform in waveforms]
+        return self.rows.run(function, build, lengths, _SMALLEST_COLUMNS, self.patches)
+
+    def text(self, params: Mapping[str, Any], captions: Sequence[Sequence[int]]) -> Float[np.ndarray, "M E"]:
+        """Embeds captions.
+
+        Args:
+            params: of the model.
+            captions: token ids, `[BOS, ..., EOS]` each.
+
+        Returns:
+            fp32 unit vectors.
+        """
+
+        def build(indices: Sequence[int], rows: int, bucket: int) -> tuple[np.ndarray, np.ndarray]:
+            tokens, lengths = np.zeros((rows, bucket), np.int32), np.zeros(rows, np.int32)
+            for row, index in enumerate(indices):
+                tokens[row, : len(captions[index])] = captions[index]
+                lengths[row] = len(captions[index])
+            return tokens, lengths
+
+        program = functools.partial(self._text_program, params)
+        lengths = [len(caption) for caption in captions]
+        outputs = self.rows.run(program, build, lengths, _SMALLEST_TOKENS, 1)
+        return np.stack(outputs) if outputs else np.zeros((0, self.config.model.embed_dim), np.float32)
+
+    def _audio_rows(
+        self, params: Mapping[str, Any], waveform: Float[Array, "R S"], samples: Int[Array, " R"]
+    ) -> Float[Array, "R E"]:
+        model = self.model(params)
+        segments, columns = one_clip_rows(samples, waveform.shape[1] // self.per_column, self.per_column)
+        tokens = model.audio_tokens(model.audio_patches(waveform, segments), segments, columns)
+        return model.audio_embeddings(tokens, segments, 1)[:, 0]
+
+    def _text_rows(
+        self, params: Mapping[str, Any], tokens: Int[Array, "R T"], lengths: Int[Array, " R"]
+    ) -> Float[Array, "R E"]:
+        model = self.model(params)
+        position = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+        inside = position < lengths[:, None]
+        segments = inside.astype(jnp.int32)
+        hidden = model.text_tokens(tokens, segments, jnp.where(inside, position, 0))
+        return model.text_embeddings(hidden, segments, 1)[:, 0]
