@@ -110,7 +110,8 @@ def _visible_events(directory) -> list[tuple[int, float]]:
             at += 16 + size
             if event.WhichOneof("what") == "session_log":
                 shown = [(step, value) for step, value in shown if step < event.step]
-            shown += [(event.step, value.simple_value) for value in event.summary.value]
+            values = [value for value in event.summary.value if value.tag == "loss/total"]
+            shown += [(event.step, value.simple_value) for value in values]
     return shown
 
 
