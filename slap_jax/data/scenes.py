@@ -2,21 +2,23 @@
 
 A scene is one sound, two sounds in order ("a low rising chirp, then three fast clicks") or a short sound over a
 sustained one ("a slow low-pitched siren while a steady hiss plays"). Some attribute combinations (a fast gallop of drum
-hits) and some ordered pairs of kinds (a hiss after a siren, but not a siren after a hiss) never occur in training
-scenes, though all of their parts do: a held-out scene has at least one of them. A model that finds held-out scenes by
-their captions has learnt what the words mean, not the list of combinations.
+hits) and some ordered pairs of kinds (a hiss, then a falling chirp, where the opposite order is trained) never occur in
+training scenes, though all of their parts do: a held-out scene has at least one of them. A model that finds held-out
+scenes by their captions has learnt what the words mean, not the list of combinations.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
+from slap_jax.data.records import Record, make_record
 from slap_jax.data.scene_sounds import SAMPLE_RATE, SOUND_KINDS
 
+SOURCE = "synthetic_scenes"
 STRUCTURES = ("single", "sequence", "overlap")
 STRUCTURE_SHARES = (0.35, 0.45, 0.20)
 
@@ -163,7 +165,7 @@ def is_held_out(composition: Composition) -> bool:
 def draw_composition(generator: np.random.Generator, held_out: bool) -> Composition:
     """Draws compositions until one belongs to the wanted side of the split."""
 
-    def pick(options: Any) -> Any:
+    def pick(options: Sequence[Any]) -> Any:
         return options[int(generator.integers(len(options)))]
 
     while True:
@@ -266,28 +268,25 @@ def scene(
     return Scene(on_grid, captions_of(composition), sorted(regions), labels, composition)
 
 
-def scene_entries(
-    seed: int, count: int, held_out: bool = False, **durations: float
-) -> Iterator[tuple[dict[str, Any], Float32[np.ndarray, " samples"]]]:
-    """Yields (record without its audio, waveform) for scenes 0 to count - 1, as the data set builders write them.
+def scene_records(seed: int, count: int, held_out: bool = False, **durations: float) -> Iterator[Record]:
+    """Yields scenes 0 to count - 1 of one side of the split as the records that `slap prepare` would write.
 
     Args:
         seed: of the data set.
         count: number of scenes.
-        held_out: the side of the split.
+        held_out: scenes with unseen combinations instead of training scenes.
         **durations: passed to `scene`.
     """
-    side = "heldout" if held_out else "seen"
+    side = "unseen" if held_out else "seen"
     for index in range(count):
         made = scene(seed, index, held_out, **durations)
-        entry = {
-            "id": f"scene-{seed}-{side}-{index:06d}",
-            "duration_s": len(made.waveform) / SAMPLE_RATE,
-            "captions": made.captions,
-            "labels": made.labels,
-            "regions": made.regions,
-            "source": "synthetic scenes",
-            "caption_source": "generated",
-            "licence": "CC0-1.0",
-        }
-        yield entry, made.waveform
+        yield make_record(
+            id=f"{seed}-{side}-{index:06d}",
+            waveform=made.waveform,
+            captions=made.captions,
+            labels=tuple(made.labels),
+            regions=tuple(made.regions),
+            source=SOURCE,
+            caption_source="generated with the audio",
+            licence="CC0-1.0",
+        )

@@ -14,7 +14,7 @@ from slap_jax.data.scenes import (
     captions_of,
     is_held_out,
     scene,
-    scene_entries,
+    scene_records,
     variants,
 )
 
@@ -261,14 +261,15 @@ def test_a_steady_beat_is_even_and_a_gallop_is_not(rate, voice):
     assert np.diff(onsets(render("galloping beat", "slow", voice), 0.005))[0] > 0.4
 
 
-def test_entries_are_records_without_audio():
-    entries = list(scene_entries(5, 4)) + list(scene_entries(5, 4, held_out=True)) + list(scene_entries(6, 4))
-    assert len({entry["id"] for entry, _ in entries}) == 12
-    for entry, waveform in entries:
-        assert entry["duration_s"] == len(waveform) / SAMPLE_RATE
-        assert entry["licence"] and entry["source"] and entry["caption_source"]
-    np.testing.assert_array_equal(entries[2][1], scene(5, 2).waveform)
-    assert entries[6][0]["captions"] == scene(5, 2, held_out=True).captions
+def test_records_keep_the_samples_and_what_is_known_about_them():
+    records = list(scene_records(5, 4)) + list(scene_records(5, 4, held_out=True)) + list(scene_records(6, 4))
+    assert len({record.id for record in records}) == len({record.key for record in records}) == 12
+    made, record = scene(5, 2, held_out=True), records[6]
+    np.testing.assert_array_equal(record.waveform(), made.waveform * 32_768)
+    assert record.duration_s == len(made.waveform) / SAMPLE_RATE
+    assert record.captions == tuple(made.captions) and record.labels == tuple(made.labels)
+    assert record.regions == tuple(made.regions)
+    assert record.source and record.caption_source and record.licence
 
 
 @pytest.mark.parametrize(
