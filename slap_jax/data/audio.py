@@ -25,10 +25,18 @@ _STREAMED_CHUNK = 0x7FFFF000
 
 
 class AudioError(ValueError):
-    """Audio that cannot be used; the message names the file, what was found and what to do."""
+    """Audio that cannot be used; the message names the file, what was found and what to do.
+
+    Attributes:
+        reason: a word for counting.
+    """
+
+    def __init__(self, message: str, reason: str = "bad_audio"):
+        super().__init__(message)
+        self.reason = reason
 
 
-def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "") -> Float[np.ndarray, "n"]:
+def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "") -> Float[np.ndarray, " n"]:
     """Decodes a file to mono float32 at one sample rate.
 
     Reads what libsndfile reads: WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF and others; 8 to 32 bits, float; any
@@ -59,22 +67,24 @@ def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "")
         reason = str(error).rpartition(": ")[2].rstrip(".")
         raise AudioError(
             f"{name} is not readable as audio ({reason}); expected WAV, FLAC, Ogg, Opus, MP3 or AIFF, intact: "
-            "convert it, or leave it out"
+            "convert it, or leave it out",
+            "unreadable_audio",
         ) from error
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if samples.size == 0:
-        raise AudioError(f"{name} holds no samples; leave it out")
+        raise AudioError(f"{name} holds no samples; leave it out", "empty_audio")
     if _is_broken_off(comments, promised, samples.size):
         raise AudioError(
             f"{name} is broken off: its header promises more than the {samples.size / rate:.2f} s that are there; "
-            "copy it again, or leave it out"
+            "copy it again, or leave it out",
+            "truncated_audio",
         )
     return _finish(samples, rate, sample_rate, name)
 
 
 def prepare_waveform(
-    array: Shaped[np.ndarray, "n *channels"], rate: int, sample_rate: int = SAMPLE_RATE, name: str = "audio array"
-) -> Float[np.ndarray, "n"]:
+    array: Shaped[np.ndarray, " n *channels"], rate: int, sample_rate: int = SAMPLE_RATE, name: str = "audio array"
+) -> Float[np.ndarray, " n"]:
     """Brings samples that are already in memory to mono float32 at one sample rate.
 
     Args:
@@ -95,7 +105,7 @@ def prepare_waveform(
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > _MOST_CHANNELS):
         raise AudioError(f"{name} has shape {samples.shape}; expected [samples] or [samples, channels]: transpose it")
     if samples.size == 0:
-        raise AudioError(f"{name} holds no samples (shape {samples.shape})")
+        raise AudioError(f"{name} holds no samples (shape {samples.shape})", "empty_audio")
     if samples.dtype == np.uint8:
         samples = (samples.astype(np.float32) - 128.0) / 128.0
     elif np.issubdtype(samples.dtype, np.signedinteger):
@@ -107,19 +117,19 @@ def prepare_waveform(
     return _finish(samples.mean(axis=1) if samples.ndim == 2 else samples, int(rate), sample_rate, name)
 
 
-def to_int16(samples: Float[np.ndarray, "n"]) -> Int16[np.ndarray, "n"]:
+def to_int16(samples: Float[np.ndarray, " n"]) -> Int16[np.ndarray, " n"]:
     """Rounds samples of full scale 1.0 to int16; what lies beyond full scale is clipped."""
     return np.clip(np.rint(samples * INT16_SCALE), -32_768, 32_767).astype(np.int16)
 
 
-def encode_flac(samples: Int16[np.ndarray, "n"], sample_rate: int = SAMPLE_RATE) -> bytes:
+def encode_flac(samples: Int16[np.ndarray, " n"], sample_rate: int = SAMPLE_RATE) -> bytes:
     """Compresses mono int16 samples without loss."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 
-def decode_flac(data: bytes, name: str = "record") -> Int16[np.ndarray, "n"]:
+def decode_flac(data: bytes, name: str = "record") -> Int16[np.ndarray, " n"]:
     """Inverts `encode_flac`.
 
     Raises:
@@ -144,14 +154,14 @@ def _open(source: Source, name: str) -> str | io.BytesIO:
         source = source.getvalue()
     if isinstance(source, bytes):
         if not source:
-            raise AudioError(f"{name} is empty (0 bytes); leave it out")
+            raise AudioError(f"{name} is empty (0 bytes); leave it out", "empty_audio")
         return io.BytesIO(source)
     path = Path(source)
     if not path.is_file():
         found = "a directory" if path.is_dir() else "missing"
-        raise AudioError(f"{name} is {found}; expected an audio file: correct the path")
+        raise AudioError(f"{name} is {found}; expected an audio file: correct the path", "missing_file")
     if path.stat().st_size == 0:
-        raise AudioError(f"{name} is empty (0 bytes); leave it out")
+        raise AudioError(f"{name} is empty (0 bytes); leave it out", "empty_audio")
     return str(path)
 
 
@@ -166,11 +176,13 @@ def _is_broken_off(comments: str, promised_frames: int, frames: int) -> bool:
     return 0 < stated < _STREAMED_CHUNK and actual < _COMPLETE * stated
 
 
-def _finish(samples: Float[np.ndarray, "n"], rate: int, sample_rate: int, name: str) -> Float[np.ndarray, "n"]:
+def _finish(samples: Float[np.ndarray, " n"], rate: int, sample_rate: int, name: str) -> Float[np.ndarray, " n"]:
     bad = samples.size - int(np.count_nonzero(np.isfinite(samples)))
     if bad:
         raise AudioError(
-            f"{name} has {bad} NaN or infinite samples of {samples.size}; write it again from its source, or leave it out"
+            f"{name} has {bad} NaN or infinite samples of {samples.size}; write it again from its source, "
+            "or leave it out",
+            "nonfinite_audio",
         )
     if rate != sample_rate:
         resampled = soxr.resample(samples, rate, sample_rate, quality=RESAMPLE_QUALITY)

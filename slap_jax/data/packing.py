@@ -1,12 +1,11 @@
 """First-fit packing of clips into rows: audio columns, text tokens and clip slots are all bounded."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import grain
 import numpy as np
-from jaxtyping import Float, Int, Int16
+from jaxtyping import Float, Int16
 
 from slap_jax.batch import PackedBatch
 from slap_jax.data.audio import INT16_SCALE
@@ -26,7 +25,7 @@ class Clip:
         key: stable hash of the clip's id.
     """
 
-    waveform: Int16[np.ndarray, "n"] | Float[np.ndarray, "n"]
+    waveform: Int16[np.ndarray, " n"] | Float[np.ndarray, " n"]
     tokens: Sequence[int]
     key: int
 
@@ -83,8 +82,8 @@ def pack_rows(
         size = np.array([clip_columns(len(clip.waveform), samples_per_column), len(clip.tokens), 1])
         if np.any(size > room):
             raise PackingError(
-                f"clip {index} takes {size[0]} columns and {size[1]} text tokens; a row has {columns} and {text_tokens}: "
-                "crop the clip, or make the row longer"
+                f"clip {index} takes {size[0]} columns and {size[1]} text tokens; a row has {columns} and "
+                f"{text_tokens}: crop the clip, or make the row longer"
             )
         fits = np.all(used + size <= room, axis=1)
         row = int(np.argmax(fits)) if fits.any() else len(used)

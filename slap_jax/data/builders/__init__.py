@@ -1,0 +1,1 @@
+"""TFDS builders that write data sets as records of the one schema."""

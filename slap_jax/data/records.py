@@ -1,0 +1,214 @@
+"""Records: what one clip is in storage, and random access to the splits that `slap prepare` wrote."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int16
+
+from slap_jax.data.audio import SAMPLE_RATE, decode_flac, encode_flac, to_int16
+
+DATASET_INFO = "dataset_info.json"
+SUMMARY = "slap_records.json"
+_MERGE = "+"
+
+
+class RecordsError(ValueError):
+    """Prepared data that is missing or has no such split; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One clip as stored: audio, what is said about it, and where it comes from.
+
+    Attributes:
+        id: unique within `source`.
+        audio: FLAC, 16 kHz, mono, 16 bits.
+        duration_s: seconds.
+        captions: one or more, best first.
+        labels: "key=value", or plain words.
+        regions: (onset s, offset s, caption) of parts of the clip.
+        source: the collection that the clip comes from.
+        caption_source: who or what wrote the captions.
+        licence: of the audio.
+    """
+
+    id: str
+    audio: bytes = dataclasses.field(repr=False)
+    duration_s: float
+    captions: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    regions: tuple[tuple[float, float, str], ...] = ()
+    source: str = ""
+    caption_source: str = ""
+    licence: str = ""
+
+    @property
+    def key(self) -> int:
+        """Stable int32 of the recording; see `clip_key`."""
+        return clip_key(self.source, self.id)
+
+    def waveform(self) -> Int16[np.ndarray, " n"]:
+        """Decodes the audio, 16 kHz mono.
+
+        Raises:
+            AudioError: the stored bytes are damaged.
+        """
+        return decode_flac(self.audio, f"record {self.source}/{self.id}")
+
+
+def make_record(
+    id: str, waveform: Int16[np.ndarray, " n"] | Float[np.ndarray, " n"], captions: Sequence[str], **fields: Any
+) -> Record:
+    """Builds a record from samples.
+
+    Args:
+        id: unique within the source.
+        waveform: 16 kHz mono, int16 or float of full scale 1.0.
+        captions: one or more.
+        **fields: the other attributes of `Record`, except `audio` and `duration_s`.
+    """
+    samples = waveform if waveform.dtype == np.int16 else to_int16(waveform)
+    return Record(
+        id=id, audio=encode_flac(samples), duration_s=len(samples) / SAMPLE_RATE, captions=tuple(captions), **fields
+    )
+
+
+def clip_key(source: str, clip_id: str) -> int:
+    """Returns a stable int32 of "source/id": clips with equal keys are the same recording."""
+    digest = hashlib.blake2b(f"{source}/{clip_id}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def label_value(labels: Sequence[str], key: str) -> str | None:
+    """Returns the value of the label "key=value", or None where a clip has no such label."""
+    for label in labels:
+        name, separator, value = label.partition("=")
+        if separator and name == key:
+            return value
+    return None
+
+
+class Records(Sequence[Record]):
+    """Random access to the records of a split, in the order of the manifest. Safe to read from several threads.
+
+    Attributes:
+        path: directory of the data set.
+        split: name, or several joined by "+".
+        fingerprint: short hash of what the split holds.
+    """
+
+    def __init__(self, path: str, split: str, data_source: Any, fingerprint: str):
+        self.path = path
+        self.split = split
+        self.fingerprint = fingerprint
+        self._data_source = data_source
+
+    def __len__(self) -> int:
+        return len(self._data_source)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Reads one record; a slice gives a list of records."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = int(index)
+        if position < 0:
+            position += len(self)
+        if not 0 <= position < len(self):
+            raise IndexError(f"record {index} of {len(self)} in split {self.split!r} of {self.path}")
+        return _record(self._data_source[position])
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[i] for i in range(len(self)))
+
+
+def open_split(path: str | os.PathLike[str], split: str) -> Records:
+    """Opens a split of prepared data; reads only the index.
+
+    Args:
+        path: the directory given to `slap prepare` as output, or the one inside that holds `dataset_info.json`.
+        split: a name of the manifest's `split` field, or several, like "val+test".
+
+    Raises:
+        RecordsError: no prepared data there, or no such split.
+    """
+    import tensorflow_datasets as tfds
+
+    directory = dataset_directory(path)
+    builder = tfds.builder_from_directory(os.fspath(directory))
+    names = [name.strip() for name in split.split(_MERGE)]
+    for name in names:
+        if name not in builder.info.splits:
+            raise RecordsError(
+                f"{path} has no split {name!r}; it has {', '.join(builder.info.splits)}: name one of them, "
+                'or join several like "val+test"'
+            )
+    if len(set(names)) < len(names):
+        raise RecordsError(f"split {split!r} names a split twice; name each once")
+    merged = _MERGE.join(names)
+    source = builder.as_data_source(merged)  # pyright: ignore[reportCallIssue]
+    return Records(os.fspath(path), merged, source, _fingerprint(directory, names))
+
+
+def split_sizes(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Returns the number of clips of each split of prepared data."""
+    import tensorflow_datasets as tfds
+
+    info = tfds.builder_from_directory(os.fspath(dataset_directory(path))).info
+    return {name: split.num_examples for name, split in info.splits.items()}
+
+
+def dataset_directory(path: str | os.PathLike[str]) -> Path:
+    """Finds the directory of `dataset_info.json` at `path` or up to two levels below it (`<name>/<version>`).
+
+    Raises:
+        RecordsError: none, or more than one.
+    """
+    root = Path(path)
+    found = [file.parent for pattern in ("", "*/", "*/*/") for file in sorted(root.glob(pattern + DATASET_INFO))]
+    found = [
+        directory for directory in found if not any(part.startswith(".") for part in directory.relative_to(root).parts)
+    ]
+    if not found:
+        state = "holds no prepared data" if root.exists() else "does not exist"
+        raise RecordsError(f"{path} {state}; write it with `slap prepare MANIFEST --output {path}`")
+    if len(found) > 1:
+        raise RecordsError(f"{path} holds several data sets; name one of: {', '.join(map(str, found))}")
+    return found[0]
+
+
+def _record(example: dict[str, Any]) -> Record:
+    regions = example["regions"]
+    return Record(
+        id=example["id"].decode(),
+        audio=example["audio"],
+        duration_s=float(example["duration_s"]),
+        captions=tuple(caption.decode() for caption in example["captions"]),
+        labels=tuple(label.decode() for label in example["labels"]),
+        regions=tuple(
+            (float(onset), float(offset), caption.decode())
+            for onset, offset, caption in zip(regions["onset_s"], regions["offset_s"], regions["caption"], strict=True)
+        ),
+        source=example["source"].decode(),
+        caption_source=example["caption_source"].decode(),
+        licence=example["licence"].decode(),
+    )
+
+
+def _fingerprint(directory: Path, splits: Sequence[str]) -> str:
+    """Hashes the digests of the splits' contents; of data that other builders wrote, the files' names and sizes."""
+    digest = hashlib.blake2b(digest_size=8)
+    summary = directory / SUMMARY
+    contents = json.loads(summary.read_text())["splits"] if summary.is_file() else {}
+    for split in splits:
+        if split in contents:
+            digest.update(contents[split]["digest"].encode())
+            continue
+        for file in sorted(directory.glob(f"*-{split}.array_record-*")):
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+    return digest.hexdigest()
