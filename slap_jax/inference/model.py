@@ -117,7 +117,7 @@ class SlapModel:
         return np.concatenate(parts) if parts else np.zeros((0, self.embed_dim), np.float32)
 
     def embed_text(self, texts: Sequence[str]) -> Float[np.ndarray, "m E"]:
-        """Embeds texts of any language of the training captions, cut at `data.max_caption_tokens` tokens.
+        """Embeds texts, cut at `data.max_caption_tokens` tokens.
 
         Returns:
             fp32 unit vectors.

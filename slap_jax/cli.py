@@ -1,0 +1,265 @@
+"""The `slap` command: one short function per verb. Imports are inside, so that `slap --help` is instant."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+        arguments: after the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 after an error of the user's input (told in one line), or what `slap train` returns.
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.verb != "train":
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    options.rest = rest
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("slap_jax").setLevel(logging.INFO)
+    try:
+        return options.function(options) or 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        # The package's own errors and those of files explain themselves; anything else is a bug and keeps its traceback.
+        if not type(error).__module__.startswith("slap_jax.") and not isinstance(error, OSError):
+            raise
+        print(f"slap {options.verb}: {error}", file=sys.stderr)
+        return 2
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Writes the records of a manifest or folder."""
+    from slap_jax.data.prepare import prepare
+
+    prepare(
+        options.source,
+        options.output,
+        audio_root=options.audio_root,
+        name=options.name,
+        max_rejected=options.max_rejected,
+        workers=options.workers,
+    )
+
+
+def scenes(options: argparse.Namespace) -> None:
+    """Writes synthetic scenes: a train split, and a test split of combinations that it never has."""
+    from slap_jax.data.prepare import prepare_records
+    from slap_jax.data.scenes import scene_records
+
+    splits = {
+        "train": (options.train, scene_records(options.seed, options.train)),
+        "test": (options.test, scene_records(options.seed, options.test, held_out=True)),
+    }
+    wanted = {name: split for name, split in splits.items() if split[0] > 0}
+    inputs = {"scenes": {"seed": options.seed, "train": options.train, "test": options.test}}
+    prepare_records(wanted, options.output, inputs)
+
+
+def tokenizer(options: argparse.Namespace) -> None:
+    """Trains a vocabulary on the captions of prepared data."""
+    from slap_jax.data.records import open_split
+    from slap_jax.data.tokenizer import train_tokenizer
+
+    captions = [
+        caption for path in options.data for record in open_split(path, options.split) for caption in record.captions
+    ]
+    trained = train_tokenizer(captions, options.output, options.vocab_size)
+    print(f"{options.output}: {trained.vocab_size} pieces from {len(captions)} captions")
+    print(f"set config.data.tokenizer={options.output} and config.model.vocab_size={trained.vocab_size}")
+
+
+def stats(options: argparse.Namespace) -> None:
+    """Prints durations and the log-mel's mean and standard deviation of a split."""
+    from slap_jax.config import default_config
+    from slap_jax.data.statistics import split_statistics
+
+    print(json.dumps(split_statistics(options.data, options.split, default_config().audio), indent=2))
+
+
+def train(options: argparse.Namespace) -> int:
+    """Trains, or goes on with a run."""
+    from slap_jax.config_file import read_config
+
+    config = read_config(options.config, options.rest)
+    from slap_jax.train import main as train_main
+
+    return train_main(config, options.run_dir)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Scores a model on its run's evaluation sets or on the named ones."""
+    from slap_jax.config import ConfigError
+    from slap_jax.data.tokenizer import Tokenizer
+    from slap_jax.evaluation.evaluate import evaluate, load_tasks, parse_data_argument, table, write_results
+    from slap_jax.export.run import read_model
+    from slap_jax.inference.embedder import Embedder
+
+    model = read_model(options.model, options.step)
+    sources = dict(map(parse_data_argument, options.data)) if options.data else model.config.data.get("evaluation", {})
+    if not sources:
+        raise ConfigError("nothing to evaluate on: name a set with --data NAME=PATH:SPLIT[:LABEL]")
+    vocabulary = Tokenizer(model.tokenizer_path)
+    tasks = load_tasks(sources, vocabulary, model.config.data.max_caption_tokens, options.template)
+    results = evaluate(Embedder(model.config), model.params["model"], tasks, seed=options.seed)
+    results["model"] = {"path": str(options.model), "step": model.step}
+    print(table(results))
+    is_run = (Path(options.model) / "checkpoints").is_dir()
+    output = options.output or (Path(options.model) / "evaluation.json" if is_run else None)
+    if output:
+        write_results(results, output)
+        print(f"wrote {output}")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Writes a run's model for inference."""
+    from slap_jax.export.run import export_run
+
+    print(f"wrote {export_run(options.run_dir, options.output, options.step)}")
+
+
+def embed(options: argparse.Namespace) -> None:
+    """Embeds files, or texts."""
+    import numpy as np
+
+    import slap_jax
+    from slap_jax.export.safetensors import ExportError
+
+    if options.output.suffix not in (".npz", ".json"):
+        raise ExportError(f"--output {options.output} is neither .npz nor .json")
+    model = slap_jax.load(options.model)
+    embeddings = model.embed_text(options.inputs) if options.text else model.embed_audio(options.inputs)
+    if options.output.suffix == ".npz":
+        np.savez(options.output, names=np.array(options.inputs), embeddings=embeddings)
+    else:
+        content = {"names": options.inputs, "embeddings": embeddings.tolist()}
+        options.output.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    print(f"wrote {options.output}: {len(embeddings)} vectors of {model.embed_dim}")
+
+
+def classify(options: argparse.Namespace) -> None:
+    """Prints the most probable labels of files."""
+    import slap_jax
+
+    labels = [label.strip() for label in options.labels.split(",") if label.strip()]
+    results = slap_jax.load(options.model).classify(options.audio, labels, options.template)
+    if options.json:
+        print(json.dumps(dict(zip(options.audio, results, strict=True)), indent=2))
+        return
+    for path, probabilities in zip(options.audio, results, strict=True):
+        best = list(probabilities.items())[: options.top]
+        print(f"{path}: " + ", ".join(f"{label} {probability:.3f}" for label, probability in best))
+
+
+def caption(options: argparse.Namespace) -> None:
+    """Prints a caption of each file."""
+    import slap_jax
+
+    captions = slap_jax.load(options.model).caption(options.audio)
+    if options.json:
+        print(json.dumps(dict(zip(options.audio, captions, strict=True)), indent=2, ensure_ascii=False))
+        return
+    for path, text in zip(options.audio, captions, strict=True):
+        print(f"{path}: {text}")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Writes the report of a run."""
+    from slap_jax.report.page import build_report
+
+    build_report(options.run_dir)
+    print(f"wrote {options.run_dir / 'report.html'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    from slap_jax import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="slap", description="Language-audio pretraining (SLAP) in JAX.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"slap_jax {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(function: Any) -> argparse.ArgumentParser:
+        summary = function.__doc__.splitlines()[0]
+        added = verbs.add_parser(function.__name__, help=summary, description=summary, allow_abbrev=False)
+        added.set_defaults(function=function)
+        return added
+
+    add = verb(prepare).add_argument
+    add("source", help="manifest (.jsonl, .csv) or folder of audio with .txt or .json beside each file")
+    add("output", help="directory to write to")
+    add("--audio-root", help="what the manifest's paths are relative to (its folder)")
+    add("--name", default="", help="name of the collection (the manifest's folder)")
+    add("--max-rejected", type=int, help="bad clips to accept (1 %% of all, at least 10)")
+    add("--workers", type=int, help="decoding threads (one per core)")
+
+    add = verb(scenes).add_argument
+    add("output", help="directory to write to")
+    add("--train", type=int, default=2_000, metavar="N", help="training scenes (2000)")
+    add("--test", type=int, default=256, metavar="N", help="scenes of unseen combinations (256)")
+    add("--seed", type=int, default=0, help="of the scenes (0)")
+
+    add = verb(tokenizer).add_argument
+    add("data", nargs="+", help="prepared directories")
+    add("--vocab-size", type=int, required=True, help="the most pieces")
+    add("--output", required=True, metavar="FILE", help=".model file to write")
+    add("--split", default="train", help="whose captions are used (train)")
+
+    add = verb(stats).add_argument
+    add("data", help="prepared directory")
+    add("split")
+
+    added = verb(train)
+    added.usage = "slap train --config FILE.py[:ARG] --run-dir DIR [--config.NAME.NAME=VALUE ...]"
+    add = added.add_argument
+    add("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with its argument")
+    add("--run-dir", type=Path, required=True, metavar="DIR", help="a run that is found there goes on")
+
+    add = verb(evaluate).add_argument
+    add("model", metavar="DIR", help="run directory or export")
+    add("--data", action="append", metavar="NAME=PATH:SPLIT[:LABEL]", help="instead of the run's sets; repeatable")
+    add("--output", metavar="FILE", help="JSON results (evaluation.json of a run directory)")
+    add("--template", default="ensemble", help="name of the zero-shot prompts, or a prompt with {} (ensemble)")
+    add("--step", type=int, help="of a run's checkpoint (the newest)")
+    add("--seed", type=int, default=0, help="of the bootstrap (0)")
+
+    add = verb(export).add_argument
+    add("run_dir", metavar="RUN_DIR")
+    add("--output", metavar="DIR", help="to write to (RUN_DIR/export)")
+    add("--step", type=int, help="of the checkpoint (the newest)")
+
+    add = verb(embed).add_argument
+    add("inputs", nargs="+", metavar="FILE", help="audio files, or texts with --text")
+    add("--model", required=True, metavar="DIR", help="export directory")
+    add("--output", type=Path, required=True, metavar="FILE", help=".npz or .json with names and embeddings")
+    add("--text", action="store_true", help="embed the arguments as texts")
+
+    add = verb(classify).add_argument
+    add("--model", required=True, metavar="DIR", help="export directory")
+    add("--audio", nargs="+", required=True, metavar="FILE")
+    add("--labels", required=True, help="separated by commas")
+    add("--template", default="ensemble", help="name of the prompts, or a prompt with {} (ensemble)")
+    add("--top", type=int, default=3, help="labels to print (3)")
+    add("--json", action="store_true", help="print all probabilities as JSON")
+
+    add = verb(caption).add_argument
+    add("audio", nargs="+", metavar="FILE")
+    add("--model", required=True, metavar="DIR", help="export directory")
+    add("--json", action="store_true", help="print as JSON")
+
+    verb(report).add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
