@@ -1,4 +1,4 @@
-"""Checkpoints: training state, data state and meta in one atomic directory per step, written by Orbax in the background.
+"""Checkpoints: training state, data state and meta, one atomic directory per step, written in the background.
 
 What a checkpoint holds and what resumes from it: `docs/checkpoints.md`.
 """
@@ -180,8 +180,8 @@ class Checkpoints:
 
     def _write_error(self, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"cannot write a checkpoint to {self.directory}: {error}; free space there or correct the permissions, then "
-            "start the same command again: it resumes from the newest complete checkpoint"
+            f"cannot write a checkpoint to {self.directory}: {error}; free space there or correct the permissions, "
+            "then start the same command again: it resumes from the newest complete checkpoint"
         )
 
 
@@ -256,7 +256,7 @@ def restore_params(directory: str | os.PathLike, step: int | None = None) -> tup
         meta = ocp.JsonCheckpointHandler().restore(root / str(step) / "meta", args=ocp.args.JsonRestore())
     except Exception as error:
         raise _read_error(root, step, error) from error
-    return restored["params"], meta
+    return restored["params"], dict(meta)
 
 
 def merge_data_states(states: list[dict[str, Any]]) -> dict[str, Any]:
@@ -315,8 +315,8 @@ def _stored_arrays(directory: epath.Path, step: int) -> dict[str, Any]:
 
 def _read_error(directory: epath.Path, step: int, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"checkpoint {directory / str(step)} cannot be read: {error}; if files of it are lost, delete that directory to "
-        "go on from the checkpoint before it"
+        f"checkpoint {directory / str(step)} cannot be read: {error}; if files of it are lost, delete that "
+        "directory to go on from the checkpoint before it"
     )
 
 
@@ -336,13 +336,13 @@ def _check_same_architecture(found: Mapping[str, Any], wanted: Mapping[str, Any]
     raise CheckpointError(
         f"checkpoint {path} is of another architecture:\n{shown}\n"
         + (f"  ... and {more} more\n" if more > 0 else "")
-        + "start in another run directory, or set config.model, config.objectives and config.optimizer back to those of "
-        "this run (its config.json)"
+        + "start in another run directory, or set config.model, config.objectives and config.optimizer back to those "
+        "of this run (its config.json)"
     )
 
 
 def _flatten(tree: Any, convert: Any = lambda leaf: leaf) -> dict[str, Any]:
-    """`/`-joined path -> leaf; attributes, dict keys and positions alike, so the file does not depend on Python classes."""
+    """`/`-joined path -> leaf; attributes, keys and positions alike, so files do not depend on Python classes."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): convert(leaf) for path, leaf in leaves}
 
@@ -359,7 +359,7 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _savable(leaf: Any) -> Any:
-    """Orbax refuses an array of one process in a run of several: such scalars are the same everywhere, so NumPy does."""
+    """Orbax refuses arrays of one process in a run of several; such scalars are equal everywhere, so NumPy does."""
     if jax.process_count() > 1 and isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
         return np.asarray(leaf)
     return leaf

@@ -167,7 +167,7 @@ def _layer_flops(tower: ConfigDict, tokens: float, pairs: float) -> float:
     return 2 * tokens * per_token + 4 * pairs * tower.width
 
 
-def peak_flops(devices: Sequence[jax.Device] | None = None, per_device: float = 0.0) -> float:
+def peak_flops(devices: Sequence[Any] | None = None, per_device: float = 0.0) -> float:
     """Returns the FLOPs per second that all devices could do together, 0 if unknown (then there is no MFU).
 
     Args:

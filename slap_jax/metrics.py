@@ -1,4 +1,4 @@
-"""Metrics of a run: JSONL always, TensorBoard if wanted, a progress bar on a terminal; never a device sync in the loop."""
+"""Metrics of a run: JSONL always, TensorBoard if wanted, progress on a terminal; never a device sync in the loop."""
 
 import contextlib
 import json
@@ -50,7 +50,7 @@ class Speed:
                 self._paused += self._clock() - begin
 
     def read(self) -> dict[str, float]:
-        """Returns `speed/<count>_per_s` and `speed/steps_per_s`, and starts again from zero; nothing before two steps."""
+        """Returns `speed/<count>_per_s` and `speed/steps_per_s`, then starts from zero; nothing before two steps."""
         if self._start is None or self._steps == 0:
             return {}
         now = self._clock()
@@ -89,7 +89,8 @@ class MetricWriter:
             step_flops: FLOPs of a step from its fetched metrics (see `slap_jax.flops`); adds `speed/mfu`.
             peak_flops: FLOPs per second that all devices could do; 0 leaves `speed/mfu` out.
             stream: where progress goes, standard error by default.
-            enabled: False in all processes but the first: they fetch (the loop reads what `write` returns) but write nothing.
+            enabled: False in all processes but the first: they fetch (the loop reads what `write` returns) but write
+                nothing.
             clock: seconds, for tests.
         """
         self._total_steps = total_steps
@@ -108,7 +109,8 @@ class MetricWriter:
             directory = Path(run_dir)
             directory.mkdir(parents=True, exist_ok=True)
             drop_after(directory / FILE_NAME, restored_step)
-            self._file = self._closing.enter_context(open(directory / FILE_NAME, "a", encoding="utf-8"))
+            self._file = open(directory / FILE_NAME, "a", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
+            self._closing.callback(self._file.close)
             if tensorboard:
                 # TensorBoard hides the events of an earlier process from this step on: those steps come again.
                 purge = restored_step + 1 if any((directory / "tensorboard").glob("events*")) else None
@@ -250,7 +252,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def drop_after(path: Path, step: int) -> None:
-    """Removes the lines of steps after `step`, and a broken last line, from a `metrics.jsonl`; replaces it atomically."""
+    """Removes the lines of steps after `step`, and a broken last line; replaces the file atomically."""
     if not path.exists():
         return
     kept = [line for line in read_metrics(path) if line["step"] <= step]

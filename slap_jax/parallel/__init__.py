@@ -1,0 +1,1 @@
+"""Devices: the mesh, which parameter lies where on it, and the processes that share it."""

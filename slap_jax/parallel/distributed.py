@@ -1,4 +1,4 @@
-"""Several processes as one run: start-up from the environment, placing of batches, and small exchanges between hosts."""
+"""Several processes as one run: start-up from the environment, placing of batches, small exchanges between hosts."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def device_table() -> str:
     return "devices: " + "; ".join(lines)
 
 
-def _memory(devices: list[jax.Device]) -> str:
+def _memory(devices: list[Any]) -> str:
     local = [device for device in devices if device.process_index == jax.process_index()]
     statistics = local[0].memory_stats() if local else None
     limit = (statistics or {}).get("bytes_limit")

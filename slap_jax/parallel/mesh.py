@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,7 +42,7 @@ def mesh_sizes(parallel: ConfigDict, device_count: int) -> tuple[int, int, int]:
     return data, fsdp, tensor
 
 
-def create_mesh(parallel: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def create_mesh(parallel: ConfigDict, devices: Sequence[Any] | None = None) -> Mesh:
     """Builds the mesh over `devices` (all of them by default), with `tensor` on the closest neighbours.
 
     On several TPU slices only `data` crosses the slow network between them.
@@ -85,6 +86,6 @@ def _check_rows_per_host(grid: np.ndarray) -> None:
         hosts = {device.process_index for device in grid[data, fsdp]}
         if len(hosts) > 1:
             raise ConfigError(
-                f"config.parallel.tensor is {grid.shape[2]}, which reaches over the hosts {sorted(hosts)}; write at most "
-                "the devices of one host, and leave the rest to data and fsdp"
+                f"config.parallel.tensor is {grid.shape[2]}, which reaches over the hosts {sorted(hosts)}; write at "
+                "most the devices of one host, and leave the rest to data and fsdp"
             )

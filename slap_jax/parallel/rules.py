@@ -1,4 +1,4 @@
-"""Which mesh axes split which parameter: one ordered list of path rules, for parameters, optimiser and teacher alike."""
+"""Which mesh axes split which parameter: one ordered list of path rules, for optimiser and teacher too."""
 
 import re
 from typing import Any
@@ -7,21 +7,29 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # (pattern searched in the path, mesh axis of each of the LAST dimensions); the first match decides. Leading dimensions
-# that the rule does not name are stacked layers and stay whole: the scan over layers slices them.
+# that the rule does not name are stacked layers and stay whole: the scan over layers slices them. Rows are `fsdp` ways'
+# own, so a parameter split over `fsdp` is gathered for its use and only stored in pieces: its largest dimension that
+# `tensor` leaves over is split.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    # Column parallel: every tensor way computes its own heads or its own part of the hidden layer.
-    (r"/(query|key|value|qkv|gate|up)/kernel$", ("fsdp", "tensor")),
-    # Row parallel: the ways' partial results are summed.
-    (r"/(out|output|down)/kernel$", ("tensor", "fsdp")),
-    (r"/embedding$", ("tensor", "fsdp")),
+    # Column parallel: every tensor way computes heads, hidden units or prototypes of its own.
+    (r"/(query|key|value|gate|up)/kernel$", ("fsdp", "tensor")),
+    (r"/head/input/kernel$", ("fsdp", "tensor")),
+    (r"/head/prototypes$", ("fsdp", "tensor")),
+    # Row parallel: the next matrix, whose partial results are summed over the tensor ways.
+    (r"/(out|down)/kernel$", ("tensor", "fsdp")),
+    (r"/head/hidden/kernel$", ("tensor", "fsdp")),
+    # The vocabulary is split as prototypes are: each way scores tokens of its own.
+    (r"/embedding/table$", ("tensor", "fsdp")),
+    # Matrices at the ends of the towers, used once.
+    (r"/patch_embedding/kernel$", (None, "fsdp")),
     (r"/kernel$", ("fsdp", None)),
-    # Norm scales, biases, probes, temperatures, step counters: too small to be worth splitting.
+    # Norm scales, biases, probes, temperatures, counters: too small to be worth splitting.
     (r"", ()),
 )
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """Joins a key path of `jax.tree_util` as `/model/audio_encoder/...`; the leading slash lets rules match whole names."""
+    """Joins a key path as `/model/audio_encoder/...`; the leading slash lets rules match whole names."""
     return "/" + jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -53,7 +61,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def with_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Returns `jax.ShapeDtypeStruct`s that carry the shardings: what `jax.jit` lowers with and a checkpoint restores to."""
+    """Returns `jax.ShapeDtypeStruct`s that carry the shardings: what a checkpoint restores to."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,

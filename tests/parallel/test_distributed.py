@@ -1,0 +1,85 @@
+"""Start-up from the environment, and batches placed on a mesh."""
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from slap_jax.batch import PackedBatch
+from slap_jax.config import ConfigError
+from slap_jax.parallel import distributed
+from slap_jax.parallel.mesh import create_mesh
+
+EXPLICIT = {"SLAP_COORDINATOR": "10.0.0.1:1234", "SLAP_NUM_PROCESSES": "2", "SLAP_PROCESS_ID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "kind"),
+    [
+        ({}, "single"),
+        (EXPLICIT, "explicit"),
+        ({"SLAP_DISTRIBUTED": "auto"}, "auto"),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, "single"),  # a shell inside an allocation
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, "slurm"),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, "single"),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, "single"),
+        ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, "tpu_pod"),
+        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_COORDINATOR_ADDRESS": "x"}, "tpu_pod"),
+        (EXPLICIT | {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, "explicit"),
+    ],
+)
+def test_launch_kind(environment, kind):
+    assert distributed.launch_kind(environment) == kind
+
+
+def test_half_an_explicit_launch_is_an_error():
+    with pytest.raises(ConfigError, match="SLAP_COORDINATOR is set without SLAP_NUM_PROCESSES, SLAP_PROCESS_ID"):
+        distributed.launch_kind({"SLAP_COORDINATOR": "10.0.0.1:1234"})
+    with pytest.raises(ConfigError, match="SLAP_PROCESS_ID is 'one'"):
+        distributed.launch_kind(EXPLICIT | {"SLAP_PROCESS_ID": "one"})
+
+
+def test_initialize_alone_starts_no_service(monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: pytest.fail("joined other processes"))
+    distributed.initialize({})
+
+
+def test_initialize_hands_the_explicit_values_on(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: calls.append(arguments))
+    distributed.initialize(EXPLICIT)
+    assert calls == [("10.0.0.1:1234", 2, 1)]
+
+
+def test_device_table_counts_devices_and_hosts():
+    assert "8 x cpu (cpu) on 1 host" in distributed.device_table()
+
+
+def _batch(rows: int) -> PackedBatch:
+    columns, slots, text = 3, 2, 5
+    return PackedBatch(
+        waveform=np.arange(rows * columns * 4, dtype=np.int16).reshape(rows, -1),
+        audio_segments=np.ones((rows, columns), np.int32),
+        audio_columns=np.tile(np.arange(columns, dtype=np.int32), (rows, 1)),
+        text_tokens=np.arange(rows * text, dtype=np.int32).reshape(rows, text),
+        text_segments=np.ones((rows, text), np.int32),
+        text_positions=np.ones((rows, text), np.int32),
+        clip_valid=np.ones((rows, slots), bool),
+        clip_key=np.arange(rows * slots, dtype=np.int32).reshape(rows, slots),
+    )
+
+
+def test_place_batch_splits_rows_and_keeps_values_under_a_transfer_guard():
+    mesh = create_mesh(ConfigDict({"data": 2, "fsdp": 2, "tensor": 2}))
+    batch = _batch(rows=8)
+    with jax.transfer_guard("disallow"):
+        placed = distributed.place_batch(batch, mesh)
+    for field, array in vars(placed).items():
+        np.testing.assert_array_equal(np.asarray(array), getattr(batch, field))
+        assert {shard.data.shape[0] for shard in array.addressable_shards} == {2}, field
+        assert array.dtype == getattr(batch, field).dtype
+
+
+def test_alone_gathering_gives_the_own_value():
+    distributed.barrier("alone")
+    assert distributed.allgather_json({"a": [1, None]}) == [{"a": [1, None]}]
