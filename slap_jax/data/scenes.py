@@ -1,4 +1,4 @@
-"""Synthetic sound scenes: captioned clips of 0.5 to 30 s made from (seed, index) alone, with unseen combinations to test on.
+"""Synthetic sound scenes: captioned clips of 0.5 to 30 s made from (seed, index) alone, with unseen combinations.
 
 A scene is one sound, two sounds in order ("a low rising chirp, then three fast clicks") or a short sound over a
 sustained one ("a slow low-pitched siren while a steady hiss plays"). Some attribute combinations (a fast gallop of drum
@@ -19,6 +19,7 @@ from slap_jax.data.records import Record, make_record
 from slap_jax.data.scene_sounds import SAMPLE_RATE, SOUND_KINDS
 
 SOURCE = "synthetic_scenes"
+SCENES_VERSION = 1  # raised when a scene of the same seed and index becomes another one: prepared scenes are made anew
 STRUCTURES = ("single", "sequence", "overlap")
 STRUCTURE_SHARES = (0.35, 0.45, 0.20)
 
