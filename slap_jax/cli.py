@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        # The package's own errors and those of files explain themselves; anything else is a bug and keeps its traceback.
+        # The package's own errors and those of files explain themselves; anything else is a bug: keep its traceback.
         if not type(error).__module__.startswith("slap_jax.") and not isinstance(error, OSError):
             raise
         print(f"slap {options.verb}: {error}", file=sys.stderr)
@@ -70,9 +70,11 @@ def tokenizer(options: argparse.Namespace) -> None:
     from slap_jax.data.records import open_split
     from slap_jax.data.tokenizer import train_tokenizer
 
-    captions = [
-        caption for path in options.data for record in open_split(path, options.split) for caption in record.captions
-    ]
+    captions = []
+    for data in options.data:
+        path, colon, split = data.rpartition(":")
+        records = open_split(path, split) if colon else open_split(data, "train")
+        captions += [caption for record in records for caption in record.captions]
     trained = train_tokenizer(captions, options.output, options.vocab_size)
     print(f"{options.output}: {trained.vocab_size} pieces from {len(captions)} captions")
     print(f"set config.data.tokenizer={options.output} and config.model.vocab_size={trained.vocab_size}")
@@ -210,10 +212,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the scenes (0)")
 
     add = verb(tokenizer).add_argument
-    add("data", nargs="+", help="prepared directories")
+    add(
+        "data",
+        nargs="+",
+        metavar="PATH[:SPLIT]",
+        help="prepared directories; of each the train split, or the one named",
+    )
     add("--vocab-size", type=int, required=True, help="the most pieces")
     add("--output", required=True, metavar="FILE", help=".model file to write")
-    add("--split", default="train", help="whose captions are used (train)")
 
     add = verb(stats).add_argument
     add("data", help="prepared directory")
@@ -223,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     added.usage = "slap train --config FILE.py[:ARG] --run-dir DIR [--config.NAME.NAME=VALUE ...]"
     add = added.add_argument
     add("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with its argument")
-    add("--run-dir", type=Path, required=True, metavar="DIR", help="a run that is found there goes on")
+    add("--run-dir", required=True, metavar="DIR", help="a run that is found there goes on")
 
     add = verb(evaluate).add_argument
     add("model", metavar="DIR", help="run directory or export")

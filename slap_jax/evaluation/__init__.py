@@ -1,0 +1,1 @@
+"""Scoring a model: retrieval, zero-shot classification, confidence intervals."""

@@ -3,12 +3,12 @@
 Definitions, over a whole evaluation set of N clips with M captions:
 
 - **T2A**: every caption is a query, every clip a candidate. **A2T**: every clip is a query, every caption a candidate.
-- Captions are *equal* when they agree after `strip()` and `casefold()`. A clip and a caption are *relevant* to each other
-  when the clip owns a caption equal to it. Without equal captions that is ownership, hence WavCaps exactly.
+- Captions are *equal* when they agree after `strip()` and `casefold()`. A clip and a caption are *relevant* to each
+  other when the clip owns a caption equal to it. Without equal captions that is ownership, hence WavCaps exactly.
 - R@k: share of the queries whose best-ranked relevant candidate is among the first k.
-- mAP@10: mean over the queries of `sum over relevant candidates in the top 10 of (i / rank of the i-th of them)`, divided
-  by **all** relevant candidates of the query, found or not (`map_cut_10` of trec_eval). Without equal captions the
-  divisor is 1 for T2A and the number of the clip's captions for A2T.
+- mAP@10: mean over the queries of `sum over relevant candidates in the top 10 of (i / rank of the i-th of them)`,
+  divided by **all** relevant candidates of the query, found or not (`map_cut_10` of trec_eval). Without equal captions
+  the divisor is 1 for T2A and the number of the clip's captions for A2T.
 - medR: median over the queries of the 1-based rank of the best-ranked relevant candidate.
 - Ties are pessimistic: among equal similarities the irrelevant candidates come first, so a constant similarity earns
   nothing. A similarity that is not a number ranks last.

@@ -104,8 +104,8 @@ def zero_shot(
         resamples: of the bootstrap.
 
     Returns:
-        `accuracy`, `interval` ([low, high], 95 %), `chance` (1 / classes), `majority` (share of the most frequent class,
-        what always naming it would score), `n`, `n_classes`.
+        `accuracy`, `interval` ([low, high], 95 %), `chance` (1 / classes), `majority` (share of the most frequent
+        class, what always naming it would score), `n`, `n_classes`.
     """
     kept = truth >= 0
     similarity, truth = audio[kept] @ classes.T, truth[kept]

@@ -1,0 +1,1 @@
+"""Writing a trained model to files, and reading it."""

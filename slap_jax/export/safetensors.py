@@ -1,4 +1,4 @@
-"""The exported model: a directory of `model.safetensors`, `config.json` and `tokenizer.model`, all that inference reads."""
+"""The exported model: a directory of `model.safetensors`, `config.json` and `tokenizer.model` for inference."""
 
 import dataclasses
 import hashlib
@@ -34,8 +34,8 @@ class Export:
 
     Attributes:
         config: `audio`, `model`, `objectives.contrastive` and `data.max_caption_tokens` of the run.
-        params: nested dict of fp32 NumPy arrays: `model`, and under `objectives` the contrastive scale and, if captioning
-            was trained, its decoder.
+        params: nested dict of fp32 NumPy arrays: `model`, and under `objectives` the contrastive scale and, if
+            captioning was trained, its decoder.
         tokenizer_path: the SentencePiece file.
         step: updates that the parameters had.
     """
@@ -138,16 +138,16 @@ def load_export(directory: str | os.PathLike[str]) -> Export:
     missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (directory / name).is_file()]
     if missing:
         raise ExportError(
-            f"{directory} lacks {', '.join(missing)}; an export holds {CONFIG}, {WEIGHTS} and {TOKENIZER}: write it again "
-            "with `slap export RUN_DIR`"
+            f"{directory} lacks {', '.join(missing)}; an export holds {CONFIG}, {WEIGHTS} and {TOKENIZER}: write it "
+            "again with `slap export RUN_DIR`"
         )
     try:
         description = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         kind, version = description["format"], description["format_version"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ExportError(
-            f"{directory / CONFIG} is not the description of an export ({type(error).__name__}: {error}); expected JSON "
-            "with 'format' and 'format_version': write it again with `slap export RUN_DIR`"
+            f"{directory / CONFIG} is not the description of an export ({type(error).__name__}: {error}); expected "
+            "JSON with 'format' and 'format_version': write it again with `slap export RUN_DIR`"
         ) from None
     if (kind, version) != (FORMAT, FORMAT_VERSION):
         raise ExportError(
@@ -156,8 +156,8 @@ def load_export(directory: str | os.PathLike[str]) -> Export:
         )
     if description.get("tokenizer_sha256") != _sha256(directory / TOKENIZER):
         raise ExportError(
-            f"{directory / TOKENIZER} is not the vocabulary that this model was trained with; write the directory again "
-            "with `slap export RUN_DIR`"
+            f"{directory / TOKENIZER} is not the vocabulary that this model was trained with; write the directory "
+            "again with `slap export RUN_DIR`"
         )
     try:
         tensors = load_file(directory / WEIGHTS)
@@ -188,8 +188,8 @@ def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], where: s
     if different:
         more = f", and {len(different) - 3} more" if len(different) > 3 else ""
         raise ExportError(
-            f"{where} does not hold the parameters that its config describes: {'; '.join(different[:3])}{more}; export the "
-            "run again"
+            f"{where} does not hold the parameters that its config describes: {'; '.join(different[:3])}{more}; export "
+            "the run again"
         )
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of clips and captions of any length; parameters are an argument, so training evaluates with the same code."""
+"""Embeddings of clips and captions of any length; parameters are an argument, so training evaluates with this too."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -70,6 +70,7 @@ class Embedder:
     Attributes:
         config: with inference's choices.
         rows: how rows are formed.
+        programs: how many were traced so far, hence compiled.
     """
 
     def __init__(self, config: ConfigDict, mesh: Mesh | None = None, tokens_per_call: int | None = None):
@@ -82,6 +83,7 @@ class Embedder:
         """
         self.config = inference_config(config)
         self.rows = Rows(mesh, tokens_per_call)
+        self.programs = 0
         self.per_column = samples_per_column(self.config.audio)
         self.patches = patches_per_column(self.config.audio)
         self._graph, _ = nnx.split(nnx.eval_shape(lambda: Slap(self.config, rngs=nnx.Rngs(0))))
@@ -97,10 +99,6 @@ class Embedder:
         """Shapes of the model's parameters, as nested dicts."""
         _, state = nnx.split(nnx.eval_shape(lambda: Slap(self.config, rngs=nnx.Rngs(0))))
         return nnx.to_pure_dict(state)
-
-    def program_count(self) -> int:
-        """How many programs were compiled so far (a test bounds it by the number of buckets)."""
-        return self._audio_program._cache_size() + self._text_program._cache_size()
 
     def audio(
         self, params: Mapping[str, Any], waveforms: Sequence[Shaped[np.ndarray, " n"]]
@@ -158,6 +156,7 @@ class Embedder:
     def _audio_rows(
         self, params: Mapping[str, Any], waveform: Float[Array, "R S"], samples: Int[Array, " R"]
     ) -> Float[Array, "R E"]:
+        self.programs += 1  # Python runs only while tracing
         model = self.model(params)
         segments, columns = one_clip_rows(samples, waveform.shape[1] // self.per_column, self.per_column)
         tokens = model.audio_tokens(model.audio_patches(waveform, segments), segments, columns)
@@ -166,6 +165,7 @@ class Embedder:
     def _text_rows(
         self, params: Mapping[str, Any], tokens: Int[Array, "R T"], lengths: Int[Array, " R"]
     ) -> Float[Array, "R E"]:
+        self.programs += 1  # Python runs only while tracing
         model = self.model(params)
         position = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         inside = position < lengths[:, None]

@@ -100,8 +100,8 @@ class SlapModel:
         """Embeds whole clips.
 
         Args:
-            audio: for each clip a path, the bytes of an audio file, or a pair (samples, sample rate). Samples are [n] or
-                [n, channels] as soundfile returns them; integers are scaled by their type, floats have full scale 1.
+            audio: for each clip a path, the bytes of an audio file, or a pair (samples, sample rate). Samples are [n]
+                or [n, channels] as soundfile returns them; integers are scaled by their type, floats have full scale 1.
                 Channels are averaged and the rate is converted. A NumPy array alone is refused: it has no rate.
 
         Returns:
@@ -162,9 +162,8 @@ class SlapModel:
         logits = self._scale * similarity.astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        return [
-            {labels[index]: float(row[index]) for index in np.argsort(-row, kind="stable")} for row in probabilities
-        ]
+        names = list(labels)
+        return [{names[index]: float(row[index]) for index in np.argsort(-row, kind="stable")} for row in probabilities]
 
     def caption(self, audio: Sequence[Audio]) -> list[str]:
         """Describes each clip in words, taking the likeliest token each time (greedy decoding).

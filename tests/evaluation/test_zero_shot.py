@@ -29,7 +29,6 @@ def test_accuracy_equals_sklearn():
     assert results["interval"][0] < results["accuracy"] < results["interval"][1]
 
 
-@pytest.mark.oracle
 def test_sklearn_says_so_now():
     metrics = pytest.importorskip("sklearn.metrics")
     case = GOLDEN["classification"]

@@ -1,4 +1,4 @@
-"""Writes retrieval.json: scores of random embeddings by pytrec-eval-terrier and scikit-learn, which the tests then compare with.
+"""Writes retrieval.json: scores of random embeddings by pytrec-eval-terrier and scikit-learn, for the tests.
 
 pip install pytrec-eval-terrier scikit-learn && python tests/golden/make_retrieval.py
 """
