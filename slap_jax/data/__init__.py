@@ -1,0 +1,1 @@
+"""From manifests of captioned audio to packed batches."""

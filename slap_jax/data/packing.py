@@ -1,14 +1,18 @@
 """First-fit packing of clips into rows: audio columns, text tokens and clip slots are all bounded."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import grain
 import numpy as np
 from jaxtyping import Float, Int16
 
 from slap_jax.batch import PackedBatch
 from slap_jax.data.audio import INT16_SCALE
+
+# Features of one clip on its way through Grain's packer, which adds `<name>_segment_ids` and `<name>_positions`.
+WAVEFORM, TOKENS, KEY = "waveform", "tokens", "key"
 
 
 class PackingError(ValueError):
@@ -125,3 +129,55 @@ def _write(
     batch.text_positions[row, token : token + len(clip.tokens)] = np.arange(len(clip.tokens))
     batch.clip_valid[row, slot] = True
     batch.clip_key[row, slot] = clip.key
+
+
+def clip_element(clip: Clip, samples_per_column: int) -> dict[str, np.ndarray]:
+    """Returns a clip as Grain packs it: columns of samples [c, samples_per_column], tokens [t], and its key [1]."""
+    columns = np.zeros((clip_columns(len(clip.waveform), samples_per_column), samples_per_column), clip.waveform.dtype)
+    columns.reshape(-1)[: len(clip.waveform)] = clip.waveform
+    return {
+        WAVEFORM: columns,
+        TOKENS: np.asarray(clip.tokens, np.int32),
+        KEY: np.array([clip.key], np.int32),
+    }
+
+
+def pack_stream(
+    elements: grain.IterDataset, columns: int, slots: int, text_tokens: int, bins: int, seed: int
+) -> grain.IterDataset:
+    """Packs a stream of `clip_element`s first-fit into rows.
+
+    Grain fills `bins` rows side by side and gives them, shuffled, when a clip fits into none: more bins fill better and
+    cost memory. The key of each clip is packed as a feature of length 1, so that its place in the row is the slot.
+
+    Args:
+        elements: clips, none larger than a row.
+        columns: C, of a row.
+        slots: K, of a row.
+        text_tokens: T, of a row.
+        bins: rows that are filled side by side.
+        seed: of the order in which full rows are given.
+
+    Returns:
+        Rows for `write_row`.
+    """
+    return grain.experimental.FirstFitPackIterDataset(
+        elements,
+        length_struct={WAVEFORM: columns, TOKENS: text_tokens, KEY: slots},
+        num_packing_bins=bins,
+        max_sequences_per_bin=slots,
+        shuffle_bins=True,
+        seed=seed,
+    )
+
+
+def write_row(batch: PackedBatch, row: int, packed: Mapping[str, np.ndarray]) -> None:
+    """Copies a row of `pack_stream` into row `row` of a batch of the same sizes."""
+    batch.waveform[row] = packed[WAVEFORM].reshape(-1)
+    batch.audio_segments[row] = packed[f"{WAVEFORM}_segment_ids"]
+    batch.audio_columns[row] = packed[f"{WAVEFORM}_positions"]
+    batch.text_tokens[row] = packed[TOKENS]
+    batch.text_segments[row] = packed[f"{TOKENS}_segment_ids"]
+    batch.text_positions[row] = packed[f"{TOKENS}_positions"]
+    batch.clip_valid[row] = packed[f"{KEY}_segment_ids"] > 0
+    batch.clip_key[row] = packed[KEY]
