@@ -1,0 +1,99 @@
+import json
+
+import numpy as np
+import pytest
+
+from slap_jax.report.figures import closing_value, loss_panels, smooth
+from slap_jax.report.record import parameter_counts, read_run, summarise
+from slap_jax.report.tables import count, duration, number, strip
+from slap_jax.report.theme import PAGE, drawing, new_figure, to_svg
+from tests.report.run_dir import make_clips, write_metrics, write_run
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    write_run(tmp_path / "run", make_clips(2))
+    return tmp_path / "run"
+
+
+def test_smoothing_keeps_a_constant_and_bridges_gaps():
+    values = np.full(50, 2.0)
+    values[10] = np.nan
+    np.testing.assert_allclose(smooth(values), 2.0)
+    noisy = np.random.default_rng(0).normal(size=400)
+    assert smooth(noisy)[20:-20].std() < 0.4 * noisy.std()
+    assert smooth(np.array([1.0, 5.0]))[0] == 1.0
+
+
+def test_total_is_shown_only_beside_several_objectives(run_dir):
+    assert [name for name, _, _ in loss_panels(read_run(run_dir))] == [
+        "loss/contrastive",
+        "loss/captioning",
+        "loss/total",
+    ]
+    write_metrics(run_dir, 5, objectives=("contrastive",))
+    assert [name for name, _, _ in loss_panels(read_run(run_dir))] == ["loss/contrastive"]
+
+
+def test_pause_between_two_processes_is_not_wall_time(run_dir):
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()[:-1]]
+    for line in lines[15:]:
+        line["time"] += 86_400
+    del lines[15]["speed/steps_per_s"]
+    evaluation = {"step": 20, "time": lines[19]["time"] + 1, "evaluation/clips/t2a_r1": 0.2}
+    lines.insert(20, evaluation)
+    (run_dir / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    assert summarise(read_run(run_dir))["wall_seconds"] == pytest.approx(28 * 5)
+
+
+def test_closing_value_is_the_mean_of_the_last_tenth(run_dir):
+    assert closing_value(read_run(run_dir), "loss/total") == pytest.approx((5 / 28 + 5 / 29 + 5 / 30) / 3)
+
+
+def test_parameters_are_counted_by_part_from_the_header(run_dir):
+    from safetensors.numpy import save_file
+
+    tensors = {
+        "model/audio_encoder/a": np.zeros((2, 3), np.float32),
+        "model/audio_encoder/b": np.zeros(4, np.float32),
+        "objectives/captioning/decoder/c": np.zeros((5, 1), np.float32),
+    }
+    save_file(tensors, run_dir / "export" / "model.safetensors")
+    run = read_run(run_dir)
+    assert parameter_counts(run.parameters) == {"audio_encoder": 10, "captioning": 5}
+    assert summarise(run)["parameters"] == 15
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (3, "3"),
+        (12_345, "12,345"),
+        (0.12345, "0.123"),
+        (4.2e-5, "4.20e-05"),
+        (float("nan"), "–"),
+    ],
+)
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def test_durations_and_counts():
+    assert [duration(seconds) for seconds in (None, 5, 65, 7_260)] == ["–", "5 s", "1 min 5 s", "2 h 1 min"]
+    assert [count(value) for value in (None, 950, 12_300, 2_500_000)] == ["–", "950", "12.3 k", "2.5 M"]
+
+
+def test_strip_places_value_and_chance():
+    svg = strip(0.5, [0.25, 0.75], 0.1)
+    assert 'cx="80.0"' in svg and 'x="42.0"' in svg and 'width="76.0"' in svg and 'x1="19.2"' in svg
+
+
+def test_svg_follows_the_theme_of_the_page():
+    with drawing(PAGE):
+        figure = new_figure(2, 1)
+        figure.subplots().plot([0, 1], [0, 1], color=PAGE.contrastive)
+        svg = to_svg(figure, "one", 'a "line"')
+    assert "var(--contrastive)" in svg and "var(--muted)" in svg and "#0a0b" not in svg
+    assert 'aria-label="a &quot;line&quot;"' in svg and "http" not in svg
