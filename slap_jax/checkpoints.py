@@ -6,19 +6,16 @@ What a checkpoint holds and what resumes from it: `docs/checkpoints.md`.
 import importlib.metadata
 import os
 import platform
-import signal
-import threading
 from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from slap_jax.parallel.distributed import allgather_json
+from slap_jax.preemption import StopRequest
 
 EXIT_PREEMPTED = 83  # launch scripts start the run again when they see it
 
@@ -84,7 +81,8 @@ class Checkpoints:
             Whether it writes.
 
         Raises:
-            CheckpointError: this save, or the one before it, failed (disk full, no permission ...).
+            CheckpointError: this save, or the one before it, failed (disk full, no permission ...), or two processes
+                read different data.
         """
         if not (force or self.is_due(step)) or step in self._manager.all_steps():
             return False
@@ -148,9 +146,7 @@ class Checkpoints:
 
         In a run of several processes all of them answer True at the same step, even if only one was told to stop.
         """
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._stop is not None and self._stop.requested
+        return self._stop is not None and self._stop.reached(step)
 
     def wait(self) -> None:
         """Blocks until everything that was saved is on disk.
@@ -180,48 +176,9 @@ class Checkpoints:
 
     def _write_error(self, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"cannot write a checkpoint to {self.directory}: {error}; free space there or correct the permissions, "
-            "then start the same command again: it resumes from the newest complete checkpoint"
+            f"cannot write a checkpoint to {self.directory}: {error}; look at free space and permissions there, then "
+            "start the same command again: it resumes from the newest complete checkpoint"
         )
-
-
-class StopRequest:
-    """Turns the first SIGTERM or Ctrl-C into a flag that the training loop reads once per step; the second one aborts.
-
-    With several processes SIGTERM belongs to JAX's preemption service, which makes all of them stop at the same step,
-    so Ctrl-C is passed on to it as a SIGTERM.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python delivers signals to the main thread only
-        several = jax.process_count() > 1
-        for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._pass_on if several else self._request)
-
-    def _request(self, number: int, frame: Any) -> None:
-        if self.requested:
-            self.close()
-            os.kill(os.getpid(), number)  # with the old handler: at once
-            return
-        self.requested = True
-        logging.warning(
-            "%s: saving a checkpoint after this step, then stopping; once more to stop at once without saving",
-            signal.Signals(number).name,
-        )
-
-    def _pass_on(self, number: int, frame: Any) -> None:
-        self._request(number, frame)
-        if self._previous:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def close(self) -> None:
-        """Puts the old signal handlers back."""
-        while self._previous:
-            number, handler = self._previous.popitem()
-            signal.signal(number, handler)
 
 
 def restore_params(directory: str | os.PathLike, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,7 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  (made at run time)
 
 from slap_jax.metrics import FILE_NAME, MetricWriter, Speed, drop_after, read_metrics
 
@@ -106,7 +106,7 @@ def _visible_events(directory) -> list[tuple[int, float]]:
         data, at = file.read_bytes(), 0
         while at < len(data):
             size = int.from_bytes(data[at : at + 8], "little")
-            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+            event = Event.FromString(data[at + 12 : at + 12 + size])
             at += 16 + size
             if event.WhichOneof("what") == "session_log":
                 shown = [(step, value) for step, value in shown if step < event.step]

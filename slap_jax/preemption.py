@@ -1,0 +1,57 @@
+"""A request to stop: SIGTERM or Ctrl-C, noticed between two steps, at the same step by every process."""
+
+import os
+import signal
+import threading
+from typing import Any
+
+import jax
+from absl import logging
+from jax.experimental import multihost_utils
+
+
+class StopRequest:
+    """Turns SIGTERM and the first Ctrl-C into a flag that the training loop reads once per step.
+
+    A second Ctrl-C aborts at once; a second SIGTERM does not, schedulers repeat it. With several processes SIGTERM
+    belongs to JAX's preemption service, which makes all of them stop at the same step; Ctrl-C is passed on to it.
+    """
+
+    def __init__(self) -> None:
+        """Takes the signals over; call it after the processes have joined, in the main thread."""
+        self._requested = False
+        self._several = jax.process_count() > 1
+        self._previous: dict[int, Any] = {}
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python delivers signals to the main thread only
+        handlers = {signal.SIGINT: self._interrupted}
+        if not self._several:
+            handlers[signal.SIGTERM] = self._terminated
+        for number, handler in handlers.items():
+            self._previous[number] = signal.signal(number, handler)
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and stop after this step; every process must ask after every step."""
+        if self._several:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._requested
+
+    def close(self) -> None:
+        """Puts the old signal handlers back."""
+        while self._previous:
+            number, handler = self._previous.popitem()
+            signal.signal(number, handler)
+
+    def _terminated(self, number: int, frame: Any) -> None:
+        self._requested = True
+        logging.warning("SIGTERM: saving a checkpoint after this step, then stopping")
+
+    def _interrupted(self, number: int, frame: Any) -> None:
+        if self._requested:
+            self.close()
+            os.kill(os.getpid(), number)  # with the old handler: at once
+            return
+        self._requested = True
+        logging.warning("Ctrl-C: saving a checkpoint after this step, then stopping; once more stops at once, unsaved")
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
