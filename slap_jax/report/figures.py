@@ -35,7 +35,7 @@ OPTIMISATION_PANELS = (
 )
 EXACT = ("learning_rate", "temperature")  # nothing to smooth
 SHARES = ("embedding_spread", "text_embedding_spread", "prototype_entropy")
-EVALUATION = ("t2a_r1", "a2t_r1")  # ends of the names of metrics that evaluation in the loop writes
+EVALUATION = ("/t2a_r1", "/a2t_r1", "/accuracy")  # ends of the names of metrics that evaluation in the loop writes
 
 
 def smooth(values: Float[np.ndarray, " n"], share: float = 0.04) -> Float[np.ndarray, " n"]:

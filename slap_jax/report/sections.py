@@ -195,7 +195,7 @@ def training(run: RunRecord, directory: Path) -> str:
     losses = curves.loss_panels(run)
     health = [panel for panel in curves.OPTIMISATION_PANELS if curves.has_curve(run, panel[0])]
     during = [
-        (name, name.removeprefix("evaluation/"), "R@1 during training")
+        (name, *_evaluation_title(name))
         for name in run.names()
         if name.endswith(curves.EVALUATION) and curves.has_curve(run, name)
     ]
@@ -215,6 +215,13 @@ def training(run: RunRecord, directory: Path) -> str:
     if during:
         content += f'<h3>Evaluation in the loop</h3><div class="figures">{_panels(run, during)}</div>'
     return _section("training", "Training", content)
+
+
+def _evaluation_title(metric: str) -> tuple[str, str]:
+    """Title and note of `retrieval/SET/t2a_r1` and the like."""
+    name, _, score = metric.partition("/")[2].rpartition("/")
+    notes = {"t2a_r1": "R@1, text → audio", "a2t_r1": "R@1, audio → text", "accuracy": "zero-shot accuracy"}
+    return name, notes[score]
 
 
 def _panels(run: RunRecord, panels: Sequence[tuple[str, str, str]]) -> str:

@@ -172,6 +172,7 @@ def zero_shot_table(evaluation: dict[str, Any]) -> str:
         classes = result.get("n_classes", result.get("classes"))
         classes = len(classes) if isinstance(classes, list | dict) else classes
         size = f"{number(result.get('n'))} clips, {number(classes)} classes"
+        size += f" of {escape(str(result['label']))}" if result.get("label") else ""
         accuracy, interval, chance = result["accuracy"], result.get("interval"), result.get("chance")
         rows.append(
             f'<tr><td class="name">{escape(name)}<br><small class="note nowrap">{size}</small></td>'

@@ -40,7 +40,7 @@ def test_pause_between_two_processes_is_not_wall_time(run_dir):
     for line in lines[15:]:
         line["time"] += 86_400
     del lines[15]["speed/steps_per_s"]
-    evaluation = {"step": 20, "time": lines[19]["time"] + 1, "evaluation/clips/t2a_r1": 0.2}
+    evaluation = {"step": 20, "time": lines[19]["time"] + 1, "retrieval/clips/t2a_r1": 0.2}
     lines.insert(20, evaluation)
     (run_dir / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     assert summarise(read_run(run_dir))["wall_seconds"] == pytest.approx(28 * 5)

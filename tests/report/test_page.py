@@ -196,6 +196,17 @@ def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
         build_report(tmp_path / "run")
 
 
+def test_evaluation_in_the_loop_is_drawn(tmp_path):
+    run_dir = tmp_path / "run"
+    write_run(run_dir, make_clips(2))
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()[:-1]
+    lines += [json.dumps({"step": step, "time": 2e6, "retrieval/clips/t2a_r1": step / 50}) for step in (10, 20)]
+    (run_dir / "metrics.jsonl").write_text("\n".join(lines))
+    build_report(run_dir, evaluation_sets={})
+    html = (run_dir / "report.html").read_text()
+    assert "Evaluation in the loop" in html and "R@1, text → audio" in html and "<b>0.400</b>" in html
+
+
 def test_infinite_metrics_leave_a_gap_and_valid_json(tmp_path):
     run_dir = tmp_path / "run"
     write_run(run_dir, make_clips(2))
