@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -226,11 +227,12 @@ def parse_data_argument(text: str) -> tuple[str, ConfigDict]:
     Raises:
         ConfigError: another form.
     """
-    name, equals, rest = text.partition("=")
-    pieces = rest.rsplit(":", 2) if rest.count(":") >= 2 else rest.rsplit(":", 1)
-    if not (name and equals) or len(pieces) < 2 or not all(pieces[:2]):
+    # Neither a split nor a label holds a slash, so the colon of gs://bucket belongs to the path.
+    found = re.fullmatch(r"([^=]+)=(.+?):([^:/]+)(?::([^:/]*))?", text)
+    if found is None:
         raise ConfigError(f"--data {text!r} is not NAME=PATH:SPLIT or NAME=PATH:SPLIT:LABEL")
-    return name, source(pieces[0], pieces[1], label=pieces[2] if len(pieces) == 3 else "")
+    name, path, split, label = found.groups(default="")
+    return name, source(path, split, label=label)
 
 
 def write_results(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

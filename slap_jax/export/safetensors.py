@@ -97,7 +97,7 @@ def export(
     if "model" not in params:
         raise ExportError(f"parameters hold {', '.join(params) or 'nothing'}; expected 'model' (and 'objectives')")
     tensors = {
-        name: np.ascontiguousarray(np.asarray(value, np.float32))
+        name: np.array(value, np.float32, order="C")
         for name, value in flatten_params(params).items()
         if any(name.startswith(kept + "/") for kept in _EXPORTED)
     }

@@ -183,7 +183,10 @@ class SlapModel:
         captions: list[str] = []
         for start in range(0, len(_as_list(audio)), _DECODED_AT_ONCE):
             tokens = self._captioner(self._params, self._decoder_params, self._decode(audio, start))
-            captions.extend(self._tokenizer.decode(ids) for ids in tokens)
+            # A model may have more ids than its vocabulary has pieces; the surplus ones spell nothing.
+            captions.extend(
+                self._tokenizer.decode([i for i in ids if i < self._tokenizer.vocab_size]) for ids in tokens
+            )
         return captions
 
     def _decode(self, audio: Sequence[Audio], start: int) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from tests.inference.tiny import noise, tiny_config, tiny_params
 
 CONFIG = tiny_config()
 PARAMS = tiny_params(CONFIG)
-SECONDS = (0.3, 2.0, 0.00001, 1.1, 3.7, 1.0, 0.16, 2.05)
+SECONDS = (0.3, 2.0, 0.00001, 1.1, 1.9, 0.5, 0.16, 2.05)  # columns 2, 13, 1, 7, 12, 4, 1, 13
 CLIPS = [noise(index, seconds) for index, seconds in enumerate(SECONDS)]
 CAPTIONS = [[1, *np.random.default_rng(n).integers(4, 64, size=n), 2] for n in (0, 1, 5, 13, 14, 15, 20, 22)]
 
@@ -55,14 +55,14 @@ def test_bucket_padding_does_not_matter(embedder, audio):
     """A clip in its own bucket equals the clip in a row made much longer."""
     program = jax.jit(embedder._audio_rows)
     per_column = samples_per_column(CONFIG.audio)
-    row = np.zeros((1, 60 * per_column), np.float32)
+    row = np.zeros((1, 20 * per_column), np.float32)
     row[0, : len(CLIPS[3])] = CLIPS[3]
     assert np.allclose(program(PARAMS, row, np.array([len(CLIPS[3])], np.int32))[0], audio[3], atol=1e-5)
 
 
 def test_packed_path_agrees(embedder, audio):
     clips = [Clip(clip, CAPTIONS[index], index) for index, clip in enumerate(CLIPS)]
-    batch, placement = pack_rows(clips, 40, 6, 64, samples_per_column(CONFIG.audio))
+    batch, placement = pack_rows(clips, 28, 6, 64, samples_per_column(CONFIG.audio))
     assert len({row for row, _ in placement}) < len(CLIPS)
 
     @jax.jit
@@ -84,9 +84,10 @@ def test_packed_path_agrees(embedder, audio):
 
 
 def test_batched_rows_agree_with_single_rows(audio):
-    batched = Embedder(CONFIG, tokens_per_call=256)
-    assert np.allclose(batched.audio(PARAMS, CLIPS), audio, atol=1e-5)
-    assert np.array_equal(batched.audio(PARAMS, CLIPS), batched.audio(PARAMS, CLIPS))
+    batched = Embedder(CONFIG, tokens_per_call=48)
+    short = [0, 2, 5, 6]
+    assert np.allclose(batched.audio(PARAMS, [CLIPS[index] for index in short]), audio[short], atol=1e-5)
+    assert batched.rows.count(4 * 4) == 3 and batched.programs == 1
 
 
 def test_int16_and_float_agree(embedder):
@@ -101,16 +102,19 @@ def test_on_a_mesh(audio):
     assert mesh.size == 8
     params = jax.device_put(PARAMS, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     embedder = Embedder(CONFIG, mesh=mesh)
-    assert np.allclose(embedder.audio(params, CLIPS), audio, atol=1e-5)
-    assert np.array_equal(embedder.audio(params, CLIPS[1:2])[0], embedder.audio(params, CLIPS)[1])
+    short = [0, 2, 5, 6]
+    vectors = embedder.audio(params, [CLIPS[index] for index in short])
+    assert np.allclose(vectors, audio[short], atol=1e-5)
+    assert np.array_equal(embedder.audio(params, [CLIPS[5]])[0], vectors[2])
+    assert embedder.programs == 1
 
 
 def test_programs_are_bounded_by_buckets_and_do_not_depend_on_parameters():
     embedder = Embedder(CONFIG)
-    clips = [noise(index, seconds) for index, seconds in enumerate(np.linspace(0.1, 1.1, 12))]
+    clips = [noise(index, seconds) for index, seconds in enumerate(np.linspace(0.1, 0.9, 12))]
     first = embedder.audio(PARAMS, clips)
     columns = {bucket_size(-(-len(clip) // samples_per_column(CONFIG.audio)), 4) for clip in clips}
-    assert embedder.programs == len(columns) < 6
+    assert embedder.programs == len(columns) < 4
     other = embedder.audio(tiny_params(CONFIG, seed=1), clips)
     assert embedder.programs == len(columns)
     assert np.abs(first - other).max() > 0.1

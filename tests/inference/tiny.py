@@ -1,17 +1,28 @@
 """A model small enough that tests compile it in seconds."""
 
-import flax.nnx as nnx
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from slap_jax.config import default_config
+from slap_jax.data.tokenizer import Tokenizer, train_tokenizer
+from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.models.slap import Slap
 
+CAPTIONS = [
+    f"{first} {second}"
+    for first in ("a dog barks", "rain falls", "a kick drum", "a long bell", "someone speaks", "wind blows")
+    for second in ("outside", "in a hall", "then silence", "twice", "very softly", "near the sea")
+]
 
-def tiny_config(**model: object) -> ConfigDict:
+
+def tiny_config() -> ConfigDict:
     """One block of each tower, width 32, fp32."""
     config = default_config()
-    config.model.update(embed_dim=16, vocab_size=64, compute_dtype="float32", **model)
+    config.model.update(embed_dim=16, vocab_size=64, compute_dtype="float32")
     config.model.audio_encoder.update(layers=3, heads=2, width=32, mlp_width=48)
     config.model.text_encoder.update(layers=2, heads=2, width=32, mlp_width=48)
     config.model.caption_decoder.update(layers=2, heads=2, width=32, mlp_width=48)
@@ -19,9 +30,27 @@ def tiny_config(**model: object) -> ConfigDict:
     return config
 
 
-def tiny_params(config: ConfigDict, seed: int = 0) -> dict:
+def tiny_params(config: ConfigDict, seed: int = 0) -> dict[str, Any]:
     """Random parameters of the model."""
     return nnx.to_pure_dict(nnx.split(Slap(config, rngs=nnx.Rngs(seed)))[1])
+
+
+def tiny_run_params(config: ConfigDict, seed: int = 0) -> dict[str, Any]:
+    """Random parameters of a run: model, decoder, scale, and something that is not exported."""
+    decoder = CaptionDecoder(config.model, config.model.audio_encoder.width, rngs=nnx.Rngs(seed + 1))
+    return {
+        "model": tiny_params(config, seed),
+        "objectives": {
+            "captioning": {"decoder": nnx.to_pure_dict(nnx.split(decoder)[1])},
+            "contrastive": {"log_scale": np.float32(np.log(20.0))},
+            "distillation": {"head": {"prototypes": np.zeros((4, 4), np.float32)}},
+        },
+    }
+
+
+def tiny_tokenizer(path: Path) -> Tokenizer:
+    """A vocabulary of at most 64 pieces."""
+    return train_tokenizer(CAPTIONS, path, 64)
 
 
 def noise(seed: int, seconds: float, rate: int = 16_000) -> np.ndarray:

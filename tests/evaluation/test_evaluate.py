@@ -1,0 +1,164 @@
+"""Evaluation of a model equals the parts put together by hand, and its results are complete JSON."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from slap_jax.config import ConfigError
+from slap_jax.data.audio import to_int16
+from slap_jax.data.pipeline import EvaluationClip
+from slap_jax.evaluation.evaluate import (
+    evaluate,
+    make_task,
+    parse_data_argument,
+    scalars,
+    table,
+    write_results,
+)
+from slap_jax.evaluation.retrieval import retrieval
+from slap_jax.evaluation.zero_shot import ZeroShotError, class_prompts
+from slap_jax.inference.embedder import Embedder
+from slap_jax.parallel.mesh import create_mesh
+from tests.inference.tiny import CAPTIONS, noise, tiny_config, tiny_params, tiny_tokenizer
+
+CONFIG = tiny_config()
+PARAMS = tiny_params(CONFIG)
+CLIPS = [
+    EvaluationClip(
+        id=f"clip{index}",
+        waveform=to_int16(noise(index, 0.2 + 0.04 * index)),
+        captions=tuple(CAPTIONS[3 * index : 3 * index + 1 + index % 3]),
+        labels=(f"kind={'ab'[index % 2]}", "loud") if index < 9 else (),
+        key=index,
+    )
+    for index in range(10)
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return tiny_tokenizer(tmp_path_factory.mktemp("words") / "words.model")
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return Embedder(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def results(embedder, tokenizer):
+    task = make_task("tiny", CLIPS, tokenizer, 24, split="test", label="kind", template="sound")
+    return evaluate(embedder, PARAMS, [task], resamples=200)
+
+
+def test_equals_the_parts_put_together(results, embedder, tokenizer):
+    audio = embedder.audio(PARAMS, [clip.waveform for clip in CLIPS])
+    pairs = [(index, caption) for index, clip in enumerate(CLIPS) for caption in clip.captions]
+    owner, captions = np.array([index for index, _ in pairs]), [caption for _, caption in pairs]
+    text = embedder.text(PARAMS, [tokenizer.encode(caption, 24) for caption in captions])
+    expected = retrieval(audio, text, owner, captions, resamples=200)
+    found = results["retrieval"]["tiny"]
+    assert {name: found[name] for name in expected} == expected
+    prompts = embedder.text(PARAMS, [tokenizer.encode(prompt, 24) for prompt in class_prompts("ab", "sound")])
+    right = [int(np.argmax(audio[index] @ prompts.T)) == index % 2 for index in range(9)]
+    assert results["zero_shot"]["tiny"]["accuracy"] == np.mean(right)
+
+
+def test_results_say_what_they_are(results):
+    found = results["retrieval"]["tiny"]
+    assert found["n_clips"] == 10 and found["n_captions"] == 19 and found["crop"] == "none" and found["split"] == "test"
+    assert len(found["split_fingerprint"]) == 16
+    found = results["zero_shot"]["tiny"]
+    assert found["n"] == 9 and found["chance"] == 0.5 and found["classes"] == ["a", "b"]
+    assert found["template"] == "sound" and found["label"] == "kind"
+
+
+def test_written_as_json(results, tmp_path):
+    write_results(results, tmp_path / "evaluation.json")
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == results
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_scalars_are_the_numbers_of_curves(results):
+    found = scalars(results)
+    assert found["retrieval/tiny/t2a_r1"] == results["retrieval"]["tiny"]["t2a_r1"]
+    assert found["zero_shot/tiny/accuracy"] == results["zero_shot"]["tiny"]["accuracy"]
+    assert all(isinstance(value, float) for value in found.values())
+    assert not any("interval" in name or "n_clips" in name for name in found)
+
+
+def test_table_sets_chance_and_n_beside_each_number(results):
+    lines = table(results).splitlines()
+    assert len(lines) == 5
+    assert "tiny, text to audio" in lines[1] and f"{results['retrieval']['tiny']['chance_r1']:.3f}" in lines[1]
+    assert "tiny, kind" in lines[4] and "0.500" in lines[4]
+    assert "nothing was evaluated" in table({"retrieval": {}, "zero_shot": {}})
+
+
+def test_same_results_on_a_mesh_and_while_parameters_change(embedder, tokenizer, results):
+    task = make_task("tiny", CLIPS, tokenizer, 24, label="kind", template="sound")
+    programs = embedder.programs
+    other = evaluate(embedder, tiny_params(CONFIG, seed=5), [task], resamples=50)
+    assert embedder.programs == programs
+    assert other["retrieval"]["tiny"]["t2a_map10"] != results["retrieval"]["tiny"]["t2a_map10"]
+    mesh = create_mesh(CONFIG.parallel, jax.devices()[:2])
+    params = jax.device_put(PARAMS, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    sharded = evaluate(Embedder(CONFIG, mesh=mesh), params, [task], resamples=200)
+    for name in ("t2a_r1", "t2a_map10", "a2t_map10", "t2a_medr"):
+        assert sharded["retrieval"]["tiny"][name] == pytest.approx(results["retrieval"]["tiny"][name])
+
+
+def test_under_a_transfer_guard(embedder, tokenizer):
+    task = make_task("tiny", CLIPS, tokenizer, 24, label="kind")
+    params = jax.device_put(PARAMS)
+    with jax.transfer_guard("disallow"):
+        evaluate(embedder, params, [task], resamples=10)
+
+
+def test_sets_without_captions_or_labels(embedder, tokenizer):
+    bare = [EvaluationClip(clip.id, clip.waveform, (), clip.labels, clip.key) for clip in CLIPS[:3]]
+    found = evaluate(embedder, PARAMS, [make_task("bare", bare, tokenizer, 24, label="kind")], resamples=10)
+    assert found["retrieval"] == {} and found["zero_shot"]["bare"]["n"] == 3
+    found = evaluate(embedder, PARAMS, [make_task("mixed", [*bare, *CLIPS[3:6]], tokenizer, 24)], resamples=10)
+    assert found["zero_shot"] == {} and found["retrieval"]["mixed"]["n_clips"] == 3
+
+
+def test_fingerprint_depends_on_what_is_scored(tokenizer):
+    def fingerprint(clips):
+        return make_task("tiny", clips, tokenizer, 24).fingerprint
+
+    assert fingerprint(CLIPS) == fingerprint(list(CLIPS))
+    assert len({fingerprint(CLIPS), fingerprint(CLIPS[::-1]), fingerprint(CLIPS[:-1])}) == 3
+    other = EvaluationClip("clip0", CLIPS[0].waveform, ("other words",), CLIPS[0].labels, 0)
+    assert fingerprint([other, *CLIPS[1:]]) != fingerprint(CLIPS)
+
+
+def test_bad_tasks(tokenizer):
+    with pytest.raises(ConfigError, match="evaluation set 'empty' holds no clips"):
+        make_task("empty", [], tokenizer, 24)
+    with pytest.raises(ZeroShotError, match="no clip has the label 'genre'; labels found: kind"):
+        make_task("tiny", CLIPS, tokenizer, 24, label="genre")
+    with pytest.raises(ZeroShotError, match="template 'loud' is not known"):
+        make_task("tiny", CLIPS, tokenizer, 24, template="loud")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("esc=data/esc50:test:class", ("esc", "data/esc50", "test", "class")),
+        ("clips=data/clips:val+test", ("clips", "data/clips", "val+test", "")),
+        ("cloud=gs://bucket/data:test:drum", ("cloud", "gs://bucket/data", "test", "drum")),
+        ("cloud=gs://bucket/data:test", ("cloud", "gs://bucket/data", "test", "")),
+    ],
+)
+def test_data_argument(text, expected):
+    name, settings = parse_data_argument(text)
+    assert (name, settings.path, settings.split, settings.label) == expected
+
+
+@pytest.mark.parametrize("text", ["data/esc50:test", "esc=data/esc50", "=data:test", "esc=:test", "esc=data:"])
+def test_bad_data_argument(text):
+    with pytest.raises(ConfigError, match="is not NAME=PATH:SPLIT"):
+        parse_data_argument(text)

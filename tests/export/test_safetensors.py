@@ -1,0 +1,125 @@
+"""What is exported comes back bit for bit; every broken directory has its own clear error."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from slap_jax.export.safetensors import ExportError, check_shapes, export, flatten_params, load_export, nest_params
+from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run")
+    config = tiny_config()
+    tiny_tokenizer(directory / "words.model")
+    return config, tiny_run_params(config), directory / "words.model"
+
+
+@pytest.fixture
+def exported(run, tmp_path):
+    config, params, tokenizer = run
+    return export(params, config, tokenizer, tmp_path / "export", step=7)
+
+
+def test_round_trip(run, exported):
+    config, params, tokenizer = run
+    loaded = load_export(exported)
+    assert loaded.step == 7 and loaded.tokenizer_path.read_bytes() == tokenizer.read_bytes()
+    assert loaded.config.model.to_dict() == config.model.to_dict()
+    assert loaded.config.audio.to_dict() == config.audio.to_dict()
+    expected = flatten_params(params)
+    found = flatten_params(loaded.params)
+    assert set(expected) - set(found) == {"objectives/distillation/head/prototypes"}
+    for name, value in found.items():
+        assert value.dtype == np.float32 and np.array_equal(value, np.asarray(expected[name])), name
+
+
+def test_holds_only_the_three_files_and_no_paths(exported):
+    assert sorted(path.name for path in exported.iterdir()) == ["config.json", "model.safetensors", "tokenizer.model"]
+    assert "/" not in (exported / "config.json").read_text().replace("\\/", "")
+
+
+def test_parameters_on_devices_are_gathered(run, tmp_path):
+    config, params, tokenizer = run
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    kernel = jax.device_put(np.arange(16.0, dtype=np.float32).reshape(8, 2), spec)
+    export({"model": {"kernel": kernel}}, config, tokenizer, tmp_path)
+    assert np.array_equal(load_file(tmp_path / "model.safetensors")["model/kernel"], np.asarray(kernel))
+
+
+def test_a_second_export_replaces_the_first(run, exported):
+    config, params, tokenizer = run
+    params = {"model": jax.tree.map(lambda leaf: leaf + 1, params["model"])}
+    loaded = load_export(export(params, config, tokenizer, exported, step=8))
+    assert loaded.step == 8 and "objectives" not in loaded.params
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "model.safetensors", "config.json"])
+def test_a_missing_file_is_named(exported, name):
+    (exported / name).unlink()
+    with pytest.raises(ExportError, match=f"lacks {name}"):
+        load_export(exported)
+
+
+def test_not_a_directory(tmp_path):
+    with pytest.raises(ExportError, match="nowhere is not a directory"):
+        load_export(tmp_path / "nowhere")
+
+
+def test_another_version(exported):
+    path = exported / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
+    with pytest.raises(ExportError, match="version 99; this slap_jax .* reads 'slap_jax' version 1"):
+        load_export(exported)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": "slap_jax"}', "null"])
+def test_a_broken_config(exported, content):
+    (exported / "config.json").write_text(content)
+    with pytest.raises(ExportError, match=r"config\.json is not the description of an export"):
+        load_export(exported)
+
+
+def test_damaged_weights(exported):
+    path = exported / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1_000])
+    with pytest.raises(ExportError, match="model.safetensors cannot be read"):
+        load_export(exported)
+
+
+def test_a_vocabulary_of_another_model(exported):
+    with (exported / "tokenizer.model").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ExportError, match="not the vocabulary that this model was trained with"):
+        load_export(exported)
+
+
+def test_export_needs_model_and_vocabulary(run, tmp_path):
+    config, params, tokenizer = run
+    with pytest.raises(ExportError, match="tokenizer .*none is missing"):
+        export(params, config, tmp_path / "none", tmp_path)
+    with pytest.raises(ExportError, match="hold objectives; expected 'model'"):
+        export({"objectives": params["objectives"]}, config, tokenizer, tmp_path)
+
+
+def test_shapes_are_compared_by_name():
+    expected = {"a": {"b": np.zeros((2, 3))}, "c": np.zeros(1)}
+    check_shapes(expected, expected, "model")
+    with pytest.raises(ExportError, match=r"a/b: found \[3, 2\], expected \[2, 3\]; c: found nothing, expected \[1\]"):
+        check_shapes({"a": {"b": np.zeros((3, 2))}}, expected, "model")
+
+
+def test_nesting_inverts_flattening():
+    tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert nest_params(flatten_params(tree)) == tree
+
+
+def test_names_are_readable_by_plain_safetensors(exported, tmp_path):
+    tensors = load_file(exported / "model.safetensors")
+    assert any(name.startswith("model/audio_encoder/") for name in tensors)
+    save_file(tensors, tmp_path / "again.safetensors")

@@ -1,0 +1,224 @@
+"""The model as a person uses it: every form of input, equal results, and one clear error for each bad one."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+import slap_jax
+from slap_jax.data.audio import AudioError
+from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.evaluation.zero_shot import ZeroShotError
+from slap_jax.export.safetensors import ExportError, export
+from slap_jax.inference.model import SlapModel, TextError
+from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
+
+CONFIG = tiny_config()
+PARAMS = tiny_run_params(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    root = tmp_path_factory.mktemp("model")
+    tiny_tokenizer(root / "words.model")
+    export(PARAMS, CONFIG, root / "words.model", root / "export")
+    soundfile.write(root / "clip.wav", noise(0, 1.0), 16_000, subtype="FLOAT")
+    stereo = np.stack([noise(1, 1.0, 44_100), noise(2, 1.0, 44_100)], axis=1)
+    soundfile.write(root / "stereo.flac", stereo, 44_100)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+    return slap_jax.load(directory / "export")
+
+
+def test_every_form_of_a_clip_gives_the_same_vector(model, directory):
+    path = directory / "clip.wav"
+    samples, rate = soundfile.read(path, dtype="float32")
+    forms = [str(path), path, path.read_bytes(), (samples, rate), (samples[:, None].repeat(2, axis=1), rate)]
+    embeddings = model.embed_audio(forms)
+    assert embeddings.dtype == np.float32 and embeddings.shape == (5, 16)
+    assert np.allclose(np.linalg.norm(embeddings, axis=1), 1.0, atol=1e-5)
+    for embedding in embeddings[1:4]:
+        assert np.array_equal(embedding, embeddings[0])
+    assert np.allclose(embeddings[4], embeddings[0], atol=1e-6)
+
+
+def test_stereo_of_another_rate(model, directory):
+    path = directory / "stereo.flac"
+    from_file = model.embed_audio([path])
+    samples, rate = soundfile.read(path, dtype="float32")
+    integers, _ = soundfile.read(path, dtype="int16")
+    assert np.array_equal(model.embed_audio([(samples, rate)]), from_file)
+    assert np.allclose(model.embed_audio([(integers, rate)]), from_file, atol=1e-5)
+
+
+def test_alone_or_in_a_list(model, directory):
+    clips = [directory / "clip.wav", directory / "stereo.flac", (noise(3, 1.0), 16_000)]
+    together = model.embed_audio(clips)
+    assert np.array_equal(model.embed_audio(clips[::-1])[::-1], together)
+    for index, clip in enumerate(clips):
+        assert np.array_equal(model.embed_audio([clip])[0], together[index])
+
+
+def test_more_clips_than_are_decoded_at_once(model, monkeypatch):
+    clips = [(noise(index, 0.3), 16_000) for index in range(5)]
+    whole = model.embed_audio(clips)
+    monkeypatch.setattr("slap_jax.inference.model._DECODED_AT_ONCE", 2)
+    assert np.array_equal(model.embed_audio(clips), whole)
+
+
+def test_one_sample_is_enough(model):
+    embedding = model.embed_audio([(np.array([0.5], np.float32), 16_000), (np.zeros(1, np.int16), 8_000)])
+    assert np.isfinite(embedding).all()
+
+
+def test_text(model):
+    texts = ["a dog barks outside", "Rain falls", "rain falls", "unknown words entirely " * 50]
+    embeddings = model.embed_text(texts)
+    assert embeddings.shape == (4, 16) and embeddings.dtype == np.float32
+    assert np.array_equal(embeddings[1], embeddings[2])  # the vocabulary folds case
+    assert np.array_equal(model.embed_text(texts[:1])[0], embeddings[0])
+    assert model.embed_text([]).shape == (0, 16) and model.embed_audio([]).shape == (0, 16)
+
+
+def test_similarity_is_cosine(model, directory):
+    audio, text = model.embed_audio([directory / "clip.wav"]), model.embed_text(["a dog barks", "wind"])
+    similarity = model.similarity(audio, text)
+    assert similarity.shape == (1, 2) and similarity[0, 1] == pytest.approx(float(audio[0] @ text[1]))
+
+
+def test_classify_is_the_softmax_of_scaled_similarity(model, directory):
+    labels = ["a dog barks", "rain", "wind_blows"]
+    (result,) = model.classify([directory / "clip.wav"], labels, template="plain")
+    assert set(result) == set(labels) and sum(result.values()) == pytest.approx(1.0)
+    assert list(result.values()) == sorted(result.values(), reverse=True)
+    text = model.embed_text(["a dog barks", "rain", "wind blows"])
+    logits = 20.0 * model.similarity(model.embed_audio([directory / "clip.wav"]), text)[0]
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert [result[label] for label in labels] == pytest.approx(expected.tolist(), rel=1e-4)
+    assert model.classify([], labels) == []
+
+
+def test_caption(model, directory):
+    clips = [directory / "clip.wav", directory / "stereo.flac"]
+    captions = model.caption(clips)
+    assert model.can_caption and len(captions) == 2 and all(isinstance(text, str) for text in captions)
+    assert model.caption(clips[::-1])[::-1] == captions
+    assert model.caption([]) == []
+
+
+def test_captions_equal_teacher_forcing(model):
+    """Each token that greedy decoding wrote is the likeliest one given the tokens before it."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from slap_jax.inference.embedder import one_clip_rows
+    from slap_jax.models.caption_decoder import CaptionDecoder
+    from slap_jax.models.slap import token_segments
+
+    clip = noise(5, 1.0)
+    captioner = model._captioner
+    (tokens,) = captioner(PARAMS["model"], PARAMS["objectives"]["captioning"]["decoder"], [clip])
+    tokens = [1, *tokens[: tokens.index(2) + 1 if 2 in tokens else len(tokens)]]
+    decoder = CaptionDecoder(CONFIG.model, 32, rngs=nnx.Rngs(1))
+    slap = model._embedder.model(PARAMS["model"])
+    segments, columns = one_clip_rows(jnp.array([16_000]), 7, 2_560)
+    waveform = np.zeros((1, 7 * 2_560), np.float32)
+    waveform[0, :16_000] = clip
+    memory = slap.audio_tokens(slap.audio_patches(waveform, segments), segments, columns)
+    row = np.array([tokens], np.int32)
+    hidden = decoder(row, np.ones_like(row), np.arange(row.shape[1])[None], memory, token_segments(segments, 4))
+    assert np.asarray(decoder.logits(hidden))[0].argmax(axis=-1)[:-1].tolist() == tokens[1:]
+
+
+def test_a_model_without_decoder_says_so(directory, tmp_path):
+    params = {"model": PARAMS["model"], "objectives": {"contrastive": PARAMS["objectives"]["contrastive"]}}
+    model = SlapModel.load(export(params, CONFIG, directory / "words.model", tmp_path))
+    assert not model.can_caption
+    with pytest.raises(ExportError, match=r"config\.objectives\.captioning\.weight=0"):
+        model.caption([(noise(0, 0.3), 16_000)])
+
+
+def test_other_precision(directory):
+    half = slap_jax.load(directory / "export", compute_dtype="bfloat16").embed_audio([directory / "clip.wav"])
+    full = slap_jax.load(directory / "export").embed_audio([directory / "clip.wav"])
+    assert 1e-6 < np.abs(half - full).max() < 0.1
+    with pytest.raises(ExportError, match="compute_dtype is 'float16'"):
+        slap_jax.load(directory / "export", compute_dtype="float16")
+
+
+def test_parameters_of_another_architecture(directory, tmp_path):
+    config = tiny_config()
+    config.model.embed_dim = 8
+    with pytest.raises(ExportError, match=r"audio_projection/kernel: found \[32, 16\], expected \[32, 8\]"):
+        SlapModel.load(export(PARAMS, config, directory / "words.model", tmp_path))
+
+
+def test_a_vocabulary_larger_than_the_model(directory, tmp_path):
+    config = tiny_config()
+    config.model.vocab_size = 20
+    with pytest.raises(ExportError, match=r"has \d+ ids, the model only 20"):
+        SlapModel(config, PARAMS, Tokenizer(directory / "words.model"))
+
+
+def text_file() -> bytes:
+    return b"this is no audio"
+
+
+def truncated() -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, noise(0, 1.0), 16_000, format="WAV")
+    return buffer.getvalue()[:5_000]
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        ("missing.wav", r"clip 1: .*missing\.wav is missing"),
+        (b"", "clip 1 .* is empty"),
+        (text_file(), "clip 1 .* is not readable"),
+        (truncated(), "clip 1 .* is broken off"),
+        ((np.zeros(0, np.float32), 16_000), "clip 1 holds no samples"),
+        ((np.array([0.1, np.nan], np.float32), 16_000), "clip 1 has 1 NaN"),
+        ((np.zeros((2, 16_000), np.float32), 16_000), r"clip 1 has shape \(2, 16000\)"),
+        ((np.zeros(8, np.float32), 0), "clip 1 has sample rate 0"),
+        (np.zeros(8, np.float32), "clip 1 is a ndarray; expected a path"),
+        (None, "clip 1 is a NoneType"),
+    ],
+)
+def test_bad_clips_are_named_by_their_place(model, clip, message):
+    with pytest.raises(AudioError, match=message):
+        model.embed_audio([(noise(0, 0.3), 16_000), clip])
+
+
+@pytest.mark.parametrize("clip", ["a.wav", b"RIFF", np.zeros(4), (np.zeros(4), 16_000)])
+def test_one_clip_without_a_list(model, clip):
+    with pytest.raises(AudioError, match=r"write \[clip\]"):
+        model.embed_audio(clip)
+
+
+def test_bad_text(model):
+    with pytest.raises(TextError, match=r"write \[text\]"):
+        model.embed_text("a dog")
+    with pytest.raises(TextError, match="text 1 is '  '"):
+        model.embed_text(["a dog", "  "])
+
+
+@pytest.mark.parametrize("labels", [[], "dog", ["dog", "dog"]])
+def test_bad_labels(model, labels):
+    with pytest.raises(ZeroShotError, match="expected a list of distinct names"):
+        model.classify([(noise(0, 0.3), 16_000)], labels)
+
+
+def test_importing_the_package_is_instant_and_touches_no_device():
+    program = "import sys, slap_jax; assert 'jax' not in sys.modules; print(slap_jax.__version__)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    program = "import slap_jax, jax; slap_jax.SlapModel; assert not jax._src.xla_bridge._backends"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = slap_jax.nothing
