@@ -293,8 +293,8 @@ def _check_same_architecture(found: Mapping[str, Any], wanted: Mapping[str, Any]
     raise CheckpointError(
         f"checkpoint {path} is of another architecture:\n{shown}\n"
         + (f"  ... and {more} more\n" if more > 0 else "")
-        + "start in another run directory, or set config.model, config.objectives and config.optimizer back to those "
-        "of this run (its config.json)"
+        + "start in another run directory, or set config.model, config.objectives and config.optimizer back to what "
+        f"{path / 'meta' / 'metadata'} holds"
     )
 
 

@@ -37,17 +37,21 @@ def test_metrics_come_one_step_late_and_without_implicit_transfers(tmp_path):
 
 
 def test_write_does_not_wait_for_the_step_just_dispatched(tmp_path):
-    class Unfinished:
-        """Stands for a device scalar that must not be read yet."""
+    class Scalar:
+        """Stands for a device scalar that is not there before the next step is dispatched."""
 
-        def __array__(self, *_):
-            raise AssertionError("read before the next step was dispatched")
+        finished = False
 
-        __float__ = __array__
+        def __float__(self) -> float:
+            assert self.finished, "read before the next step was dispatched"
+            return 2.0
 
-    writer = _writer(tmp_path)
-    writer.write(1, {"loss/total": 1.0})
-    assert writer.write(2, {"loss/total": Unfinished()}) == {"loss/total": 1.0}
+    second = Scalar()
+    with _writer(tmp_path) as writer:
+        writer.write(1, {"loss/total": 1.0})
+        assert writer.write(2, {"loss/total": second}) == {"loss/total": 1.0}
+        second.finished = True
+        assert writer.write(3, {"loss/total": 3.0}) == {"loss/total": 2.0}
 
 
 def test_non_finite_values_are_null_in_the_file_and_seen_by_the_loop(tmp_path):

@@ -90,6 +90,9 @@ def _memory(devices: list[Any]) -> str:
 def place_batch(batch: PackedBatch, mesh: Mesh) -> PackedBatch:
     """Puts the rows that this process read on its devices, as its part of the global batch.
 
+    Which rows the global batch holds does not depend on the mesh. Their order follows the devices: on a TPU slice the
+    rows of one process need not be neighbours.
+
     Args:
         batch: NumPy arrays with the LOCAL rows, [R / processes, ...].
         mesh: whose `data` and `fsdp` axes split the rows.

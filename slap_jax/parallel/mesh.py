@@ -1,7 +1,7 @@
 """The device mesh: axes `data`, `fsdp` and `tensor` over any number of devices, hosts and slices."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -51,7 +51,17 @@ def create_mesh(parallel: ConfigDict, devices: Sequence[Any] | None = None) -> M
         ConfigError: the sizes do not fit the devices, or two hosts would need the same rows of the batch.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = mesh_sizes(parallel, len(devices))
+    grid = device_grid(mesh_sizes(parallel, len(devices)), devices)
+    _check_rows_per_host(grid)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def device_grid(sizes: tuple[int, int, int], devices: list[Any]) -> np.ndarray:
+    """Lays the devices out as an array of the mesh's shape.
+
+    Raises:
+        ConfigError: there are several slices and `data` is no multiple of their number.
+    """
     slices = len({getattr(device, "slice_index", 0) or 0 for device in devices})
     if slices > 1:
         if sizes[0] % slices:
@@ -60,14 +70,19 @@ def create_mesh(parallel: ConfigDict, devices: Sequence[Any] | None = None) -> M
                 "cross slices"
             )
         within = (sizes[0] // slices, *sizes[1:])
-        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices=devices)
-    elif devices[0].platform == "tpu":
-        grid = mesh_utils.create_device_mesh(sizes, devices=devices)
-    else:
-        # GPUs and CPUs: the order of the devices is host by host, so the last axes stay inside a host.
-        grid = np.array(devices, dtype=object).reshape(sizes)
-    _check_rows_per_host(grid)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        return _torus(mesh_utils.create_hybrid_device_mesh, within, (slices, 1, 1), devices=devices)
+    if devices[0].platform == "tpu":
+        return _torus(mesh_utils.create_device_mesh, sizes, devices=devices)
+    # GPUs and CPUs: the order of the devices is host by host, so the last axes stay inside a host.
+    return np.array(devices, dtype=object).reshape(sizes)
+
+
+def _torus(create: Callable[..., np.ndarray], *sizes: tuple[int, ...], devices: list[Any]) -> np.ndarray:
+    """Lays mesh axes along the links of the TPU; only where whole links do not fit may an axis split one."""
+    try:
+        return create(*sizes, devices=devices)
+    except NotImplementedError:
+        return create(*sizes, devices=devices, allow_split_physical_axes=True)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -3,11 +3,19 @@
 import jax
 import numpy as np
 import pytest
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, PartitionSpec
 from ml_collections import ConfigDict
 
 from slap_jax.config import ConfigError
-from slap_jax.parallel.mesh import _check_rows_per_host, batch_sharding, create_mesh, mesh_sizes, replicated
+from slap_jax.parallel.mesh import (
+    _check_rows_per_host,
+    batch_sharding,
+    create_mesh,
+    device_grid,
+    mesh_sizes,
+    replicated,
+)
 
 
 def _parallel(data: int, fsdp: int, tensor: int) -> ConfigDict:
@@ -58,8 +66,32 @@ def test_rows_are_split_over_data_and_fsdp():
 
 
 class _Device:
-    def __init__(self, process_index: int):
-        self.process_index = process_index
+    def __init__(self, process_index: int, slice_index: int = 0):
+        self.process_index, self.slice_index, self.platform = process_index, slice_index, "tpu"
+
+
+def test_only_data_crosses_slices(monkeypatch):
+    calls = []
+    monkeypatch.setattr(mesh_utils, "create_hybrid_device_mesh", lambda *sizes, devices: calls.append(sizes))
+    devices = [_Device(index // 4, index // 8) for index in range(16)]
+    device_grid((4, 2, 2), devices)
+    assert calls == [((2, 2, 2), (2, 1, 1))]
+    with pytest.raises(ConfigError, match=r"config\.parallel\.data is 1, not a multiple of the 2 slices"):
+        device_grid((1, 8, 2), devices)
+
+
+def test_an_axis_splits_a_link_of_the_torus_only_where_it_must(monkeypatch):
+    calls = []
+
+    def create(sizes, devices, **options):
+        calls.append(options)
+        if not options:
+            raise NotImplementedError("no assignment of whole links")
+        return np.array(devices, dtype=object).reshape(sizes)
+
+    monkeypatch.setattr(mesh_utils, "create_device_mesh", create)
+    assert device_grid((2, 4, 2), [_Device(0)] * 16).shape == (2, 4, 2)
+    assert calls == [{}, {"allow_split_physical_axes": True}]
 
 
 def test_a_tensor_group_over_two_hosts_is_refused():
