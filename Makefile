@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(notdir $(PYTHON))),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo unknown)
 
 RUN := runs/demo
 PYTEST_ARGS ?=
@@ -21,20 +21,21 @@ environment: $(VENV)/.dev
 
 # The environment is made anew when PYTHON became another version, and installed again when the requirements changed.
 $(VENV)/.python-$(VERSION):
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else 1)' || \
-	  { echo "slap_jax needs Python 3.11 or newer, and $(PYTHON) is $(VERSION). Write: PYTHON=python3.12 make ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "slap_jax needs Python 3.11 or newer; the version of $(PYTHON) is $(VERSION)."; \
+	  echo "Name one that runs: make PYTHON=/path/to/python3.12 ..."; exit 1; }
 	@echo "Making $(VENV) with Python $(VERSION)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.python-$(VERSION) pyproject.toml requirements.txt
 	@echo "Installing slap_jax and what the demo needs into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python-$(VERSION) pyproject.toml requirements.txt
 	@echo "Installing slap_jax and the development tools into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
 test: $(VENV)/.dev
@@ -53,13 +54,13 @@ demo: $(VENV)/.demo
 	@echo "1/6  Preparing the embedded clips and synthetic scenes"
 	@$(BIN)/slap prepare demo_data/manifest.jsonl $(RUN)/data/clips
 	@$(BIN)/slap scenes $(RUN)/data/scenes --train 1000 --test 256
-	@echo "2/6  Learning the vocabulary of the captions"
-	@$(BIN)/slap tokenizer $(RUN)/data/tokenizer.model --data $(RUN)/data/clips:train --data $(RUN)/data/scenes:train
-	@echo "3/6  Training configs/demo.py"
-	@$(BIN)/slap train --config configs/demo.py --run-dir $(RUN)
+	@echo "2/6  Learning the vocabulary of their captions"
+	@$(BIN)/slap tokenizer $(RUN)/data/clips $(RUN)/data/scenes --vocab-size 400 --output $(RUN)/data/tokenizer.model
+	@echo "3/6  Training configs/demo.py with all three objectives"
+	@$(BIN)/slap train --config configs/demo.py:data=$(RUN)/data --run-dir $(RUN)
 	@echo "4/6  Exporting the model"
 	@$(BIN)/slap export $(RUN)
-	@echo "5/6  Evaluating on clips and scenes that training has not seen"
+	@echo "5/6  Evaluating it on clips and scenes that training has not seen"
 	@$(BIN)/slap evaluate $(RUN)
 	@echo "6/6  Writing the report"
 	@$(BIN)/slap report $(RUN)
