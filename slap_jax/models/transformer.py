@@ -109,7 +109,7 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """Creates the layer."""
-        shared: dict[str, Any] = dict(out_scale=out_scale, dtype=dtype, rngs=rngs)
+        shared: dict[str, Any] = {"out_scale": out_scale, "dtype": dtype, "rngs": rngs}
         self.attention_norm = RMSNorm(width, dtype=dtype)
         self.attention = SelfAttention(width, heads, window=window, causal=causal, backend=backend, **shared)
         if cross:

@@ -1,14 +1,17 @@
 """Local attention in blocks: each block of queries sees its own keys and `window` more on either side; pure XLA."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from slap_jax.models.attention.dense import masked_attention
 
 
-def block_length(length: int, window: int) -> int:
-    """Queries in a block: enough that the overlap is a small share, few enough that most of a block is inside a window."""
-    return min(max(64, 1 << (2 * window - 1).bit_length()), -(-length // 8) * 8)
+def block_length(window: int) -> int:
+    """Queries in a block: at least a window, so that the neighbours hold all that a block sees."""
+    # Small blocks compute few masked scores; an accelerator needs them large enough to fill its units.
+    smallest = 32 if jax.default_backend() == "cpu" else 128
+    return max(smallest, -(-window // 32) * 32)
 
 
 def _with_neighbours(blocks: Shaped[Array, "R B n ..."], before: int, after: int) -> Shaped[Array, "R B m ..."]:
@@ -40,7 +43,7 @@ def blocked_attention(
         causal: whether keys after the query are hidden.
     """
     rows, length, heads, dim = q.shape
-    size = max(block_length(length, window), window)
+    size = block_length(window)
     count = -(-length // size)
     missing = count * size - length
     if missing:

@@ -27,12 +27,12 @@ def masked_attention(
     allow = allow[..., None, :, :]
     scores = jnp.where(allow, scores, MASKED_SCORE)
     highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = jnp.where(allow, jnp.exp(scores - highest), 0.0)
-    total = jnp.sum(weights, axis=-1)
+    weights = jnp.exp(scores - highest)
+    # Where a query sees no key, all its masked scores are the highest: such sums are dropped.
+    total = jnp.where(highest[..., 0] > MASKED_SCORE, jnp.sum(weights, axis=-1), jnp.inf)
     # Dividing the result instead of the weights spares a pass over the largest tensor, forward and backward.
     out = jnp.einsum("...hqn,...nhd->...qhd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    total = jnp.swapaxes(jnp.where(total > 0.0, total, 1.0), -1, -2)
-    return (out / total[..., None]).astype(v.dtype)
+    return (out / jnp.swapaxes(total, -1, -2)[..., None]).astype(v.dtype)
 
 
 def allowed(

@@ -1,0 +1,46 @@
+"""The choice of a backend: by size, obeyed when forced, refused when impossible, logged once."""
+
+import logging
+
+import jax.numpy as jnp
+import pytest
+
+from slap_jax.models.attention import attention
+from slap_jax.models.attention.select import AttentionError, select_backend
+
+
+def test_auto_takes_blocks_for_local_layers_of_long_rows_only():
+    assert select_backend("auto", 2_048, 2_048, 12, False, False) == "blocked"
+    assert select_backend("auto", 32, 32, 12, False, False) == "dense"
+
+
+def test_auto_leaves_the_dense_score_matrix_for_long_rows():
+    assert select_backend("auto", 16, 16, None, False, False) == "dense"
+    assert select_backend("auto", 4_096, 4_096, None, False, False) == "chunked"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("flash", 64, 64, None, False, False), "unknown"),
+        (("blocked", 64, 64, None, False, False), "local self-attention"),
+        (("blocked", 64, 64, 4, False, True), "not cross-attention"),
+        (("dense", 64, 64, None, True, True), "not cross-attention"),
+        (("dense", 64, 64, -1, False, False), "window is -1"),
+    ],
+)
+def test_impossible_wishes_raise(arguments, message):
+    with pytest.raises(AttentionError, match=message):
+        select_backend(*arguments)
+
+
+def test_choice_is_logged_once_with_its_reason(caplog):
+    q = jnp.zeros((1, 48, 1, 4))
+    segments = jnp.ones((1, 48), jnp.int32)
+    select_backend.cache_clear()
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            attention(q, q, q, q_segments=segments, backend="chunked")
+    messages = [record.getMessage() for record in caplog.records if "attention:" in record.getMessage()]
+    assert len(messages) == 1
+    assert "chunked" in messages[0] and "forced" in messages[0] and "48" in messages[0]

@@ -1,0 +1,84 @@
+"""The caption decoder: causal within a slot, reads its own slot only, and decodes with a cache as without."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from slap_jax.models.caption_decoder import BOS, EOS, PAD, CaptionDecoder
+
+MEMORY_WIDTH, SLOTS, MAX_TOKENS = 12, 3, 7
+MEMORY = [[8, 0, 11], [20, 4, 6]]  # slot 2 of row 0 has no audio
+
+
+@pytest.fixture
+def setup(tiny_config, pack):
+    decoder = CaptionDecoder(tiny_config.model, MEMORY_WIDTH, rngs=nnx.Rngs(0))
+    # Far from initialisation, so that decoding depends on the audio and on the tokens before.
+    graphdef, params = nnx.split(decoder)
+    params = jax.tree.map(lambda p: p * 2.0 if p.ndim == 3 else p, params)
+    memory_segments, _ = pack(MEMORY, 30)
+    memory = jnp.asarray(np.random.default_rng(2).standard_normal((2, 30, MEMORY_WIDTH)) * 2, jnp.float32)
+    return nnx.merge(graphdef, params), memory, memory_segments
+
+
+def decode_without_cache(decoder, memory, memory_segments):
+    """Every token from a full teacher-forced pass over all that was written so far."""
+    segments = np.repeat(np.arange(1, SLOTS + 1), MAX_TOKENS)[None].repeat(2, axis=0)
+    positions = np.tile(np.arange(MAX_TOKENS), SLOTS)[None].repeat(2, axis=0)
+    tokens = np.full((2, SLOTS, MAX_TOKENS + 1), PAD, np.int32)
+    tokens[:, :, 0] = BOS
+    done = np.asarray([[n == 0 for n in row] for row in MEMORY])
+
+    @jax.jit
+    def logits(tokens):
+        return decoder.logits(decoder(tokens, segments, positions, memory, memory_segments))
+
+    for step in range(MAX_TOKENS):
+        scores = logits(tokens[:, :, :MAX_TOKENS].reshape(2, -1)).reshape(2, SLOTS, MAX_TOKENS, -1)
+        chosen = np.where(done, PAD, np.argmax(scores[:, :, step], axis=-1))
+        tokens[:, :, step + 1] = chosen
+        done |= chosen == EOS
+    return tokens[:, :, 1:]
+
+
+def test_greedy_with_cache_equals_argmax_of_the_full_forward(setup):
+    decoder, memory, memory_segments = setup
+    expected = decode_without_cache(decoder, memory, memory_segments)
+    got = np.asarray(jax.jit(lambda m: decoder.greedy(m, memory_segments, SLOTS, MAX_TOKENS))(memory))
+    assert got.shape == (2, SLOTS, MAX_TOKENS)
+    np.testing.assert_array_equal(got, expected)
+    assert (got[0, 1] == PAD).all()
+    written = {tuple(caption) for caption in got.reshape(-1, MAX_TOKENS)}
+    assert len(written) > 3  # the captions follow their audio
+    assert max(len(set(caption)) for caption in written) > 2
+
+
+def test_greedy_stops_a_caption_at_its_end_token(setup):
+    decoder, memory, memory_segments = setup
+    first = decoder.greedy(memory, memory_segments, SLOTS, MAX_TOKENS)
+    # Exchange EOS with the token that some caption writes second: that caption ends there.
+    target = int(first[1, 0, 1])
+    table = decoder.embedding.table
+    table[...] = table[...].at[jnp.asarray([EOS, target])].set(table[...][jnp.asarray([target, EOS])])
+    got = np.asarray(decoder.greedy(memory, memory_segments, SLOTS, MAX_TOKENS))
+    assert got[1, 0, 0] == first[1, 0, 0] and got[1, 0, 1] == EOS
+    assert (got[1, 0, 2:] == PAD).all()
+    np.testing.assert_array_equal(got, decode_without_cache(decoder, memory, memory_segments))
+
+
+def test_hidden_states_depend_on_earlier_tokens_and_own_audio_only(setup, pack):
+    decoder, memory, memory_segments = setup
+    segments, positions = pack([[5, 6, 4], [7, 5, 3]], 16)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(3, 40, (2, 16)))
+    run = jax.jit(lambda tokens, memory: decoder(tokens, segments, positions, memory, memory_segments))
+    hidden = run(tokens, memory)
+    assert decoder.logits(hidden).shape == (2, 16, 40) and decoder.logits(hidden).dtype == jnp.float32
+
+    changed = np.abs(run(tokens.at[1, 9].set(tokens[1, 9] + 1), memory) - hidden).max(-1) > 0
+    np.testing.assert_array_equal(np.argwhere(changed), [[1, 9], [1, 10], [1, 11]])
+
+    louder = memory * jnp.where(memory_segments == 3, 2.0, 1.0)[..., None]
+    changed = np.abs(run(tokens, louder) - hidden).max(-1) > 0
+    np.testing.assert_array_equal(changed, segments == 3)
