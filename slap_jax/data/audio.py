@@ -3,6 +3,7 @@
 import io
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +59,7 @@ def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "")
     try:
         with soundfile.SoundFile(readable) as file:
             rate, promised, comments = file.samplerate, file.frames, file.extra_info
-            # Mixing block by block keeps one channel in memory however many the file has.
-            blocks = [
-                block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-                for block in file.blocks(blocksize=_BLOCK_FRAMES, dtype="float32", always_2d=True)
-            ]
+            blocks = list(_mono_blocks(file))
     except (soundfile.SoundFileError, RuntimeError) as error:
         reason = str(error).rpartition(": ")[2].rstrip(".")
         raise AudioError(
@@ -163,6 +160,15 @@ def _open(source: Source, name: str) -> str | io.BytesIO:
     if path.stat().st_size == 0:
         raise AudioError(f"{name} is empty (0 bytes); leave it out", "empty_audio")
     return str(path)
+
+
+def _mono_blocks(file: soundfile.SoundFile) -> Iterator[Float[np.ndarray, " n"]]:
+    """Mixes block by block, which keeps one channel in memory however many the file has.
+
+    `SoundFile.blocks` is not used: of a file shorter than its header says, it gives uninitialised memory.
+    """
+    while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+        yield block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
 
 
 def _is_broken_off(comments: str, promised_frames: int, frames: int) -> bool:

@@ -14,7 +14,7 @@ from jaxtyping import Int16
 from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
-from slap_jax.config import samples_per_column
+from slap_jax.config import ConfigError, samples_per_column
 from slap_jax.data.packing import Clip, clip_element, empty_rows, pack_stream, write_row
 from slap_jax.data.records import Record, Records, open_split
 from slap_jax.data.tokenizer import Tokenizer
@@ -43,8 +43,16 @@ class TrainBatches:
 
         Raises:
             RecordsError: a source is not prepared or lacks the split.
+            ConfigError: hosts, virtual shards and rows that do not divide, or a weight that is not positive.
         """
         data = config.data
+        if data.rows % data.virtual_shards:
+            raise ConfigError(
+                f"config.data.rows is {data.rows}, not a multiple of config.data.virtual_shards={data.virtual_shards}"
+            )
+        for name, source in data.train.items():
+            if source.weight <= 0:
+                raise ConfigError(f"config.data.train.{name}.weight is {source.weight}; write a number above 0")
         self._config = config
         sources = {name: open_split(source.path, source.split) for name, source in data.train.items()}
         self._fingerprint = _fingerprint(config, tokenizer, sources)

@@ -11,6 +11,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from slap_jax.config import ConfigError
 from slap_jax.data.prefetch import Prefetch
 
 Row = Mapping[str, np.ndarray]
@@ -40,9 +41,12 @@ class VirtualShards:
             process_count: P.
             read_ahead: rows of each shard to hold ready. Rows come in bursts of as many as the packer has bins; with
                 that many held ready the next burst is packed while the last one is used.
+
+        Raises:
+            ConfigError: `process_count` does not divide `num_shards`.
         """
         if num_shards % process_count:
-            raise ValueError(
+            raise ConfigError(
                 f"config.data.virtual_shards is {num_shards}, not a multiple of the {process_count} hosts; "
                 "write a multiple of every number of hosts that may ever resume this run"
             )

@@ -1,0 +1,210 @@
+import io
+import struct
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+
+from slap_jax.data.audio import (
+    AudioError,
+    decode_audio,
+    decode_flac,
+    encode_flac,
+    prepare_waveform,
+    to_int16,
+)
+from tests.data.tiny_data import encoded, tone
+
+
+def stereo(seconds, rate):
+    return np.stack([tone(seconds, 300.0, rate), tone(seconds, 2_000.0, rate, 0.2)], axis=1)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 96_000])
+def test_decodes_like_librosa(tmp_path, rate):
+    path = tmp_path / "clip.wav"
+    path.write_bytes(encoded(stereo(0.7, rate), rate, subtype="PCM_24"))
+    expected, _ = librosa.load(path, sr=16_000, mono=True, res_type="soxr_hq")
+    decoded = decode_audio(path)
+    assert decoded.dtype == np.float32
+    np.testing.assert_allclose(decoded, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [("WAV", "PCM_U8"), ("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("AIFF", "PCM_16")],
+)
+def test_every_sample_format_keeps_its_scale(container, subtype):
+    samples = tone(0.2)
+    step = 1 / 128 if subtype == "PCM_U8" else 1 / 32_768
+    np.testing.assert_allclose(decode_audio(encoded(samples, 16_000, container, subtype)), samples, atol=1.01 * step)
+
+
+@pytest.mark.parametrize(("container", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)])
+def test_lossy_formats_decode_to_about_the_same(container, subtype):
+    samples = tone(1.0)
+    decoded = decode_audio(encoded(samples, 16_000, container, subtype))
+    assert abs(len(decoded) - len(samples)) < 0.1 * 16_000
+    assert np.sqrt(np.mean(decoded**2)) == pytest.approx(np.sqrt(np.mean(samples**2)), rel=0.1)
+
+
+def test_path_bytes_and_buffer_give_the_same(tmp_path):
+    data = encoded(stereo(0.1, 44_100), 44_100)
+    path = tmp_path / "clip.wav"
+    path.write_bytes(data)
+    for source in (str(path), data, io.BytesIO(data)):
+        np.testing.assert_array_equal(decode_audio(source), decode_audio(path))
+
+
+def test_other_target_rate():
+    assert len(decode_audio(encoded(tone(0.5)), sample_rate=8_000)) == 4_000
+
+
+# Bad and odd files: each with its stated outcome (docs/data_format.md) ---------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [16_000, 96_000])
+def test_one_sample_is_a_clip(rate):
+    decoded = decode_audio(encoded(np.full(1, 0.25, np.float32), rate))
+    np.testing.assert_allclose(decoded, [0.25], atol=1e-4)
+
+
+def test_ten_minutes_are_decoded_whole():
+    assert len(decode_audio(encoded(np.zeros(600 * 8_000, np.int16), 8_000))) == 600 * 16_000
+
+
+def test_float_file_beyond_full_scale_is_kept_and_clipped_only_for_storage():
+    decoded = decode_audio(encoded(tone(0.1, amplitude=2.0), subtype="FLOAT"))
+    assert decoded.max() > 1.9
+    assert to_int16(decoded).max() == 32_767 and to_int16(decoded).min() == -32_768
+
+
+def truncated_wav():
+    return encoded(tone(1.0))[:10_000]
+
+
+def nan_wav():
+    samples = tone(0.1)
+    samples[[3, 500]] = np.nan, np.inf
+    return encoded(samples, subtype="FLOAT")
+
+
+def corrupt_flac():
+    data = bytearray(encoded(np.random.default_rng(0).normal(0, 0.1, 16_000), container="FLAC"))
+    data[len(data) // 2 : len(data) // 2 + 400] = b"\xff" * 400
+    return bytes(data)
+
+
+def truncated_mp3():
+    data = encoded(tone(3.0), container="MP3")
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "words"),
+    [
+        (b"", "empty_audio", "0 bytes"),
+        (b"This is a text file that somebody named .wav\n" * 20, "unreadable_audio", "not readable"),
+        (encoded(np.zeros(0, np.int16)), "empty_audio", "no samples"),
+        (encoded(tone(1.0))[:30], "unreadable_audio", "not readable"),
+        (truncated_wav(), "truncated_audio", "promises more than the 0.31 s"),
+        (truncated_mp3(), "truncated_audio", "broken off"),
+        (corrupt_flac(), "unreadable_audio", "not readable"),
+        (nan_wav(), "nonfinite_audio", "2 NaN or infinite samples of 1600"),
+    ],
+    ids=["zero-length", "text", "header-only", "half-header", "truncated-wav", "truncated-mp3", "corrupt-flac", "nan"],
+)
+def test_bad_files_raise_naming_the_file(tmp_path, data, reason, words):
+    path = tmp_path / "bad.wav"
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=words) as caught:
+        decode_audio(path)
+    assert str(path) in str(caught.value)
+    assert caught.value.reason == reason
+    with pytest.raises(AudioError, match="upload 7"):
+        decode_audio(data, name="upload 7")
+
+
+def test_missing_file_and_directory(tmp_path):
+    with pytest.raises(AudioError, match=r"nothing\.wav is missing"):
+        decode_audio(tmp_path / "nothing.wav")
+    with pytest.raises(AudioError, match="a directory"):
+        decode_audio(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+def test_streamed_wav_without_a_length_in_its_header_is_whole(size):
+    data = bytearray(encoded(tone(0.5)))
+    position = data.index(b"data") + 4
+    data[position : position + 4] = struct.pack("<I", size)
+    if size:
+        assert len(decode_audio(bytes(data))) == 8_000
+    else:
+        with pytest.raises(AudioError, match="no samples"):
+            decode_audio(bytes(data))
+
+
+# In memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.float32, np.float64, np.uint8])
+def test_arrays_are_scaled_by_their_type(kind):
+    samples = tone(0.1)
+    if kind == np.uint8:
+        array = np.round(samples * 128 + 128).astype(np.uint8)
+    elif np.issubdtype(kind, np.integer):
+        array = np.round(samples.astype(np.float64) * (np.iinfo(kind).max + 1)).astype(kind)
+    else:
+        array = samples.astype(kind)
+    prepared = prepare_waveform(array, 16_000)
+    assert prepared.dtype == np.float32
+    np.testing.assert_allclose(prepared, samples, atol=1 / 128 if kind == np.uint8 else 1 / 32_768)
+
+
+def test_array_and_file_of_the_same_samples_agree():
+    samples = stereo(0.3, 44_100)
+    file = encoded(samples, 44_100, subtype="FLOAT")
+    np.testing.assert_array_equal(prepare_waveform(samples, 44_100), decode_audio(file))
+
+
+@pytest.mark.parametrize(
+    ("array", "rate", "words"),
+    [
+        (np.zeros((2, 16_000)), 16_000, "transpose"),
+        (np.zeros((1, 2, 3)), 16_000, "shape"),
+        (np.zeros(0), 16_000, "no samples"),
+        (np.zeros(9, bool), 16_000, "type bool"),
+        (np.zeros(9, complex), 16_000, "type complex"),
+        (np.array([0.0, np.nan]), 16_000, "1 NaN"),
+        (np.zeros(9), 0, "sample rate"),
+        (np.zeros(9), 44.1, "sample rate"),
+    ],
+)
+def test_bad_arrays_raise(array, rate, words):
+    with pytest.raises(AudioError, match=words):
+        prepare_waveform(array, rate)
+
+
+# Storage ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 15, 2_560, 50_001])
+def test_flac_round_trip_is_exact(count):
+    samples = np.random.default_rng(count).integers(-32_768, 32_768, count).astype(np.int16)
+    data = encode_flac(samples)
+    decoded = decode_flac(data)
+    assert decoded.dtype == np.int16
+    np.testing.assert_array_equal(decoded, samples)
+    info = soundfile.info(io.BytesIO(data))
+    assert (info.format, info.samplerate, info.channels, info.subtype) == ("FLAC", 16_000, 1, "PCM_16")
+
+
+def test_int16_survives_float():
+    samples = np.arange(-32_768, 32_768, dtype=np.int16)
+    np.testing.assert_array_equal(to_int16(samples / np.float32(32_768)), samples)
+
+
+def test_damaged_record_says_so():
+    with pytest.raises(AudioError, match=r"record x holds damaged audio.*slap prepare"):
+        decode_flac(b"fLaC nothing", "record x")

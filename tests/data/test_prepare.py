@@ -1,0 +1,187 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slap_jax.data import prepare as prepare_module
+from slap_jax.data.audio import decode_audio, to_int16
+from slap_jax.data.manifest import ManifestError
+from slap_jax.data.prepare import REJECTED, PrepareError, prepare, prepare_records
+from slap_jax.data.records import open_split, split_sizes
+from tests.data.tiny_data import encoded, tiny_record, tone, write_manifest, write_tone
+
+
+def manifest_of(folder: Path, good: int = 6, bad: int = 0) -> Path:
+    """Writes `good` tones and `bad` text files named .wav, every third of them for the split `test`."""
+    lines = []
+    for index in range(good + bad):
+        name = f"{index}.wav"
+        if index < good:
+            write_tone(folder / name, 0.1 + 0.01 * index, frequency=200.0 + 10 * index, rate=22_050)
+        else:
+            folder.mkdir(exist_ok=True)
+            (folder / name).write_text("this is text")
+        split = "test" if index % 3 == 2 else "train"
+        lines.append({"path": name, "captions": [f"tone {index}", "a tone"], "split": split, "licence": "CC0"})
+    return write_manifest(folder, lines)
+
+
+def quiet(*arguments, **settings):
+    return prepare(*arguments, log=lambda line: None, **settings)
+
+
+def rejected(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / REJECTED).read_text().splitlines()]
+
+
+def shard_files(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(output.rglob("*.array_record-*"))}
+
+
+def test_records_hold_the_audio_and_what_the_manifest_says(tmp_path):
+    manifest = manifest_of(tmp_path / "in")
+    prepared = quiet(manifest, tmp_path / "out", name="lab")
+    assert prepared.clips == {"train": 4, "test": 2} == split_sizes(tmp_path / "out")
+    assert not prepared.rejected and rejected(tmp_path / "out") == [] and not prepared.reused
+    records = open_split(tmp_path / "out", "train")
+    assert [record.id for record in records] == ["0.wav", "1.wav", "3.wav", "4.wav"]
+    record = records[2]
+    assert (record.captions, record.source, record.licence) == (("tone 3", "a tone"), "lab", "CC0")
+    np.testing.assert_array_equal(record.waveform(), to_int16(decode_audio(tmp_path / "in/3.wav")))
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_output_does_not_depend_on_workers(tmp_path, workers):
+    manifest = manifest_of(tmp_path / "in", good=9, bad=2)
+    quiet(manifest, tmp_path / "two", workers=2)
+    quiet(manifest, tmp_path / "other", workers=workers)
+    assert shard_files(tmp_path / "two") == shard_files(tmp_path / "other")
+    assert rejected(tmp_path / "two") == rejected(tmp_path / "other")
+
+
+def test_second_call_writes_nothing_and_a_change_is_noticed(tmp_path, monkeypatch):
+    manifest, output = manifest_of(tmp_path / "in"), tmp_path / "out"
+    quiet(manifest, output)
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    assert quiet(manifest, output).reused
+    assert times == {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    write_tone(tmp_path / "in" / "0.wav", 0.3)
+    assert not quiet(manifest, output).reused
+    assert open_split(output, "train")[0].duration_s == pytest.approx(0.3)
+    assert {path.name for path in output.iterdir()} == {"slap_clips", REJECTED}
+
+
+def test_every_bad_file_is_listed_with_its_reason_and_the_rest_is_written(tmp_path):
+    folder = tmp_path / "in"
+    nan = tone(0.1)
+    nan[5] = np.nan
+    files = {
+        "good.wav": encoded(tone(0.2)),
+        "one_sample.wav": encoded(tone(1 / 16_000)),
+        "eight_bit.wav": encoded(tone(0.2), subtype="PCM_U8"),
+        "twenty_four_bit.wav": encoded(tone(0.2), subtype="PCM_24"),
+        "fast_stereo.wav": encoded(np.stack([tone(0.2, rate=96_000)] * 2, axis=1), 96_000),
+        "ten_minutes.wav": encoded(np.zeros(600 * 8_000, np.int16), 8_000),
+        "empty.wav": b"",
+        "text.wav": b"hello " * 99,
+        "truncated.wav": encoded(tone(1.0))[:9_000],
+        "nan.wav": encoded(nan, subtype="FLOAT"),
+        "shorter.ogg": encoded(tone(1.0), container="OGG", subtype="VORBIS"),
+    }
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    lines = [
+        {"path": name, "caption": name, **({"duration_s": 9.0} if name == "shorter.ogg" else {})} for name in files
+    ]
+    manifest = write_manifest(folder, [*lines, {"path": "none.wav", "caption": "x"}, {"path": "good.wav"}, "{"])
+    lines_logged: list[str] = []
+    prepared = prepare(manifest, tmp_path / "out", log=lines_logged.append)
+    assert {item["id"]: item["reason"] for item in rejected(tmp_path / "out")} == {
+        "none.wav": "missing_file",
+        "good.wav": "missing_caption",
+        "": "bad_json",
+        "empty.wav": "empty_audio",
+        "text.wav": "unreadable_audio",
+        "truncated.wav": "truncated_audio",
+        "nan.wav": "nonfinite_audio",
+        "shorter.ogg": "shorter_than_stated",
+    }
+    assert all(item["where"].startswith("manifest.jsonl:") and item["detail"] for item in rejected(tmp_path / "out"))
+    assert prepared.clips == {"train": 6} and sum(prepared.rejected.values()) == 8
+    seconds = {record.id: record.duration_s for record in open_split(tmp_path / "out", "train")}
+    assert seconds["ten_minutes.wav"] == 600 and seconds["one_sample.wav"] == pytest.approx(1 / 16_000)
+    assert any("rejected, nonfinite_audio: 1" in line for line in lines_logged)
+
+
+def test_too_many_rejections_stop_but_lose_nothing(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    quiet(manifest_of(tmp_path / "first", good=4), output)
+    before = shard_files(output)
+    manifest = manifest_of(tmp_path / "second", good=7, bad=3)
+    with pytest.raises(PrepareError, match=r"3 of 10 clips .*3 unreadable_audio.*max_rejected=2.*--max-rejected 3"):
+        quiet(manifest, output, max_rejected=2)
+    assert shard_files(output / "slap_clips") == before and len(open_split(output, "train")) == 3
+    assert len(rejected(output)) == 3
+    monkeypatch.setattr(prepare_module, "decode_audio", None)  # a second decoding would fail
+    assert quiet(manifest, output, max_rejected=3).clips == {"train": 5, "test": 2}
+    assert not (output / ".staging").exists()
+
+
+def test_default_limit_is_one_percent_and_at_least_ten(tmp_path):
+    assert sum(quiet(manifest_of(tmp_path / "a", 1, 10), tmp_path / "out").rejected.values()) == 10
+    with pytest.raises(PrepareError, match="max_rejected=10"):
+        quiet(manifest_of(tmp_path / "b", 1, 11), tmp_path / "out")
+
+
+def test_all_rejected_is_an_error_whatever_the_limit(tmp_path):
+    manifest = manifest_of(tmp_path / "in", good=0, bad=3)
+    with pytest.raises(PrepareError, match="all 3 clips"):
+        quiet(manifest, tmp_path / "out", max_rejected=100)
+    assert len(rejected(tmp_path / "out")) == 3
+
+
+def test_a_split_without_a_good_clip_does_not_exist(tmp_path):
+    manifest = manifest_of(tmp_path / "in", good=2, bad=1)  # the bad one is all of `test`
+    assert quiet(manifest, tmp_path / "out").clips == {"train": 2}
+
+
+def test_an_interrupted_run_leaves_the_old_data_and_starts_again(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    quiet(manifest_of(tmp_path / "first", good=4), output)
+    manifest = manifest_of(tmp_path / "second", good=7)
+
+    def interrupt(path, *_):
+        if os.fspath(path).endswith("6.wav"):
+            raise KeyboardInterrupt
+        return decode_audio(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "decode_audio", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(manifest, output, workers=1)
+    assert len(open_split(output, "train+test")) == 4
+    assert quiet(manifest, output).clips == {"train": 5, "test": 2}
+
+
+def test_unreadable_manifest_touches_nothing(tmp_path):
+    with pytest.raises(ManifestError):
+        quiet(tmp_path / "none.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_made_records_are_not_made_twice(tmp_path):
+    def records():
+        yield from (tiny_record(index, 0.1) for index in range(3))
+
+    def unwanted():
+        raise AssertionError("made again")
+        yield
+
+    first = prepare_records({"train": (3, records())}, tmp_path, {"seed": 1}, log=lambda line: None)
+    again = prepare_records({"train": (3, unwanted())}, tmp_path, {"seed": 1}, log=lambda line: None)
+    other = prepare_records({"val": (9, records())}, tmp_path, {"seed": 2}, log=lambda line: None)
+    assert (first.reused, again.reused, other.reused) == (False, True, False)
+    assert again.clips == {"train": 3} and split_sizes(tmp_path) == {"val": 3}

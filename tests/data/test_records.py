@@ -1,0 +1,104 @@
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from slap_jax.data.records import (
+    RecordsError,
+    clip_key,
+    dataset_directory,
+    label_value,
+    make_record,
+    open_split,
+    split_sizes,
+)
+from tests.data.tiny_data import tiny_dataset, tone
+
+
+def test_records_are_read_at_random_and_in_order(dataset):
+    records = open_split(dataset, "train")
+    assert len(records) == 24 and split_sizes(dataset) == {"train": 24, "test": 6}
+    assert [record.id for record in records] == [f"clip-{index}" for index in range(24)]
+    record = records[17]
+    assert record.waveform()[3] == 1_703 and record.source == "tiny" and record.labels == ("parity=1",)
+    assert record.duration_s == pytest.approx(len(record.waveform()) / 16_000)
+    assert records[-1].id == "clip-23" and [record.id for record in records[1:3]] == ["clip-1", "clip-2"]
+    with pytest.raises(IndexError):
+        records[24]
+
+
+def test_splits_can_be_joined(dataset):
+    merged = open_split(dataset, "test + train")
+    assert merged.split == "test+train"
+    assert [merged[0].id, merged[6].id] == ["clip-24", "clip-0"]
+    assert len(merged) == 30
+
+
+def test_tfds_reads_the_same_through_its_own_front_door(dataset):
+    builder = tfds.builder_from_directory(dataset / "slap_clips" / "1.0.0")
+    source = builder.as_data_source("train")  # pyright: ignore[reportCallIssue]
+    assert source[5]["id"] == b"clip-5" and source[5]["audio"] == open_split(dataset, "train")[5].audio
+
+
+def test_paths_at_any_level(dataset):
+    inner = dataset / "slap_clips" / "1.0.0"
+    assert dataset_directory(dataset) == dataset_directory(dataset / "slap_clips") == dataset_directory(inner) == inner
+
+
+def test_errors_say_what_to_do(dataset, tmp_path):
+    with pytest.raises(RecordsError, match=r"holds no prepared data; write it with `slap prepare"):
+        open_split(tmp_path, "train")
+    with pytest.raises(RecordsError, match=r"does not exist; write it with `slap prepare"):
+        open_split(tmp_path / "nothing", "train")
+    with pytest.raises(RecordsError, match=r"no split 'valid'; it has train, test"):
+        open_split(dataset, "train+valid")
+    with pytest.raises(RecordsError, match="twice"):
+        open_split(dataset, "test+test")
+    shutil.copytree(dataset / "slap_clips", tmp_path / "a")
+    shutil.copytree(dataset / "slap_clips", tmp_path / "b")
+    with pytest.raises(RecordsError, match="several data sets"):
+        open_split(tmp_path, "train")
+
+
+def test_fingerprint_follows_the_contents(dataset, tmp_path):
+    same = open_split(tiny_dataset(tmp_path / "same"), "train")
+    other = open_split(tiny_dataset(tmp_path / "other", name="renamed"), "train")
+    fingerprint = open_split(dataset, "train").fingerprint
+    assert same.fingerprint == fingerprint
+    assert len({fingerprint, other.fingerprint, open_split(dataset, "test").fingerprint}) == 3
+
+
+def test_record_of_float_samples():
+    record = make_record("x", tone(0.5), ["a"], regions=((0.0, 0.1, "b"),))
+    assert record.duration_s == 0.5
+    np.testing.assert_allclose(record.waveform() / 32_768, tone(0.5), atol=1 / 32_768)
+
+
+def test_keys_are_stable_int32():
+    assert clip_key("tiny", "clip-0") == -1_487_960_306
+    keys = {clip_key("a", str(index)) for index in range(2_000)}
+    assert len(keys) == 2_000 and min(keys) < 0 < max(keys)
+    assert all(-(2**31) <= key < 2**31 for key in keys)
+    assert clip_key("a", "b") != clip_key("b", "a")
+
+
+def test_label_value():
+    labels = ("dog", "drum=kick=drum", "mood=calm")
+    assert label_value(labels, "drum") == "kick=drum" and label_value(labels, "mood") == "calm"
+    assert label_value(labels, "dog") is None and label_value((), "x") is None
+
+
+def test_neither_writing_nor_reading_needs_tensorflow(tmp_path):
+    program = textwrap.dedent("""
+        import sys
+        from tests.data.tiny_data import tiny_dataset
+        from slap_jax.data.records import open_split
+        import pathlib
+        assert len(open_split(tiny_dataset(pathlib.Path(sys.argv[1]), 2, 1), "train+test")) == 3
+        assert "tensorflow" not in sys.modules
+    """)
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)

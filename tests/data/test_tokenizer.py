@@ -1,0 +1,74 @@
+import pytest
+import sentencepiece
+
+from slap_jax.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, TokenizerError, train_tokenizer
+from tests.data.tiny_data import tiny_captions
+
+CAPTIONS = [caption for index in range(40) for caption in tiny_captions(index)]
+
+
+def test_special_ids_and_round_trip(tokenizer):
+    assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
+    ids = tokenizer.encode("a low tone number 3", 64)
+    assert ids[0] == BOS and ids[-1] == EOS and all(UNK < token < tokenizer.vocab_size for token in ids[1:-1])
+    assert tokenizer.decode(ids) == "a low tone number 3"
+
+
+def test_case_and_width_do_not_matter(tokenizer):
+    assert tokenizer.encode("A LOW  tone", 64) == tokenizer.encode("a low tone", 64)
+    assert tokenizer.encode("ｌｏｗ", 64) == tokenizer.encode("low", 64)
+
+
+@pytest.mark.parametrize("limit", [2, 3, 5, 100])
+def test_truncation_keeps_the_ends(tokenizer, limit):
+    whole = tokenizer.encode("a low tone number 3", 1_000)
+    ids = tokenizer.encode("a low tone number 3", limit)
+    assert len(ids) == min(limit, len(whole))
+    assert ids == [*whole[: len(ids) - 1], EOS]
+
+
+def test_limit_below_two_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="max_tokens is 1"):
+        tokenizer.encode("a", 1)
+
+
+def test_decode_stops_at_the_end_and_drops_padding(tokenizer):
+    ids = tokenizer.encode("soft buzz", 64)
+    assert tokenizer.decode([PAD, *ids, *tokenizer.encode("loud", 64), PAD]) == "soft buzz"
+    assert tokenizer.decode([]) == ""
+
+
+def test_same_captions_give_the_same_file(tmp_path):
+    for name in ("a", "b"):
+        train_tokenizer(CAPTIONS, tmp_path / name / "t.model", 60)
+    assert (tmp_path / "a/t.model").read_bytes() == (tmp_path / "b/t.model").read_bytes()
+
+
+def test_vocabulary_is_at_most_as_large_as_asked(tmp_path):
+    assert train_tokenizer(CAPTIONS, tmp_path / "t.model", 60).vocab_size == 60
+    assert train_tokenizer(CAPTIONS[:4], tmp_path / "u.model", 60_000).vocab_size < 200
+
+
+@pytest.mark.parametrize(
+    ("captions", "size", "words"), [([], 60, "no captions"), ([" "], 60, "no captions"), (CAPTIONS, 5, "vocab_size")]
+)
+def test_impossible_training_says_what_to_do(tmp_path, captions, size, words):
+    with pytest.raises(TokenizerError, match=words):
+        train_tokenizer(captions, tmp_path / "t.model", size)
+    assert not (tmp_path / "t.model").exists()
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(TokenizerError, match=r"t\.model is missing; train one with `slap tokenizer`"):
+        Tokenizer(tmp_path / "t.model")
+    with pytest.raises(TokenizerError, match=r"config\.data\.tokenizer is empty"):
+        Tokenizer("")
+    (tmp_path / "t.model").write_text("hello")
+    with pytest.raises(TokenizerError, match="not a SentencePiece model"):
+        Tokenizer(tmp_path / "t.model")
+    with (tmp_path / "other.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(CAPTIONS), model_writer=file, vocab_size=60, minloglevel=2
+        )
+    with pytest.raises(TokenizerError, match="pad, bos, eos, unk"):
+        Tokenizer(tmp_path / "other.model")
