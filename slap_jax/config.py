@@ -220,7 +220,7 @@ def _check_keys(config: ConfigDict, reference: ConfigDict, prefix: str = "config
             key in reference,
             f"{prefix}.{key} is not a setting; {prefix} takes: {', '.join(sorted(reference))}",
         )
-        if isinstance(reference[key], ConfigDict) and key not in ("train_sources",):
+        if isinstance(reference[key], ConfigDict):
             if f"{prefix}.{key}" in ("config.data.train", "config.data.evaluation"):
                 for name, value in config[key].items():
                     _check_keys(value, source("", ""), f"{prefix}.{key}.{name}")

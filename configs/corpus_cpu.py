@@ -1,0 +1,42 @@
+"""A few hours of captioned clips on 2 CPU cores: contrastive alone, or all three objectives, at equal audio seconds.
+
+    slap prepare path/to/manifest.jsonl runs/corpus/data/clips
+    slap tokenizer runs/corpus/data/clips --vocab-size 2000 --output runs/corpus/data/tokenizer.model
+    slap train --config configs/corpus_cpu.py:data=runs/corpus/data,objectives=contrastive --run-dir runs/corpus/contrastive
+    slap train --config configs/corpus_cpu.py:data=runs/corpus/data,objectives=all --run-dir runs/corpus/all
+
+The manifest's `split` field must have `train`, `val` and `test`; evaluation is on the last two together. Expected on 2
+CPU cores: see README.md, "Measured".
+"""
+
+from ml_collections import ConfigDict
+
+from slap_jax.config import ConfigError, default_config, parse_arg, source
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Takes `data` (directory of the prepared data), `objectives` (all | contrastive) and `steps`."""
+    args = parse_arg(arg, data="runs/corpus/data", objectives="all", steps=1_000)
+    if args.objectives not in ("all", "contrastive"):
+        raise ConfigError(f"objectives={args.objectives!r}; write objectives=all or objectives=contrastive")
+    config = default_config()
+
+    config.data.train.clips = source(f"{args.data}/clips", "train")
+    config.data.evaluation.clips = source(f"{args.data}/clips", "val+test")
+    config.data.tokenizer = f"{args.data}/tokenizer.model"
+    config.data.update(rows=16, columns=64, slots=16, text_tokens=192, max_seconds=10.24, max_caption_tokens=64)
+    config.data.update(virtual_shards=4, decode_threads=1)
+
+    config.model.update(embed_dim=256, vocab_size=2_000, compute_dtype="float32")
+    config.model.audio_encoder.update(layers=3, heads=3, width=192, mlp_width=512)
+    config.model.text_encoder.update(layers=3, heads=3, width=192, mlp_width=512)
+    config.model.caption_decoder.update(layers=2, heads=3, width=192, mlp_width=512)
+    config.objectives.distillation.update(prototypes=512, hidden=384, bottleneck=64)
+    if args.objectives == "contrastive":
+        config.objectives.distillation.weight = 0.0
+        config.objectives.captioning.weight = 0.0
+
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=100, weight_decay=0.1)
+    config.train.update(steps=args.steps, log_every=10, evaluate_every=250)
+    config.checkpoint.update(every=250, keep=2)
+    return config

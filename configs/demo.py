@@ -1,0 +1,39 @@
+"""The demo: a small SLAP model, all three objectives, on the embedded clips and on synthetic scenes, minutes on 2 cores.
+
+    make demo
+
+or, on data already prepared as the Makefile does it,
+
+    slap train --config configs/demo.py:data=runs/demo/data --run-dir runs/demo
+
+Expected on 2 CPU cores: see README.md, "Measured".
+"""
+
+from ml_collections import ConfigDict
+
+from slap_jax.config import default_config, parse_arg, source
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Takes `data` (directory of the prepared data) and `steps`."""
+    args = parse_arg(arg, data="runs/demo/data", steps=400)
+    config = default_config()
+
+    config.data.train.clips = source(f"{args.data}/clips", "train", weight=0.5)
+    config.data.train.scenes = source(f"{args.data}/scenes", "train", weight=0.5)
+    config.data.evaluation.clips = source(f"{args.data}/clips", "test")
+    config.data.evaluation.scenes = source(f"{args.data}/scenes", "test", label="sound")
+    config.data.tokenizer = f"{args.data}/tokenizer.model"
+    config.data.update(rows=8, columns=64, slots=16, text_tokens=192, max_seconds=10.24, max_caption_tokens=48)
+    config.data.update(virtual_shards=2, decode_threads=1)
+
+    config.model.update(embed_dim=192, vocab_size=400, compute_dtype="float32")
+    config.model.audio_encoder.update(layers=3, heads=3, width=192, mlp_width=512)
+    config.model.text_encoder.update(layers=3, heads=3, width=192, mlp_width=512)
+    config.model.caption_decoder.update(layers=2, heads=3, width=192, mlp_width=512)
+    config.objectives.distillation.update(prototypes=512, hidden=384, bottleneck=64, momentum_start=0.98)
+
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=40, weight_decay=0.1)
+    config.train.update(steps=args.steps, log_every=10)
+    config.checkpoint.update(every=200, keep=2)
+    return config

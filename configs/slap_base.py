@@ -1,0 +1,26 @@
+"""SLAP at the paper's size (arXiv 2601.12594): 12 x 768 audio tower, 22 x 768 text tower from scratch, 2 epochs of 109 M clips.
+
+    slap train --config configs/slap_base.py:data=gs://bucket/data --run-dir gs://bucket/runs/slap_base
+
+About 2,048 clips of 10 s in a step, as packed rows: 256 rows of 512 columns (81.9 s each). The paper starts its text
+tower from ModernBERT-base; this one is of that size but trained from scratch. Not run by us: it needs a TPU slice or GPU
+nodes.
+"""
+
+from ml_collections import ConfigDict
+
+from slap_jax.config import default_config, parse_arg, source
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Takes `data` (directory that holds `train`, prepared, and `tokenizer.model`) and `rows` of the global batch."""
+    args = parse_arg(arg, data="data", rows=256)
+    config = default_config()
+    config.data.train.clips = source(f"{args.data}/train", "train")
+    config.data.tokenizer = f"{args.data}/tokenizer.model"
+    config.data.update(rows=args.rows, virtual_shards=64)
+    config.model.text_encoder.layers = 22
+    config.model.remat = "dots"
+    config.train.steps = 106_400
+    config.train.log_every = 50
+    return config

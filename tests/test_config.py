@@ -1,0 +1,102 @@
+"""Every impossible setting fails before anything is built, and says what to write."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from slap_jax.config import ConfigError, columns_of, default_config, parse_arg, source, validate
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def config_with(**changes):
+    config = default_config()
+    config.data.train.clips = source("somewhere", "train")
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        with node.unlocked():
+            node[name] = value
+    return config
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid_and_say_how_to_run_them(path):
+    validate(load(path), process_count=2 if load(path).data.virtual_shards % 2 == 0 else 1)
+    assert "slap train --config configs/" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__widht": 3}, "config.model.widht is not a setting; config.model takes: "),
+        ({"data__train__clips__wieght": 3}, "config.data.train.clips.wieght is not a setting"),
+        ({"data__columns": 100}, "owns 188 columns; write columns=188 or more, or a smaller max_seconds"),
+        ({"data__slots": 0}, "config.data.slots is 0"),
+        ({"data__slots": 1, "data__rows": 1, "data__virtual_shards": 1}, "contrastive learning needs two clips"),
+        ({"data__rows": 7}, "config.data.rows is 7, not a multiple of config.data.virtual_shards=8"),
+        ({"data__text_tokens": 64}, "less than one caption of config.data.max_caption_tokens=128"),
+        ({"model__audio_encoder__layers": 10}, "write a multiple of 3"),
+        ({"model__audio_encoder__heads": 7}, "not a multiple of its heads=7"),
+        ({"model__compute_dtype": "float16"}, "write one of bfloat16, float32"),
+        ({"objectives__contrastive__form": "triplet"}, "write one of softmax, sigmoid"),
+        ({"optimizer__warmup_steps": 10**6}, "more than config.train.steps=100000"),
+        ({"optimizer__learning_rate_factors": (("audio_encoder(", 0.1),)}, "is not a regex"),
+        ({"objectives__distillation__mask_ratio": 1.0}, "write a value between 0 and 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_impossible_settings_say_what_to_write(changes, message):
+    with pytest.raises(ConfigError) as error:
+        validate(config_with(**changes))
+    assert message in str(error.value)
+
+
+def test_no_source_no_objective_and_hosts_that_do_not_divide():
+    with pytest.raises(ConfigError, match="names no source"):
+        validate(default_config())
+    nothing = {f"objectives__{name}__weight": 0.0 for name in ("contrastive", "distillation", "captioning")}
+    with pytest.raises(ConfigError, match="nothing would be trained"):
+        validate(config_with(**nothing))
+    with pytest.raises(ConfigError, match="not a multiple of the 3 hosts"):
+        validate(config_with(), process_count=3)
+
+
+def test_mesh_must_fit_the_devices_and_the_rows():
+    validate(config_with(parallel__fsdp=4), device_count=8)
+    with pytest.raises(ConfigError, match="does not divide 8 devices"):
+        validate(config_with(parallel__fsdp=3), device_count=8)
+    with pytest.raises(ConfigError, match="not a multiple of the 16 devices"):
+        validate(config_with(data__rows=8), device_count=16)
+
+
+def test_missing_setting_is_named():
+    config = config_with()
+    with config.unlocked():
+        del config.optimizer.b1
+    with pytest.raises(ConfigError, match=r"config.optimizer.b1 is missing"):
+        validate(config)
+
+
+def test_arguments_are_typed_and_unknown_ones_named():
+    args = parse_arg("steps=30,small", steps=10, small=False, data="d")
+    assert (args.steps, args.small, args.data) == (30, True, "d")
+    with pytest.raises(ConfigError, match="'stpes' is unknown; this config takes: steps"):
+        parse_arg("stpes=3", steps=1)
+    with pytest.raises(ConfigError, match="steps='many' is not a int"):
+        parse_arg("steps=many", steps=1)
+
+
+def test_a_clip_owns_whole_columns_and_at_least_one():
+    audio = default_config().audio
+    assert [columns_of(seconds, audio) for seconds in (0.0, 0.16, 0.161, 10.24, 30.0)] == [1, 1, 2, 64, 188]

@@ -1,0 +1,125 @@
+"""The step: equal on every mesh, deterministic, skips what is not finite, costs nothing for an objective of weight 0."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slap_jax.optimizer import create_optimizer
+from slap_jax.parallel.mesh import batch_sharding, create_mesh
+from slap_jax.parallel.rules import shardings
+from slap_jax.train_state import TrainState, abstract_learner, create_state
+from slap_jax.train_step import make_train_step, update_teacher
+from tests.tiny import tiny_batch, tiny_config
+
+
+def build(config):
+    transform = create_optimizer(config.optimizer, config.train.steps)
+    step = make_train_step(config, abstract_learner(config), transform)
+    return lambda: create_state(config, transform), step
+
+
+def on_mesh(config, batch, parallel):
+    """One step on a mesh of the given sizes; returns new state and metrics as NumPy."""
+    with config.unlocked():
+        config.parallel.update(parallel)
+    count = int(np.prod(list(parallel.values())))
+    mesh = create_mesh(config.parallel, jax.devices()[:count])
+    init, step = build(config)
+    state = jax.jit(init, out_shardings=shardings(jax.eval_shape(init), mesh))()
+    batch = jax.device_put(batch, batch_sharding(mesh))
+    state, metrics = jax.jit(step, donate_argnums=0)(state, batch)
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    config = tiny_config()
+    return on_mesh(config, tiny_batch(config), {"data": 1, "fsdp": 1, "tensor": 1})
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (4, 2, 1), (2, 2, 2)])
+def test_loss_gradient_and_update_do_not_depend_on_the_mesh(one_device, sizes):
+    config = tiny_config()
+    state, metrics = on_mesh(config, tiny_batch(config), dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
+    expected_state, expected = one_device
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
+    # Adam's first moment is the clipped gradient itself, without the sign-like normalisation of the update.
+    gradients, expected_gradients = (jax.tree.leaves(s.optimizer[1].mu) for s in (state, expected_state))
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+def test_same_state_and_batch_give_the_same_bits():
+    config = tiny_config()
+    init, step = build(config)
+    step = jax.jit(step)
+    state, batch = jax.jit(init)(), tiny_batch(config)
+    first, second = step(state, batch), step(state, batch)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_state_is_donated_whole():
+    config = tiny_config()
+    init, step = build(config)
+    state = jax.eval_shape(init)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, tiny_batch(config)).compile()
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert compiled.memory_analysis().alias_size_in_bytes >= size
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
+    config = tiny_config()
+    init, step = build(config)
+    step = jax.jit(step)
+    state, batch = jax.jit(init)(), tiny_batch(config)
+    poisoned = jax.tree.map(jnp.copy, state.params)
+    poisoned["model"]["audio_projection"]["kernel"] = poisoned["model"]["audio_projection"]["kernel"].at[0, 0].set(jnp.nan)
+    bad = TrainState(state.step, poisoned, state.teacher, state.optimizer, state.bad_steps)
+    after, metrics = step(bad, batch)
+    assert int(after.bad_steps) == 1 and int(after.step) == 1 and not np.isfinite(metrics["loss/total"])
+    for part in ("params", "teacher", "optimizer"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, part), getattr(bad, part))
+    healed, _ = step(TrainState(after.step, state.params, after.teacher, after.optimizer, after.bad_steps), batch)
+    assert int(healed.bad_steps) == 0
+
+
+def test_teacher_follows_as_numpy_says():
+    config = tiny_config()
+    init, step = build(config)
+    state = jax.jit(init)()
+    after, _ = jax.jit(step)(state, tiny_batch(config))
+    momentum = 1 - (1 - 0.994) * (1 + np.cos(0.0)) / 2
+    old, new = (s["model"]["audio_encoder"]["patch_embedding"]["kernel"] for s in (state.teacher, after.params))
+    moved = after.teacher["model"]["audio_encoder"]["patch_embedding"]["kernel"]
+    np.testing.assert_allclose(moved, momentum * np.asarray(old) + (1 - momentum) * np.asarray(new), atol=1e-7)
+    assert set(state.teacher) == {"model", "objectives"} and set(state.teacher["model"]) == {"audio_encoder"}
+
+
+def test_update_teacher_leaves_other_paths_alone():
+    teacher = {"a": {"x": jnp.zeros(2)}, "b": {"y": jnp.zeros(2)}}
+    params = {"a": {"x": jnp.ones(2)}, "b": {"y": jnp.ones(2)}, "c": jnp.ones(2)}
+    moved = update_teacher(teacher, params, {"a/x": lambda progress: 0.75}, jnp.float32(0.0))
+    np.testing.assert_allclose(moved["a"]["x"], 0.25)
+    np.testing.assert_allclose(moved["b"]["y"], 0.0)
+
+
+def dots(config) -> int:
+    init, step = build(config)
+    text = jax.jit(step).lower(jax.eval_shape(init), tiny_batch(config)).as_text()
+    return text.count("stablehlo.dot_general")
+
+
+def test_weight_zero_takes_the_objective_out_of_the_program():
+    everything = dots(tiny_config())
+    without_caption = dots(tiny_config(captioning=0.0))
+    contrastive_only = dots(tiny_config(captioning=0.0, distillation=0.0))
+    assert contrastive_only < without_caption < everything
+    config = tiny_config(captioning=0.0, distillation=0.0)
+    state = jax.eval_shape(build(config)[0])
+    assert set(state.params["objectives"]) == {"contrastive"} and state.teacher == {}
+    config = tiny_config(contrastive=0.0, captioning=0.0)
+    init, step = build(config)
+    gradients = jax.eval_shape(step, jax.eval_shape(init), tiny_batch(config))[1]
+    assert "loss/contrastive" not in gradients and "loss/distillation" in gradients
