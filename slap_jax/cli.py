@@ -100,6 +100,8 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Scores a model on its run's evaluation sets or on the named ones."""
+    import jax
+
     from slap_jax.config import ConfigError
     from slap_jax.data.tokenizer import Tokenizer
     from slap_jax.evaluation.evaluate import evaluate, load_tasks, parse_data_argument, table, write_results
@@ -112,7 +114,8 @@ def evaluate(options: argparse.Namespace) -> None:
         raise ConfigError("nothing to evaluate on: name a set with --data NAME=PATH:SPLIT[:LABEL]")
     vocabulary = Tokenizer(model.tokenizer_path)
     tasks = load_tasks(sources, vocabulary, model.config.data.max_caption_tokens, options.template)
-    results = evaluate(Embedder(model.config), model.params["model"], tasks, seed=options.seed)
+    params = jax.device_put(model.params["model"])
+    results = evaluate(Embedder(model.config), params, tasks, seed=options.seed)
     results["model"] = {"path": str(options.model), "step": model.step}
     print(table(results))
     is_run = (Path(options.model) / "checkpoints").is_dir()

@@ -149,5 +149,5 @@ def test_help_is_instant():
     program = "import sys; from slap_jax.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     program += "assert not {'jax', 'numpy'} & set(sys.modules)"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    for verb in "prepare scenes tokenizer stats train evaluate export embed classify caption report".split():
+    for verb in ("prepare", "scenes", "tokenizer", "stats", "train", "evaluate", "export", "embed", "classify"):
         assert verb in printed

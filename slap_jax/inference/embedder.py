@@ -18,8 +18,9 @@ from slap_jax.data.packing import clip_columns
 from slap_jax.inference.rows import Rows
 from slap_jax.models.slap import Slap
 
-_SMALLEST_COLUMNS = 4  # 0.64 s
-_SMALLEST_TOKENS = 16
+# Below these a row costs little whatever its length, and compiling one more program costs a second or more.
+SMALLEST_COLUMNS = 16  # 2.56 s
+SMALLEST_TOKENS = 32
 
 
 def inference_config(config: ConfigDict) -> ConfigDict:
@@ -128,7 +129,7 @@ class Embedder:
             return waveform, samples
 
         lengths = [clip_columns(len(waveform), self.per_column) for waveform in waveforms]
-        return self.rows.run(function, build, lengths, _SMALLEST_COLUMNS, self.patches)
+        return self.rows.run(function, build, lengths, SMALLEST_COLUMNS, self.patches)
 
     def text(self, params: Mapping[str, Any], captions: Sequence[Sequence[int]]) -> Float[np.ndarray, "M E"]:
         """Embeds captions.
@@ -150,7 +151,7 @@ class Embedder:
 
         program = functools.partial(self._text_program, params)
         lengths = [len(caption) for caption in captions]
-        outputs = self.rows.run(program, build, lengths, _SMALLEST_TOKENS, 1)
+        outputs = self.rows.run(program, build, lengths, SMALLEST_TOKENS, 1)
         return np.stack(outputs) if outputs else np.zeros((0, self.config.model.embed_dim), np.float32)
 
     def _audio_rows(

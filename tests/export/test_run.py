@@ -61,7 +61,7 @@ def test_an_older_step(run, tmp_path):
 
 
 def test_read_model_takes_both_kinds_of_directory(run):
-    directory, config = run
+    directory, _ = run
     from_run, from_export = read_model(directory), read_model(export_run(directory))
     assert from_run.step == from_export.step == 2
     assert "evaluation" in from_run.config.data and "evaluation" not in from_export.config.data

@@ -44,7 +44,7 @@ def test_holds_only_the_three_files_and_no_paths(exported):
 
 
 def test_parameters_on_devices_are_gathered(run, tmp_path):
-    config, params, tokenizer = run
+    config, _, tokenizer = run
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     kernel = jax.device_put(np.arange(16.0, dtype=np.float32).reshape(8, 2), spec)
@@ -74,7 +74,7 @@ def test_not_a_directory(tmp_path):
 def test_another_version(exported):
     path = exported / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
-    with pytest.raises(ExportError, match="version 99; this slap_jax .* reads 'slap_jax' version 1"):
+    with pytest.raises(ExportError, match=r"version 99; this slap_jax .* reads 'slap_jax' version 1"):
         load_export(exported)
 
 
@@ -88,7 +88,7 @@ def test_a_broken_config(exported, content):
 def test_damaged_weights(exported):
     path = exported / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1_000])
-    with pytest.raises(ExportError, match="model.safetensors cannot be read"):
+    with pytest.raises(ExportError, match=r"model\.safetensors cannot be read"):
         load_export(exported)
 
 
@@ -101,7 +101,7 @@ def test_a_vocabulary_of_another_model(exported):
 
 def test_export_needs_model_and_vocabulary(run, tmp_path):
     config, params, tokenizer = run
-    with pytest.raises(ExportError, match="tokenizer .*none is missing"):
+    with pytest.raises(ExportError, match=r"tokenizer .*none is missing"):
         export(params, config, tmp_path / "none", tmp_path)
     with pytest.raises(ExportError, match="hold objectives; expected 'model'"):
         export({"objectives": params["objectives"]}, config, tokenizer, tmp_path)

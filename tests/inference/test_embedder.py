@@ -7,16 +7,16 @@ import pytest
 
 from slap_jax.config import samples_per_column
 from slap_jax.data.packing import Clip, pack_rows
-from slap_jax.inference.embedder import Embedder, one_clip_rows
+from slap_jax.inference.embedder import SMALLEST_COLUMNS, Embedder, one_clip_rows
 from slap_jax.inference.rows import Rows, bucket_size
 from slap_jax.parallel.mesh import create_mesh
 from tests.inference.tiny import noise, tiny_config, tiny_params
 
 CONFIG = tiny_config()
 PARAMS = tiny_params(CONFIG)
-SECONDS = (0.3, 2.0, 0.00001, 1.1, 1.9, 0.5, 0.16, 2.05)  # columns 2, 13, 1, 7, 12, 4, 1, 13
+SECONDS = (0.3, 3.0, 0.00001, 1.1, 2.7, 0.5, 0.16, 2.05)  # columns 2, 19, 1, 7, 17, 4, 1, 13
 CLIPS = [noise(index, seconds) for index, seconds in enumerate(SECONDS)]
-CAPTIONS = [[1, *np.random.default_rng(n).integers(4, 64, size=n), 2] for n in (0, 1, 5, 13, 14, 15, 20, 22)]
+CAPTIONS = [[1, *np.random.default_rng(n).integers(4, 64, size=n), 2] for n in (0, 1, 5, 13, 29, 30, 31, 38)]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_bucket_padding_does_not_matter(embedder, audio):
     """A clip in its own bucket equals the clip in a row made much longer."""
     program = jax.jit(embedder._audio_rows)
     per_column = samples_per_column(CONFIG.audio)
-    row = np.zeros((1, 20 * per_column), np.float32)
+    row = np.zeros((1, 28 * per_column), np.float32)
     row[0, : len(CLIPS[3])] = CLIPS[3]
     assert np.allclose(program(PARAMS, row, np.array([len(CLIPS[3])], np.int32))[0], audio[3], atol=1e-5)
 
@@ -84,10 +84,10 @@ def test_packed_path_agrees(embedder, audio):
 
 
 def test_batched_rows_agree_with_single_rows(audio):
-    batched = Embedder(CONFIG, tokens_per_call=48)
+    batched = Embedder(CONFIG, tokens_per_call=200)
     short = [0, 2, 5, 6]
     assert np.allclose(batched.audio(PARAMS, [CLIPS[index] for index in short]), audio[short], atol=1e-5)
-    assert batched.rows.count(4 * 4) == 3 and batched.programs == 1
+    assert batched.rows.count(16 * 4) == 3 and batched.programs == 1
 
 
 def test_int16_and_float_agree(embedder):
@@ -111,9 +111,9 @@ def test_on_a_mesh(audio):
 
 def test_programs_are_bounded_by_buckets_and_do_not_depend_on_parameters():
     embedder = Embedder(CONFIG)
-    clips = [noise(index, seconds) for index, seconds in enumerate(np.linspace(0.1, 0.9, 12))]
+    clips = [noise(index, seconds) for index, seconds in enumerate(np.linspace(0.1, 3.7, 12))]
     first = embedder.audio(PARAMS, clips)
-    columns = {bucket_size(-(-len(clip) // samples_per_column(CONFIG.audio)), 4) for clip in clips}
+    columns = {bucket_size(-(-len(clip) // samples_per_column(CONFIG.audio)), SMALLEST_COLUMNS) for clip in clips}
     assert embedder.programs == len(columns) < 4
     other = embedder.audio(tiny_params(CONFIG, seed=1), clips)
     assert embedder.programs == len(columns)

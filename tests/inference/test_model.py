@@ -131,8 +131,8 @@ def test_captions_equal_teacher_forcing(model):
     waveform = np.zeros((1, 7 * 2_560), np.float32)
     waveform[0, :16_000] = clip
     memory = slap.audio_tokens(slap.audio_patches(waveform, segments), segments, columns)
-    row = np.array([tokens], np.int32)
-    hidden = decoder(row, np.ones_like(row), np.arange(row.shape[1])[None], memory, token_segments(segments, 4))
+    row = jnp.array([tokens], jnp.int32)
+    hidden = decoder(row, jnp.ones_like(row), jnp.arange(row.shape[1])[None], memory, token_segments(segments, 4))
     assert np.asarray(decoder.logits(hidden))[0].argmax(axis=-1)[:-1].tolist() == tokens[1:]
 
 
