@@ -166,9 +166,9 @@ def similarity_matrix(embedded: EmbeddedSet, size: int = 32, seed: int = 0) -> M
 
 
 def _groups(labels: Sequence[Sequence[str]]) -> tuple[str, list[str]]:
-    """Groups by the `key=value` label that most clips have with 2 to 8 different values."""
+    """Groups by the `key=value` label that most clips, at least half of them, have with 2 to 8 different values."""
     values = [dict(label.split("=", 1) for label in of_clip if "=" in label) for of_clip in labels]
-    best, coverage = "", 0
+    best, coverage = "", (len(values) - 1) // 2
     for key in sorted({key for of_clip in values for key in of_clip}):
         distinct = {of_clip[key] for of_clip in values if key in of_clip}
         covered = sum(key in of_clip for of_clip in values)
@@ -192,7 +192,7 @@ def chain_order(vectors: Float[np.ndarray, "n E"]) -> list[int]:
 
 
 def caption_examples(
-    model: Any, clips: Sequence[tuple[str, Any]], sample_rate: int, count: int = 8, seed: int = 0
+    model: Any, clips: Sequence[tuple[str, Any]], sample_rate: int, count: int = 6, seed: int = 0
 ) -> list[tuple[str, Any, str]]:
     """Draws clips by lot, in turn from each set, and captions them.
 

@@ -23,7 +23,7 @@ def number(value: Any, digits: int = 3) -> str:
         return f"{int(value):,}"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    if abs(value) >= 100:
+    if abs(value) >= 10:
         return f"{value:.1f}"
     if abs(value) < 1e-3:
         return f"{value:.2e}"
@@ -87,7 +87,10 @@ def headline(run: RunRecord) -> str:
     facts = summarise(run)
     trained = objectives_of(run.config)
     parts = parameter_counts(run.parameters)
-    named = ", ".join(f"{part.replace('_', ' ')} {count(size)}" for part, size in parts.items() if size >= 1000)
+    titles = {"captioning": "caption decoder"}
+    named = ", ".join(
+        f"{titles.get(part, part.replace('_', ' '))} {count(size)}" for part, size in parts.items() if size >= 1000
+    )
     names = {"distillation": "self-distillation"}
     sentence = (
         f"A language-audio model trained with {_listing([names.get(name, name) for name in trained])} "
