@@ -176,7 +176,7 @@ def dataset_directory(path: str | os.PathLike[str]) -> Path:
     ]
     if not found:
         state = "holds no prepared data" if root.exists() else "does not exist"
-        raise RecordsError(f"{path} {state}; write it with `slap prepare MANIFEST --output {path}`")
+        raise RecordsError(f"{path} {state}; write it with `slap prepare MANIFEST {path}`")
     if len(found) > 1:
         raise RecordsError(f"{path} holds several data sets; name one of: {', '.join(map(str, found))}")
     return found[0]
