@@ -80,7 +80,8 @@ class VirtualShards:
             iterator.set_state(states[str(shard)])
 
     def close(self) -> None:
-        """Stops the threads; the next `take` continues after what was read ahead, unless a state is set first."""
-        for ahead in self._ahead.values():
+        """Stops the threads and drops what they read ahead; the next `take` continues after the last row taken."""
+        for shard, ahead in self._ahead.items():
             ahead.close()
+            self._iterators[shard].set_state(ahead.state)
         self._ahead = {}

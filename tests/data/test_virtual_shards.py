@@ -59,6 +59,15 @@ def test_state_ignores_what_was_read_ahead():
     host.close()
 
 
+def test_closing_loses_no_row():
+    (host,) = hosts(1)
+    take(host, 4)
+    host.close()
+    assert host.get_state()["7"] == {"next_index": 4}
+    assert take(host, 1) == [(shard, 4) for shard in range(8)]
+    host.close()
+
+
 def test_shards_that_do_not_divide_are_refused():
     with pytest.raises(ConfigError, match="not a multiple of the 3 hosts"):
         VirtualShards(rows_of, 8, 0, 3, 2)
