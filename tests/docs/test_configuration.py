@@ -1,0 +1,40 @@
+import ast
+import re
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from slap_jax.config import default_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> dict:
+    found = {}
+    for name in config:
+        value = config[name]
+        if isinstance(value, ConfigDict) and len(value):
+            found |= leaves(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = {} if isinstance(value, ConfigDict) else value
+    return found
+
+
+def documented() -> dict:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z_0-9.]+)` \| `([^`]*)` \|", text, flags=re.MULTILINE)
+    assert len(rows) == len(dict(rows))
+    return {name: ast.literal_eval(value) for name, value in rows}
+
+
+def test_every_setting_is_documented_with_its_default():
+    assert documented() == leaves(default_config())
+
+
+def test_local_links_of_the_documentation_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            # Figures of the demo are drawn by a real run and copied in.
+            if not target.startswith(("http", "docs/images/")):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
