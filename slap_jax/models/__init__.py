@@ -1,0 +1,1 @@
+"""Audio tower, text tower, pooling and caption decoder; pure functions and Flax NNX modules."""

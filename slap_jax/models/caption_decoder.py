@@ -14,6 +14,9 @@ from slap_jax.models.transformer import Transformer
 PAD, BOS, EOS = 0, 1, 2
 
 
+Carry = tuple[Array, Array, Array, Array, tuple[Array, Array]]  # position, newest, done, written, cache
+
+
 class CaptionDecoder(nnx.Module):
     """Causal Transformer within each caption, reading the audio tokens of the same slot; output tied to the input."""
 
@@ -102,8 +105,6 @@ class CaptionDecoder(nnx.Module):
 
             x, cache = jax.lax.scan(layer, self.embedding(newest), (state, cache, layer_memory))
             return self.logits(self.transformer.norm(x)), cache
-
-        Carry = tuple[Array, Array, Array, Array, tuple[Array, Array]]
 
         def unfinished(carry: Carry) -> Bool[Array, ""]:
             position, _, done, _, _ = carry

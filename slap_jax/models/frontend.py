@@ -27,7 +27,7 @@ def hann_window(length: int) -> np.ndarray:
 
 @functools.cache
 def windowed_dft(window_length: int, n_fft: int) -> np.ndarray:
-    """Returns the DFT of a windowed frame as a matrix, float32 [window_length, 2 (n_fft / 2 + 1)]: real, then imaginary.
+    """Returns the DFT of a windowed frame as a matrix, float32 [window_length, n_fft + 2]: real parts, then imaginary.
 
     The frame is the part of an n_fft frame under the window; where it starts changes phases only.
     """
@@ -67,8 +67,8 @@ def log_mel(
 ) -> Float[Array, "R C 16 mels"]:
     """Computes the natural log-mel power spectrogram of packed rows.
 
-    Frame t of a clip is centred on its sample `hop_length * t`; samples of other clips count as zero, so the frames equal
-    `log(max(librosa.feature.melspectrogram(clip, center=True, pad_mode="constant"), floor))` of each clip alone.
+    Frame t of a clip is centred on its sample `hop_length * t`; samples of other clips count as zero, so the frames
+    equal `log(max(librosa.feature.melspectrogram(clip, center=True, pad_mode="constant"), floor))` of each clip alone.
 
     Args:
         waveform: 16 kHz samples, int16 or float32 in [-1, 1].

@@ -44,7 +44,7 @@ def rotation_2d(
         patches: F, tokens in a column; token `column * F + f` has frequency position f.
         head_dim: size of an attention head, a multiple of 4.
         base_time: base of the time axis (10,000 in the model; paper equation 11).
-        base_frequency: base of the frequency axis (100: with four positions a larger base would leave most pairs still).
+        base_frequency: base of the frequency axis (100: over four positions a larger one hardly turns most pairs).
     """
     quarter = head_dim // 4
     rows, count = columns.shape

@@ -26,7 +26,6 @@ def test_masked_patches_are_hidden_and_their_place_is_known(tiny_config, pack):
     seen_changed = jnp.where(mask[..., None], patches, patches + 1.0)
     assert np.abs(masked - encode(seen_changed, mask)).max() > 1e-2
     np.testing.assert_allclose(encode(patches, jnp.zeros_like(mask)), encoder(patches, segments, columns), atol=1e-5)
-    # With everything hidden only the positions tell the tokens of a clip apart.
-    everything = encode(patches, jnp.ones_like(mask))
-    assert np.abs(everything[0, 12:16] - everything[0, 16:20]).max() > 1e-4
-    assert np.abs(everything[0, 12] - everything[0, 13]).max() > 1e-4
+    # Hidden tokens of one clip all start from the same vector: what they become tells their places apart.
+    hidden = masked[0][mask[0] & (jnp.arange(32) >= 12)]
+    assert min(float(jnp.abs(a - b).max()) for i, a in enumerate(hidden) for b in hidden[:i]) > 1e-3

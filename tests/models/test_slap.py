@@ -12,7 +12,7 @@ from flax import nnx
 
 from slap_jax.models.slap import Slap
 
-COLUMN, COLUMNS, SLOTS, TEXT = 2_560, 24, 4, 32
+COLUMN, COLUMNS, SLOTS, TEXT = 2_560, 24, 4, 36
 BACKENDS = ["auto", "dense", "blocked", "chunked"]
 CLIP_SAMPLES, CAPTION_TOKENS = 7 * COLUMN + 900, 9
 
@@ -26,7 +26,11 @@ def caption(tokens: int, seed: int) -> np.ndarray:
 
 
 CLIP = (noise(CLIP_SAMPLES, 1), caption(CAPTION_TOKENS, 1))
-NEIGHBOURS = [(noise(5 * COLUMN, 2), caption(6, 2)), (noise(30, 3), caption(2, 3)), (noise(8 * COLUMN, 4), caption(12, 4))]
+NEIGHBOURS = [
+    (noise(5 * COLUMN, 2), caption(6, 2)),
+    (noise(30, 3), caption(2, 3)),
+    (noise(8 * COLUMN, 4), caption(12, 4)),
+]
 SILENCE = (np.zeros(5 * COLUMN, np.float32), NEIGHBOURS[0][1])
 BROKEN = (np.full(5 * COLUMN, np.nan, np.float32), NEIGHBOURS[0][1])
 
@@ -47,6 +51,7 @@ def rows_of(*rows: list) -> tuple[np.ndarray, ...]:
 
 
 def build(config, backend: str) -> tuple[Callable, dict]:
+    """Returns a function of (params, *pack) to audio and text embeddings, and the parameters."""
     config.model.attention = backend
     graphdef, params = nnx.split(Slap(config, rngs=nnx.Rngs(0)))
 
@@ -60,26 +65,34 @@ def build(config, backend: str) -> tuple[Callable, dict]:
     return embed, nnx.to_pure_dict(params)
 
 
-def with_gradient(embed: Callable) -> Callable:
-    """Returns a function of (params, pack, row, slot): the embeddings, and the gradient through one slot of them."""
+@pytest.fixture(scope="module")
+def with_gradient() -> Callable:
+    """By config and backend: a compiled (params, pack, row, slot) to embeddings and the gradient of one slot."""
+    compiled = {}
 
-    @jax.jit
-    def both(params, pack, row, slot):
-        def loss(params):
-            audio, text = embed(params, *pack)
-            direction = jnp.cos(jnp.arange(audio.shape[-1]))
-            return jnp.sum((audio + 2 * text)[row, slot] * direction), (audio, text)
+    def create(config, backend: str) -> tuple[Callable, dict]:
+        if backend not in compiled:
+            embed, params = build(config, backend)
 
-        (_, embeddings), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        return embeddings, gradient
+            @jax.jit
+            def both(params, pack, row, slot):
+                def loss(params):
+                    audio, text = embed(params, *pack)
+                    direction = jnp.cos(jnp.arange(audio.shape[-1]))
+                    return jnp.sum((audio + 2 * text)[row, slot] * direction), (audio, text)
 
-    return both
+                (_, embeddings), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+                return embeddings, gradient
+
+            compiled[backend] = both, params
+        return compiled[backend]
+
+    return create
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_clip_is_the_same_alone_and_in_any_pack(tiny_config, backend):
-    embed, params = build(tiny_config, backend)
-    both = with_gradient(embed)
+def test_a_clip_is_the_same_alone_and_in_any_pack(tiny_config, with_gradient, backend):
+    both, params = with_gradient(tiny_config, backend)
     first, second, third = NEIGHBOURS
     alone, alone_gradient = both(params, rows_of([CLIP], []), 0, 0)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(alone_gradient)) > 1e-2
@@ -96,22 +109,24 @@ def test_a_clip_is_the_same_alone_and_in_any_pack(tiny_config, backend):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, alone_gradient)
 
 
-def test_backends_agree(tiny_config):
+def test_backends_agree(tiny_config, with_gradient):
     pack = rows_of([CLIP, *NEIGHBOURS], NEIGHBOURS)
-    results = [with_gradient(build(tiny_config, backend)[0]) for backend in BACKENDS]
-    params = build(tiny_config, "dense")[1]
-    expected = results[1](params, pack, 0, 0)
-    for result in results:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), result(params, pack, 0, 0), expected)
+    results = {}
+    for backend in BACKENDS:
+        both, params = with_gradient(tiny_config, backend)
+        results[backend] = both(params, pack, 0, 0)
+    for result in results.values():
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), result, results["dense"])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("third", [SILENCE, BROKEN], ids=["silence", "nan"])
-def test_a_broken_or_silent_clip_leaves_every_other_slot(tiny_config, backend, third):
-    embed, params = build(tiny_config, backend)
-    both = with_gradient(embed)
+def test_a_broken_or_silent_clip_leaves_every_other_slot(tiny_config, with_gradient, backend, third):
+    both, params = with_gradient(tiny_config, backend)
     (audio, text), gradient = both(params, rows_of([CLIP, NEIGHBOURS[1], NEIGHBOURS[0], NEIGHBOURS[1]], []), 0, 0)
-    (changed, same_text), changed_gradient = both(params, rows_of([CLIP, NEIGHBOURS[1], third, NEIGHBOURS[1]], []), 0, 0)
+    (changed, same_text), changed_gradient = both(
+        params, rows_of([CLIP, NEIGHBOURS[1], third, NEIGHBOURS[1]], []), 0, 0
+    )
     others = [0, 1, 3]
     np.testing.assert_allclose(changed[0, others], audio[0, others], atol=1e-6)
     np.testing.assert_allclose(same_text, text, atol=1e-6)
@@ -120,9 +135,9 @@ def test_a_broken_or_silent_clip_leaves_every_other_slot(tiny_config, backend, t
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), changed_gradient, gradient)
 
 
-def test_empty_slots_are_finite_with_finite_gradients(tiny_config):
-    embed, params = build(tiny_config, "auto")
-    (audio, text), gradient = with_gradient(embed)(params, rows_of([CLIP], []), 1, 2)
+def test_empty_slots_are_finite_with_finite_gradients(tiny_config, with_gradient):
+    both, params = with_gradient(tiny_config, "auto")
+    (audio, text), gradient = both(params, rows_of([CLIP], []), 1, 2)
     assert np.isfinite(audio).all() and np.isfinite(text).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
@@ -149,7 +164,7 @@ def test_bfloat16_embeddings_are_fp32_and_close(tiny_config):
 
 def test_only_parameters_and_a_pure_dict_merges_back(tiny_config):
     model = Slap(tiny_config, rngs=nnx.Rngs(0))
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    _, params, rest = nnx.split(model, nnx.Param, ...)
     assert not jax.tree.leaves(rest)
     pure = nnx.to_pure_dict(params)
 

@@ -1,5 +1,7 @@
 """The stack: what a layer sees, and that rematerialisation, unrolling and type change nothing but cost."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,14 @@ from flax import nnx
 from slap_jax.models.rope import rotation_1d
 from slap_jax.models.transformer import Transformer
 
-SIZES = {"layers": 4, "heads": 2, "width": 16, "mlp_width": 24, "locals_per_global": 1, "local_window": 2}
+SIZES: dict[str, Any] = {
+    "layers": 4,
+    "heads": 2,
+    "width": 16,
+    "mlp_width": 24,
+    "locals_per_global": 1,
+    "local_window": 2,
+}
 
 
 def build(**changes):
@@ -90,12 +99,9 @@ def test_stream_keeps_its_scale_at_any_depth(pack):
     x, segments, rotation = inputs(pack)
     for layers in (2, 12):
         model = build(layers=layers)
-        model.norm.scale[...] = jnp.ones(16)
-        graphdef, state = nnx.split(model.blocks)
-        stream, _ = jax.lax.scan(
-            lambda x, s: (nnx.merge(graphdef, s)(x, segments, rotation, None, None), None), x, state
-        )
-        assert 0.9 < float(jnp.std(stream)) < 1.6
+        # The last norm would hide the scale of the stream.
+        setattr(model, "norm", lambda x: x)  # noqa: B010 (to a type checker it stays a norm)
+        assert 0.9 < float(jnp.std(model(x, segments, rotation))) < 1.6
 
 
 def test_compiled_program_does_not_grow_with_depth(pack):

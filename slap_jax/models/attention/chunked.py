@@ -1,8 +1,8 @@
 """Attention tile by tile with a running softmax, skipping tiles that hold no allowed pair; memory linear in the row.
 
-The online softmax and its backward pass are those of FlashAttention (Dao 2023, algorithms 1 and 2), in plain XLA. Clips
-are contiguous in a packed row, so the keys that a tile of queries can see lie in one run of tiles: the inner loop covers
-that run only, and the cost grows with the lengths of the clips instead of with the row.
+The online softmax and its backward pass are those of FlashAttention (Dao 2023, algorithms 1 and 2), in plain XLA.
+Clips are contiguous in a packed row, so the keys that a tile of queries can see lie in one run of tiles: the inner
+loop covers that run only, and the cost grows with the lengths of the clips instead of with the row.
 """
 
 import functools
@@ -144,8 +144,8 @@ def _tiled_backward(geometry: Geometry, saved: tuple, gradient: Array) -> tuple[
             return d_query, d_k, d_v
 
         start = (jnp.zeros(query.shape, jnp.float32), *carry)
-        d_query, *carry = jax.lax.fori_loop(first, last, one_key_tile, start)
-        return tuple(carry), d_query.astype(q.dtype)
+        d_query, d_k, d_v = jax.lax.fori_loop(first, last, one_key_tile, start)
+        return (d_k, d_v), d_query.astype(q.dtype)
 
     start = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
     numbers = jnp.arange(q.shape[0])

@@ -1,4 +1,4 @@
-"""The reference backend: every query against every key, masked. Also the core that the other backends call on blocks."""
+"""The reference backend: every query against every key, masked; also the core of the blocked one."""
 
 import jax
 import jax.numpy as jnp

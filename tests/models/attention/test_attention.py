@@ -1,5 +1,7 @@
 """Every backend against a masked softmax in NumPy (values) and against its derivative in plain jnp (gradients)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,8 @@ def mask(q_segments, kv_segments, window=None, causal=False):
     return allow
 
 
-def oracle(q, k, v, allow, xp=np):
+def oracle(qkv, allow, xp: Any = np):
+    q, k, v = qkv
     scores = xp.einsum("rqhd,rkhd->rhqk", q, k) / np.sqrt(q.shape[-1])
     weights = xp.where(allow[:, None], xp.exp(xp.where(allow[:, None], scores, 0.0)), 0.0)
     total = weights.sum(-1, keepdims=True)
@@ -44,18 +47,18 @@ def inputs(q_length=LENGTH, kv_length=LENGTH, seed=0):
     return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
 
 
-def check(function, q, k, v, allow):
+def check(function, qkv, allow):
     """Compares values and gradients with the oracle's."""
-    weights = np.random.default_rng(9).standard_normal(q.shape).astype(np.float32)
-    exact = oracle(*(np.asarray(x, np.float64) for x in (q, k, v)), allow)
-    expected = jax.grad(lambda *x: jnp.sum(oracle(*x, allow, jnp) * weights), argnums=(0, 1, 2))(q, k, v)
+    weights = np.random.default_rng(9).standard_normal(qkv[0].shape).astype(np.float32)
+    exact = oracle([np.asarray(x, np.float64) for x in qkv], allow)
+    expected = jax.grad(lambda qkv: jnp.sum(oracle(qkv, allow, jnp) * weights))(qkv)
 
     @jax.jit
-    def both(q, k, v):
-        out, pull = jax.vjp(function, q, k, v)
-        return out, pull(weights)
+    def both(qkv):
+        out, pull = jax.vjp(lambda qkv: function(*qkv), qkv)
+        return out, pull(weights)[0]
 
-    out, gradients = both(q, k, v)
+    out, gradients = both(qkv)
     np.testing.assert_allclose(out, exact, atol=2e-6)
     for got, wanted in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-5)
@@ -71,7 +74,7 @@ def test_packed_rows_equal_the_oracle(pack, backend, kind):
     def function(q, k, v):
         return attention(q, k, v, q_segments=segments, backend=backend, **KINDS[kind])
 
-    check(function, *inputs(), mask(segments, segments, **KINDS[kind]))
+    check(function, inputs(), mask(segments, segments, **KINDS[kind]))
 
 
 @pytest.mark.parametrize("backend", ["dense", "chunked"])
@@ -84,7 +87,7 @@ def test_cross_attention_with_unseen_segments_equals_the_oracle(pack, backend):
     def function(q, k, v):
         return attention(q, k, v, q_segments=q_segments, kv_segments=kv_segments, backend=backend)
 
-    check(function, *inputs(70), allow)
+    check(function, inputs(70), allow)
 
 
 @pytest.mark.parametrize("tile", [7, 16, 100, 512])
@@ -94,17 +97,17 @@ def test_chunked_does_not_depend_on_the_tile(pack, tile):
     def function(q, k, v):
         return chunked_attention(q, k, v, segments, segments, None, False, tile=tile)
 
-    check(function, *inputs(), mask(segments, segments))
+    check(function, inputs(), mask(segments, segments))
 
 
 @pytest.mark.parametrize("backend", ["dense", "chunked"])
 def test_segments_in_any_order_are_still_respected(backend):
-    segments = np.random.default_rng(0).integers(0, 4, (2, LENGTH))
+    segments: Any = np.random.default_rng(0).integers(0, 4, (2, LENGTH))
 
     def function(q, k, v):
         return attention(q, k, v, q_segments=segments, backend=backend)
 
-    check(function, *inputs(), mask(segments, segments))
+    check(function, inputs(), mask(segments, segments))
 
 
 @pytest.mark.parametrize("backend", ["dense", "chunked", "blocked"])
@@ -126,7 +129,7 @@ def test_bfloat16_is_close_and_kept(pack, backend):
     half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
     out = jax.jit(lambda q, k, v: attention(q, k, v, q_segments=segments, window=5, backend=backend))(*half)
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.float32(out), oracle(q, k, v, mask(segments, segments, 5)), atol=0.05)
+    np.testing.assert_allclose(np.float32(out), oracle((q, k, v), mask(segments, segments, 5)), atol=0.05)
 
 
 @pytest.mark.parametrize("backend, kind", [("blocked", "local"), ("chunked", "global")])
