@@ -23,8 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and options.verb != "train":
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.rest = rest
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("slap_jax").setLevel(logging.INFO)
+    logging.basicConfig(format="%(message)s", level=logging.INFO if options.verb == "train" else logging.WARNING)
+    for library in ("absl", "jax"):  # what they tell about their inner workings would bury the run's own lines
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         return options.function(options) or 0
     except KeyboardInterrupt:

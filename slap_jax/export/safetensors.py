@@ -121,6 +121,7 @@ def export(
     save_file(tensors, weights, metadata={"format": FORMAT, "format_version": str(FORMAT_VERSION)})
     shutil.copyfile(tokenizer_path, copy)
     text.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    weights.chmod(copy.stat().st_mode)  # safetensors makes files that only their owner may read
     for partial, name in ((weights, WEIGHTS), (copy, TOKENIZER), (text, CONFIG)):
         os.replace(partial, out_dir / name)
     return out_dir

@@ -39,7 +39,9 @@ def test_round_trip(run, exported):
 
 
 def test_holds_only_the_three_files_and_no_paths(exported):
-    assert sorted(path.name for path in exported.iterdir()) == ["config.json", "model.safetensors", "tokenizer.model"]
+    files = sorted(exported.iterdir())
+    assert [path.name for path in files] == ["config.json", "model.safetensors", "tokenizer.model"]
+    assert len({path.stat().st_mode for path in files}) == 1
     assert "/" not in (exported / "config.json").read_text().replace("\\/", "")
 
 
