@@ -262,5 +262,5 @@ def mask_figure(row: PackedRow, kinds: Sequence[tuple[str, str]], theme: Theme) 
     for axes, (kind, title) in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         draw_mask(axes, row, kind, theme)
         if title:
-            axes.set_title(textwrap.fill(title, 40), fontsize=8)
+            axes.set_title(textwrap.fill(title, 48), fontsize=8)
     return figure

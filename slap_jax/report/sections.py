@@ -54,7 +54,7 @@ def results(run: RunRecord) -> str:
     return _section("results", "Results on held-out clips", content)
 
 
-def player(run: RunRecord, clip: Any, caption: str, text: str, note: str = "", longest: float = 0.0) -> str:
+def player(run: RunRecord, clip: Any, caption: str, text: str, note: str = "· ", longest: float = 0.0) -> str:
     """A play button, the log-mel of the clip and a line of text below.
 
     Args:
@@ -116,7 +116,7 @@ def _query(run: RunRecord, one: EmbeddedSet, query: Query) -> str:
         clips += player(run, clip, clip.captions[0], text, f"cos {similarity:.2f} · ", longest)
     if not any(right for _, _, right in query.found):
         clip = one.clips[query.wanted]
-        clips += player(run, clip, query.text, "<span class='note'>the clip that was asked for</span>", "", longest)
+        clips += player(run, clip, query.text, "<span class='note'>the clip that was asked for</span>", "· ", longest)
     return f'<article class="card"><h4>“{escape(query.text)}”</h4><p class="verdict">{verdict}</p>{clips}</article>'
 
 

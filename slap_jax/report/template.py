@@ -62,7 +62,8 @@ ol.owners li { break-inside: avoid; display: flex; gap: 0.6rem; padding: 0.14rem
 ol.owners b { flex: none; width: 1.6rem; height: 1.35rem; border-radius: 4px; color: #fff; text-align: center;
   font-size: 0.78rem; font-weight: 600; line-height: 1.35rem; }
 ol.owners small { color: var(--muted); white-space: nowrap; }
-.queries { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.2rem; }
+.queries { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.2rem;
+  align-items: start; }
 .card { background: var(--surface); border: 1px solid var(--line); border-radius: 8px; padding: 0.9rem 1rem 1rem; }
 .card h4 { margin: 0 0 0.2rem; font-size: 1rem; font-weight: 600; line-height: 1.35; overflow-wrap: anywhere; }
 .card .verdict { font-size: 0.84rem; margin: 0 0 0.6rem; color: var(--muted); }
