@@ -21,11 +21,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise ConfigError(f"objectives={args.objectives!r}; write objectives=all or objectives=contrastive")
     config = default_config()
 
+    config.audio.update(mean=-8.32, std=3.55)  # `slap stats` of the training split
     config.data.train.clips = source(f"{args.data}/clips", "train")
     config.data.evaluation.clips = source(f"{args.data}/clips", "val+test")
     config.data.tokenizer = f"{args.data}/tokenizer.model"
-    config.data.update(rows=16, columns=64, slots=16, text_tokens=192, max_seconds=10.24, max_caption_tokens=64)
-    config.data.update(virtual_shards=4, decode_threads=1)
+    config.data.update(rows=16, columns=64, slots=16, text_tokens=128, max_seconds=10.24, max_caption_tokens=64)
+    config.data.update(virtual_shards=4, packing_bins=16, decode_threads=1)
 
     config.model.update(embed_dim=256, vocab_size=2_000, compute_dtype="float32")
     config.model.audio_encoder.update(layers=3, heads=3, width=192, mlp_width=512)

@@ -19,13 +19,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     args = parse_arg(arg, data="runs/demo/data", steps=400)
     config = default_config()
 
+    config.audio.update(mean=-9.4, std=3.4)  # of the two sources, by `slap stats`
     config.data.train.clips = source(f"{args.data}/clips", "train", weight=0.5)
     config.data.train.scenes = source(f"{args.data}/scenes", "train", weight=0.5)
     config.data.evaluation.clips = source(f"{args.data}/clips", "test")
     config.data.evaluation.scenes = source(f"{args.data}/scenes", "test", label="sound")
     config.data.tokenizer = f"{args.data}/tokenizer.model"
-    config.data.update(rows=8, columns=64, slots=16, text_tokens=192, max_seconds=10.24, max_caption_tokens=48)
-    config.data.update(virtual_shards=2, decode_threads=1)
+    config.data.update(rows=8, columns=64, slots=16, text_tokens=96, max_seconds=10.24, max_caption_tokens=48)
+    config.data.update(virtual_shards=2, packing_bins=8, decode_threads=1)
 
     config.model.update(embed_dim=192, vocab_size=400, compute_dtype="float32")
     config.model.audio_encoder.update(layers=3, heads=3, width=192, mlp_width=512)

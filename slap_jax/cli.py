@@ -54,16 +54,9 @@ def prepare(options: argparse.Namespace) -> None:
 
 def scenes(options: argparse.Namespace) -> None:
     """Writes synthetic scenes: a train split, and a test split of combinations that it never has."""
-    from slap_jax.data.prepare import prepare_records
-    from slap_jax.data.scenes import scene_records
+    from slap_jax.data.builders.synthetic_scenes import prepare_scenes
 
-    splits = {
-        "train": (options.train, scene_records(options.seed, options.train)),
-        "test": (options.test, scene_records(options.seed, options.test, held_out=True)),
-    }
-    wanted = {name: split for name, split in splits.items() if split[0] > 0}
-    inputs = {"scenes": {"seed": options.seed, "train": options.train, "test": options.test}}
-    prepare_records(wanted, options.output, inputs)
+    prepare_scenes(options.output, seed=options.seed, train=options.train, test=options.test)
 
 
 def tokenizer(options: argparse.Namespace) -> None:

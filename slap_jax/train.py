@@ -136,15 +136,16 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
                 preempted = checkpoints.reached_preemption(step)
                 last = preempted or step == config.train.steps
                 if last or checkpoints.is_due(step):
+                    writer.flush()  # so that no line of a step that is never run again is lost
                     checkpoints.save(step, state, prefetch.state, meta, force=last)
                 every = config.train.evaluate_every
                 if every and step % every == 0 and step < config.train.steps and not preempted:
                     with writer.pause(), jax.transfer_guard("allow"):
                         writer.write_scalars(step, scalars(evaluate(embedder, state.params["model"], tasks)))
-        writer.flush()
         checkpoints.wait()
     finally:
         prefetch.close()
+        batches.close()
         writer.close()
         checkpoints.close()
     if preempted:

@@ -1,0 +1,177 @@
+"""Whole runs of the training script: resume to the bit after kill -9 and SIGTERM, one compilation, errors that help."""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from slap_jax.checkpoints import EXIT_PREEMPTED, CheckpointError, Checkpoints
+from slap_jax.config import ConfigError
+from slap_jax.data.builders.synthetic_scenes import prepare_scenes
+from slap_jax.data.pipeline import DataMismatchError
+from slap_jax.data.records import open_split
+from slap_jax.data.tokenizer import TokenizerError, train_tokenizer
+from slap_jax.metrics import read_metrics
+from slap_jax.optimizer import create_optimizer
+from slap_jax.train import NonFiniteError, main
+from slap_jax.train_state import create_state
+from tests.tiny import VOCABULARY
+from tests.train_worker import config_of
+
+ROOT = Path(__file__).parent.parent
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """24 short synthetic scenes and a vocabulary."""
+    directory = tmp_path_factory.mktemp("data")
+    prepare_scenes(directory / "scenes", seed=0, train=24, test=8, log=lambda line: None)
+    records = open_split(directory / "scenes", "train")
+    captions = [caption for index in range(len(records)) for caption in records[index].captions]
+    train_tokenizer(captions, directory / "tokenizer.model", VOCABULARY)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory) -> Path:
+    """The run that the others must equal."""
+    run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    assert main(config_of(str(data), STEPS), run_dir) == 0
+    return run_dir
+
+
+def final_state(data: Path, run_dir: Path):
+    config = config_of(str(data), STEPS)
+    transform = create_optimizer(config.optimizer, STEPS)
+    abstract = jax.eval_shape(lambda: create_state(config, transform))
+    with contextlib.closing(Checkpoints(run_dir / "checkpoints", handle_signals=False)) as checkpoints:
+        assert checkpoints.latest() == STEPS
+        return checkpoints.restore(abstract)[:2]
+
+
+def losses(run_dir: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss/total"]) for line in read_metrics(run_dir / "metrics.jsonl")]
+
+
+def start_and_stop(data: Path, run_dir: Path, after: int, number: signal.Signals) -> int:
+    """Starts a run in a process, sends the signal once step `after` is logged, returns its exit code."""
+    command = [sys.executable, "-m", "tests.train_worker", str(data), str(run_dir), str(STEPS)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        metrics, deadline = run_dir / "metrics.jsonl", time.monotonic() + 240
+        while not (metrics.exists() and any(line["step"] >= after for line in read_metrics(metrics))):
+            assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be stopped"
+            time.sleep(0.02)
+        os.kill(process.pid, number)
+        return process.wait(timeout=120)
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+def assert_equal_to_the_bit(data: Path, run_dir: Path, uninterrupted: Path) -> None:
+    state, data_state = final_state(data, run_dir)
+    expected, expected_data_state = final_state(data, uninterrupted)
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert data_state == expected_data_state
+    assert losses(run_dir) == losses(uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, EXIT_PREEMPTED)], ids=["kill", "term"]
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(data, uninterrupted, tmp_path, number, code):
+    run_dir = tmp_path / "run"
+    assert start_and_stop(data, run_dir, after=6, number=number) == code
+    assert main(config_of(str(data), STEPS), run_dir) == 0
+    assert_equal_to_the_bit(data, run_dir, uninterrupted)
+
+
+def test_the_step_is_compiled_once(data, tmp_path, caplog):
+    config = config_of(str(data), 3)
+    config.optimizer.warmup_steps = 0
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        assert main(config, tmp_path / "run") == 0
+    compilations = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling jit(train_step)")]
+    assert len(compilations) == 1
+
+
+def test_a_run_directory_holds_what_its_reader_needs(uninterrupted):
+    names = {path.name for path in uninterrupted.iterdir()}
+    assert {"config.json", "params.txt", "metrics.jsonl", "tensorboard", "checkpoints"} <= names
+    line = read_metrics(uninterrupted / "metrics.jsonl")[-1]
+    wanted = {"loss/contrastive", "loss/distillation", "loss/captioning", "gradient_norm", "learning_rate", "temperature"}
+    wanted |= {"prototype_entropy", "embedding_spread", "packing_fill", "speed/mfu"}
+    wanted |= {f"speed/{name}_per_s" for name in ("clips", "audio_seconds", "audio_tokens", "text_tokens")}
+    assert wanted <= set(line)
+    curve = losses(uninterrupted)
+    assert [step for step, _ in curve] == list(range(1, STEPS + 1))
+    assert curve[-1][1] < curve[0][1]
+
+
+def test_another_architecture_is_refused_and_nothing_is_lost(data, uninterrupted, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted, run_dir)
+    before = (run_dir / "config.json").read_text()
+    config = config_of(str(data), STEPS)
+    config.model.audio_encoder.mlp_width = 48
+    with pytest.raises(CheckpointError, match=r"(?s)another architecture.*mlp.*found.*expected"):
+        main(config, run_dir)
+    assert (run_dir / "config.json").read_text() == before
+    assert losses(run_dir) == losses(uninterrupted)
+
+
+def test_changed_data_settings_are_refused(data, uninterrupted, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted, run_dir)
+    config = config_of(str(data), STEPS)
+    config.data.max_seconds = 2.0
+    with pytest.raises(DataMismatchError, match=r"config.data.max_seconds: 2.56 in the checkpoint, 2.0 now"):
+        main(config, run_dir)
+
+
+def test_missing_tokenizer_and_too_small_vocabulary_say_what_to_do(data, tmp_path):
+    config = config_of(str(data), STEPS)
+    config.data.tokenizer = str(tmp_path / "nowhere.model")
+    with pytest.raises(TokenizerError, match=r"(?s)nowhere.model.*slap tokenizer"):
+        main(config, tmp_path / "run")
+    config = config_of(str(data), STEPS)
+    config.model.vocab_size = 10
+    with pytest.raises(ConfigError, match=r"write vocab_size=\d+ or more"):
+        main(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_many_bad_steps_stop_the_run_and_name_the_last_checkpoint(data, tmp_path):
+    config = config_of(str(data), STEPS)
+    config.optimizer.update(learning_rate=1e30, warmup_steps=0, max_bad_steps=2, clip_norm=1e30)
+    with pytest.raises(NonFiniteError, match="2 steps in a row"):
+        main(config, tmp_path / "run")
+
+
+def test_a_new_run_can_start_from_another_runs_parameters(data, uninterrupted, tmp_path):
+    config = config_of(str(data), 1)
+    config.init_from = str(uninterrupted)
+    config.optimizer.update(learning_rate=0.0, warmup_steps=0)
+    with config.unlocked():
+        config.objectives.captioning.weight = 0.0
+    assert main(config, tmp_path / "run") == 0
+    expected, _ = final_state(data, uninterrupted)
+    transform = create_optimizer(config.optimizer, 1)
+    with contextlib.closing(Checkpoints(tmp_path / "run" / "checkpoints", handle_signals=False)) as checkpoints:
+        state, _, _ = checkpoints.restore(jax.eval_shape(lambda: create_state(config, transform)))
+    jax.tree.map(np.testing.assert_array_equal, state.params["model"], expected.params["model"])
+    assert "captioning" not in state.params["objectives"]
+    config.model.audio_encoder.mlp_width = 48
+    with pytest.raises(ConfigError, match=r"config.init_from=.*has shape"):
+        main(config, tmp_path / "other")
