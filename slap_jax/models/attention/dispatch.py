@@ -1,5 +1,6 @@
 """The entry point of attention."""
 
+import jax
 from jaxtyping import Array, Float, Int
 
 from slap_jax.models.attention.blocked import blocked_attention
@@ -38,7 +39,7 @@ def attention(
         AttentionError: the backend does not cover this kind of call.
     """
     cross = kv_segments is not None
-    chosen = select_backend(backend, q.shape[1], k.shape[1], window, causal, cross)
+    chosen = select_backend(backend, q.shape[1], k.shape[1], window, causal, cross, jax.default_backend())
     if chosen == "blocked":
         assert window is not None
         return blocked_attention(q, k, v, q_segments, window, causal)

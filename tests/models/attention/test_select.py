@@ -10,13 +10,15 @@ from slap_jax.models.attention.select import AttentionError, select_backend
 
 
 def test_auto_takes_blocks_for_local_layers_of_long_rows_only():
-    assert select_backend("auto", 2_048, 2_048, 12, False, False) == "blocked"
-    assert select_backend("auto", 32, 32, 12, False, False) == "dense"
+    assert select_backend("auto", 2_048, 2_048, 12, False, False, "cpu") == "blocked"
+    assert select_backend("auto", 32, 32, 12, False, False, "cpu") == "dense"
 
 
 def test_auto_leaves_the_dense_score_matrix_for_long_rows():
-    assert select_backend("auto", 16, 16, None, False, False) == "dense"
-    assert select_backend("auto", 4_096, 4_096, None, False, False) == "chunked"
+    assert select_backend("auto", 16, 16, None, False, False, "cpu") == "dense"
+    assert select_backend("auto", 512, 512, None, False, False, "cpu") == "chunked"
+    assert select_backend("auto", 512, 512, None, False, False, "gpu") == "dense"
+    assert select_backend("auto", 4_096, 4_096, None, False, False, "gpu") == "chunked"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_auto_leaves_the_dense_score_matrix_for_long_rows():
 )
 def test_impossible_wishes_raise(arguments, message):
     with pytest.raises(AttentionError, match=message):
-        select_backend(*arguments)
+        select_backend(*arguments, "cpu")
 
 
 def test_choice_is_logged_once_with_its_reason(caplog):
