@@ -16,7 +16,7 @@ from slap_jax.config import default_config, parse_arg, source
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Takes `data` (directory of the prepared data) and `steps`."""
-    args = parse_arg(arg, data="runs/demo/data", steps=400)
+    args = parse_arg(arg, data="runs/demo/data", steps=520)
     config = default_config()
 
     config.audio.update(mean=-9.4, std=3.4)  # of the two sources, by `slap stats`
@@ -34,7 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.caption_decoder.update(layers=2, heads=3, width=192, mlp_width=512)
     config.objectives.distillation.update(prototypes=512, hidden=384, bottleneck=64, momentum_start=0.98)
 
-    config.optimizer.update(learning_rate=2e-3, warmup_steps=40, weight_decay=0.1)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=40, weight_decay=0.1)
     config.train.update(steps=args.steps, log_every=10)
     config.checkpoint.update(every=200, keep=2)
     return config

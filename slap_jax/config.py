@@ -119,7 +119,12 @@ def default_config() -> ConfigDict:
                     sinkhorn_iterations=3,
                 )
             ),
-            captioning=ConfigDict(dict(weight=0.5)),
+            captioning=ConfigDict(
+                dict(
+                    weight=0.5,
+                    vocabulary_chunk=8_192,  # tokens of the vocabulary whose logits exist at a time
+                )
+            ),
         )
     )
 

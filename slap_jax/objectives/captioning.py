@@ -1,13 +1,13 @@
 """Captioning: the decoder predicts each caption token from the ones before it and the clip's dense features."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 from ml_collections import ConfigDict
 
 from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.objectives.views import LossTerm, Views
+from slap_jax.objectives.vocabulary import token_losses
 
 
 def next_tokens(
@@ -26,6 +26,7 @@ class Captioning(nnx.Module):
 
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
         """Creates the caption decoder, which training needs and `export` keeps."""
+        self.vocabulary_chunk = config.objectives.captioning.vocabulary_chunk
         self.decoder = CaptionDecoder(config.model, config.model.audio_encoder.width, rngs=rngs)
 
     def __call__(self, views: Views) -> LossTerm:
@@ -35,9 +36,8 @@ class Captioning(nnx.Module):
             batch.text_tokens, batch.text_segments, batch.text_positions, views.audio_tokens, views.token_segments
         )
         targets, real = next_tokens(batch.text_tokens, batch.text_segments)
-        logits = self.decoder.logits(hidden)
-        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        losses = jax.nn.logsumexp(logits, axis=-1) - chosen
+        table = self.decoder.embedding.table[...].astype(hidden.dtype)
+        losses, correct = token_losses(hidden, table, targets, self.vocabulary_chunk)
         count = jnp.maximum(jnp.sum(real), 1)
-        correct = jnp.sum(real & (jnp.argmax(logits, axis=-1) == targets)) / count
-        return LossTerm(jnp.sum(jnp.where(real, losses, 0.0)) / count, {"caption_token_accuracy": correct})
+        accuracy = jnp.sum(real & correct) / count
+        return LossTerm(jnp.sum(jnp.where(real, losses, 0.0)) / count, {"caption_token_accuracy": accuracy})

@@ -1,0 +1,46 @@
+"""What the golden files hold, computed anew."""
+
+from pathlib import Path
+
+import jax
+
+from slap_jax.config_file import read_config
+from slap_jax.optimizer import create_optimizer
+from slap_jax.parameter_table import parameter_table
+from slap_jax.train_state import abstract_learner, create_state
+from slap_jax.train_step import make_train_step
+from tests.tiny import tiny_batch, tiny_config
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIGS = ("demo", "corpus_cpu", "slap_base")
+STEPS = 20
+CURVES = ("loss/total", "loss/contrastive", "loss/distillation", "loss/captioning", "gradient_norm")
+
+
+def read(name: str):
+    return read_config(str(ROOT / "configs" / f"{name}.py"), [])
+
+
+def config_text(name: str) -> str:
+    return read(name).to_json_best_effort(indent=1, sort_keys=True) + "\n"
+
+
+def parameter_text(name: str) -> str:
+    config = read(name)
+    transform = create_optimizer(config.optimizer, config.train.steps)
+    return parameter_table(jax.eval_shape(lambda: create_state(config, transform)).params)
+
+
+def loss_curve() -> dict[str, list[float]]:
+    """20 steps over three batches that take turns."""
+    config = tiny_config()
+    config.train.steps = STEPS
+    transform = create_optimizer(config.optimizer, STEPS)
+    step = jax.jit(make_train_step(config, abstract_learner(config), transform))
+    state = jax.jit(lambda: create_state(config, transform))()
+    curve: dict[str, list[float]] = {name: [] for name in CURVES}
+    for index in range(STEPS):
+        state, metrics = step(state, tiny_batch(config, seed=index % 3))
+        for name in CURVES:
+            curve[name].append(round(float(metrics[name]), 5))
+    return curve
