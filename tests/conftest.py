@@ -5,8 +5,10 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Code generation is most of a tiny test's time: level 0 halves it, and no test depends on the speed of the result.
-_FLAGS = " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _FLAGS
+_DEVICES = os.environ.get("SLAP_TEST_DEVICES", "8")  # fewer in each of several processes
+_FLAGS = f" --xla_force_host_platform_device_count={_DEVICES} --xla_backend_optimization_level=0"
+if "--xla_force_host" not in os.environ.get("XLA_FLAGS", ""):  # else they are a parent test's already
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _FLAGS
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
