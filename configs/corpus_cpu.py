@@ -2,8 +2,8 @@
 
     slap prepare path/to/manifest.jsonl runs/corpus/data/clips
     slap tokenizer runs/corpus/data/clips --vocab-size 2000 --output runs/corpus/data/tokenizer.model
-    slap train --config configs/corpus_cpu.py:data=runs/corpus/data,objectives=contrastive --run-dir runs/corpus/contrastive
-    slap train --config configs/corpus_cpu.py:data=runs/corpus/data,objectives=all --run-dir runs/corpus/all
+    slap train --config configs/corpus_cpu.py:objectives=contrastive --run-dir runs/corpus/contrastive
+    slap train --config configs/corpus_cpu.py:objectives=all --run-dir runs/corpus/all
 
 The manifest's `split` field must have `train`, `val` and `test`; evaluation is on the last two together. Expected on 2
 CPU cores: see README.md, "Measured".

@@ -1,4 +1,4 @@
-"""The demo: a small SLAP model, all three objectives, on the embedded clips and on synthetic scenes, minutes on 2 cores.
+"""The demo: a small model, all three objectives, the embedded clips and synthetic scenes, minutes on 2 cores.
 
     make demo
 
@@ -25,8 +25,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.evaluation.clips = source(f"{args.data}/clips", "test")
     config.data.evaluation.scenes = source(f"{args.data}/scenes", "test", label="sound")
     config.data.tokenizer = f"{args.data}/tokenizer.model"
-    config.data.update(rows=8, columns=64, slots=16, text_tokens=96, max_seconds=10.24, max_caption_tokens=48)
-    config.data.update(virtual_shards=2, packing_bins=8, decode_threads=1)
+    config.data.update(rows=8, columns=64, slots=16, text_tokens=128, max_seconds=10.24, max_caption_tokens=48)
+    config.data.update(virtual_shards=2, packing_bins=16, decode_threads=1)
 
     config.model.update(embed_dim=192, vocab_size=400, compute_dtype="float32")
     config.model.audio_encoder.update(layers=3, heads=3, width=192, mlp_width=512)

@@ -1,10 +1,10 @@
-"""SLAP at the paper's size (arXiv 2601.12594): 12 x 768 audio tower, 22 x 768 text tower from scratch, 2 epochs of 109 M clips.
+"""SLAP at the paper's size (arXiv 2601.12594): 12 x 768 audio and 22 x 768 text layers, 2 epochs of 109 M clips.
 
     slap train --config configs/slap_base.py:data=DATA --run-dir RUNS/slap_base
 
-DATA and RUNS lie on a file system that all hosts share. About 2,048 clips of 10 s in a step, as packed rows: 256 rows of
-512 columns (81.9 s each). The paper starts its text tower from ModernBERT-base; this one is of that size but trained from
-scratch. Not run by us: it needs a TPU slice or GPU nodes.
+DATA and RUNS lie on a file system that all hosts share. About 2,048 clips of 10 s in a step, as packed rows: 256 rows
+of 512 columns (81.9 s each). The paper starts its text tower from ModernBERT-base; this one has its depth and width but
+starts from scratch. Not run by us: it needs a TPU slice or GPU nodes.
 """
 
 from ml_collections import ConfigDict

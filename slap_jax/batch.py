@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-Array = jax.Array | np.ndarray
+# NumPy on the host, `jax.Array` on the devices, `jax.ShapeDtypeStruct` where only shapes matter.
+Array = Any
 
 PADDING_SEGMENT = 0
 

@@ -363,16 +363,16 @@ def _validate_training(config: ConfigDict) -> None:
         try:
             re.compile(rule[0])
         except re.error as error:
-            raise ConfigError(
-                f"config.optimizer.learning_rate_factors: {rule[0]!r} is not a regex: {error}"
-            ) from None
+            raise ConfigError(f"config.optimizer.learning_rate_factors: {rule[0]!r} is not a regex: {error}") from None
 
 
 def _validate_mesh(config: ConfigDict, device_count: int) -> None:
     sizes = dict(config.parallel)
     fixed = math.prod(size for size in sizes.values() if size != -1)
     open_axes = [axis for axis, size in sizes.items() if size == -1]
-    _require(len(open_axes) <= 1, f"config.parallel has -1 for {' and '.join(open_axes)}; only one axis may take the rest")
+    _require(
+        len(open_axes) <= 1, f"config.parallel has -1 for {' and '.join(open_axes)}; only one axis may take the rest"
+    )
     _require(
         device_count % fixed == 0 and (bool(open_axes) or fixed == device_count),
         f"config.parallel={sizes} does not divide {device_count} devices",

@@ -53,7 +53,9 @@ def replace_params(state: TrainState, params: dict[str, Any], origin: str) -> Tr
 
     exchanged = jax.tree_util.tree_map_with_path(exchange, state.params)
     if not used:
-        raise ConfigError(f"config.init_from={origin} shares no parameter with this model; it holds {', '.join(params)}")
+        raise ConfigError(
+            f"config.init_from={origin} shares no parameter with this model; it holds {', '.join(params)}"
+        )
     total = len(jax.tree.leaves(state.params))
     logging.info("%s: took %d of %d parameter arrays from %s", "init_from", len(used), total, origin)
     teacher = jax.tree_util.tree_map_with_path(exchange, state.teacher)

@@ -20,7 +20,11 @@ def learning_rate_schedule(optimizer: ConfigDict, steps: int) -> optax.Schedule:
             `decay_fraction` of the steps) or `constant`.
         steps: planned updates, warm-up included.
     """
-    peak, end, warmup = optimizer.learning_rate, optimizer.learning_rate * optimizer.final_factor, optimizer.warmup_steps
+    peak, end, warmup = (
+        optimizer.learning_rate,
+        optimizer.learning_rate * optimizer.final_factor,
+        optimizer.warmup_steps,
+    )
     rest = max(steps - warmup, 1)
     if optimizer.schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, rest, alpha=optimizer.final_factor)
@@ -82,9 +86,9 @@ def create_optimizer(optimizer: ConfigDict, steps: int) -> optax.GradientTransfo
 
 
 def _scale_by_path(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
-    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+    def scale(updates: Any, params: Any) -> Any:
         del params
         factors = learning_rate_factors(updates, rules)
-        return jax.tree.map(lambda update, factor: update * jnp.asarray(factor, update.dtype), updates, factors), state
+        return jax.tree.map(lambda update, factor: update * jnp.asarray(factor, update.dtype), updates, factors)
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(scale)

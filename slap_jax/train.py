@@ -160,6 +160,6 @@ def stop_if_not_finite(metrics: dict[str, float] | None, config: ConfigDict, che
     if metrics is not None and metrics["bad_steps"] >= limit:
         raise NonFiniteError(
             f"{limit} steps in a row had a loss or gradient that is not finite and were skipped; the last good "
-            f"checkpoint is step {checkpoints.latest()} in {checkpoints.directory}: lower config.optimizer.learning_rate "
-            "or look at the data after it"
+            f"checkpoint is step {checkpoints.latest()} in {checkpoints.directory}: lower "
+            "config.optimizer.learning_rate, or look at the data after it"
         )

@@ -75,9 +75,7 @@ def make_train_step(
     momenta = teacher_momenta(learner)
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
-        (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.teacher, batch, state.step
-        )
+        (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, state.teacher, batch, state.step)
         norm = optax.global_norm(gradients)
         updates, optimizer = transform.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -111,9 +109,7 @@ def teacher_momenta(learner: Learner) -> dict[str, Callable[[Array], Array]]:
     }
 
 
-def update_teacher(
-    teacher: dict[str, Any], params: dict[str, Any], momenta: dict[str, Callable[[Array], Array]], progress: Array
-) -> dict[str, Any]:
+def update_teacher(teacher: Any, params: Any, momenta: dict[str, Callable[[Array], Array]], progress: Array) -> Any:
     """Moves every averaged path towards the student: `momentum * teacher + (1 - momentum) * student`."""
     for path, schedule in momenta.items():
         momentum = schedule(progress)

@@ -110,7 +110,14 @@ def test_a_run_directory_holds_what_its_reader_needs(uninterrupted):
     names = {path.name for path in uninterrupted.iterdir()}
     assert {"config.json", "params.txt", "metrics.jsonl", "tensorboard", "checkpoints"} <= names
     line = read_metrics(uninterrupted / "metrics.jsonl")[-1]
-    wanted = {"loss/contrastive", "loss/distillation", "loss/captioning", "gradient_norm", "learning_rate", "temperature"}
+    wanted = {
+        "loss/contrastive",
+        "loss/distillation",
+        "loss/captioning",
+        "gradient_norm",
+        "learning_rate",
+        "temperature",
+    }
     wanted |= {"prototype_entropy", "embedding_spread", "packing_fill", "speed/mfu"}
     wanted |= {f"speed/{name}_per_s" for name in ("clips", "audio_seconds", "audio_tokens", "text_tokens")}
     assert wanted <= set(line)

@@ -1,4 +1,4 @@
-"""Trains the tiny config in a process of its own, which a test can kill: `python -m tests.train_worker DATA RUN_DIR STEPS`."""
+"""Trains the tiny config in a process that a test can kill: `python -m tests.train_worker DATA RUN_DIR STEPS`."""
 
 import sys
 

@@ -10,9 +10,7 @@ from slap_jax.objectives.views import LossTerm, Views
 from slap_jax.objectives.vocabulary import token_losses
 
 
-def next_tokens(
-    tokens: Int[Array, "R T"], segments: Int[Array, "R T"]
-) -> tuple[Int[Array, "R T"], Bool[Array, "R T"]]:
+def next_tokens(tokens: Int[Array, "R T"], segments: Int[Array, "R T"]) -> tuple[Int[Array, "R T"], Bool[Array, "R T"]]:
     """The token that follows each one in its own caption, and where there is one."""
     following = jnp.roll(tokens, -1, axis=1)
     same = (jnp.roll(segments, -1, axis=1) == segments) & (segments > 0)

@@ -76,9 +76,7 @@ class SelfDistillation(nnx.Module):
         width = config.model.audio_encoder.width
         dtype = jnp.dtype(config.model.compute_dtype)
         settings = self.settings
-        self.head = PrototypeHead(
-            width, settings.hidden, settings.bottleneck, settings.prototypes, dtype, rngs=rngs
-        )
+        self.head = PrototypeHead(width, settings.hidden, settings.bottleneck, settings.prototypes, dtype, rngs=rngs)
 
     def __call__(self, views: Views) -> LossTerm:
         """Returns the loss over the masked patches of the global batch."""

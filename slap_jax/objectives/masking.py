@@ -36,7 +36,9 @@ def random_mask(key: PRNGKeyArray, segments: Int[Array, "R L"], slots: int, rati
     return (rank < jnp.take_along_axis(masked, segments, axis=1)) & (segments > 0)
 
 
-def masked_positions(mask: Bool[Array, "R L"], slots: int, ratio: float) -> tuple[Int[Array, "R M"], Bool[Array, "R M"]]:
+def masked_positions(
+    mask: Bool[Array, "R L"], slots: int, ratio: float
+) -> tuple[Int[Array, "R M"], Bool[Array, "R M"]]:
     """Gathers the masked positions of each row into a fixed number of places.
 
     Returns:

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
 from slap_jax.config import patches_per_column
-from slap_jax.models.frontend import patches
 from slap_jax.models.audio_encoder import token_segments
+from slap_jax.models.frontend import patches
 from slap_jax.models.slap import Slap
 from slap_jax.models.spec_augment import spec_augment
 from slap_jax.objectives.masking import random_mask

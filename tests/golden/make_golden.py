@@ -1,6 +1,6 @@
 """Writes the golden configs, parameter tables and loss curve: run it after a wanted change, and review the difference.
 
-    PYTHONPATH=. python tests/golden/make_golden.py
+PYTHONPATH=. python tests/golden/make_golden.py
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Writes mel_filter_bank.npz, golden filters of another implementation: `pip install transformers`, then run this file."""
+"""Writes mel_filter_bank.npz, filters of another implementation: `pip install transformers`, then run this file."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """One of two processes that share a run; started by `test_checkpoints.py` with `initialize`'s environment variables.
 
-    python checkpoint_worker.py save DIRECTORY      writes step 3
-    python checkpoint_worker.py preempt DIRECTORY   resumes from step 3 and trains until a SIGTERM reaches process 1
+python checkpoint_worker.py save DIRECTORY      writes step 3
+python checkpoint_worker.py preempt DIRECTORY   resumes from step 3 and trains until a SIGTERM reaches process 1
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A run of two real processes equals a run of one: the same batches, losses and parameters, also after changing over."""
+"""A run of two real processes equals a run of one: the same batches and losses, also after changing over."""
 
 import os
 import shutil

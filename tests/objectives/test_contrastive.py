@@ -28,7 +28,9 @@ def test_values_and_gradients_equal_open_clip(form):
     golden = np.load(GOLDEN)
     audio, text = (jnp.asarray(golden[name], jnp.float32) for name in ("audio", "text"))
     negatives, valid = all_pairs(len(audio))
-    value, gradients = jax.value_and_grad(lambda a, t: loss_of(form, a, t, negatives, valid), argnums=(0, 1))(audio, text)
+    value, gradients = jax.value_and_grad(lambda a, t: loss_of(form, a, t, negatives, valid), argnums=(0, 1))(
+        audio, text
+    )
     np.testing.assert_allclose(value, golden[f"{form}_loss"], rtol=1e-5)
     np.testing.assert_allclose(gradients[0], golden[f"{form}_audio_gradient"], atol=2e-5)
     np.testing.assert_allclose(gradients[1], golden[f"{form}_text_gradient"], atol=2e-5)
@@ -64,7 +66,7 @@ def batch_of(captions: list[list[int]], keys: list[int], length: int = 32) -> Pa
         text_segments=segments,
         text_positions=positions,
         clip_valid=np.array([[True] * len(captions) + [False]]),
-        clip_key=np.array([keys + [0]], np.int32),
+        clip_key=np.array([[*keys, 0]], np.int32),
     )
 
 

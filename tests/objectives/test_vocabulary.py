@@ -22,8 +22,8 @@ def test_equals_the_plain_cross_entropy(chunk):
     losses, correct = token_losses(HIDDEN, TABLE, TARGETS, chunk)
     np.testing.assert_allclose(losses, plain(HIDDEN, TABLE), rtol=1e-5)
     np.testing.assert_array_equal(correct, jnp.argmax(HIDDEN @ TABLE.T, axis=-1) == TARGETS)
-    ours = jax.grad(lambda *x: jnp.sum(token_losses(*x, TARGETS, chunk)[0] ** 2), argnums=(0, 1))(HIDDEN, TABLE)
-    theirs = jax.grad(lambda *x: jnp.sum(plain(*x) ** 2), argnums=(0, 1))(HIDDEN, TABLE)
+    ours = jax.grad(lambda h, t: jnp.sum(token_losses(h, t, TARGETS, chunk)[0] ** 2), argnums=(0, 1))(HIDDEN, TABLE)
+    theirs = jax.grad(lambda h, t: jnp.sum(plain(h, t) ** 2), argnums=(0, 1))(HIDDEN, TABLE)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
 
 
