@@ -35,6 +35,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.objectives.distillation.update(prototypes=512, hidden=384, bottleneck=64, momentum_start=0.98)
 
     config.optimizer.update(learning_rate=1e-3, warmup_steps=40, weight_decay=0.1)
-    config.train.update(steps=args.steps, log_every=10)
+    config.train.update(steps=args.steps, log_every=10, evaluate_every=104)
     config.checkpoint.update(every=200, keep=2)
     return config
