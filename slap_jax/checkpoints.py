@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from slap_jax.parallel.distributed import allgather_json
+from slap_jax.paths import flatten, unflatten
 from slap_jax.preemption import StopRequest
 
 EXIT_PREEMPTED = 83  # launch scripts start the run again when they see it
@@ -94,7 +95,7 @@ class Checkpoints:
                 return self._manager.save(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardSave(_nest(_flatten(state, _savable))),
+                        state=ocp.args.StandardSave(jax.tree.map(_savable, unflatten(flatten(state)))),
                         data=ocp.args.JsonSave(data_state),
                         meta=ocp.args.JsonSave(meta),
                     ),
@@ -121,7 +122,7 @@ class Checkpoints:
             CheckpointError: no such checkpoint, unreadable, or of another architecture.
         """
         step = _choose_step(self.directory, step)
-        wanted = _flatten(abstract_state, _abstract)
+        wanted = jax.tree.map(_abstract, flatten(abstract_state))
         found = _stored_arrays(self.directory, step)
         _check_same_architecture(found, wanted, self.directory / str(step))
         try:
@@ -129,14 +130,14 @@ class Checkpoints:
                 restored = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(_nest(wanted)),
+                        state=ocp.args.StandardRestore(unflatten(wanted)),
                         data=ocp.args.JsonRestore(),
                         meta=ocp.args.JsonRestore(),
                     ),
                 )
         except Exception as error:
             raise _read_error(self.directory, step, error) from error
-        flat = _flatten(restored["state"])
+        flat = flatten(restored["state"])
         leaves = [flat[path] for path in wanted]
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
         return state, restored["data"], restored["meta"]
@@ -200,7 +201,7 @@ def restore_params(directory: str | os.PathLike, step: int | None = None) -> tup
     step = _choose_step(root, step)
     found = _stored_arrays(root, step)
     params = {path: array for path, array in found.items() if path.startswith("params/")}
-    wanted = _nest(params)
+    wanted = unflatten(params)
     try:
         restored = ocp.PyTreeCheckpointHandler().restore(
             root / str(step) / "state",
@@ -265,7 +266,7 @@ def _choose_step(directory: epath.Path, step: int | None) -> int:
 def _stored_arrays(directory: epath.Path, step: int) -> dict[str, Any]:
     """Path -> metadata (shape, dtype) of every stored array, without reading any."""
     try:
-        return _flatten(ocp.StandardCheckpointHandler().metadata(directory / str(step) / "state").tree)
+        return flatten(ocp.StandardCheckpointHandler().metadata(directory / str(step) / "state").tree)
     except Exception as error:
         raise _read_error(directory, step, error) from error
 
@@ -296,23 +297,6 @@ def _check_same_architecture(found: Mapping[str, Any], wanted: Mapping[str, Any]
         + "start in another run directory, or set config.model, config.objectives and config.optimizer back to what "
         f"{path / 'meta' / 'metadata'} holds"
     )
-
-
-def _flatten(tree: Any, convert: Any = lambda leaf: leaf) -> dict[str, Any]:
-    """`/`-joined path -> leaf; attributes, keys and positions alike, so files do not depend on Python classes."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): convert(leaf) for path, leaf in leaves}
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *parents, name = path.split("/")
-        node = nested
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return nested
 
 
 def _savable(leaf: Any) -> Any:

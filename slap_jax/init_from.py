@@ -9,6 +9,7 @@ import jax
 from slap_jax.checkpoints import restore_params
 from slap_jax.config import ConfigError
 from slap_jax.export.safetensors import CONFIG, load_export
+from slap_jax.paths import flatten, path_name
 from slap_jax.train_state import TrainState
 
 
@@ -35,17 +36,16 @@ def replace_params(state: TrainState, params: dict[str, Any], origin: str) -> Tr
     Raises:
         ConfigError: a shared parameter has another shape, or none is shared.
     """
-    found = {jax.tree_util.keystr(path): value for path, value in jax.tree_util.tree_leaves_with_path(params)}
+    found = flatten(params)
     used: set[str] = set()
 
     def exchange(path: Any, own: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(path)
+        name = path_name(path)
         if name not in found:
             return own
         if found[name].shape != own.shape:
-            readable = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ConfigError(
-                f"config.init_from={origin}: {readable} has shape {list(found[name].shape)}, this model's has "
+                f"config.init_from={origin}: {name} has shape {list(found[name].shape)}, this model's has "
                 f"{list(own.shape)}; set config.model as that run had it"
             )
         used.add(name)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from slap_jax.paths import path_name
+
 # Leaves that weight decay pulls on: matrices, by name, because stacked layers give every leaf one more axis.
 DECAYED = re.compile(r"(^|/)(kernel|table|prototypes)$")
 
@@ -40,10 +42,8 @@ def learning_rate_schedule(optimizer: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def path_tree(params: Any) -> Any:
-    """Returns a tree of the same structure that holds each leaf's path, its keys joined by `/`."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
-    )
+    """Returns a tree of the same structure that holds each leaf's path."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path), params)
 
 
 def decay_mask(params: Any) -> Any:

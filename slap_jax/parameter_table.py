@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from slap_jax.paths import path_name
+
 
 def parameter_table(params: Any) -> str:
     """Lists every parameter: path, shape, dtype, count, and how it is split when it is on a mesh.
@@ -19,7 +21,7 @@ def parameter_table(params: Any) -> str:
     rows = [("parameter", "shape", "dtype", "count", "split")]
     parts: dict[str, int] = {}
     for path, leaf in leaves:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = path_name(path)
         count = math.prod(leaf.shape)
         part = "/".join(name.split("/")[:2])
         parts[part] = parts.get(part, 0) + count

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from slap_jax.models.slap import Slap
 from slap_jax.objectives import build_objectives
+from slap_jax.paths import select
 
 
 class Learner(nnx.Module):
@@ -69,33 +70,3 @@ def teacher_paths(learner: Learner) -> tuple[str, ...]:
     """The paths of which the objectives ask for an averaged copy, outermost first, each once."""
     paths = {path for objective in learner.objectives.values() for path in objective.teacher_parameters}
     return tuple(sorted(paths))
-
-
-def at_path(tree: dict[str, Any], path: str) -> Any:
-    """The subtree at a `/`-separated path."""
-    for key in path.split("/"):
-        tree = tree[key]
-    return tree
-
-
-def nest(path: str, subtree: Any) -> dict[str, Any]:
-    """A tree that holds nothing but `subtree` at `path`."""
-    for key in reversed(path.split("/")):
-        subtree = {key: subtree}
-    return subtree
-
-
-def overlay(tree: dict[str, Any], replacement: dict[str, Any]) -> dict[str, Any]:
-    """Returns `tree` with the leaves that `replacement` holds exchanged or added."""
-    merged = dict(tree)
-    for key, value in replacement.items():
-        merged[key] = overlay(merged.get(key, {}), value) if isinstance(value, dict) else value
-    return merged
-
-
-def select(params: dict[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
-    """Keeps the subtrees at the given paths."""
-    selected: dict[str, Any] = {}
-    for path in paths:
-        selected = overlay(selected, nest(path, at_path(params, path)))
-    return selected

@@ -15,7 +15,8 @@ from slap_jax.config import patches_per_column, samples_per_column
 from slap_jax.objectives import Views
 from slap_jax.objectives.masking import segment_counts
 from slap_jax.optimizer import learning_rate_schedule
-from slap_jax.train_state import Learner, TrainState, at_path, graph_of, nest, overlay
+from slap_jax.paths import at_path, overlay, unflatten
+from slap_jax.train_state import Learner, TrainState, graph_of
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -116,5 +117,5 @@ def update_teacher(teacher: Any, params: Any, momenta: dict[str, Callable[[Array
         moved = jax.tree.map(
             lambda old, new, m=momentum: m * old + (1.0 - m) * new, at_path(teacher, path), at_path(params, path)
         )
-        teacher = overlay(teacher, nest(path, moved))
+        teacher = overlay(teacher, unflatten({path: moved}))
     return teacher

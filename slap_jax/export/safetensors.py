@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from slap_jax import __version__
+from slap_jax.paths import flatten, unflatten
 
 FORMAT = "slap_jax"
 FORMAT_VERSION = 1
@@ -46,29 +47,6 @@ class Export:
     step: int
 
 
-def flatten_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns `a/b/c` -> leaf of a nested dict."""
-    flat: dict[str, Any] = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten_params(value, f"{prefix}{key}/"))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def nest_params(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverts `flatten_params`."""
-    nested: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *parents, name = path.split("/")
-        node = nested
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return nested
-
-
 def export(
     params: Mapping[str, Any],
     config: ConfigDict,
@@ -98,7 +76,7 @@ def export(
         raise ExportError(f"parameters hold {', '.join(params) or 'nothing'}; expected 'model' (and 'objectives')")
     tensors = {
         name: np.array(value, np.float32, order="C")
-        for name, value in flatten_params(params).items()
+        for name, value in flatten(params).items()
         if any(name.startswith(kept + "/") for kept in _EXPORTED)
     }
     exported = {
@@ -168,7 +146,7 @@ def load_export(directory: str | os.PathLike[str]) -> Export:
         ) from error
     return Export(
         config=ConfigDict(description["config"]),
-        params=nest_params(tensors),
+        params=unflatten(tensors),
         tokenizer_path=directory / TOKENIZER,
         step=int(description.get("step", 0)),
     )
@@ -180,7 +158,7 @@ def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], where: s
     Raises:
         ExportError: names the first parameters that differ.
     """
-    have, want = flatten_params(found), flatten_params(expected)
+    have, want = flatten(found), flatten(expected)
     different = [
         f"{name}: found {_shape(have.get(name))}, expected {_shape(want.get(name))}"
         for name in sorted({*have, *want})

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from slap_jax.paths import path_name
+
 # (pattern searched in the path, mesh axis of each of the LAST dimensions); the first match decides. Leading dimensions
 # that the rule does not name are stacked layers and stay whole: the scan over layers slices them. Rows are `fsdp` ways'
 # own, so a parameter split over `fsdp` is gathered for its use and only stored in pieces: its largest dimension that
@@ -26,11 +28,6 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     # Norm scales, biases, probes, temperatures, counters: too small to be worth splitting.
     (r"", ()),
 )
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """Joins a key path as `/model/audio_encoder/...`; the leading slash lets rules match whole names."""
-    return "/" + jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def partition_spec(path: str, shape: tuple[int, ...], mesh_shape: dict[str, int]) -> PartitionSpec:
@@ -55,7 +52,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     mesh_shape = dict(mesh.shape)
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        return NamedSharding(mesh, partition_spec(path_name(path), tuple(leaf.shape), mesh_shape))
+        return NamedSharding(mesh, partition_spec("/" + path_name(path), tuple(leaf.shape), mesh_shape))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 

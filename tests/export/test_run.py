@@ -10,8 +10,9 @@ import pytest
 import slap_jax
 from slap_jax.checkpoints import CheckpointError, Checkpoints
 from slap_jax.export.run import export_run, read_model
-from slap_jax.export.safetensors import ExportError, flatten_params
+from slap_jax.export.safetensors import ExportError
 from slap_jax.inference.model import SlapModel
+from slap_jax.paths import flatten
 from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
 
 
@@ -54,7 +55,7 @@ def test_an_older_step(run, tmp_path):
     directory, config = run
     model = read_model(export_run(directory, tmp_path / "first", step=1))
     assert model.step == 1
-    found, expected = flatten_params(model.params["model"]), flatten_params(tiny_run_params(config, seed=1)["model"])
+    found, expected = flatten(model.params["model"]), flatten(tiny_run_params(config, seed=1)["model"])
     assert all(np.array_equal(found[name], np.asarray(expected[name])) for name in expected)
     with pytest.raises(CheckpointError, match="no checkpoint of step 9"):
         export_run(directory, step=9)
@@ -65,10 +66,8 @@ def test_read_model_takes_both_kinds_of_directory(run):
     from_run, from_export = read_model(directory), read_model(export_run(directory))
     assert from_run.step == from_export.step == 2
     assert "evaluation" in from_run.config.data and "evaluation" not in from_export.config.data
-    found = flatten_params(from_export.params)
-    assert all(
-        np.array_equal(found[name], value) for name, value in flatten_params(from_run.params).items() if name in found
-    )
+    found = flatten(from_export.params)
+    assert all(np.array_equal(found[name], value) for name, value in flatten(from_run.params).items() if name in found)
 
 
 def test_a_run_whose_checkpoints_are_gone_is_read_from_its_export(run):

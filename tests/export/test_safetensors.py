@@ -5,9 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from slap_jax.export.safetensors import ExportError, check_shapes, export, flatten_params, load_export, nest_params
+from slap_jax.export.safetensors import ExportError, check_shapes, export, load_export
+from slap_jax.paths import flatten
 from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
 
 
@@ -31,8 +32,8 @@ def test_round_trip(run, exported):
     assert loaded.step == 7 and loaded.tokenizer_path.read_bytes() == tokenizer.read_bytes()
     assert loaded.config.model.to_dict() == config.model.to_dict()
     assert loaded.config.audio.to_dict() == config.audio.to_dict()
-    expected = flatten_params(params)
-    found = flatten_params(loaded.params)
+    expected = flatten(params)
+    found = flatten(loaded.params)
     assert set(expected) - set(found) == {"objectives/distillation/head/prototypes"}
     for name, value in found.items():
         assert value.dtype == np.float32 and np.array_equal(value, np.asarray(expected[name])), name
@@ -114,14 +115,3 @@ def test_shapes_are_compared_by_name():
     check_shapes(expected, expected, "model")
     with pytest.raises(ExportError, match=r"a/b: found \[3, 2\], expected \[2, 3\]; c: found nothing, expected \[1\]"):
         check_shapes({"a": {"b": np.zeros((3, 2))}}, expected, "model")
-
-
-def test_nesting_inverts_flattening():
-    tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
-    assert nest_params(flatten_params(tree)) == tree
-
-
-def test_names_are_readable_by_plain_safetensors(exported, tmp_path):
-    tensors = load_file(exported / "model.safetensors")
-    assert any(name.startswith("model/audio_encoder/") for name in tensors)
-    save_file(tensors, tmp_path / "again.safetensors")

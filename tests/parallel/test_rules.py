@@ -10,10 +10,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from slap_jax import paths
 from slap_jax.config import default_config
 from slap_jax.optimizer import create_optimizer
 from slap_jax.parallel.mesh import create_mesh
-from slap_jax.parallel.rules import RULES, partition_spec, path_name, shardings, with_shardings
+from slap_jax.parallel.rules import RULES, partition_spec, shardings, with_shardings
 from slap_jax.train_state import TrainState, create_state
 
 P = PartitionSpec
@@ -39,6 +40,11 @@ INTENDED = {
     "head/prototypes": COLUMN,
 }
 WHOLE = {"scale", "bias", "probe", "mask_token", "log_scale"}
+
+
+def path_name(path) -> str:
+    """As the rules see it."""
+    return "/" + paths.path_name(path)
 
 
 @functools.cache
