@@ -122,7 +122,7 @@ class Checkpoints:
             CheckpointError: no such checkpoint, unreadable, or of another architecture.
         """
         step = _choose_step(self.directory, step)
-        wanted = jax.tree.map(_abstract, flatten(abstract_state))
+        wanted = {path: _abstract(leaf) for path, leaf in flatten(abstract_state).items()}
         found = _stored_arrays(self.directory, step)
         _check_same_architecture(found, wanted, self.directory / str(step))
         try:
