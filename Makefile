@@ -12,7 +12,8 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo unknown)
 
 RUN := runs/demo
-PYTEST_ARGS ?=
+# One worker per core, no more than memory carries; tests of one file share what the file compiles.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test check format environment clean
 .DELETE_ON_ERROR:
