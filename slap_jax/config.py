@@ -317,7 +317,12 @@ def _validate_data(config: ConfigDict, process_count: int) -> None:
         f"config.data.columns is {data.columns}, but a clip of config.data.max_seconds={data.max_seconds} owns "
         f"{needed} columns; write columns={needed} or more, or a smaller max_seconds",
     )
-    _require(data.slots >= 1, f"config.data.slots is {data.slots}; a row needs at least one clip slot")
+    enough = math.ceil(data.columns / needed)
+    _require(
+        data.slots >= enough,
+        f"config.data.slots is {data.slots}: as many of the longest clips own {data.slots * needed} of the "
+        f"{data.columns} columns of a row, so rows would never be full; write slots={enough} or more",
+    )
     _require(
         data.max_caption_tokens >= 3,
         f"config.data.max_caption_tokens is {data.max_caption_tokens}; the start and end tokens alone take 2",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from slap_jax.config import ConfigError
 from slap_jax.paths import path_name
 
 # Leaves that weight decay pulls on: matrices, by name, because stacked layers give every leaf one more axis.
@@ -55,12 +56,12 @@ def learning_rate_factors(params: Any, rules: tuple[tuple[str, float], ...]) -> 
     """The factor of the first rule whose regex is found in the leaf's path; 1 where none is.
 
     Raises:
-        ValueError: a rule that no parameter matches, which would be a silent mistake.
+        ConfigError: a rule that no parameter matches, which would be a silent mistake.
     """
     paths = path_tree(params)
     for pattern, _ in rules:
         if not any(re.search(pattern, path) for path in jax.tree.leaves(paths)):
-            raise ValueError(
+            raise ConfigError(
                 f"config.optimizer.learning_rate_factors: no parameter's path matches {pattern!r}; "
                 "the paths are listed in params.txt of a run"
             )

@@ -36,7 +36,11 @@ def test_shipped_configs_are_valid_and_say_how_to_run_them(path):
         ({"data__train__clips__wieght": 3}, "config.data.train.clips.wieght is not a setting"),
         ({"data__columns": 100}, "owns 188 columns; write columns=188 or more, or a smaller max_seconds"),
         ({"data__slots": 0}, "config.data.slots is 0"),
-        ({"data__slots": 1, "data__rows": 1, "data__virtual_shards": 1}, "contrastive learning needs two clips"),
+        ({"data__slots": 2}, "own 376 of the 512 columns of a row, so rows would never be full; write slots=3 or more"),
+        (
+            {"data__slots": 1, "data__rows": 1, "data__virtual_shards": 1, "data__columns": 188},
+            "contrastive learning needs two clips",
+        ),
         ({"data__rows": 7}, "config.data.rows is 7, not a multiple of config.data.virtual_shards=8"),
         ({"data__text_tokens": 64}, "less than one caption of config.data.max_caption_tokens=128"),
         ({"model__audio_encoder__layers": 10}, "write a multiple of 3"),
