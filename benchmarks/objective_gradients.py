@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from slap_jax.checkpoints import Checkpoints
@@ -51,11 +50,14 @@ def audio_tower_gradients(config: ConfigDict, state: TrainState) -> Any:
 
 
 def compare(gradients: dict[str, Any]) -> dict[str, float]:
-    norms = {name: float(optax.global_norm(tree)) for name, tree in gradients.items()}
+    flat = {
+        name: np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)])
+        for name, tree in gradients.items()
+    }
+    norms = {name: float(np.linalg.norm(gradient)) for name, gradient in flat.items()}
     result = {f"norm/{name}": norm for name, norm in norms.items()}
-    for first, second in itertools.combinations(gradients, 2):
-        dot = float(optax.tree.vdot(gradients[first], gradients[second]))
-        result[f"cosine/{first}/{second}"] = dot / (norms[first] * norms[second])
+    for first, second in itertools.combinations(flat, 2):
+        result[f"cosine/{first}/{second}"] = float(flat[first] @ flat[second]) / (norms[first] * norms[second])
     return result
 
 
