@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.update(rows=8, columns=64, slots=16, text_tokens=128, max_seconds=10.24, max_caption_tokens=48)
     config.data.update(virtual_shards=2, packing_bins=16, decode_threads=1)
 
-    config.model.update(embed_dim=192, vocab_size=400, compute_dtype="float32")
+    config.model.update(embed_dim=192, vocab_size=400, compute_dtype="float32", scan_unroll=4)
     config.model.audio_encoder.update(layers=3, heads=3, width=192, mlp_width=512)
     config.model.text_encoder.update(layers=3, heads=3, width=192, mlp_width=512)
     config.model.caption_decoder.update(layers=2, heads=3, width=192, mlp_width=512)
