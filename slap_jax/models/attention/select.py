@@ -1,6 +1,5 @@
 """Which backend computes an attention call, and why; an impossible wish raises."""
 
-import functools
 import logging
 
 BACKENDS = ("auto", "dense", "blocked", "chunked")
@@ -16,11 +15,13 @@ class AttentionError(ValueError):
     """A backend that cannot compute what was asked of it."""
 
 
-@functools.cache
+_LOGGED: set[tuple[object, ...]] = set()
+
+
 def select_backend(
     backend: str, q_length: int, kv_length: int, window: int | None, causal: bool, cross: bool, platform: str
 ) -> str:
-    """Chooses a backend and logs the choice with its reason, once for each kind of call.
+    """Chooses a backend and logs the choice with its reason, once for each kind of call, lengths aside.
 
     Args:
         backend: one of `BACKENDS`; other than "auto" it is obeyed or refused.
@@ -53,14 +54,16 @@ def select_backend(
         chosen, reason = "dense", "the score matrix is small"
     else:
         chosen, reason = "chunked", "the score matrix is large"
-    logging.getLogger(__name__).info(
-        "attention: %s (%s) for %d queries, %d keys, window %s%s on %s",
-        chosen,
-        reason,
-        q_length,
-        kv_length,
-        window,
-        ", causal" if causal else "",
-        platform,
-    )
+    kind = (chosen, reason, window, causal, cross, platform)
+    if kind not in _LOGGED:  # inference calls with many lengths: one line tells of all of them
+        _LOGGED.add(kind)
+        logging.getLogger(__name__).info(
+            "attention: %s (%s) for %d queries, %d keys, window %s%s on %s",
+            *kind[:2],
+            q_length,
+            kv_length,
+            window,
+            ", causal" if causal else "",
+            platform,
+        )
     return chosen

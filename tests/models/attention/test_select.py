@@ -5,7 +5,7 @@ import logging
 import jax.numpy as jnp
 import pytest
 
-from slap_jax.models.attention import attention
+from slap_jax.models.attention import attention, select
 from slap_jax.models.attention.select import AttentionError, select_backend
 
 
@@ -33,16 +33,16 @@ def test_auto_leaves_the_dense_score_matrix_for_long_rows():
 )
 def test_impossible_wishes_raise(arguments, message):
     with pytest.raises(AttentionError, match=message):
-        select_backend(*arguments, "cpu")
+        backend, q_length, kv_length, window, causal, cross = arguments
+        select_backend(backend, q_length, kv_length, window, causal, cross, "cpu")
 
 
-def test_choice_is_logged_once_with_its_reason(caplog):
-    q = jnp.zeros((1, 48, 1, 4))
-    segments = jnp.ones((1, 48), jnp.int32)
-    select_backend.cache_clear()
+def test_choice_is_logged_once_with_its_reason(caplog, monkeypatch):
+    monkeypatch.setattr(select, "_LOGGED", set())
     with caplog.at_level(logging.INFO):
-        for _ in range(2):
-            attention(q, q, q, q_segments=segments, backend="chunked")
+        for length in (48, 48, 56):
+            q = jnp.zeros((1, length, 1, 4))
+            attention(q, q, q, q_segments=jnp.ones((1, length), jnp.int32), backend="chunked")
     messages = [record.getMessage() for record in caplog.records if "attention:" in record.getMessage()]
     assert len(messages) == 1
     assert "chunked" in messages[0] and "forced" in messages[0] and "48" in messages[0]
