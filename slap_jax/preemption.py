@@ -49,8 +49,7 @@ class StopRequest:
     def _interrupted(self, number: int, frame: Any) -> None:
         if self._requested:
             self.close()
-            os.kill(os.getpid(), number)  # with the old handler: at once
-            return
+            raise KeyboardInterrupt  # whatever the old handler: a shell's background jobs start with Ctrl-C ignored
         self._requested = True
         logging.warning("Ctrl-C: saving a checkpoint after this step, then stopping; once more stops at once, unsaved")
         if self._several:
