@@ -54,6 +54,8 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
         ConfigError, TokenizerError, DataMismatchError, CheckpointError: see their messages.
         NonFiniteError: after `config.optimizer.max_bad_steps`.
     """
+    if "://" in str(run_dir):
+        raise ConfigError(f"run directory {run_dir} is a URL; give a directory on a file system that all hosts share")
     run_dir = Path(run_dir)
 
     # Set-up: nothing is built before the config is known to be possible ----------------------------------------------

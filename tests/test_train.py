@@ -157,6 +157,8 @@ def test_missing_tokenizer_and_too_small_vocabulary_say_what_to_do(data, tmp_pat
     with pytest.raises(ConfigError, match=r"write vocab_size=\d+ or more"):
         main(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match=r"gs://bucket/run is a URL; give a directory"):
+        main(config, "gs://bucket/run")
 
 
 def test_too_many_bad_steps_stop_the_run_and_name_the_last_checkpoint(data, tmp_path):

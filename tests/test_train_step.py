@@ -126,3 +126,27 @@ def test_weight_zero_takes_the_objective_out_of_the_program():
     init, step = build(config)
     gradients = jax.eval_shape(step, jax.eval_shape(init), tiny_batch(config))[1]
     assert "loss/contrastive" not in gradients and "loss/distillation" in gradients
+
+
+def test_bfloat16_computes_about_the_same_loss(one_device):
+    config = tiny_config()
+    config.model.compute_dtype = "bfloat16"
+    init, step = build(config)
+    state, metrics = jax.jit(step)(jax.jit(init)(), tiny_batch(config))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
+    for name in ("loss/contrastive", "loss/distillation", "loss/captioning"):
+        np.testing.assert_allclose(metrics[name], one_device[1][name], rtol=0.03, err_msg=name)
+
+
+def test_sigmoid_form_and_shared_view_train_too():
+    config = tiny_config()
+    config.objectives.contrastive.form = "sigmoid"
+    config.objectives.distillation.view = "shared"
+    assert dots(config) < dots(tiny_config())  # one pass of the audio tower less
+    init, step = build(config)
+    step, state, batch = jax.jit(step), jax.jit(init)(), tiny_batch(config)
+    losses = []
+    for _ in range(8):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss/total"]))
+    assert np.all(np.isfinite(losses)) and losses[-1] < losses[0]
