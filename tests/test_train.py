@@ -16,15 +16,12 @@ import pytest
 
 from slap_jax.checkpoints import EXIT_PREEMPTED, CheckpointError, Checkpoints
 from slap_jax.config import ConfigError
-from slap_jax.data.builders.synthetic_scenes import prepare_scenes
 from slap_jax.data.pipeline import DataMismatchError
-from slap_jax.data.records import open_split
-from slap_jax.data.tokenizer import TokenizerError, train_tokenizer
+from slap_jax.data.tokenizer import TokenizerError
 from slap_jax.metrics import read_metrics
 from slap_jax.optimizer import create_optimizer
 from slap_jax.train import NonFiniteError, main
 from slap_jax.train_state import create_state
-from tests.tiny import VOCABULARY
 from tests.train_worker import config_of
 
 ROOT = Path(__file__).parent.parent
@@ -32,26 +29,15 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """24 short synthetic scenes and a vocabulary."""
-    directory = tmp_path_factory.mktemp("data")
-    prepare_scenes(directory / "scenes", seed=0, train=24, test=8, log=lambda line: None)
-    records = open_split(directory / "scenes", "train")
-    captions = [caption for index in range(len(records)) for caption in records[index].captions]
-    train_tokenizer(captions, directory / "tokenizer.model", VOCABULARY)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(data, tmp_path_factory) -> Path:
+def uninterrupted(train_data, tmp_path_factory) -> Path:
     """The run that the others must equal."""
     run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    assert main(config_of(str(data), STEPS), run_dir) == 0
+    assert main(config_of(str(train_data), STEPS), run_dir) == 0
     return run_dir
 
 
-def final_state(data: Path, run_dir: Path):
-    config = config_of(str(data), STEPS)
+def final_state(train_data: Path, run_dir: Path):
+    config = config_of(str(train_data), STEPS)
     transform = create_optimizer(config.optimizer, STEPS)
     abstract = jax.eval_shape(lambda: create_state(config, transform))
     with contextlib.closing(Checkpoints(run_dir / "checkpoints", handle_signals=False)) as checkpoints:
@@ -63,9 +49,9 @@ def losses(run_dir: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss/total"]) for line in read_metrics(run_dir / "metrics.jsonl")]
 
 
-def start_and_stop(data: Path, run_dir: Path, after: int, number: signal.Signals) -> int:
+def start_and_stop(train_data: Path, run_dir: Path, after: int, number: signal.Signals) -> int:
     """Starts a run in a process, sends the signal once step `after` is logged, returns its exit code."""
-    command = [sys.executable, "-m", "tests.train_worker", str(data), str(run_dir), str(STEPS)]
+    command = [sys.executable, "-m", "tests.train_worker", str(train_data), str(run_dir), str(STEPS)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         metrics, deadline = run_dir / "metrics.jsonl", time.monotonic() + 240
@@ -79,9 +65,9 @@ def start_and_stop(data: Path, run_dir: Path, after: int, number: signal.Signals
             process.kill()
 
 
-def assert_equal_to_the_bit(data: Path, run_dir: Path, uninterrupted: Path) -> None:
-    state, data_state = final_state(data, run_dir)
-    expected, expected_data_state = final_state(data, uninterrupted)
+def assert_equal_to_the_bit(train_data: Path, run_dir: Path, uninterrupted: Path) -> None:
+    state, data_state = final_state(train_data, run_dir)
+    expected, expected_data_state = final_state(train_data, uninterrupted)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     assert data_state == expected_data_state
     assert losses(run_dir) == losses(uninterrupted)
@@ -90,15 +76,15 @@ def assert_equal_to_the_bit(data: Path, run_dir: Path, uninterrupted: Path) -> N
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, EXIT_PREEMPTED)], ids=["kill", "term"]
 )
-def test_a_stopped_run_goes_on_to_the_same_bits(data, uninterrupted, tmp_path, number, code):
+def test_a_stopped_run_goes_on_to_the_same_bits(train_data, uninterrupted, tmp_path, number, code):
     run_dir = tmp_path / "run"
-    assert start_and_stop(data, run_dir, after=6, number=number) == code
-    assert main(config_of(str(data), STEPS), run_dir) == 0
-    assert_equal_to_the_bit(data, run_dir, uninterrupted)
+    assert start_and_stop(train_data, run_dir, after=6, number=number) == code
+    assert main(config_of(str(train_data), STEPS), run_dir) == 0
+    assert_equal_to_the_bit(train_data, run_dir, uninterrupted)
 
 
-def test_the_step_is_compiled_once(data, tmp_path, caplog):
-    config = config_of(str(data), 3)
+def test_the_step_is_compiled_once(train_data, tmp_path, caplog):
+    config = config_of(str(train_data), 3)
     config.optimizer.warmup_steps = 0
     with caplog.at_level(logging.WARNING), jax.log_compiles():
         assert main(config, tmp_path / "run") == 0
@@ -126,11 +112,11 @@ def test_a_run_directory_holds_what_its_reader_needs(uninterrupted):
     assert curve[-1][1] < curve[0][1]
 
 
-def test_another_architecture_is_refused_and_nothing_is_lost(data, uninterrupted, tmp_path):
+def test_another_architecture_is_refused_and_nothing_is_lost(train_data, uninterrupted, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(uninterrupted, run_dir)
     before = (run_dir / "config.json").read_text()
-    config = config_of(str(data), STEPS)
+    config = config_of(str(train_data), STEPS)
     config.model.audio_encoder.mlp_width = 48
     with pytest.raises(CheckpointError, match=r"(?s)another architecture.*mlp.*found.*expected"):
         main(config, run_dir)
@@ -138,21 +124,21 @@ def test_another_architecture_is_refused_and_nothing_is_lost(data, uninterrupted
     assert losses(run_dir) == losses(uninterrupted)
 
 
-def test_changed_data_settings_are_refused(data, uninterrupted, tmp_path):
+def test_changed_data_settings_are_refused(train_data, uninterrupted, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(uninterrupted, run_dir)
-    config = config_of(str(data), STEPS)
+    config = config_of(str(train_data), STEPS)
     config.data.max_seconds = 2.0
     with pytest.raises(DataMismatchError, match=r"config.data.max_seconds: 2.56 in the checkpoint, 2.0 now"):
         main(config, run_dir)
 
 
-def test_missing_tokenizer_and_too_small_vocabulary_say_what_to_do(data, tmp_path):
-    config = config_of(str(data), STEPS)
+def test_missing_tokenizer_and_too_small_vocabulary_say_what_to_do(train_data, tmp_path):
+    config = config_of(str(train_data), STEPS)
     config.data.tokenizer = str(tmp_path / "nowhere.model")
     with pytest.raises(TokenizerError, match=r"(?s)nowhere.model.*slap tokenizer"):
         main(config, tmp_path / "run")
-    config = config_of(str(data), STEPS)
+    config = config_of(str(train_data), STEPS)
     config.model.vocab_size = 10
     with pytest.raises(ConfigError, match=r"write vocab_size=\d+ or more"):
         main(config, tmp_path / "run")
@@ -161,21 +147,21 @@ def test_missing_tokenizer_and_too_small_vocabulary_say_what_to_do(data, tmp_pat
         main(config, "gs://bucket/run")
 
 
-def test_too_many_bad_steps_stop_the_run_and_name_the_last_checkpoint(data, tmp_path):
-    config = config_of(str(data), STEPS)
+def test_too_many_bad_steps_stop_the_run_and_name_the_last_checkpoint(train_data, tmp_path):
+    config = config_of(str(train_data), STEPS)
     config.optimizer.update(learning_rate=1e30, warmup_steps=0, max_bad_steps=2, clip_norm=1e30)
     with pytest.raises(NonFiniteError, match="2 steps in a row"):
         main(config, tmp_path / "run")
 
 
-def test_a_new_run_can_start_from_another_runs_parameters(data, uninterrupted, tmp_path):
-    config = config_of(str(data), 1)
+def test_a_new_run_can_start_from_another_runs_parameters(train_data, uninterrupted, tmp_path):
+    config = config_of(str(train_data), 1)
     config.init_from = str(uninterrupted)
     config.optimizer.update(learning_rate=0.0, warmup_steps=0)
     with config.unlocked():
         config.objectives.captioning.weight = 0.0
     assert main(config, tmp_path / "run") == 0
-    expected, _ = final_state(data, uninterrupted)
+    expected, _ = final_state(train_data, uninterrupted)
     transform = create_optimizer(config.optimizer, 1)
     with contextlib.closing(Checkpoints(tmp_path / "run" / "checkpoints", handle_signals=False)) as checkpoints:
         state, _, _ = checkpoints.restore(jax.eval_shape(lambda: create_state(config, transform)))

@@ -10,7 +10,6 @@ from tests.tiny import tiny_config
 def config_of(data: str, steps: int):
     config = tiny_config(data)
     config.train.steps = steps
-    config.data.max_seconds = 2.56
     return config
 
 

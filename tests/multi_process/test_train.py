@@ -12,7 +12,7 @@ import pytest
 
 from slap_jax.checkpoints import restore_params
 from slap_jax.metrics import read_metrics
-from tests.test_train import ROOT, data  # noqa: F401  (a fixture)
+from tests.test_train import ROOT
 
 COUNTS = ("clips", "audio_tokens", "audio_tokens_squared", "text_tokens", "text_tokens_squared", "cross_tokens")
 
@@ -49,9 +49,9 @@ def run(data_dir: Path, run_dir: Path, steps: int, processes: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_process(data, tmp_path_factory) -> Path:  # noqa: F811
+def one_process(train_data, tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("one") / "run"
-    run(data, run_dir, 6, processes=1)
+    run(train_data, run_dir, 6, processes=1)
     return run_dir
 
 
@@ -66,18 +66,18 @@ def assert_same_run(run_dir: Path, expected_dir: Path) -> None:
     np.testing.assert_allclose(ours[0]["gradient_norm"], theirs[0]["gradient_norm"], rtol=1e-4)
 
 
-def test_two_processes_train_as_one_does(data, one_process, tmp_path):  # noqa: F811
+def test_two_processes_train_as_one_does(train_data, one_process, tmp_path):
     run_dir = tmp_path / "run"
-    run(data, run_dir, 6, processes=2)
+    run(train_data, run_dir, 6, processes=2)
     assert_same_run(run_dir, one_process)
     params, meta = restore_params(run_dir)
     assert meta["step"] == 6 and "model" in params
 
 
-def test_a_run_of_one_process_goes_on_with_two(data, one_process, tmp_path):  # noqa: F811
+def test_a_run_of_one_process_goes_on_with_two(train_data, one_process, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(one_process, run_dir)
     shutil.rmtree(run_dir / "checkpoints" / "6")
     assert [path.name for path in (run_dir / "checkpoints").iterdir() if path.name.isdigit()] == ["5"]
-    run(data, run_dir, 6, processes=2)
+    run(train_data, run_dir, 6, processes=2)
     assert_same_run(run_dir, one_process)
