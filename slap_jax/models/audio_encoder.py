@@ -28,19 +28,7 @@ class AudioEncoder(nnx.Module):
         values = audio_config.frames_per_column * audio_config.mels_per_patch
         self.patch_embedding = Linear(values, tower.width, dtype=dtype, rngs=rngs)
         self.mask_token = nnx.Param(truncated_normal(rngs.params(), (tower.width,), 1.0))
-        self.transformer = Transformer(
-            layers=tower.layers,
-            heads=tower.heads,
-            width=tower.width,
-            mlp_width=tower.mlp_width,
-            locals_per_global=tower.locals_per_global,
-            local_window=tower.local_window,
-            backend=model_config.attention,
-            remat=model_config.remat,
-            scan_unroll=model_config.scan_unroll,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.transformer = Transformer.of_tower(model_config, tower, rngs=rngs)
 
     def __call__(
         self,

@@ -30,19 +30,7 @@ class CaptionDecoder(nnx.Module):
         self.rope_base = float(tower.rope_base)
         self.embedding = Embedding(model_config.vocab_size, tower.width, tied=True, dtype=dtype, rngs=rngs)
         self.memory_projection = Linear(memory_width, tower.width, dtype=dtype, rngs=rngs)
-        self.transformer = Transformer(
-            layers=tower.layers,
-            heads=tower.heads,
-            width=tower.width,
-            mlp_width=tower.mlp_width,
-            causal=True,
-            cross=True,
-            backend=model_config.attention,
-            remat=model_config.remat,
-            scan_unroll=model_config.scan_unroll,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.transformer = Transformer.of_tower(model_config, tower, causal=True, cross=True, rngs=rngs)
 
     def __call__(
         self,

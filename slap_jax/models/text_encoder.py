@@ -20,19 +20,7 @@ class TextEncoder(nnx.Module):
         self.head_dim = tower.width // tower.heads
         self.rope_base = float(tower.rope_base)
         self.embedding = Embedding(model_config.vocab_size, tower.width, tied=False, dtype=dtype, rngs=rngs)
-        self.transformer = Transformer(
-            layers=tower.layers,
-            heads=tower.heads,
-            width=tower.width,
-            mlp_width=tower.mlp_width,
-            locals_per_global=tower.locals_per_global,
-            local_window=tower.local_window,
-            backend=model_config.attention,
-            remat=model_config.remat,
-            scan_unroll=model_config.scan_unroll,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.transformer = Transformer.of_tower(model_config, tower, rngs=rngs)
 
     def __call__(
         self, text_tokens: Int[Array, "R T"], text_segments: Int[Array, "R T"], text_positions: Int[Array, "R T"]

@@ -1,12 +1,13 @@
 """The one Transformer of the audio encoder, the text encoder and the caption decoder."""
 
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
 
 from slap_jax.models.attention import attention
 from slap_jax.models.layers import GatedMLP, Linear, RMSNorm
@@ -267,6 +268,33 @@ class Transformer(nnx.Module):
         self.norm = RMSNorm(width, dtype=dtype)
         self.remat = remat
         self.unroll = min(scan_unroll, count)
+
+    @classmethod
+    def of_tower(
+        cls,
+        model_config: ConfigDict,
+        tower: ConfigDict,
+        *,
+        causal: bool = False,
+        cross: bool = False,
+        rngs: nnx.Rngs,
+    ) -> Self:
+        """Creates the stack of one tower of `config.model`; a tower without local layers need not name them."""
+        return cls(
+            layers=tower.layers,
+            heads=tower.heads,
+            width=tower.width,
+            mlp_width=tower.mlp_width,
+            locals_per_global=tower.get("locals_per_global", 0),
+            local_window=tower.get("local_window"),
+            causal=causal,
+            cross=cross,
+            backend=model_config.attention,
+            remat=model_config.remat,
+            scan_unroll=model_config.scan_unroll,
+            dtype=jnp.dtype(model_config.compute_dtype),
+            rngs=rngs,
+        )
 
     def __call__(
         self,

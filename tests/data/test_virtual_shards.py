@@ -11,7 +11,10 @@ from slap_jax.data.virtual_shards import VirtualShards
 
 def rows_of(shard: int) -> grain.IterDataset:
     """Endless rows that tell their shard and number."""
-    row = lambda index: {"row": np.array([shard, index])}  # noqa: E731
+
+    def row(index: int) -> dict[str, np.ndarray]:
+        return {"row": np.array([shard, index])}
+
     return grain.MapDataset.range(1_000_000).map(row).to_iter_dataset(grain.ReadOptions(0, 0))
 
 

@@ -113,8 +113,9 @@ def test_same_results_on_a_mesh_and_while_parameters_change(embedder, tokenizer,
 def test_under_a_transfer_guard(embedder, tokenizer):
     task = make_task("tiny", CLIPS, tokenizer, 24, label="kind")
     params = jax.device_put(PARAMS)
+    expected = evaluate(embedder, params, [task], resamples=10)
     with jax.transfer_guard("disallow"):
-        evaluate(embedder, params, [task], resamples=10)
+        assert evaluate(embedder, params, [task], resamples=10) == expected
 
 
 def test_sets_without_captions_or_labels(embedder, tokenizer):
