@@ -28,6 +28,7 @@ class PackedBatch:
         text_positions: index of the token inside its caption.
         clip_valid: whether the slot holds a clip.
         clip_key: stable hash of the clip's id; equal keys are the same recording and never negatives of each other.
+        clip_source: number of the clip's source in `config.data.train`, in the order in which that names them.
     """
 
     waveform: Shaped[Array, "R S"]
@@ -38,6 +39,7 @@ class PackedBatch:
     text_positions: Int[Array, "R T"]
     clip_valid: Bool[Array, "R K"]
     clip_key: Int[Array, "R K"]
+    clip_source: Int[Array, "R K"]
 
     def replace(self, **changes: Any) -> "PackedBatch":
         """Returns a copy with the named fields exchanged."""
@@ -56,4 +58,5 @@ def batch_shapes(rows: int, columns: int, slots: int, text_tokens: int, samples_
         text_positions=shape((rows, text_tokens), np.int32),
         clip_valid=shape((rows, slots), np.bool_),
         clip_key=shape((rows, slots), np.int32),
+        clip_source=shape((rows, slots), np.int32),
     )

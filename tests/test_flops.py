@@ -195,6 +195,7 @@ def _batch() -> PackedBatch:
         text_positions=ones(2, TEXT) * np.arange(TEXT, dtype=np.int32),
         clip_valid=np.ones((2, 1), bool),
         clip_key=np.arange(2, dtype=np.int32)[:, None],
+        clip_source=np.zeros((2, 1), np.int32),
     )
 
 

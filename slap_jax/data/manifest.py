@@ -1,14 +1,15 @@
 """Manifests of captioned clips: JSON lines, CSV, or a folder with a `.txt` or `.json` beside each audio file."""
 
 import csv
-import dataclasses
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from slap_jax.data.entries import AudioFile, Entry, Rejection
 
 DEFAULT_SPLIT = "train"
 FOLDER_SPLITS = ("train", "val", "valid", "validation", "dev", "test", "eval")
@@ -20,54 +21,6 @@ _CAPTION_COLUMN = re.compile(r"caption(_\d+)?")
 
 class ManifestError(ValueError):
     """A manifest that cannot be read at all; single bad lines are rejections."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One clip of a manifest.
-
-    Attributes:
-        id: the manifest's `id`, else its `path`.
-        path: of the audio file.
-        captions: one or more, not empty, best first.
-        split: name of the split.
-        labels: "key=value" or plain words.
-        regions: (onset s, offset s, caption).
-        source: the manifest's `source` (or `source_package`), else the name of the data set.
-        caption_source: who or what wrote the captions.
-        licence: of the audio.
-        duration_s: what the manifest says, to notice truncated files; None if it says nothing.
-        where: file and line, for messages.
-    """
-
-    id: str
-    path: Path
-    captions: tuple[str, ...]
-    split: str
-    labels: tuple[str, ...]
-    regions: tuple[tuple[float, float, str], ...]
-    source: str
-    caption_source: str
-    licence: str
-    duration_s: float | None
-    where: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Rejection:
-    """A clip that is left out.
-
-    Attributes:
-        where: file and line.
-        id: as in the manifest, "" if unknown.
-        reason: one of a few words that are counted.
-        detail: what was found and what was expected.
-    """
-
-    where: str
-    id: str
-    reason: str
-    detail: str
 
 
 class _Rejected(Exception):
@@ -205,7 +158,7 @@ def _entry(where: str, fields: Any, root: Path, name: str) -> Entry:
         raise _Rejected("bad_field", f"split is {split!r}; expected letters, digits and underscores, like 'train'")
     return Entry(
         id=_text(fields, "id") or stated,
-        path=path,
+        audio=AudioFile(path),
         captions=captions,
         split=split,
         labels=_labels(fields.get("labels")),
@@ -294,11 +247,3 @@ def _number_or_text(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def count_reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
-    """Counts rejections by reason, the most frequent first."""
-    counts: dict[str, int] = {}
-    for rejection in rejections:
-        counts[rejection.reason] = counts.get(rejection.reason, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -27,11 +27,13 @@ class Clip:
         waveform: samples, int16 or float32 in [-1, 1].
         tokens: ids of the caption, `[BOS, ..., EOS]`; may be empty where only audio matters.
         key: stable hash of the clip's id.
+        source: number of its source in the training mixture.
     """
 
     waveform: Int16[np.ndarray, " n"] | Float[np.ndarray, " n"]
     tokens: Sequence[int]
     key: int
+    source: int = 0
 
 
 def clip_columns(samples: int, samples_per_column: int) -> int:
@@ -52,6 +54,7 @@ def empty_rows(
         text_positions=np.zeros((rows, text_tokens), np.int32),
         clip_valid=np.zeros((rows, slots), np.bool_),
         clip_key=np.zeros((rows, slots), np.int32),
+        clip_source=np.zeros((rows, slots), np.int32),
     )
 
 
@@ -129,6 +132,7 @@ def _write(
     batch.text_positions[row, token : token + len(clip.tokens)] = np.arange(len(clip.tokens))
     batch.clip_valid[row, slot] = True
     batch.clip_key[row, slot] = clip.key
+    batch.clip_source[row, slot] = clip.source
 
 
 def clip_element(clip: Clip, samples_per_column: int) -> dict[str, np.ndarray]:

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from slap_jax.data.audio import RESAMPLE_QUALITY, SAMPLE_RATE, AudioError, decode_audio
 from slap_jax.data.builders.clips import DATASET, SCHEMA_VERSION, SplitStream, write_splits
-from slap_jax.data.manifest import Entry, Rejection, count_reasons, read_manifest
+from slap_jax.data.entries import Entry, Rejection, count_reasons
+from slap_jax.data.manifest import read_manifest
 from slap_jax.data.records import SUMMARY, Record, make_record
 
 REJECTED = "rejected.jsonl"
@@ -242,7 +243,7 @@ def _write_entries(
 def read_entry(entry: Entry) -> Record | Rejection:
     """Decodes the audio of a manifest entry; what cannot be used becomes a rejection."""
     try:
-        samples = decode_audio(entry.path)
+        samples = decode_audio(entry.audio.path)
     except AudioError as error:
         return Rejection(entry.where, entry.id, error.reason, str(error))
     seconds = len(samples) / SAMPLE_RATE
@@ -251,7 +252,7 @@ def read_entry(entry: Entry) -> Record | Rejection:
             entry.where,
             entry.id,
             "shorter_than_stated",
-            f"{entry.path} lasts {seconds:.2f} s; the manifest says duration_s={entry.duration_s}: copy it again",
+            f"{entry.audio} lasts {seconds:.2f} s; the manifest says duration_s={entry.duration_s}: copy it again",
         )
     return make_record(
         entry.id,
@@ -282,7 +283,7 @@ def _digest(entries: Sequence[Entry]) -> str:
     """Hashes everything that the records depend on; of the audio files, their size and time of change."""
     digest = hashlib.blake2b(f"{SCHEMA_VERSION} {SAMPLE_RATE} {RESAMPLE_QUALITY}".encode(), digest_size=16)
     for entry in entries:
-        status = entry.path.stat()
+        status = entry.audio.path.stat()
         digest.update(repr((dataclasses.astuple(entry), status.st_size, status.st_mtime_ns)).encode())
     return digest.hexdigest()
 

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from slap_jax.data.manifest import ManifestError, count_reasons, read_manifest
+from slap_jax.data.entries import AudioFile, count_reasons
+from slap_jax.data.manifest import ManifestError, read_manifest
 from tests.data.tiny_data import write_manifest, write_tone
 
 
@@ -48,7 +49,7 @@ def test_all_fields_of_a_line(audio):
     )
     (first, second), rejections = read_manifest(manifest)
     assert not rejections
-    assert (first.id, first.path, first.split) == ("sub/b.wav", audio / "sub/b.wav", "val")
+    assert (first.id, first.audio, first.split) == ("sub/b.wav", AudioFile(audio / "sub/b.wav"), "val")
     assert first.captions == ("a tone", "a beep")
     assert first.labels == ("drum=kick drum", "mood=calm", "mood=dull")
     assert first.regions == ((0.0, 0.1, "beep"), (0.1, 0.2, "rest"))
@@ -103,7 +104,10 @@ def test_same_id_in_two_sources_is_no_duplicate(audio):
 def test_audio_root(audio, tmp_path_factory):
     manifest = write_manifest(tmp_path_factory.mktemp("elsewhere"), [line(), line(path=str(audio / "sub/b.wav"))])
     entries, rejections = read_manifest(manifest, audio)
-    assert [entry.path for entry in entries] == [audio / "a.wav", audio / "sub/b.wav"] and not rejections
+    assert [entry.audio for entry in entries] == [
+        AudioFile(audio / "a.wav"),
+        AudioFile(audio / "sub/b.wav"),
+    ] and not rejections
     assert count_reasons(read_manifest(manifest)[1]) == {"missing_file": 1, "outside_root": 1}
 
 

@@ -67,6 +67,7 @@ def batch_of(captions: list[list[int]], keys: list[int], length: int = 32) -> Pa
         text_positions=positions,
         clip_valid=np.array([[True] * len(captions) + [False]]),
         clip_key=np.array([[*keys, 0]], np.int32),
+        clip_source=np.zeros((1, len(captions) + 1), np.int32),
     )
 
 

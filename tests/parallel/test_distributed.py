@@ -66,6 +66,7 @@ def _batch(rows: int) -> PackedBatch:
         text_positions=np.ones((rows, text), np.int32),
         clip_valid=np.ones((rows, slots), bool),
         clip_key=np.arange(rows * slots, dtype=np.int32).reshape(rows, slots),
+        clip_source=np.zeros((rows, slots), np.int32),
     )
 
 
