@@ -139,6 +139,52 @@ def decode_flac(data: bytes, name: str = "record") -> Int16[np.ndarray, " n"]:
     return samples
 
 
+def flac_samples(data: bytes, name: str = "record") -> int:
+    """Reads the number of samples from the STREAMINFO block that every FLAC stream starts with (RFC 9639, section 8.2).
+
+    Args:
+        data: the stream, or at least its first 26 bytes.
+        name: what errors call it.
+
+    Raises:
+        AudioError: not a FLAC stream, or one whose writer did not know the number.
+    """
+    # "fLaC", one byte of block type (0 = STREAMINFO, the highest bit marks the last block), three of its length.
+    if len(data) < 26 or data[:4] != b"fLaC" or data[4] & 0x7F != 0:
+        raise AudioError(f"{name} holds no FLAC stream; run `slap prepare` again")
+    # Ten bytes of block and frame sizes, then 20 bits of rate, 3 of channels, 5 of sample size, 36 of samples.
+    samples = int.from_bytes(data[18:26], "big") & ((1 << 36) - 1)
+    if samples == 0:
+        raise AudioError(f"{name} does not say how many samples it has; run `slap prepare` again")
+    return samples
+
+
+def decode_flac_into(data: bytes, out: Int16[np.ndarray, " n"], start: int = 0, name: str = "record") -> None:
+    """Decodes a part of what `encode_flac` wrote, without a copy.
+
+    Args:
+        data: mono FLAC of 16 bits.
+        out: contiguous; receives the samples from `start` to `start + n`.
+        start: first sample that is wanted.
+        name: what errors call the stream.
+
+    Raises:
+        AudioError: the bytes are damaged, or hold fewer samples.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if start:
+                file.seek(start)
+            decoded = len(file.read(out=out))
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise AudioError(f"{name} holds damaged audio ({error}); run `slap prepare` again") from error
+    if decoded < len(out):
+        raise AudioError(
+            f"{name} holds damaged audio: {decoded} samples from sample {start}, expected {len(out)}; "
+            "run `slap prepare` again"
+        )
+
+
 def _name_of(source: Source) -> str:
     if isinstance(source, (bytes, io.BytesIO)):
         return "audio bytes"

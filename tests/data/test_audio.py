@@ -10,7 +10,9 @@ from slap_jax.data.audio import (
     AudioError,
     decode_audio,
     decode_flac,
+    decode_flac_into,
     encode_flac,
+    flac_samples,
     prepare_waveform,
     to_int16,
 )
@@ -208,3 +210,50 @@ def test_int16_survives_float():
 def test_damaged_record_says_so():
     with pytest.raises(AudioError, match=r"record x holds damaged audio.*slap prepare"):
         decode_flac(b"fLaC nothing", "record x")
+
+
+@pytest.mark.parametrize("count", [1, 16, 4_096, 4_097, 50_001])
+def test_flac_header_tells_the_number_of_samples(count):
+    data = encode_flac(np.random.default_rng(count).integers(-32_768, 32_768, count).astype(np.int16))
+    assert flac_samples(data) == flac_samples(data[:26]) == len(decode_flac(data)) == count
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "no FLAC"),
+        (encode_flac(np.ones(5, np.int16))[:25], "no FLAC"),
+        (encoded(tone(0.1)), "no FLAC"),
+        (encode_flac(np.ones(5, np.int16))[:21] + bytes(5), "does not say how many samples"),
+    ],
+    ids=["empty", "cut", "wav", "unknown"],
+)
+def test_flac_header_that_tells_nothing(data, words):
+    with pytest.raises(AudioError, match=f"record x .*{words}"):
+        flac_samples(data, "record x")
+
+
+@pytest.mark.parametrize(
+    ("start", "count"), [(0, 50_001), (0, 1), (1, 50_000), (4_095, 9_000), (4_096, 5), (50_000, 1)]
+)
+def test_a_part_of_a_record_is_decoded_in_place(start, count):
+    samples = np.random.default_rng(3).integers(-32_768, 32_768, 50_001).astype(np.int16)
+    row = np.full(60_000, 7, np.int16)
+    decode_flac_into(encode_flac(samples), row[100 : 100 + count], start)
+    np.testing.assert_array_equal(row[100 : 100 + count], samples[start : start + count])
+    assert (row[:100] == 7).all() and (row[100 + count :] == 7).all()
+
+
+def test_damaged_or_shorter_records_are_not_decoded_in_place():
+    data = encode_flac(np.random.default_rng(0).integers(-3_000, 3_000, 16_000).astype(np.int16))
+    damaged = data[: len(data) // 2] + b"\xff" * 400 + data[len(data) // 2 + 400 :]
+    for bad, start, count in [
+        (damaged, 0, 16_000),
+        (data[: len(data) // 2], 0, 16_000),
+        (data, 0, 16_001),
+        (data, 10, 16_000),
+        (data, 16_001, 1),
+        (b"fLaC nothing", 0, 5),
+    ]:
+        with pytest.raises(AudioError, match=r"record x holds damaged audio.*slap prepare"):
+            decode_flac_into(bad, np.zeros(count, np.int16), start, "record x")
