@@ -7,9 +7,19 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from slap_jax.config_checks import ConfigError, check_choice, check_keys, check_share, require
+from slap_jax.config_source import source, validate_source
 
-class ConfigError(ValueError):
-    """A setting that cannot work; the message names the setting, what was found and what to write."""
+__all__ = [
+    "ConfigError",
+    "columns_of",
+    "default_config",
+    "parse_arg",
+    "patches_per_column",
+    "samples_per_column",
+    "source",
+    "validate",
+]
 
 
 def default_config() -> ConfigDict:
@@ -40,6 +50,7 @@ def default_config() -> ConfigDict:
     config.data = ConfigDict(
         dict(
             train=ConfigDict(),  # name -> source(...): the weighted mixture
+            temperature=placeholder(float),  # None: the weights as given; T: weight x clips^(1/T)
             evaluation=ConfigDict(),  # name -> source(...): each evaluated by itself
             tokenizer="",  # a SentencePiece .model file
             rows=256,  # R, of the global batch
@@ -51,8 +62,19 @@ def default_config() -> ConfigDict:
             virtual_shards=8,  # D
             packing_bins=32,
             decode_threads=4,
+            workers=0,  # processes that read; 0: threads of this one
             prefetch=2,
             allow_mismatch=False,
+            augment=ConfigDict(
+                dict(
+                    gain_db=0.0,  # up or down, at most
+                    noise_dir="",
+                    noise_probability=0.0,
+                    noise_snr_db=(5.0, 30.0),  # lowest, highest
+                    room_dir="",  # of impulse responses
+                    room_probability=0.0,
+                )
+            ),
         )
     )
 
@@ -151,18 +173,6 @@ def default_config() -> ConfigDict:
     return config
 
 
-def source(path: str, split: str, weight: float = 1.0, label: str = "") -> ConfigDict:
-    """Describes one prepared data set for `config.data.train` or `config.data.evaluation`.
-
-    Args:
-        path: directory that `slap prepare` wrote.
-        split: which of its splits.
-        weight: share in the training mixture, relative to the other sources.
-        label: evaluation only; the key of `labels` that zero-shot classification predicts, "" for none.
-    """
-    return ConfigDict(dict(path=path, split=split, weight=float(weight), label=label))
-
-
 def samples_per_column(audio: ConfigDict) -> int:
     """Samples that one time column covers (2,560 in the paper's set-up)."""
     return audio.frames_per_column * audio.hop_length
@@ -207,34 +217,6 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     return values
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _check_choice(config: ConfigDict, path: str, choices: tuple[str, ...]) -> None:
-    value = config
-    for part in path.split("."):
-        value = value[part]
-    _require(value in choices, f"config.{path} is {value!r}; write one of {', '.join(choices)}")
-
-
-def _check_keys(config: ConfigDict, reference: ConfigDict, prefix: str = "config") -> None:
-    for key in config:
-        _require(
-            key in reference,
-            f"{prefix}.{key} is not a setting; {prefix} takes: {', '.join(sorted(reference))}",
-        )
-        if isinstance(reference[key], ConfigDict):
-            if f"{prefix}.{key}" in ("config.data.train", "config.data.evaluation"):
-                for name, value in config[key].items():
-                    _check_keys(value, source("", ""), f"{prefix}.{key}.{name}")
-            else:
-                _check_keys(config[key], reference[key], f"{prefix}.{key}")
-    for key in reference:
-        _require(key in config, f"{prefix}.{key} is missing; start the config from slap_jax.config.default_config()")
-
-
 def validate(config: ConfigDict, process_count: int = 1, device_count: int | None = None) -> None:
     """Checks a config before anything is built.
 
@@ -246,14 +228,14 @@ def validate(config: ConfigDict, process_count: int = 1, device_count: int | Non
     Raises:
         ConfigError: names the setting, the value found and what to write instead.
     """
-    _check_keys(config, default_config())
-    _check_choice(config, "audio.dft", ("auto", "matmul", "rfft"))
-    _check_choice(config, "model.compute_dtype", ("bfloat16", "float32"))
-    _check_choice(config, "model.attention", ("auto", "dense", "blocked", "chunked"))
-    _check_choice(config, "model.remat", ("none", "dots", "full"))
-    _check_choice(config, "objectives.contrastive.form", ("softmax", "sigmoid"))
-    _check_choice(config, "objectives.distillation.view", ("separate", "shared"))
-    _check_choice(config, "optimizer.schedule", ("cosine", "wsd", "constant"))
+    check_keys(config, default_config(), named_by_user=("config.data.train", "config.data.evaluation"))
+    check_choice(config, "audio.dft", ("auto", "matmul", "rfft"))
+    check_choice(config, "model.compute_dtype", ("bfloat16", "float32"))
+    check_choice(config, "model.attention", ("auto", "dense", "blocked", "chunked"))
+    check_choice(config, "model.remat", ("none", "dots", "full"))
+    check_choice(config, "objectives.contrastive.form", ("softmax", "sigmoid"))
+    check_choice(config, "objectives.distillation.view", ("separate", "shared"))
+    check_choice(config, "optimizer.schedule", ("cosine", "wsd", "constant"))
     _validate_audio_and_model(config)
     _validate_objectives(config)
     _validate_data(config, process_count)
@@ -264,34 +246,34 @@ def validate(config: ConfigDict, process_count: int = 1, device_count: int | Non
 
 def _validate_audio_and_model(config: ConfigDict) -> None:
     audio, model = config.audio, config.model
-    _require(
+    require(
         audio.mels % audio.mels_per_patch == 0,
         f"config.audio.mels is {audio.mels}, not a multiple of config.audio.mels_per_patch={audio.mels_per_patch}",
     )
-    _require(
+    require(
         audio.window_length <= audio.n_fft,
         f"config.audio.window_length is {audio.window_length}, longer than config.audio.n_fft={audio.n_fft}",
     )
-    _require(
+    require(
         audio.n_fft <= samples_per_column(audio),
         f"config.audio.n_fft is {audio.n_fft}, longer than a column of {samples_per_column(audio)} samples",
     )
-    _require(audio.std > 0, f"config.audio.std is {audio.std}; write the positive value that `slap stats` prints")
+    require(audio.std > 0, f"config.audio.std is {audio.std}; write the positive value that `slap stats` prints")
     for name in ("audio_encoder", "text_encoder", "caption_decoder"):
         tower = model[name]
-        _require(
+        require(
             tower.width % tower.heads == 0,
             f"config.model.{name}.width is {tower.width}, not a multiple of its heads={tower.heads}",
         )
         head_dim = tower.width // tower.heads
         multiple = 4 if name == "audio_encoder" else 2
-        _require(
+        require(
             head_dim % multiple == 0,
             f"config.model.{name}: head size {tower.width}/{tower.heads}={head_dim} must be a multiple of {multiple}",
         )
         if "locals_per_global" in tower:
             period = tower.locals_per_global + 1
-            _require(
+            require(
                 tower.layers % period == 0,
                 f"config.model.{name}.layers is {tower.layers}; with locals_per_global={tower.locals_per_global} "
                 f"write a multiple of {period}",
@@ -300,68 +282,112 @@ def _validate_audio_and_model(config: ConfigDict) -> None:
 
 def _validate_objectives(config: ConfigDict) -> None:
     for name, objective in config.objectives.items():
-        _require(objective.weight >= 0, f"config.objectives.{name}.weight is {objective.weight}; write 0 or more")
-    _require(
+        require(objective.weight >= 0, f"config.objectives.{name}.weight is {objective.weight}; write 0 or more")
+    require(
         any(objective.weight > 0 for objective in config.objectives.values()),
         "every config.objectives.*.weight is 0: nothing would be trained; set at least one above 0",
     )
     ratio = config.objectives.distillation.mask_ratio
-    _require(0 < ratio < 1, f"config.objectives.distillation.mask_ratio is {ratio}; write a value between 0 and 1")
+    require(0 < ratio < 1, f"config.objectives.distillation.mask_ratio is {ratio}; write a value between 0 and 1")
 
 
 def _validate_data(config: ConfigDict, process_count: int) -> None:
     data = config.data
     needed = columns_of(data.max_seconds, config.audio)
-    _require(
+    require(
         data.columns >= needed,
         f"config.data.columns is {data.columns}, but a clip of config.data.max_seconds={data.max_seconds} owns "
         f"{needed} columns; write columns={needed} or more, or a smaller max_seconds",
     )
     enough = math.ceil(data.columns / needed)
-    _require(
+    require(
         data.slots >= enough,
         f"config.data.slots is {data.slots}: as many of the longest clips own {data.slots * needed} of the "
         f"{data.columns} columns of a row, so rows would never be full; write slots={enough} or more",
     )
-    _require(
+    require(
         data.max_caption_tokens >= 3,
         f"config.data.max_caption_tokens is {data.max_caption_tokens}; the start and end tokens alone take 2",
     )
-    _require(
+    require(
         data.text_tokens >= data.max_caption_tokens,
         f"config.data.text_tokens is {data.text_tokens}, less than one caption of "
         f"config.data.max_caption_tokens={data.max_caption_tokens}",
     )
     shards = data.virtual_shards
-    _require(
+    require(
         shards % process_count == 0,
         f"config.data.virtual_shards is {shards}, not a multiple of the {process_count} hosts; write a multiple of "
         "every number of hosts that may ever resume this run",
     )
-    _require(
+    require(
         data.rows % shards == 0,
         f"config.data.rows is {data.rows}, not a multiple of config.data.virtual_shards={shards}",
     )
     if config.objectives.contrastive.weight > 0:
-        _require(
+        require(
             data.rows * data.slots >= 2,
             f"config.data.slots is {data.slots} with rows={data.rows}: contrastive learning needs two clips or more "
             "in a batch",
         )
-    _require(len(data.train) > 0, "config.data.train names no source; add config.data.train.NAME = source(path, split)")
+    require(data.workers >= 0, f"config.data.workers is {data.workers}; write 0 for threads, or a number of processes")
+    _validate_augment(data.augment)
+    _validate_sources(config)
+
+
+def _validate_augment(augment: ConfigDict) -> None:
+    name = "config.data.augment"
+    require(augment.gain_db >= 0, f"{name}.gain_db is {augment.gain_db}; write the most decibels up or down, 0 or more")
+    for kind in ("noise", "room"):
+        probability = augment[f"{kind}_probability"]
+        check_share(probability, f"{name}.{kind}_probability")
+        require(
+            probability == 0 or augment[f"{kind}_dir"] != "",
+            f"{name}.{kind}_probability is {probability}, but {name}.{kind}_dir is empty; name a folder of audio files",
+        )
+    bounds = augment.noise_snr_db
+    require(
+        len(bounds) == 2 and bounds[0] <= bounds[1],
+        f"{name}.noise_snr_db is {bounds}; write (lowest, highest) signal-to-noise ratio in decibels",
+    )
+
+
+def _validate_sources(config: ConfigDict) -> None:
+    data = config.data
+    require(len(data.train) > 0, "config.data.train names no source; add config.data.train.NAME = source(path, split)")
+    for group in ("train", "evaluation"):
+        for name, settings in data[group].items():
+            validate_source(settings, f"config.data.{group}.{name}")
+    require(
+        data.temperature is None or data.temperature > 0,
+        f"config.data.temperature is {data.temperature}; write a number above 0, or None for the weights as given",
+    )
+    trained = [name for name, objective in config.objectives.items() if objective.weight > 0]
+    for name, settings in data.train.items():
+        require(
+            any(settings.objectives[objective] > 0 for objective in trained),
+            f"config.data.train.{name}.objectives is 0 for {' and '.join(trained)}: nothing would learn from this "
+            "source; set one above 0, or take the source out",
+        )
+    for objective in trained:
+        require(
+            any(settings.objectives[objective] > 0 for settings in data.train.values()),
+            f"config.data.train.*.objectives.{objective} is 0 for every source; to train without it write "
+            f"config.objectives.{objective}.weight=0",
+        )
 
 
 def _validate_training(config: ConfigDict) -> None:
     optimizer = config.optimizer
-    _require(config.train.steps >= 1, f"config.train.steps is {config.train.steps}; write 1 or more")
-    _require(config.train.log_every >= 1, f"config.train.log_every is {config.train.log_every}; write 1 or more")
-    _require(config.checkpoint.every >= 1, f"config.checkpoint.every is {config.checkpoint.every}; write 1 or more")
-    _require(
+    require(config.train.steps >= 1, f"config.train.steps is {config.train.steps}; write 1 or more")
+    require(config.train.log_every >= 1, f"config.train.log_every is {config.train.log_every}; write 1 or more")
+    require(config.checkpoint.every >= 1, f"config.checkpoint.every is {config.checkpoint.every}; write 1 or more")
+    require(
         optimizer.warmup_steps <= config.train.steps,
         f"config.optimizer.warmup_steps is {optimizer.warmup_steps}, more than config.train.steps={config.train.steps}",
     )
     for rule in optimizer.learning_rate_factors:
-        _require(
+        require(
             len(rule) == 2,
             f"config.optimizer.learning_rate_factors holds {rule!r}; write (path regex, factor) pairs",
         )
@@ -375,15 +401,15 @@ def _validate_mesh(config: ConfigDict, device_count: int) -> None:
     sizes = dict(config.parallel)
     fixed = math.prod(size for size in sizes.values() if size != -1)
     open_axes = [axis for axis, size in sizes.items() if size == -1]
-    _require(
+    require(
         len(open_axes) <= 1, f"config.parallel has -1 for {' and '.join(open_axes)}; only one axis may take the rest"
     )
-    _require(
+    require(
         device_count % fixed == 0 and (bool(open_axes) or fixed == device_count),
         f"config.parallel={sizes} does not divide {device_count} devices",
     )
     batch_ways = device_count // sizes["tensor"] if open_axes != ["tensor"] else sizes["data"] * sizes["fsdp"]
-    _require(
+    require(
         config.data.rows % batch_ways == 0,
         f"config.data.rows is {config.data.rows}, not a multiple of the {batch_ways} devices over which rows are split "
         "(data x fsdp)",

@@ -50,6 +50,29 @@ def test_shipped_configs_are_valid_and_say_how_to_run_them(path):
         ({"optimizer__warmup_steps": 10**6}, "more than config.train.steps=100000"),
         ({"optimizer__learning_rate_factors": (("audio_encoder(", 0.1),)}, "is not a regex"),
         ({"objectives__distillation__mask_ratio": 1.0}, "write a value between 0 and 1"),
+        ({"data__temperature": 0.0}, "config.data.temperature is 0.0; write a number above 0, or None"),
+        ({"data__workers": -1}, "config.data.workers is -1; write 0 for threads"),
+        ({"data__augment__gain_db": -3.0}, "config.data.augment.gain_db is -3.0; write the most decibels up or down"),
+        ({"data__augment__noise_probability": 1.5}, "noise_probability is 1.5; write a value from 0 to 1"),
+        ({"data__augment__noise_probability": 0.5}, "config.data.augment.noise_dir is empty; name a folder"),
+        ({"data__augment__room_probability": 0.1}, "config.data.augment.room_dir is empty; name a folder"),
+        ({"data__augment__noise_snr_db": (30.0, 5.0)}, "noise_snr_db is (30.0, 5.0); write (lowest, highest)"),
+        ({"data__train__mine": "somewhere"}, "write config.data.train.mine = source(path, split)"),
+        ({"data__train__clips__weight": 0.0}, "config.data.train.clips.weight is 0.0; write a number above 0"),
+        ({"data__train__clips__objectives__contrast": 0.0}, "clips.objectives.contrast is not a setting"),
+        ({"data__train__clips__objectives__captioning": -1.0}, "objectives.captioning is -1.0; write 0 or more"),
+        ({"data__train__clips__objectives__captioning": 0.0}, "write config.objectives.captioning.weight=0"),
+        ({"data__train__clips__captions__choice": "best"}, "choice is 'best'; write one of uniform, first, by_length"),
+        ({"data__train__clips__captions__tag_probability": 2.0}, "tag_probability is 2.0; write a value from 0 to 1"),
+        ({"data__train__clips__captions__length_bounds": (20, 8)}, "length_bounds is (20, 8); write the most words"),
+        ({"data__train__clips__captions__length_shares": (0.0, 0.0, 0.0)}, "write three numbers, 0 or more"),
+        ({"data__train__clips__captions__length_shares": (1.0, 2.0, 1.0)}, "only choice='by_length' uses it"),
+        ({"data__train__clips__captions__paraphrase_probability": 0.1}, "only choice='first' uses it"),
+        (
+            {"data__train__clips__captions__tag_templates": ("a sound",)},
+            "holds 'a sound'; write a template",
+        ),
+        ({"data__train__clips__captions__tag_templates": ()}, "tag_templates is empty"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -67,6 +90,26 @@ def test_no_source_no_objective_and_hosts_that_do_not_divide():
         validate(config_with(**nothing))
     with pytest.raises(ConfigError, match="not a multiple of the 3 hosts"):
         validate(config_with(), process_count=3)
+
+
+def test_a_source_that_no_objective_sees_is_named():
+    config = config_with(objectives__distillation__weight=0.0)
+    config.data.train.labelled = source("there", "train", objectives={"contrastive": 0, "captioning": 0})
+    with pytest.raises(ConfigError, match=r"train.labelled.objectives is 0 for captioning and contrastive: nothing"):
+        validate(config)
+    config.objectives.distillation.weight = 1.0
+    validate(config)
+
+
+def test_sources_take_what_differs_from_the_defaults_and_know_every_name():
+    given = source("data", "train", objectives={"captioning": 0}, captions={"choice": "first"})
+    assert dict(given.objectives) == {"contrastive": 1.0, "distillation": 1.0, "captioning": 0.0}
+    assert given.captions.choice == "first" and given.captions.tag_keys == ("label",)
+    assert source("data", "train").captions.choice == "uniform"
+    with pytest.raises(ConfigError, match=r"objectives=\{'caption': \.\.\.\}\) is not a setting; it takes: con"):
+        source("data", "train", objectives={"caption": 0})
+    with pytest.raises(ConfigError, match=r"captions=\{'lenght': \.\.\.\}\) is not a setting; it takes: choice"):
+        source("data", "train", captions={"lenght": 3})
 
 
 def test_mesh_must_fit_the_devices_and_the_rows():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from slap_jax.config import default_config
+from slap_jax.config import default_config, source
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,15 +20,16 @@ def leaves(config: ConfigDict, prefix: str = "") -> dict:
     return found
 
 
-def documented() -> dict:
+def documented(prefix: str = "") -> dict:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([a-z_0-9.]+)` \| `([^`]*)` \|", text, flags=re.MULTILINE)
+    rows = re.findall(rf"^\| `{prefix}([a-z_0-9.]+)` \| `([^`]*)` \|", text, flags=re.MULTILINE)
     assert len(rows) == len(dict(rows))
     return {name: ast.literal_eval(value) for name, value in rows}
 
 
 def test_every_setting_is_documented_with_its_default():
     assert documented() == leaves(default_config())
+    assert documented("NAME.") == leaves(source("", ""))
 
 
 def test_local_links_of_the_documentation_lead_somewhere():
