@@ -101,6 +101,6 @@ def tag_texts(labels: Sequence[str], keys: Sequence[str]) -> list[str]:
 def tag_caption(tags: Sequence[str], templates: Sequence[str], generator: np.random.Generator) -> str:
     """Puts tags in random order into a random template: "the sound of rain, wind and thunder"."""
     template = templates[int(generator.integers(len(templates)))]
-    shuffled = [tags[index] for index in generator.permutation(len(tags))]
+    shuffled = [tags[int(index)] for index in generator.permutation(len(tags))]
     listed = " and ".join(filter(None, [", ".join(shuffled[:-1]), shuffled[-1]]))
     return template.replace("{}", listed)
