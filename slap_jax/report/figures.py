@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float
 
+from slap_jax.drawing.theme import PRINT, Theme, drawing, new_figure
 from slap_jax.report.record import RunRecord
-from slap_jax.report.theme import PRINT, Theme, drawing, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slap_jax.drawing.theme import PRINT, drawing
 from slap_jax.report import sections, tables, template
 from slap_jax.report.examples import EmbeddedSet, caption_examples, embed_set
-from slap_jax.report.packed_row import PackedRow, example_row
+from slap_jax.report.packed_row import ExampleRow, example_row
 from slap_jax.report.record import ReportError, RunRecord, read_run, summarise
-from slap_jax.report.theme import PRINT, drawing
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ def build_report(
         evaluation_sets: name -> clips, used instead of reading `config.data.evaluation`.
 
     Raises:
-        ReportError: no run directory, or matplotlib is missing (the extra `demo`).
+        ReportError: no run directory.
+        DrawingError: matplotlib is missing (the extra `demo`).
     """
     run_dir = Path(run_dir)
     run = read_run(run_dir)
@@ -105,7 +106,7 @@ def _load_model(run_dir: Path) -> Any:
 
 
 def _load_sets(run: RunRecord, problems: list[str]) -> dict[str, Sequence[Any]]:
-    from slap_jax.data.pipeline import load_evaluation
+    from slap_jax.data.evaluation_set import load_evaluation
 
     sets = {}
     for name, source in run.config.data.evaluation.items():
@@ -135,7 +136,7 @@ def _embed(
     return [one for one in embedded if one is not None]
 
 
-def _packed_row(run: RunRecord, sets: Mapping[str, Sequence[Any]]) -> PackedRow | None:
+def _packed_row(run: RunRecord, sets: Mapping[str, Sequence[Any]]) -> ExampleRow | None:
     clips = [clip for part in sets.values() for clip in part]
     exported = run.directory / "export" / "tokenizer.model"
     path = exported if exported.is_file() else run.config.data.tokenizer

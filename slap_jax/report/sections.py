@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from slap_jax import __version__
+from slap_jax.drawing.packed_row import row_figure, slot_colour, slot_ink
+from slap_jax.drawing.theme import PRINT, drawing
 from slap_jax.report import figures as curves
 from slap_jax.report import media, packed_row, tables
 from slap_jax.report.examples import EmbeddedSet, Query, retrieval_examples, similarity_matrix
-from slap_jax.report.packed_row import PackedRow
+from slap_jax.report.packed_row import ExampleRow
 from slap_jax.report.record import RunRecord
-from slap_jax.report.theme import PAGE, PRINT, drawing, to_svg
+from slap_jax.report.theme import PAGE, to_svg
 
 CONTENTS = (
     ("results", "Results"),
@@ -239,21 +241,21 @@ def _panels(run: RunRecord, panels: Sequence[tuple[str, str, str]]) -> str:
     return html
 
 
-def packing(row: PackedRow | None, run: RunRecord, directory: Path) -> str:
+def packing(row: ExampleRow | None, run: RunRecord, directory: Path) -> str:
     """A packed row of real clips and its attention masks; both also as PNG."""
     title = "A packed row, and what attention may see"
     if row is None:
         sentence = "No evaluation clips or no tokenizer of this run could be read, so no row is drawn."
         return _section("packing", title, tables.absent(sentence))
     with drawing(PRINT):
-        packed_row.row_figure(row, PRINT, with_captions=True).savefig(directory / "packed_row.png", dpi=160)
+        row_figure(row, PRINT, with_captions=True).savefig(directory / "packed_row.png", dpi=160)
         packed_row.mask_figure(row, packed_row.MASKS, PRINT).savefig(directory / "attention_masks.png", dpi=160)
     columns, used = len(row.segments), int((row.segments > 0).sum())
     description = f"Waveform, log-mel and owner of each column of a row with {len(row.clips)} clips"
     with drawing(PAGE):
-        drawn = to_svg(packed_row.row_figure(row, PAGE, with_captions=False), "packed-row", description)
+        drawn = to_svg(row_figure(row, PAGE, with_captions=False), "packed-row", description)
     owners = "".join(
-        f'<li><b style="background:{packed_row.slot_colour_hex(slot)}">{slot + 1}</b><span>{escape(caption)} '
+        f'<li><b style="background:{slot_colour(slot)};color:{slot_ink(slot)}">{slot + 1}</b><span>{escape(caption)} '
         f"<small>{len(clip.waveform) / row.audio.sample_rate:.1f} s</small></span></li>"
         for slot, (clip, caption) in enumerate(zip(row.clips, row.captions, strict=True))
     )

@@ -59,7 +59,7 @@ svg.figure text { font-family: inherit !important; }
 .wide { min-width: 46rem; }
 ol.owners { list-style: none; padding: 0; margin: 1rem 0 0; columns: 22rem 2; column-gap: 2rem; font-size: 0.88rem; }
 ol.owners li { break-inside: avoid; display: flex; gap: 0.6rem; padding: 0.14rem 0; }
-ol.owners b { flex: none; width: 1.6rem; height: 1.35rem; border-radius: 4px; color: #fff; text-align: center;
+ol.owners b { flex: none; width: 1.6rem; height: 1.35rem; border-radius: 4px; text-align: center;
   font-size: 0.78rem; font-weight: 600; line-height: 1.35rem; }
 ol.owners small { color: var(--muted); white-space: nowrap; }
 .queries { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.2rem;

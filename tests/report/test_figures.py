@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 
+from slap_jax.drawing.theme import drawing, new_figure
 from slap_jax.report.figures import closing_value, loss_panels, smooth
 from slap_jax.report.record import parameter_counts, read_run, summarise
 from slap_jax.report.tables import count, duration, number, strip
-from slap_jax.report.theme import PAGE, drawing, new_figure, to_svg
+from slap_jax.report.theme import PAGE, to_svg
 from tests.report.run_dir import make_clips, write_metrics, write_run
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slap_jax.drawing.theme import DrawingError
 from slap_jax.report.page import build_report
 from slap_jax.report.record import ReportError
 from tests.report.run_dir import KnowingModel, make_clips, write_metrics, write_run
@@ -192,7 +193,7 @@ def test_no_run_directory_is_a_clear_error(tmp_path: Path, spoil, message):
 def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
     write_run(tmp_path / "run", make_clips(2))
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ReportError, match=r"slap_jax\[demo\]"):
+    with pytest.raises(DrawingError, match=r"slap_jax\[demo\]"):
         build_report(tmp_path / "run")
 
 
