@@ -13,6 +13,11 @@ from jaxtyping import Float, Int16, Shaped
 
 Source = str | os.PathLike[str] | bytes | io.BytesIO
 
+# What libsndfile reads, and what PyAV reads where it is installed.
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aif", ".aiff", ".caf", ".au", ".w64")
+CONTAINER_SUFFIXES = (".m4a", ".aac", ".mp4", ".m4v", ".mov", ".mkv", ".mka", ".webm", ".wma", ".avi", ".amr", ".3gp")
+AUDIO_SUFFIXES = SOUND_SUFFIXES + CONTAINER_SUFFIXES
+
 SAMPLE_RATE = 16_000
 RESAMPLE_QUALITY = "HQ"
 INT16_SCALE = 32_768.0

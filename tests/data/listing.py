@@ -1,0 +1,16 @@
+"""What tests want from a collection: its entries and its rejections as lists."""
+
+from slap_jax.data.entries import Collection, Entry, Rejection
+
+
+def listed(collection: Collection) -> tuple[list[Entry], list[Rejection]]:
+    """Lists a whole collection."""
+    found = list(collection.entries())
+    entries = [clip for clip in found if isinstance(clip, Entry)]
+    rejections = [clip for clip in found if isinstance(clip, Rejection)]
+    return entries, rejections
+
+
+def reasons(collection: Collection) -> dict[str, str]:
+    """Returns where -> reason of the rejections."""
+    return {rejection.where: rejection.reason for rejection in listed(collection)[1]}

@@ -1,0 +1,26 @@
+"""A folder whose permissions count, also where the tests run as root."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_NOBODY = 65_534
+
+
+@contextlib.contextmanager
+def unprivileged_folder() -> Iterator[Path]:
+    """Gives an empty folder; inside the context the process owns it, without the rights of root."""
+    # Not pytest's tmp_path, which lies in a folder that only its owner may enter.
+    folder = Path(tempfile.mkdtemp())
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.chown(folder, _NOBODY, -1)
+            os.seteuid(_NOBODY)
+        yield folder
+    finally:
+        os.seteuid(user)
+        shutil.rmtree(folder)
