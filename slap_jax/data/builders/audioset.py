@@ -1,0 +1,95 @@
+"""AudioSet: ten-second clips of YouTube videos, each with some of 527 classes; some with the times of every sound."""
+
+from collections.abc import Iterator, Mapping
+
+from slap_jax.data.builders.audio_names import AudioNames
+from slap_jax.data.builders.labelled_clips import folders_below, label, labelled_clip, number
+from slap_jax.data.builders.options import chosen_splits
+from slap_jax.data.builders.published import Expected, PublishedDataset
+from slap_jax.data.builders.tables import Row, read_table
+from slap_jax.data.entries import Entry, Rejection
+
+Region = tuple[float, float, str]
+
+_SEGMENTS = ("youtube_id", "start_seconds", "end_seconds", "positive_labels")  # behind "#" in the tables
+_STRONG_COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+_STRONG_PART = {"balanced_train": "train", "unbalanced_train": "train", "eval": "eval"}
+
+
+class AudioSet(PublishedDataset):
+    """Videos vanish: every copy has fewer clips than the tables. Strong labels become regions where they are there."""
+
+    name = "audioset"
+    version = "1.0.0"
+    title = "AudioSet"
+    homepage = "https://research.google.com/audioset/download.html"
+    licence = "labels: CC-BY-4.0; audio: of the YouTube videos"
+    citation = "Gemmeke et al.: Audio Set: An Ontology and Human-Labeled Dataset for Audio Events. ICASSP 2017"
+    # num_segs in the second line of each table.
+    expected = {
+        "balanced_train": Expected(clips=22_160),
+        "unbalanced_train": Expected(clips=2_041_789),
+        "eval": Expected(clips=20_371),
+    }
+    layout = """\
+balanced_train_segments.csv
+unbalanced_train_segments.csv
+eval_segments.csv
+class_labels_indices.csv
+audioset_train_strong.tsv       these three are for the regions; may be absent
+audioset_eval_strong.tsv
+mid_to_display_name.tsv
+audio/**/<clip>.wav             in folders of any names; any audio format
+    <clip> is <youtube_id>_<start in ms>, <youtube_id>_<start in ms>_<end in ms>, <youtube_id> or Y<youtube_id>"""
+    options = {"splits": "balanced_train+unbalanced_train+eval"}
+
+    def entries(self) -> Iterator[Entry | Rejection]:
+        """Lists the clips of each split in the order of its table."""
+        rows = read_table(self.require("class_labels_indices.csv"), ("mid", "display_name"))
+        classes = {row.fields["mid"]: row.fields["display_name"] for row in rows if isinstance(row, Row)}
+        files = AudioNames(folders_below(self.require("audio")))
+        for split in chosen_splits(self):
+            regions = self._regions(_STRONG_PART[split])
+            segments = self.require(f"{split}_segments.csv")
+            for row in read_table(segments, _SEGMENTS, header=False, comment="#", spaces=False):
+                yield row if isinstance(row, Rejection) else self._clip(row, split, classes, regions, files)
+
+    def _regions(self, part: str) -> dict[str, list[Region]]:
+        """Reads the strong labels: clip -> its regions, in seconds from its start."""
+        table = self.root / f"audioset_{part}_strong.tsv"
+        if not table.is_file():
+            return {}
+        names = read_table(
+            self.require("mid_to_display_name.tsv"), ("mid", "display_name"), delimiter="\t", header=False
+        )
+        sounds = {row.fields["mid"]: row.fields["display_name"] for row in names if isinstance(row, Row)}
+        regions: dict[str, list[Region]] = {}
+        for row in read_table(table, _STRONG_COLUMNS, delimiter="\t"):
+            if isinstance(row, Row):
+                sound = sounds.get(row.fields["label"], "")
+                times = number(row, "start_time_seconds"), number(row, "end_time_seconds")
+                if sound:
+                    regions.setdefault(row.fields["segment_id"], []).append((*times, sound))
+        return regions
+
+    def _clip(
+        self,
+        row: Row,
+        split: str,
+        classes: Mapping[str, str],
+        regions: Mapping[str, list[Region]],
+        files: AudioNames,
+    ) -> Entry | Rejection:
+        youtube_id = row.fields["youtube_id"]
+        start, end = (round(1_000 * number(row, column)) for column in ("start_seconds", "end_seconds"))
+        clip_id = f"{youtube_id}_{start}"
+        mids = row.fields["positive_labels"].split(",")
+        return labelled_clip(
+            self,
+            files.find(clip_id, f"{clip_id}_{end}", youtube_id, f"Y{youtube_id}"),
+            id=clip_id,
+            split=split,
+            labels=[label("label", classes.get(mid.strip(), "")) for mid in mids],
+            where=row.where,
+            regions=regions.get(clip_id, ()),
+        )

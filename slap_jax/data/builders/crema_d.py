@@ -1,0 +1,85 @@
+"""CREMA-D: twelve sentences spoken by 91 actors in six emotions."""
+
+from collections.abc import Iterator
+
+from slap_jax.data.builders.audio_names import AudioNames
+from slap_jax.data.builders.labelled_clips import audio_in, label, labelled_clip
+from slap_jax.data.builders.published import Expected, PublishedDataset
+from slap_jax.data.builders.tables import read_table
+from slap_jax.data.entries import Entry, Rejection
+
+_SENTENCES = {
+    "IEO": "It's eleven o'clock",
+    "TIE": "That is exactly what happened",
+    "IOM": "I'm on my way to the meeting",
+    "IWW": "I wonder what this is about",
+    "TAI": "The airplane is almost full",
+    "MTI": "Maybe tomorrow it will be cold",
+    "IWL": "I would like a new alarm clock",
+    "ITH": "I think I have a doctor's appointment",
+    "DFA": "Don't forget a jacket",
+    "ITS": "I think I've seen this before",
+    "TSI": "The surface is slick",
+    "WSI": "We'll stop in a couple of minutes",
+}
+_EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
+_LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified"}
+
+# The publisher's README says so of this one file of AudioWAV.
+_WITHOUT_SOUND = "1076_MTI_SAD_XX"
+
+
+class CremaD(PublishedDataset):
+    """The publisher has no splits: all clips are `full`. Split by actor to test on unknown voices."""
+
+    name = "crema_d"
+    version = "1.0.0"
+    title = "CREMA-D"
+    homepage = "https://github.com/CheyneyComputerScience/CREMA-D"
+    licence = "ODbL-1.0"
+    citation = (
+        "Cao, Cooper, Keutmann, Gur, Nenkova, Verma: CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset. "
+        "IEEE TAC 5(4), 2014"
+    )
+    expected = {"full": Expected(clips=7_442)}  # the publisher's README
+    layout = """\
+AudioWAV/<actor>_<sentence>_<emotion>_<level>.wav      the files of Git LFS, not the pointers to them
+SentenceFilenames.csv                                  tells which clips are missing; may be absent"""
+
+    def entries(self) -> Iterator[Entry | Rejection]:
+        """Lists the clips in the order of the publisher's table, or by name where there is none."""
+        folder = self.require("AudioWAV")
+        files = AudioNames([folder])
+        for where, name in self._names():
+            if name == _WITHOUT_SOUND:
+                yield Rejection(where, name, "known_fault", "the publisher says that this file has no sound")
+                continue
+            # Earlier copies have one file that ends in X instead of XX.
+            audio = files.find(name, name.removesuffix("X"))
+            labels = _labels(name)
+            yield labelled_clip(self, audio, id=name, split="full", labels=labels, where=where)
+
+    def _names(self) -> Iterator[tuple[str, str]]:
+        table = self.root / "SentenceFilenames.csv"
+        if not table.is_file():
+            for path in audio_in(self.root / "AudioWAV"):
+                yield f"AudioWAV/{path.name}", f"{path.stem}X" if path.stem.endswith("_X") else path.stem
+            return
+        for row in read_table(table, ("Filename",)):
+            if isinstance(row, Rejection):
+                yield row.where, row.id
+            else:
+                yield row.where, row.fields["Filename"]
+
+
+def _labels(name: str) -> list[str]:
+    """Reads the name of a clip; none of another form."""
+    actor, sentence, emotion, level = (name.split("_") + [""] * 4)[:4]
+    if sentence not in _SENTENCES or emotion not in _EMOTIONS or level not in _LEVELS:
+        return []
+    return [
+        label("label", _EMOTIONS[emotion]),
+        label("level", _LEVELS[level]),
+        label("actor", actor),
+        label("sentence", _SENTENCES[sentence]),
+    ]
