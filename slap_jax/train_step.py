@@ -1,6 +1,6 @@
 """The one jitted step: objectives, gradients, optimiser, teacher; a pure function of state and batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -46,16 +46,27 @@ def batch_counts(batch: PackedBatch, config: ConfigDict) -> Metrics:
     patches = patches_per_column(config.audio)
     columns = segment_counts(batch.audio_segments, slots)[:, 1:].astype(jnp.float32)
     text = segment_counts(batch.text_segments, slots)[:, 1:].astype(jnp.float32)
+    column_seconds = samples_per_column(config.audio) / config.audio.sample_rate
     return {
         "clips": jnp.sum(batch.clip_valid, dtype=jnp.float32),
-        "audio_seconds": jnp.sum(columns) * (samples_per_column(config.audio) / config.audio.sample_rate),
+        "audio_seconds": jnp.sum(columns) * column_seconds,
         "audio_tokens": jnp.sum(columns) * patches,
         "audio_tokens_squared": jnp.sum(columns**2) * patches**2,
         "text_tokens": jnp.sum(text),
         "text_tokens_squared": jnp.sum(text**2),
         "cross_tokens": jnp.sum(columns * text) * patches,
         "packing_fill": jnp.sum(columns) / batch.audio_segments.size,
-    }
+    } | source_counts(batch, columns * column_seconds, list(config.data.train))
+
+
+def source_counts(batch: PackedBatch, seconds: Float[Array, "R K"], names: Sequence[str]) -> Metrics:
+    """Clips and seconds of audio of each source; nothing where there is but one, whose counts the batch's are."""
+    counts: Metrics = {}
+    for number, name in enumerate(names if len(names) > 1 else ()):
+        from_source = batch.clip_valid & (batch.clip_source == number)
+        counts[f"clips/{name}"] = jnp.sum(from_source, dtype=jnp.float32)
+        counts[f"audio_seconds/{name}"] = jnp.sum(jnp.where(from_source, seconds, 0.0))
+    return counts
 
 
 def make_train_step(

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slap_jax.config import source
 from slap_jax.optimizer import create_optimizer
 from slap_jax.parallel.mesh import batch_sharding, create_mesh
 from slap_jax.parallel.rules import shardings
 from slap_jax.train_state import TrainState, abstract_learner, create_state
-from slap_jax.train_step import make_train_step, update_teacher
+from slap_jax.train_step import batch_counts, make_train_step, update_teacher
 from tests.tiny import tiny_batch, tiny_config
 
 
@@ -112,6 +113,21 @@ def dots(config) -> int:
     init, step = build(config)
     text = jax.jit(step).lower(jax.eval_shape(init), tiny_batch(config)).as_text()
     return text.count("stablehlo.dot_general")
+
+
+def test_clips_and_seconds_are_counted_by_source():
+    config = tiny_config()
+    batch = tiny_batch(config)
+    assert not any("/" in name for name in batch_counts(batch, config))  # of one source they are the batch's
+    config.data.train.more = source("unused", "train")  # sources are numbered in the order of their names
+    sources = np.arange(batch.clip_valid.size).reshape(batch.clip_valid.shape) % 3 == 0
+    counts = jax.device_get(batch_counts(batch.replace(clip_source=sources.astype(np.int32)), config))
+    assert counts["clips/more"] == np.sum(batch.clip_valid & ~sources)
+    assert counts["clips/scenes"] == np.sum(batch.clip_valid & sources)
+    columns = [np.sum(batch.audio_segments[row] == slot + 1) for row, slot in np.argwhere(batch.clip_valid & sources)]
+    np.testing.assert_allclose(counts["audio_seconds/scenes"], 0.16 * np.sum(columns), rtol=1e-6)
+    total = counts["audio_seconds/scenes"] + counts["audio_seconds/more"]
+    np.testing.assert_allclose(total, counts["audio_seconds"], rtol=1e-6)
 
 
 def test_weight_zero_takes_the_objective_out_of_the_program():

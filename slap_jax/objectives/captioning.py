@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Int
 from ml_collections import ConfigDict
 
 from slap_jax.models.caption_decoder import CaptionDecoder
+from slap_jax.objectives.source_weights import token_weights, total_weight, weighted
 from slap_jax.objectives.views import LossTerm, Views
 from slap_jax.objectives.vocabulary import token_losses
 
@@ -18,7 +19,10 @@ def next_tokens(tokens: Int[Array, "R T"], segments: Int[Array, "R T"]) -> tuple
 
 
 class Captioning(nnx.Module):
-    """Token cross-entropy with teacher forcing, averaged over all real tokens of the global batch."""
+    """Token cross-entropy with teacher forcing, averaged over all real tokens of the global batch.
+
+    Where sources count differently, every token counts as much as its clip does.
+    """
 
     teacher_parameters: tuple[str, ...] = ()
 
@@ -34,8 +38,12 @@ class Captioning(nnx.Module):
             batch.text_tokens, batch.text_segments, batch.text_positions, views.audio_tokens, views.token_segments
         )
         targets, real = next_tokens(batch.text_tokens, batch.text_segments)
+        weights = views.clip_weights("captioning")
+        if weights is not None:
+            weights = token_weights(weights, batch.text_segments)
         table = self.decoder.embedding.table[...].astype(hidden.dtype)
         losses, correct = token_losses(hidden, table, targets, self.vocabulary_chunk)
-        count = jnp.maximum(jnp.sum(real), 1)
-        accuracy = jnp.sum(real & correct) / count
-        return LossTerm(jnp.sum(jnp.where(real, losses, 0.0)) / count, {"caption_token_accuracy": accuracy})
+        count = total_weight(real, weights)
+        accuracy = jnp.sum(weighted(real & correct, weights)) / count
+        loss = jnp.sum(jnp.where(real, weighted(losses, weights), 0.0)) / count
+        return LossTerm(loss, {"caption_token_accuracy": accuracy})

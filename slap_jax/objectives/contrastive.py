@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
+from slap_jax.objectives.source_weights import total_weight, weighted
 from slap_jax.objectives.views import LossTerm, Views
 
 
@@ -43,16 +44,20 @@ def softmax_loss(
     scale: Float[Array, ""],
     negatives: Bool[Array, "N N"],
     valid: Bool[Array, " N"],
+    weights: Float[Array, " N"] | None = None,
 ) -> Float[Array, ""]:
-    """Symmetric InfoNCE over the valid clips (CLIP, arXiv 2103.00020), masked pairs left out of the sums."""
+    """Symmetric InfoNCE over the valid clips (CLIP, arXiv 2103.00020), masked pairs left out of the sums.
+
+    With weights, the mean over the anchors is a weighted one; as negatives all clips count alike.
+    """
     logits = scale * (audio @ text.T)
     candidates = negatives | (jnp.eye(len(valid), dtype=bool) & valid[:, None])
     # Rows of empty slots keep their own logit, so that no logsumexp is taken of nothing.
     candidates = candidates | jnp.eye(len(valid), dtype=bool)
     masked = jnp.where(candidates, logits, -jnp.inf)
     positive = jnp.diagonal(logits)
-    losses = jax.nn.logsumexp(masked, axis=1) + jax.nn.logsumexp(masked, axis=0) - 2 * positive
-    return jnp.sum(jnp.where(valid, losses, 0.0)) / (2 * jnp.maximum(jnp.sum(valid), 1))
+    losses = weighted(jax.nn.logsumexp(masked, axis=1) + jax.nn.logsumexp(masked, axis=0) - 2 * positive, weights)
+    return jnp.sum(jnp.where(valid, losses, 0.0)) / (2 * total_weight(valid, weights))
 
 
 def sigmoid_loss(
@@ -62,12 +67,17 @@ def sigmoid_loss(
     bias: Float[Array, ""],
     negatives: Bool[Array, "N N"],
     valid: Bool[Array, " N"],
+    weights: Float[Array, " N"] | None = None,
 ) -> Float[Array, ""]:
-    """Sigmoid loss of every pair, summed and divided by the valid clips (SigLIP, arXiv 2303.15343)."""
+    """Sigmoid loss of every pair, summed and divided by the valid clips (SigLIP, arXiv 2303.15343).
+
+    With weights, a pair counts the mean of what its two clips do, and the sum is divided by the sum of the weights.
+    """
     logits = scale * (audio @ text.T) + bias
-    positive = jnp.where(valid, jax.nn.log_sigmoid(jnp.diagonal(logits)), 0.0)
-    negative = jnp.where(negatives, jax.nn.log_sigmoid(-logits), 0.0)
-    return -(jnp.sum(positive) + jnp.sum(negative)) / jnp.maximum(jnp.sum(valid), 1)
+    pair_weights = None if weights is None else (weights[:, None] + weights[None]) / 2
+    positive = jnp.where(valid, weighted(jax.nn.log_sigmoid(jnp.diagonal(logits)), weights), 0.0)
+    negative = jnp.where(negatives, weighted(jax.nn.log_sigmoid(-logits), pair_weights), 0.0)
+    return -(jnp.sum(positive) + jnp.sum(negative)) / total_weight(valid, weights)
 
 
 class Contrastive(nnx.Module):
@@ -90,15 +100,19 @@ class Contrastive(nnx.Module):
         return jnp.minimum(jnp.exp(self.log_scale[...]), self.max_scale)
 
     def __call__(self, views: Views) -> LossTerm:
-        """Returns the loss over all valid clips of the global batch."""
+        """Returns the loss over the valid clips of the global batch, weighted by their sources."""
         width = views.audio_embeddings.shape[-1]
         audio = views.audio_embeddings.reshape(-1, width).astype(jnp.float32)
         text = views.text_embeddings.reshape(-1, width).astype(jnp.float32)
-        negatives, valid = negative_mask(views.batch)
+        batch, weights = views.batch, views.clip_weights("contrastive")
+        if weights is not None:
+            batch = batch.replace(clip_valid=weights > 0)  # clips that count nothing are no negatives either
+            weights = weights.reshape(-1)
+        negatives, valid = negative_mask(batch)
         if self.form == "softmax":
-            loss = softmax_loss(audio, text, self.scale, negatives, valid)
+            loss = softmax_loss(audio, text, self.scale, negatives, valid, weights)
         else:
-            loss = sigmoid_loss(audio, text, self.scale, self.bias[...], negatives, valid)
+            loss = sigmoid_loss(audio, text, self.scale, self.bias[...], negatives, valid, weights)
         metrics = {
             "temperature": 1.0 / self.scale,
             "embedding_spread": spread(audio, valid),

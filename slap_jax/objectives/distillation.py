@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from slap_jax.objectives.masking import masked_positions, segment_counts
+from slap_jax.objectives.source_weights import token_weights, total_weight, weighted
 from slap_jax.objectives.views import LossTerm, Views
 
 
@@ -79,9 +80,13 @@ class SelfDistillation(nnx.Module):
         self.head = PrototypeHead(width, settings.hidden, settings.bottleneck, settings.prototypes, dtype, rngs=rngs)
 
     def __call__(self, views: Views) -> LossTerm:
-        """Returns the loss over the masked patches of the global batch."""
+        """Returns the loss over the masked patches of the global batch, its clips weighted by their sources."""
         settings, segments = self.settings, views.token_segments
         positions, valid = masked_positions(views.mask, views.slots, settings.mask_ratio)
+        weights, patch_weights = views.clip_weights("distillation"), None
+        if weights is not None:
+            patch_weights = jnp.take_along_axis(token_weights(weights, segments), positions, axis=1)
+            valid &= patch_weights > 0  # clips that count nothing do not enter Sinkhorn-Knopp either
 
         def gather(tokens: Float[Array, "R L D"]) -> Float[Array, "R M D"]:
             return jnp.take_along_axis(tokens, positions[..., None], axis=1)
@@ -97,7 +102,8 @@ class SelfDistillation(nnx.Module):
         masked_segments = jnp.where(views.mask, segments, 0)
         masked_in_clip = jnp.take_along_axis(segment_counts(masked_segments, views.slots), segments, axis=1)
         share = jnp.where(valid, 1.0 / jnp.maximum(jnp.take_along_axis(masked_in_clip, positions, axis=1), 1), 0.0)
-        loss = jnp.sum(losses * share) / views.clip_count
+        total = jnp.sum(weighted(losses * share, patch_weights))
+        loss = total / (views.clip_count if weights is None else total_weight(weights > 0, weights))
         return LossTerm(loss, _prototype_metrics(teacher, valid, temperature))
 
     def teacher_temperature(self, progress: Float[Array, ""]) -> Float[Array, ""]:

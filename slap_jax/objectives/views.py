@@ -15,6 +15,7 @@ from slap_jax.models.frontend import patches
 from slap_jax.models.slap import Slap
 from slap_jax.models.spec_augment import spec_augment
 from slap_jax.objectives.masking import random_mask
+from slap_jax.objectives.source_weights import clip_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,3 +117,7 @@ class Views:
     def clip_count(self) -> Float[Array, ""]:
         """N, the valid clips of the global batch (at least 1, so that it divides)."""
         return jnp.maximum(jnp.sum(self.batch.clip_valid, dtype=jnp.float32), 1.0)
+
+    def clip_weights(self, objective: str) -> Float[Array, "R K"] | None:
+        """What each clip counts in an objective by its source, 0 for empty slots; None where all clips count alike."""
+        return clip_weights(self.batch, self.config.data.train, objective)
