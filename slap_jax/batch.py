@@ -28,7 +28,7 @@ class PackedBatch:
         text_positions: index of the token inside its caption.
         clip_valid: whether the slot holds a clip.
         clip_key: stable hash of the clip's id; equal keys are the same recording and never negatives of each other.
-        clip_source: number of the clip's source in `config.data.train`, in the order in which that names them.
+        clip_source: number of the clip's source among those of `config.data.train`, which are in alphabetical order.
     """
 
     waveform: Shaped[Array, "R S"]

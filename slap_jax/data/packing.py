@@ -1,18 +1,14 @@
-"""First-fit packing of clips into rows: audio columns, text tokens and clip slots are all bounded."""
+"""Packed rows of clips that are in memory: audio columns, text tokens and clip slots are all bounded."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import grain
 import numpy as np
 from jaxtyping import Float, Int16
 
 from slap_jax.batch import PackedBatch
 from slap_jax.data.audio import INT16_SCALE
-
-# Features of one clip on its way through Grain's packer, which adds `<name>_segment_ids` and `<name>_positions`.
-WAVEFORM, TOKENS, KEY = "waveform", "tokens", "key"
 
 
 class PackingError(ValueError):
@@ -122,66 +118,41 @@ def _write(
     samples: np.ndarray = clip.waveform
     if batch.waveform.dtype == np.float32 and samples.dtype == np.int16:
         samples = samples / np.float32(INT16_SCALE)
-    owned = clip_columns(len(samples), samples_per_column)
     start = column * samples_per_column
     batch.waveform[row, start : start + len(samples)] = samples
-    batch.audio_segments[row, column : column + owned] = slot + 1
-    batch.audio_columns[row, column : column + owned] = np.arange(owned)
-    batch.text_tokens[row, token : token + len(clip.tokens)] = clip.tokens
-    batch.text_segments[row, token : token + len(clip.tokens)] = slot + 1
-    batch.text_positions[row, token : token + len(clip.tokens)] = np.arange(len(clip.tokens))
-    batch.clip_valid[row, slot] = True
-    batch.clip_key[row, slot] = clip.key
-    batch.clip_source[row, slot] = clip.source
+    columns = clip_columns(len(samples), samples_per_column)
+    write_slot(batch, row, slot, column, columns, token, clip.tokens, clip.key, clip.source)
 
 
-def clip_element(clip: Clip, samples_per_column: int) -> dict[str, np.ndarray]:
-    """Returns a clip as Grain packs it: columns of samples [c, samples_per_column], tokens [t], and its key [1]."""
-    columns = np.zeros((clip_columns(len(clip.waveform), samples_per_column), samples_per_column), clip.waveform.dtype)
-    columns.reshape(-1)[: len(clip.waveform)] = clip.waveform
-    return {
-        WAVEFORM: columns,
-        TOKENS: np.asarray(clip.tokens, np.int32),
-        KEY: np.array([clip.key], np.int32),
-    }
-
-
-def pack_stream(
-    elements: grain.IterDataset, columns: int, slots: int, text_tokens: int, bins: int, seed: int
-) -> grain.IterDataset:
-    """Packs a stream of `clip_element`s first-fit into rows.
-
-    Grain fills `bins` rows side by side and gives them, shuffled, when a clip fits into none: more bins fill better and
-    cost memory. The key of each clip is packed as a feature of length 1, so that its place in the row is the slot.
+def write_slot(
+    batch: PackedBatch,
+    row: int,
+    slot: int,
+    column: int,
+    columns: int,
+    token: int,
+    tokens: Sequence[int],
+    key: int,
+    source: int,
+) -> None:
+    """Writes everything about a clip but its samples into a row whose arrays are still zero there.
 
     Args:
-        elements: clips, none larger than a row.
-        columns: C, of a row.
-        slots: K, of a row.
-        text_tokens: T, of a row.
-        bins: rows that are filled side by side.
-        seed: of the order in which full rows are given.
-
-    Returns:
-        Rows for `write_row`.
+        batch: of numpy arrays.
+        row: to write to.
+        slot: of the clip.
+        column: first column of the clip.
+        columns: that it owns.
+        token: position of its first text token.
+        tokens: ids of its caption.
+        key: of the recording.
+        source: number of its source.
     """
-    return grain.experimental.FirstFitPackIterDataset(
-        elements,
-        length_struct={WAVEFORM: columns, TOKENS: text_tokens, KEY: slots},
-        num_packing_bins=bins,
-        max_sequences_per_bin=slots,
-        shuffle_bins=True,
-        seed=seed,
-    )
-
-
-def write_row(batch: PackedBatch, row: int, packed: Mapping[str, np.ndarray]) -> None:
-    """Copies a row of `pack_stream` into row `row` of a batch of the same sizes."""
-    batch.waveform[row] = packed[WAVEFORM].reshape(-1)
-    batch.audio_segments[row] = packed[f"{WAVEFORM}_segment_ids"]
-    batch.audio_columns[row] = packed[f"{WAVEFORM}_positions"]
-    batch.text_tokens[row] = packed[TOKENS]
-    batch.text_segments[row] = packed[f"{TOKENS}_segment_ids"]
-    batch.text_positions[row] = packed[f"{TOKENS}_positions"]
-    batch.clip_valid[row] = packed[f"{KEY}_segment_ids"] > 0
-    batch.clip_key[row] = packed[KEY]
+    batch.audio_segments[row, column : column + columns] = slot + 1
+    batch.audio_columns[row, column : column + columns] = np.arange(columns)
+    batch.text_tokens[row, token : token + len(tokens)] = tokens
+    batch.text_segments[row, token : token + len(tokens)] = slot + 1
+    batch.text_positions[row, token : token + len(tokens)] = np.arange(len(tokens))
+    batch.clip_valid[row, slot] = True
+    batch.clip_key[row, slot] = key
+    batch.clip_source[row, slot] = source

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from slap_jax.config import ConfigError, source
-from slap_jax.data.pipeline import EvaluationClip, load_evaluation
+from slap_jax.data.evaluation_set import EvaluationClip, load_evaluation
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.evaluation.retrieval import retrieval
 from slap_jax.evaluation.zero_shot import (

@@ -1,20 +1,10 @@
 import dataclasses
 
-import grain
 import numpy as np
 import pytest
 
 from slap_jax.batch import PackedBatch, batch_shapes
-from slap_jax.data.packing import (
-    Clip,
-    PackingError,
-    clip_columns,
-    clip_element,
-    empty_rows,
-    pack_rows,
-    pack_stream,
-    write_row,
-)
+from slap_jax.data.packing import Clip, PackingError, clip_columns, pack_rows
 
 COLUMNS, SLOTS, TEXT, SAMPLES = 12, 5, 24, 160
 
@@ -98,20 +88,3 @@ def test_what_fits_no_row_is_an_error():
 def test_no_clips_give_empty_rows():
     batch, placement = pack_rows([], COLUMNS, SLOTS, TEXT, SAMPLES, rows=2)
     assert placement == [] and not batch.clip_valid.any() and batch.waveform.shape == (2, COLUMNS * SAMPLES)
-
-
-def test_training_packer_builds_the_same_rows():
-    clips = random_clips(40)
-    expected, placement = pack_rows(clips, COLUMNS, SLOTS, TEXT, SAMPLES)
-    rows = len(expected.waveform)
-    elements = [clip_element(clip, SAMPLES) for clip in clips]
-    stream = grain.MapDataset.source(elements).to_iter_dataset(grain.ReadOptions(0, 0))
-    batch = empty_rows(rows, COLUMNS, SLOTS, TEXT, SAMPLES)
-    packed = list(pack_stream(stream, COLUMNS, SLOTS, TEXT, bins=rows, seed=3))
-    assert len(packed) == rows
-    first_keys = {int(expected.clip_key[row, 0]): row for row in range(rows)}  # full rows come shuffled
-    for row in packed:
-        write_row(batch, first_keys[int(row["key"][0])], row)
-    for field in dataclasses.fields(PackedBatch):
-        np.testing.assert_array_equal(getattr(batch, field.name), getattr(expected, field.name), err_msg=field.name)
-    assert {row for row, _ in placement} == set(range(rows))

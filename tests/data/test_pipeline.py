@@ -9,7 +9,7 @@ import pytest
 from slap_jax.batch import PackedBatch
 from slap_jax.config import ConfigError, source
 from slap_jax.data.audio import AudioError
-from slap_jax.data.pipeline import DataMismatchError, TrainBatches, load_clip, load_evaluation
+from slap_jax.data.pipeline import DataMismatchError, TrainBatches
 from slap_jax.data.prefetch import Prefetch
 from slap_jax.data.prepare import prepare_records
 from slap_jax.data.records import RecordsError, open_split
@@ -86,7 +86,7 @@ def test_state_of_two_hosts_restores_on_one_and_four(dataset, tokenizer, steps):
     global_batches(pair, steps)
     states = [host.get_state() for host in pair]
     merged = json.loads(json.dumps({**states[0], "states": {**states[0]["states"], **states[1]["states"]}}))
-    assert set(states[0]["states"]) == {"0", "1"} and len(json.dumps(merged)) < 2_000
+    assert set(states[0]["states"]) == {"0", "1"} and len(json.dumps(merged)) < 4_000
     expected = global_batches(pair, 5)
     close(pair)
     for count in (1, 4):
@@ -107,7 +107,10 @@ def test_state_can_be_set_on_an_iterator_that_has_run(dataset, tokenizer):
 
 
 def test_threads_do_not_change_the_order(dataset, tokenizer):
-    few, many = (TrainBatches(tiny_config(dataset, tokenizer, decode_threads=threads), tokenizer) for threads in (1, 9))
+    few, many = (
+        TrainBatches(tiny_config(dataset, tokenizer, decode_threads=threads, read_threads=reading), tokenizer)
+        for threads, reading in ((1, 0), (9, 5))
+    )
     assert all(same(a, b) for a, b in zip(global_batches([few], 4), global_batches([many], 4), strict=True))
     close([few, many])
 
@@ -201,7 +204,9 @@ def test_captions_are_cut_to_the_limit(dataset, tokenizer):
         (lambda config: config.data.update(packing_bins=5), r"packing_bins: 3 in the checkpoint, 5 now"),
         (lambda config: config.update(seed=4), r"config\.seed: 0 in the checkpoint, 4 now"),
         (lambda config: config.data.train.tiny.update(split="test"), r"train\.tiny\.split: train in.*test now"),
-        (lambda config: config.data.train.update(more=config.data.train.tiny), r"more\.weight: \(none\) in"),
+        (lambda config: config.data.train.update(more=config.data.train.tiny), r"share of more: \(none\) in"),
+        (lambda config: config.data.augment.update(gain_db=3.0), r"augment\.gain_db: 0\.0 in the checkpoint, 3\.0 now"),
+        (lambda config: config.data.train.tiny.captions.update(choice="first"), r"choice: uniform in.*first now"),
     ],
 )
 def test_other_data_or_settings_are_refused_with_a_readable_difference(dataset, tokenizer, change, words):
@@ -243,7 +248,7 @@ def test_another_number_of_shards_is_refused_even_if_mismatch_is_allowed(dataset
 def test_missing_data_and_damaged_records_say_so(dataset, tokenizer, tmp_path):
     with pytest.raises(RecordsError, match="slap prepare"):
         TrainBatches(tiny_config(tmp_path / "nothing", tokenizer), tokenizer)
-    damaged = dataclasses.replace(tiny_record(0, 0.5), audio=b"fLaC")
+    damaged = dataclasses.replace(tiny_record(0, 0.5), audio=tiny_record(0, 0.5).audio[:60])
     prepare_records({"train": (1, [damaged])}, tmp_path / "damaged", {}, log=lambda line: None)
     train = TrainBatches(tiny_config(tmp_path / "damaged", tokenizer), tokenizer)
     with pytest.raises(AudioError, match=r"record tiny/clip-0 holds damaged audio"):
@@ -265,23 +270,68 @@ def test_impossible_settings_are_refused(dataset, tokenizer, change, words):
         TrainBatches(config, tokenizer)
 
 
-def test_load_clip_draws_by_its_generator(dataset, tokenizer):
+def test_restoring_reads_the_clips_of_open_rows_only_when_their_row_is_given(dataset, tokenizer):
+    train = TrainBatches(tiny_config(dataset, tokenizer), tokenizer)
+    global_batches([train], 9)
+    state = json.loads(json.dumps(train.get_state()))
+    waiting = [clip for shard in state["states"].values() for row in shard["open"] for clip in row]
+    assert waiting and all(len(clip) == 3 for clip in waiting)
+    expected = global_batches([train], 4)
+    train.close()
+    resumed = TrainBatches(tiny_config(dataset, tokenizer), tokenizer)
+    resumed.set_state(state)
+    assert resumed.get_state() == state
+    assert all(same(a, b) for a, b in zip(expected, global_batches([resumed], 4), strict=True))
+    resumed.close()
+
+
+def test_a_place_far_away_is_reached_without_the_way_there(dataset, tokenizer):
     config = tiny_config(dataset, tokenizer)
-    record = tiny_record(5, 3.0)
-    first, again, other = (
-        load_clip(record, np.random.default_rng(seed), tokenizer, config.data, config.audio) for seed in (0, 0, 1)
-    )
-    assert np.array_equal(first.waveform, again.waveform) and first.tokens == again.tokens
-    assert len(other.waveform) == round(2.56 * 16_000) and not np.array_equal(first.waveform, other.waveform)
+    near, far = (TrainBatches(config, tokenizer) for _ in range(2))
+    # Position p of shard v of D is place v + p D of the source: whole epochs of 24 clips make p a multiple of 6.
+    state = near.get_state()
+    far.set_state({**state, "states": {v: {**s, "position": 6 * 10**12} for v, s in state["states"].items()}})
+    keys = next(far).clip_key
+    assert set(keys[keys != 0].tolist()) <= {record.key for record in open_split(dataset, "train")}
+    close([near, far])
 
 
-def test_evaluation_clips_are_whole_ordered_and_complete(dataset):
-    clips = load_evaluation(dataset, "test+train")
-    records = open_split(dataset, "test+train")
-    assert [clip.id for clip in clips] == [record.id for record in records]
-    assert clips.fingerprint == records.fingerprint and clips.split == "test+train"
-    for clip, record in zip(clips, records, strict=True):
-        assert np.array_equal(clip.waveform, record.waveform()) and clip.key == record.key
-        assert clip.captions == record.captions and clip.labels == record.labels
-    assert max(len(clip.waveform) for clip in clips) > 2.56 * 16_000
-    assert len(load_evaluation(dataset, "train", limit=3)) == 3
+def test_epochs_are_counted_for_each_source_and_on_each_number_of_hosts(dataset, tokenizer, tmp_path):
+    config = tiny_config(dataset, tokenizer)
+    tiny_dataset(tmp_path / "second", count=12, name="second")
+    config.data.train.second = source(str(tmp_path / "second"), "train", weight=1.0)
+    (one,), pair = hosts(config, tokenizer, 1), hosts(config, tokenizer, 2)
+    assert one.epochs() == {"tiny": 0.0, "second": 0.0}
+    clips = sum(batch["clip_valid"].sum() for batch in global_batches([one], 30))
+    global_batches(pair, 30)
+    epochs = one.epochs()
+    waiting = sum(len(row) for shard in one.get_state()["states"].values() for row in shard["open"])
+    assert 24 * epochs["tiny"] + 12 * epochs["second"] == pytest.approx(clips + waiting)
+    assert epochs["second"] == pytest.approx(2 * epochs["tiny"], rel=0.02)
+    halves = [host.epochs() for host in pair]
+    assert np.mean([half["tiny"] for half in halves]) == pytest.approx(epochs["tiny"])
+    close([one, *pair])
+
+
+def test_sources_are_told_apart_in_the_batch(dataset, tokenizer, tmp_path):
+    config = tiny_config(dataset, tokenizer)
+    tiny_dataset(tmp_path / "second", name="second")
+    config.data.train.second = source(str(tmp_path / "second"), "train")
+    train = TrainBatches(config, tokenizer)
+    batch = next(train)
+    second = {record.key for record in open_split(tmp_path / "second", "train")}
+    names = list(config.data.train)
+    assert sorted(names) == names
+    for row, slot in zip(*np.nonzero(batch.clip_valid), strict=True):
+        is_second = int(batch.clip_key[row, slot]) in second
+        assert names[batch.clip_source[row, slot]] == ("second" if is_second else "tiny")
+    train.close()
+
+
+def test_temperature_draws_every_clip_equally_often(dataset, tokenizer, tmp_path):
+    config = tiny_config(dataset, tokenizer, temperature=1.0)
+    tiny_dataset(tmp_path / "second", count=6, name="second")
+    config.data.train.second = source(str(tmp_path / "second"), "train")
+    assert TrainBatches(config, tokenizer).shares == pytest.approx({"tiny": 0.8, "second": 0.2})
+    config.data.temperature = 2.0
+    assert TrainBatches(config, tokenizer).shares == pytest.approx({"tiny": 2 / 3, "second": 1 / 3})

@@ -8,7 +8,7 @@ import pytest
 
 from slap_jax.config import ConfigError
 from slap_jax.data.audio import to_int16
-from slap_jax.data.pipeline import EvaluationClip
+from slap_jax.data.evaluation_set import EvaluationClip
 from slap_jax.evaluation.evaluate import (
     evaluate,
     make_task,

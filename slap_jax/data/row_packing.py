@@ -1,0 +1,199 @@
+"""Packing as it is planned: which clips share a row, decided from their sizes alone, before any audio is decoded.
+
+A few rows are open at a time. A clip goes into the fullest open row that holds it; when none does, the fullest row is
+given away and a new one is opened. Compared with filling rows side by side and giving all of them away at once (Grain's
+first-fit), rows are fuller with fewer of them open (docs/data_format.md, "How full rows get"), come one by one instead
+of in bursts, and the state is the list of the clips in the open rows, so that resuming decodes nothing.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import grain
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed(Generic[Item]):
+    """An item in a row, with the room that it takes.
+
+    Attributes:
+        item: whatever is packed.
+        columns: audio columns that it takes.
+        tokens: text tokens that it takes.
+    """
+
+    item: Item
+    columns: int
+    tokens: int
+
+
+@dataclasses.dataclass
+class _OpenRow(Generic[Item]):
+    placed: list[Placed[Item]] = dataclasses.field(default_factory=list)
+    columns: int = 0
+    tokens: int = 0
+
+    def add(self, placed: Placed[Item]) -> None:
+        self.placed.append(placed)
+        self.columns += placed.columns
+        self.tokens += placed.tokens
+
+
+class RowPacker(Generic[Item]):
+    """Best-fit packing with a fixed number of open rows.
+
+    Attributes:
+        open_rows: the items of each open row.
+    """
+
+    def __init__(self, columns: int, text_tokens: int, slots: int, bins: int):
+        """Opens `bins` empty rows.
+
+        Args:
+            columns: C, of a row.
+            text_tokens: T, of a row.
+            slots: K, the most items of a row.
+            bins: rows that are open at a time.
+        """
+        self._room = (columns, text_tokens, slots)
+        self._rows: list[_OpenRow[Item]] = [_OpenRow() for _ in range(bins)]
+
+    @property
+    def open_rows(self) -> list[list[Placed[Item]]]:
+        """The items of each open row; a row's list may grow later."""
+        return [row.placed for row in self._rows]
+
+    def restore(self, open_rows: Sequence[Sequence[Placed[Item]]]) -> None:
+        """Continues from the open rows of another packer of the same sizes."""
+        self._rows = [_OpenRow() for _ in open_rows]
+        for row, items in zip(self._rows, open_rows, strict=True):
+            for placed in items:
+                row.add(placed)
+
+    def add(self, item: Item, columns: int, tokens: int) -> list[Placed[Item]] | None:
+        """Places an item.
+
+        Args:
+            item: to place.
+            columns: that it takes, at most C.
+            tokens: that it takes, at most T.
+
+        Returns:
+            The items of a row that is now complete, or None.
+
+        Raises:
+            ValueError: no row can hold it.
+        """
+        most_columns, most_tokens, slots = self._room
+        if columns > most_columns or tokens > most_tokens:
+            raise ValueError(
+                f"a clip takes {columns} columns and {tokens} text tokens; a row has {most_columns} and {most_tokens}"
+            )
+        best, best_columns = None, -1
+        for row in self._rows:
+            if (
+                best_columns < row.columns <= most_columns - columns
+                and row.tokens <= most_tokens - tokens
+                and len(row.placed) < slots
+            ):
+                best, best_columns = row, row.columns
+        complete = None
+        if best is None:
+            index = max(range(len(self._rows)), key=self._fullness)
+            complete = self._rows[index].placed
+            best = self._rows[index] = _OpenRow()
+        best.add(Placed(item, columns, tokens))
+        return complete
+
+    def _fullness(self, index: int) -> float:
+        """The share of what the row has least of: a row without free slots is as full as one without free columns."""
+        row, (columns, tokens, slots) = self._rows[index], self._room
+        return max(row.columns / columns, row.tokens / tokens, len(row.placed) / slots)
+
+
+# In place of a clip of a restored open row: it is read again only when its row is given away.
+_NOT_READ = object()
+
+
+class PackedRows(grain.IterDataset):
+    """A Grain dataset of rows: each a list of clips in slot order."""
+
+    def __init__(
+        self,
+        clips: grain.MapDataset,
+        size_of: Callable[[Any], tuple[int, int]],
+        source_of: Callable[[Any], int],
+        sources: int,
+        packer: Callable[[], RowPacker],
+        reading: grain.ReadOptions,
+    ):
+        """Packs an endless dataset of clips.
+
+        Args:
+            clips: random access by position, as clips of open rows are read again after a resume.
+            size_of: a clip's columns and tokens.
+            source_of: the number of a clip's source.
+            sources: how many sources there are.
+            packer: makes the packer of one iteration.
+            reading: how far and with how many threads clips are read ahead.
+        """
+        super().__init__()
+        self.clips, self.size_of, self.source_of, self.sources = clips, size_of, source_of, sources
+        self.packer, self.reading = packer, reading
+
+    def __iter__(self) -> "_PackedRowsIterator":
+        return _PackedRowsIterator(self)
+
+
+class _PackedRowsIterator(grain.DatasetIterator):
+    """Its state holds the position in the stream, the clips of the open rows, and the clips taken of each source."""
+
+    def __init__(self, dataset: PackedRows):
+        super().__init__()
+        self._dataset = dataset
+        self._packer: RowPacker[tuple[int, Any]] = dataset.packer()
+        self._taken = [0] * dataset.sources
+        self._go_to(0)
+
+    def __next__(self) -> list[Any]:
+        complete = None
+        while complete is None:
+            clip = next(self._clips)
+            columns, tokens = self._dataset.size_of(clip)
+            complete = self._packer.add((self._position, clip), columns, tokens)
+            self._taken[self._dataset.source_of(clip)] += 1
+            self._position += 1
+        clips = self._dataset.clips
+        return [clips[position] if clip is _NOT_READ else clip for position, clip in (p.item for p in complete)]
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "position": self._position,
+            "taken": list(self._taken),
+            "open": [
+                [[placed.item[0], placed.columns, placed.tokens] for placed in row] for row in self._packer.open_rows
+            ],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._clips.close()
+        self._go_to(state["position"])
+        self._taken = list(state["taken"])
+        self._packer.restore(
+            [
+                [Placed((position, _NOT_READ), columns, tokens) for position, columns, tokens in row]
+                for row in state["open"]
+            ]
+        )
+
+    def close(self) -> None:
+        super().close()
+        self._clips.close()
+
+    def _go_to(self, position: int) -> None:
+        """Reads on from a position: a step of arithmetic, however far away it is."""
+        self._position = position
+        self._clips = iter(self._dataset.clips[position:].to_iter_dataset(self._dataset.reading))
