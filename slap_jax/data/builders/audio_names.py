@@ -1,7 +1,6 @@
 """Finding a publisher's audio files, whatever the format that they were kept or converted in."""
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,19 +16,22 @@ class AudioNames:
         Args:
             folders: in the order of preference; those that do not exist are skipped.
         """
-        self._paths: dict[str, Path] = {}
-        self._loose: dict[str, Path | None] = {}
+        # Stem -> folder and suffix, which millions of files share: 160 bytes a file instead of 600 for a path each.
+        self._files: dict[str, tuple[Path, str]] = {}
+        # Loose form -> stem, of the few that are spelled otherwise; None if two are.
+        self._loose: dict[str, str | None] = {}
         for folder in folders:
             names = sorted(os.listdir(folder), key=_preference) if folder.is_dir() else []
+            places: dict[str, tuple[Path, str]] = {}
             for name in names:
                 stem, suffix = os.path.splitext(name)
-                if suffix.lower() in AUDIO_SUFFIXES and stem not in self._paths:
-                    self._paths[stem] = folder / name
-                    loose = _loose(stem)
-                    self._loose[loose] = None if loose in self._loose else folder / name
+                if suffix.lower() in AUDIO_SUFFIXES and stem not in self._files:
+                    self._files[stem] = places.setdefault(suffix, (folder, suffix))
+                    if (loose := _loose(stem)) != stem:
+                        self._loose[loose] = None if loose in self._loose else stem
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._files)
 
     def find(self, *stems: str) -> Path | None:
         """Returns the file with the first of some stems that is there.
@@ -40,10 +42,19 @@ class AudioNames:
         Args:
             *stems: names without their suffix.
         """
-        for stem in stems:
-            if stem in self._paths:
-                return self._paths[stem]
-        return next((path for stem in stems if (path := self._loose.get(_loose(stem)))), None)
+        found = next((stem for stem in stems if stem in self._files), None)
+        if found is None:
+            found = next((respelled for stem in stems if (respelled := self._respelled(stem))), None)
+        if found is None:
+            return None
+        folder, suffix = self._files[found]
+        return folder / f"{found}{suffix}"
+
+    def _respelled(self, stem: str) -> str | None:
+        loose = _loose(stem)
+        if loose in self._files:
+            return None if loose in self._loose else loose
+        return self._loose.get(loose)
 
 
 def _preference(name: str) -> tuple[int, str]:
@@ -52,4 +63,4 @@ def _preference(name: str) -> tuple[int, str]:
 
 
 def _loose(stem: str) -> str:
-    return re.sub(r"\s+", " ", stem.replace(":", "_")).strip()
+    return " ".join(stem.replace(":", "_").split())

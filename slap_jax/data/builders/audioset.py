@@ -1,6 +1,7 @@
 """AudioSet: ten-second clips of YouTube videos, each with some of 527 classes; some with the times of every sound."""
 
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from slap_jax.data.builders.audio_names import AudioNames
 from slap_jax.data.builders.labelled_clips import folders_below, label, labelled_clip, number
@@ -26,7 +27,7 @@ class AudioSet(PublishedDataset):
     licence = "labels: CC-BY-4.0; audio: of the YouTube videos"
     citation = "Gemmeke et al.: Audio Set: An Ontology and Human-Labeled Dataset for Audio Events. ICASSP 2017"
     # num_segs in the second line of each table.
-    expected = {
+    expected: ClassVar = {
         "balanced_train": Expected(clips=22_160),
         "unbalanced_train": Expected(clips=2_041_789),
         "eval": Expected(clips=20_371),
@@ -41,7 +42,7 @@ audioset_eval_strong.tsv
 mid_to_display_name.tsv
 audio/**/<clip>.wav             in folders of any names; any audio format
     <clip> is <youtube_id>_<start in ms>, <youtube_id>_<start in ms>_<end in ms>, <youtube_id> or Y<youtube_id>"""
-    options = {"splits": "balanced_train+unbalanced_train+eval"}
+    options: ClassVar = {"splits": "balanced_train+unbalanced_train+eval"}
 
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the clips of each split in the order of its table."""
@@ -83,13 +84,17 @@ audio/**/<clip>.wav             in folders of any names; any audio format
         youtube_id = row.fields["youtube_id"]
         start, end = (round(1_000 * number(row, column)) for column in ("start_seconds", "end_seconds"))
         clip_id = f"{youtube_id}_{start}"
-        mids = row.fields["positive_labels"].split(",")
+        mids = [mid.strip() for mid in row.fields["positive_labels"].split(",")]
+        unknown = [mid for mid in mids if mid not in classes]
+        if unknown:
+            detail = f"positive_labels names {unknown[0]!r}; expected a mid of class_labels_indices.csv"
+            return Rejection(row.where, clip_id, "bad_field", detail)
         return labelled_clip(
             self,
             files.find(clip_id, f"{clip_id}_{end}", youtube_id, f"Y{youtube_id}"),
             id=clip_id,
             split=split,
-            labels=[label("label", classes.get(mid.strip(), "")) for mid in mids],
+            labels=[label("label", classes[mid]) for mid in mids],
             where=row.where,
             regions=regions.get(clip_id, ()),
         )

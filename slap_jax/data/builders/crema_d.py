@@ -1,11 +1,14 @@
 """CREMA-D: twelve sentences spoken by 91 actors in six emotions."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
 
 from slap_jax.data.builders.audio_names import AudioNames
 from slap_jax.data.builders.labelled_clips import audio_in, label, labelled_clip
 from slap_jax.data.builders.published import Expected, PublishedDataset
-from slap_jax.data.builders.tables import read_table
+from slap_jax.data.builders.tables import Row, read_table
 from slap_jax.data.entries import Entry, Rejection
 
 _SENTENCES = {
@@ -41,7 +44,7 @@ class CremaD(PublishedDataset):
         "Cao, Cooper, Keutmann, Gur, Nenkova, Verma: CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset. "
         "IEEE TAC 5(4), 2014"
     )
-    expected = {"full": Expected(clips=7_442)}  # the publisher's README
+    expected: ClassVar = {"full": Expected(clips=7_442)}  # the publisher's README
     layout = """\
 AudioWAV/<actor>_<sentence>_<emotion>_<level>.wav      the files of Git LFS, not the pointers to them
 SentenceFilenames.csv                                  tells which clips are missing; may be absent"""
@@ -50,26 +53,23 @@ SentenceFilenames.csv                                  tells which clips are mis
         """Lists the clips in the order of the publisher's table, or by name where there is none."""
         folder = self.require("AudioWAV")
         files = AudioNames([folder])
-        for where, name in self._names():
-            if name == _WITHOUT_SOUND:
-                yield Rejection(where, name, "known_fault", "the publisher says that this file has no sound")
-                continue
-            # Earlier copies have one file that ends in X instead of XX.
-            audio = files.find(name, name.removesuffix("X"))
-            labels = _labels(name)
-            yield labelled_clip(self, audio, id=name, split="full", labels=labels, where=where)
-
-    def _names(self) -> Iterator[tuple[str, str]]:
         table = self.root / "SentenceFilenames.csv"
-        if not table.is_file():
-            for path in audio_in(self.root / "AudioWAV"):
-                yield f"AudioWAV/{path.name}", f"{path.stem}X" if path.stem.endswith("_X") else path.stem
-            return
-        for row in read_table(table, ("Filename",)):
-            if isinstance(row, Rejection):
-                yield row.where, row.id
-            else:
-                yield row.where, row.fields["Filename"]
+        rows = read_table(table, ("Filename",)) if table.is_file() else _rows_of_files(folder)
+        for row in rows:
+            yield row if isinstance(row, Rejection) else self._clip(row, files)
+
+    def _clip(self, row: Row, files: AudioNames) -> Entry | Rejection:
+        name = row.fields["Filename"]
+        if name == _WITHOUT_SOUND:
+            return Rejection(row.where, name, "known_fault", "the publisher says that this file has no sound")
+        # Earlier copies have one file that ends in X instead of XX.
+        audio = files.find(name, name.removesuffix("X"))
+        return labelled_clip(self, audio, id=name, split="full", labels=_labels(name), where=row.where)
+
+
+def _rows_of_files(folder: Path) -> Iterator[Row]:
+    for path in audio_in(folder):
+        yield Row(f"{folder.name}/{path.name}", {"Filename": re.sub("_X$", "_XX", path.stem)})
 
 
 def _labels(name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """ESC-50: environmental sounds of Freesound, five seconds each, in 50 classes."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from slap_jax.data.builders.audio_names import AudioNames
 from slap_jax.data.builders.labelled_clips import label, labelled_clip
@@ -21,7 +22,7 @@ class Esc50(PublishedDataset):
     licence = "CC-BY-NC-3.0"
     citation = "Piczak: ESC: Dataset for Environmental Sound Classification. ACM Multimedia 2015"
     # 2,000 clips of 5 s in equal folds: the publisher's README.
-    expected = {f"fold{fold}": Expected(clips=400) for fold in range(1, _FOLDS + 1)}
+    expected: ClassVar = {f"fold{fold}": Expected(clips=400) for fold in range(1, _FOLDS + 1)}
     layout = """\
 meta/esc50.csv
 audio/<filename>"""

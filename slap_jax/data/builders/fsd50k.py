@@ -1,14 +1,17 @@
 """FSD50K: sounds of Freesound, 0.3 to 30 s long, each with some of 200 classes of AudioSet's ontology."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from slap_jax.data.builders.audio_names import AudioNames
-from slap_jax.data.builders.labelled_clips import label, labelled_clip, read_json
+from slap_jax.data.builders.labelled_clips import label, labelled_clip, read_objects
 from slap_jax.data.builders.licences import licence_name
 from slap_jax.data.builders.options import chosen_splits
 from slap_jax.data.builders.published import Expected, PublishedDataset
 from slap_jax.data.builders.tables import Row, read_table
 from slap_jax.data.entries import Entry, Rejection
+
+_PARTS = {"dev": ("train", "val"), "eval": ("eval",)}  # files -> splits
 
 
 class Fsd50k(PublishedDataset):
@@ -23,7 +26,7 @@ class Fsd50k(PublishedDataset):
         "Fonseca, Favory, Pons, Font, Serra: FSD50K: an Open Dataset of Human-Labeled Sound Events. TASLP 30, 2022"
     )
     # Section 3H of the paper; the publisher's README has train and val together: 40,966 clips, 80.4 hours.
-    expected = {
+    expected: ClassVar = {
         "train": Expected(clips=36_796),
         "val": Expected(clips=4_170),
         "eval": Expected(clips=10_231, hours=27.9),
@@ -35,13 +38,13 @@ FSD50K.dev_audio/<fname>.wav
 FSD50K.eval_audio/<fname>.wav
 FSD50K.metadata/dev_clips_info_FSD50K.json        for the licences; may be absent
 FSD50K.metadata/eval_clips_info_FSD50K.json"""
-    options = {"splits": "train+val+eval"}
+    options: ClassVar = {"splits": "train+val+eval"}
 
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the clips in the order of the tables: train and val mixed, then eval."""
         splits = chosen_splits(self)
-        for part, parts_splits in (("dev", ("train", "val")), ("eval", ("eval",))):
-            if not any(split in splits for split in parts_splits):
+        for part, splits_of_part in _PARTS.items():
+            if not any(split in splits for split in splits_of_part):
                 continue
             table = self.require(f"FSD50K.ground_truth/{part}.csv")
             licences = self._licences(part)
@@ -51,15 +54,15 @@ FSD50K.metadata/eval_clips_info_FSD50K.json"""
                 if isinstance(row, Rejection):
                     yield row
                     continue
-                split = row.fields["split"] if part == "dev" else "eval"
-                if split in splits or split not in self.expected:
+                split = row.fields.get("split", part)
+                if split in splits or split not in self.expected:  # the latter to be rejected
                     yield self._clip(row, split, licences, files)
 
     def _licences(self, part: str) -> dict[str, str]:
         facts = self.root / f"FSD50K.metadata/{part}_clips_info_FSD50K.json"
         if not facts.is_file():
             return {}
-        return {fname: licence_name(clip.get("license", "")) for fname, clip in read_json(facts).items()}
+        return {fname: licence_name(clip.get("license", "")) for fname, clip in read_objects(facts).items()}
 
     def _clip(self, row: Row, split: str, licences: dict[str, str], files: AudioNames) -> Entry | Rejection:
         fname = row.fields["fname"]

@@ -1,9 +1,10 @@
 """GTZAN: half a minute of each of 1,000 pieces of music, in 10 genres."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from slap_jax.data.builders.audio_names import AudioNames
-from slap_jax.data.builders.labelled_clips import label, labelled_clip
+from slap_jax.data.builders.labelled_clips import label, labelled_clip, read_lines
 from slap_jax.data.builders.options import chosen_splits
 from slap_jax.data.builders.published import Expected, PublishedDataset
 from slap_jax.data.entries import Entry, Rejection
@@ -26,7 +27,7 @@ class Gtzan(PublishedDataset):
     licence = "none given by the publisher"
     citation = "Tzanetakis, Cook: Musical Genre Classification of Audio Signals. IEEE TSAP 10(5), 2002"
     # Lines of the filtered lists at https://github.com/coreyker/dnn-mgr/tree/master/gtzan.
-    expected = {
+    expected: ClassVar = {
         "full": Expected(clips=len(_GENRES) * _CLIPS_OF_GENRE),
         "train": Expected(clips=443),
         "valid": Expected(clips=197),
@@ -37,7 +38,7 @@ genres_original/<genre>/<genre>.<00000 to 00099>.wav     or genres/..., or Data/
 train_filtered.txt       these three, from https://github.com/coreyker/dnn-mgr, only for splits=train+valid+test
 valid_filtered.txt
 test_filtered.txt"""
-    options = {"splits": "full"}
+    options: ClassVar = {"splits": "full"}
 
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the clips by genre and number, those of a fault-filtered split in the order of its list."""
@@ -55,7 +56,5 @@ test_filtered.txt"""
                 yield f"{genre}/{number}", f"{genre}.{number:05d}"
 
     def _filtered(self, split: str) -> Iterator[tuple[str, str]]:
-        names = self.require(f"{split}_filtered.txt")
-        for number, line in enumerate(names.read_text().splitlines(), start=1):
-            if line.strip():
-                yield f"{names.name}:{number}", line.strip().rpartition("/")[2].removesuffix(".wav")
+        for where, name in read_lines(self.require(f"{split}_filtered.txt")):
+            yield where, name.rpartition("/")[2].removesuffix(".wav")

@@ -2,16 +2,14 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from slap_jax.data.audio import AUDIO_SUFFIXES
 from slap_jax.data.builders.published import LayoutError, PublishedDataset
 from slap_jax.data.builders.tables import Row
 from slap_jax.data.entries import AudioFile, Entry, Rejection
-from slap_jax.data.manifest import AUDIO_SUFFIXES
-
-LARGE_FILE_POINTER = b"version https://git-lfs"
 
 
 def label(key: str, value: str) -> str:
@@ -113,13 +111,24 @@ def folders_below(root: Path) -> list[Path]:
     return found
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Reads a list of names: file and line for messages, and the name, without empty lines."""
+    with path.open(encoding="utf-8-sig") as file:
+        for line_number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{path.name}:{line_number}", line.strip()
+
+
+def read_objects(path: Path) -> dict[str, dict[str, Any]]:
+    """Reads a JSON file with an object for each clip.
 
     Raises:
-        LayoutError: it is not JSON.
+        LayoutError: it is something else.
     """
     try:
-        return json.loads(path.read_bytes())
+        objects = json.loads(path.read_bytes())
     except ValueError as error:
         raise LayoutError(f"{path} is no JSON ({error}); get it again from its publisher") from error
+    if not isinstance(objects, dict) or not all(isinstance(fields, dict) for fields in objects.values()):
+        raise LayoutError(f'{path} is not of the form {{"clip": {{...}}, ...}}; get it again from its publisher')
+    return objects

@@ -1,10 +1,10 @@
 """NSynth: four-second notes of 1,006 instruments, in 11 families."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from slap_jax.data.builders.audio_names import AudioNames
-from slap_jax.data.builders.labelled_clips import label, labelled_clip, read_json
+from slap_jax.data.builders.labelled_clips import label, labelled_clip, read_objects
 from slap_jax.data.builders.options import chosen_splits
 from slap_jax.data.builders.published import Expected, LayoutError, PublishedDataset
 from slap_jax.data.entries import Entry, Rejection
@@ -27,18 +27,22 @@ class NSynth(PublishedDataset):
     licence = "CC-BY-4.0"
     citation = "Engel et al.: Neural Audio Synthesis of Musical Notes with WaveNet Autoencoders. ICML 2017"
     # The publisher's page.
-    expected = {"train": Expected(clips=289_205), "valid": Expected(clips=12_678), "test": Expected(clips=4_096)}
+    expected: ClassVar = {
+        "train": Expected(clips=289_205),
+        "valid": Expected(clips=12_678),
+        "test": Expected(clips=4_096),
+    }
     layout = """\
 nsynth-<split>/examples.json
 nsynth-<split>/audio/<note>.wav       <split> is train, valid or test"""
-    options = {"splits": "train+valid+test"}
+    options: ClassVar = {"splits": "train+valid+test"}
 
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the notes of each split in the order of its `examples.json`."""
         for split in chosen_splits(self):
             examples = self.require(f"nsynth-{split}/examples.json")
             files = AudioNames([examples.parent / "audio"])
-            for note, facts in read_json(examples).items():
+            for note, facts in read_objects(examples).items():
                 where = f"nsynth-{split}/examples.json:{note}"
                 yield labelled_clip(
                     self, files.find(note), id=note, split=split, labels=_labels(facts, where), where=where

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from slap_jax.data.builders.labelled_clips import audio_in, folders_below, label, labelled_clip
 from slap_jax.data.builders.options import chosen_splits
 from slap_jax.data.builders.published import Expected, LayoutError, PublishedDataset
 from slap_jax.data.entries import Entry, Rejection
 
-_AUDIO_ONLY = "03"
+_AUDIO_ONLY = "03-"  # the publisher has videos too, with names of the same form
 _CHANNELS = {"01": "speech", "02": "song"}
 _EMOTIONS = {
     "01": "neutral",
@@ -35,11 +36,11 @@ class Ravdess(PublishedDataset):
     citation = (
         "Livingstone, Russo: The Ryerson Audio-Visual Database of Emotional Speech and Song. PLoS ONE 13(5), 2018"
     )
-    expected = {"speech": Expected(clips=1_440), "song": Expected(clips=1_012)}  # the publisher's page
+    expected: ClassVar = {"speech": Expected(clips=1_440), "song": Expected(clips=1_012)}  # the publisher's page
     layout = """\
 Actor_<01 to 24>/03-01-<emotion>-<intensity>-<statement>-<repetition>-<actor>.wav
 Actor_<01 to 24>/03-02-...wav                  the songs, in the same folders or in others; none of actor 18"""
-    options = {"splits": "speech"}
+    options: ClassVar = {"splits": "speech"}
 
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the clips by folder and name."""
@@ -47,7 +48,11 @@ Actor_<01 to 24>/03-02-...wav                  the songs, in the same folders or
         folders = [folder for folder in folders_below(self.root) if folder.name.startswith("Actor_")]
         if not folders:
             raise LayoutError(f"{self.root} has no folder Actor_01; {self.title} is laid out as\n{self.layout}")
+        clips: dict[str, Path] = {}  # some copies hold every file twice, in two folders
         for path in (path for folder in folders for path in audio_in(folder)):
+            if path.name.startswith(_AUDIO_ONLY):
+                clips.setdefault(path.stem, path)
+        for path in clips.values():
             clip = self._clip(path)
             if isinstance(clip, Rejection) or clip.split in splits:
                 yield clip
@@ -55,7 +60,7 @@ Actor_<01 to 24>/03-02-...wav                  the songs, in the same folders or
     def _clip(self, path: Path) -> Entry | Rejection:
         where = str(path.relative_to(self.root))
         parts = (path.stem.split("-") + [""] * 7)[:7]
-        modality, channel, emotion, intensity, statement, repetition, actor = parts
+        _, channel, emotion, intensity, statement, repetition, actor = parts
         labels = [
             label("label", _EMOTIONS.get(emotion, "")),
             label("intensity", _INTENSITIES.get(intensity, "")),
@@ -63,5 +68,5 @@ Actor_<01 to 24>/03-02-...wav                  the songs, in the same folders or
             label("repetition", repetition.lstrip("0")),
             label("actor", actor),
         ]
-        split = _CHANNELS.get(channel, channel) if modality == _AUDIO_ONLY else ""
+        split = _CHANNELS.get(channel, channel)
         return labelled_clip(self, path, id=path.stem, split=split, labels=labels, where=where)

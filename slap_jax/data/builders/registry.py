@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from slap_jax.data.builders.audiocaps import AudioCaps, AudioCaps2
+from slap_jax.data.builders.audioset import AudioSet
 from slap_jax.data.builders.clotho import Clotho
+from slap_jax.data.builders.crema_d import CremaD
+from slap_jax.data.builders.esc50 import Esc50
+from slap_jax.data.builders.fsd50k import Fsd50k
+from slap_jax.data.builders.gtzan import Gtzan
 from slap_jax.data.builders.macs import Macs
+from slap_jax.data.builders.nsynth import NSynth
 from slap_jax.data.builders.published import LayoutError, PublishedDataset
+from slap_jax.data.builders.ravdess import Ravdess
+from slap_jax.data.builders.speech_commands import SpeechCommands
 from slap_jax.data.builders.tacos import Tacos
+from slap_jax.data.builders.urbansound8k import UrbanSound8K
+from slap_jax.data.builders.vggsound import VggSound
 from slap_jax.data.builders.wavcaps import WavCaps
 
 DATASETS: dict[str, type[PublishedDataset]] = {
@@ -17,9 +27,19 @@ DATASETS: dict[str, type[PublishedDataset]] = {
     for dataset in (
         AudioCaps,
         AudioCaps2,
+        AudioSet,
         Clotho,
+        CremaD,
+        Esc50,
+        Fsd50k,
+        Gtzan,
         Macs,
+        NSynth,
+        Ravdess,
+        SpeechCommands,
         Tacos,
+        UrbanSound8K,
+        VggSound,
         WavCaps,
     )
 }

@@ -1,9 +1,10 @@
 """Speech Commands V2: single words by thousands of speakers, at most a second each, in 35 classes."""
 
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from slap_jax.data.builders.audio_names import AudioNames
-from slap_jax.data.builders.labelled_clips import audio_in, label, labelled_clip
+from slap_jax.data.builders.labelled_clips import audio_in, label, labelled_clip, read_lines
 from slap_jax.data.builders.options import chosen_splits
 from slap_jax.data.builders.published import Expected, PublishedDataset
 from slap_jax.data.entries import Entry, Rejection
@@ -30,7 +31,7 @@ class SpeechCommands(PublishedDataset):
     licence = "CC-BY-4.0"
     citation = "Warden: Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition. arXiv 1804.03209, 2018"
     # 105,829 in the publisher's README less the lines of its two lists; test_12: TFDS' count of the archive's clips.
-    expected = {
+    expected: ClassVar = {
         "train": Expected(clips=84_843),
         "valid": Expected(clips=9_981),
         "test": Expected(clips=11_005),
@@ -42,7 +43,7 @@ testing_list.txt
 <word>/<speaker>_nohash_<number>.wav
 _background_noise_/                                  not read
 {_COMMANDS_FOLDER}/<word>/*.wav      only for splits=...+test_12"""
-    options = {"splits": "train+valid+test"}
+    options: ClassVar = {"splits": "train+valid+test"}
 
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the training clips by word and name, others in the order of their list."""
@@ -75,7 +76,5 @@ _background_noise_/                                  not read
             yield labelled_clip(self, audio, id=clip_id, split=split, labels=[label("label", word)], where=where)
 
     def _listed(self, split: str) -> Iterator[tuple[str, str]]:
-        names = self.require(_LISTS[split])
-        for number, line in enumerate(names.read_text().splitlines(), start=1):
-            if line.strip():
-                yield f"{names.name}:{number}", line.strip().removesuffix(".wav")
+        for where, name in read_lines(self.require(_LISTS[split])):
+            yield where, name.removesuffix(".wav")

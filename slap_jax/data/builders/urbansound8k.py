@@ -1,6 +1,7 @@
 """UrbanSound8K: sounds of the city from Freesound, at most four seconds each, in 10 classes."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from slap_jax.data.builders.audio_names import AudioNames
 from slap_jax.data.builders.labelled_clips import label, labelled_clip
@@ -23,7 +24,7 @@ class UrbanSound8K(PublishedDataset):
     homepage = "https://urbansounddataset.weebly.com/urbansound8k.html"
     licence = "CC-BY-NC-3.0"
     citation = "Salamon, Jacoby, Bello: A Dataset and Taxonomy for Urban Sound Research. ACM Multimedia 2014"
-    expected = {f"fold{fold}": Expected(clips=clips) for fold, clips in enumerate(_CLIPS_OF_FOLDS, start=1)}
+    expected: ClassVar = {f"fold{fold}": Expected(clips=clips) for fold, clips in enumerate(_CLIPS_OF_FOLDS, start=1)}
     layout = """\
 metadata/UrbanSound8K.csv
 audio/fold<1 to 10>/<slice_file_name>"""

@@ -1,6 +1,7 @@
 """VGGSound: ten-second clips of YouTube videos in which the sounding object is seen, in 309 classes."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from slap_jax.data.builders.audio_names import AudioNames
 from slap_jax.data.builders.labelled_clips import folders_below, label, labelled_clip, number
@@ -22,12 +23,12 @@ class VggSound(PublishedDataset):
     licence = "labels: CC-BY-4.0; audio: of the YouTube videos"
     citation = "Chen, Xie, Vedaldi, Zisserman: VGGSound: A Large-Scale Audio-Visual Dataset. ICASSP 2020"
     # Lines of vggsound.csv, as counted in https://huggingface.co/datasets/Loie/VGGSound/discussions/5 (199,467).
-    expected = {"train": Expected(clips=183_971), "test": Expected(clips=15_496)}
+    expected: ClassVar = {"train": Expected(clips=183_971), "test": Expected(clips=15_496)}
     layout = """\
 vggsound.csv               or data/vggsound.csv, as in a clone of the repository
-audio/**/<clip>.wav        in folders of any names; any audio format, but not the videos
+audio/**/<clip>.wav        in folders of any names; any audio format, or the videos
     <clip> is <youtube_id>_<start in seconds, six digits>"""
-    options = {"splits": "train+test"}
+    options: ClassVar = {"splits": "train+test"}
 
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the clips in the order of the table, in which the splits are mixed."""
@@ -37,7 +38,7 @@ audio/**/<clip>.wav        in folders of any names; any audio format, but not th
         for row in read_table(table, _COLUMNS, header=False):
             if isinstance(row, Rejection):
                 yield row
-            elif row.fields["split"] in splits or row.fields["split"] not in self.expected:
+            elif row.fields["split"] in splits or row.fields["split"] not in self.expected:  # the latter to be rejected
                 yield self._clip(row, files)
 
     def _clip(self, row: Row, files: AudioNames) -> Entry | Rejection:
