@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from slap_jax.batch import batch_shapes
 from slap_jax.checkpoints import EXIT_PREEMPTED, Checkpoints
 from slap_jax.config import ConfigError, samples_per_column, validate
+from slap_jax.data.leakage import check_leakage
 from slap_jax.data.pipeline import TrainBatches
 from slap_jax.data.prefetch import Prefetch
 from slap_jax.data.tokenizer import Tokenizer
@@ -51,7 +52,7 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
         The exit code: 0, or `EXIT_PREEMPTED` after SIGTERM, when the same command goes on with the run.
 
     Raises:
-        ConfigError, TokenizerError, DataMismatchError, CheckpointError: see their messages.
+        ConfigError, TokenizerError, LeakageError, DataMismatchError, CheckpointError: see their messages.
         NonFiniteError: after `config.optimizer.max_bad_steps`.
     """
     if "://" in str(run_dir):
@@ -72,6 +73,8 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
         )
 
     # Data -------------------------------------------------------------------------------------------------------------
+    data = config.data
+    check_leakage(*({name: (s.path, s.split) for name, s in part.items()} for part in (data.train, data.evaluation)))
     batches = TrainBatches(config, tokenizer, jax.process_index(), jax.process_count())
     tasks = load_tasks(config.data.evaluation, tokenizer, config.data.max_caption_tokens)
 
@@ -83,7 +86,6 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
     state_shardings = shardings(state_shapes, mesh)
 
     # Step: compiled once, for these shapes and no others --------------------------------------------------------------
-    data = config.data
     rows = batch_shapes(data.rows, data.columns, data.slots, data.text_tokens, samples_per_column(config.audio))
     rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), rows)
     logging.info("compiling the step for %d rows of %d columns", data.rows, data.columns)
@@ -134,6 +136,7 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
             while step < config.train.steps and not preempted:
                 state, metrics = train_step(state, next(prefetch))
                 step += 1
+                metrics |= {f"epoch/{name}": epochs for name, epochs in batches.epochs(prefetch.state).items()}
                 stop_if_not_finite(writer.write(step, metrics), config, checkpoints)
                 preempted = checkpoints.reached_preemption(step)
                 last = preempted or step == config.train.steps
