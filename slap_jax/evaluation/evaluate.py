@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from slap_jax.evaluation.zero_shot import (
     DEFAULT_TEMPLATE,
     class_embeddings,
     class_prompts,
+    label_keys,
     template_prompts,
     true_classes,
     zero_shot,
@@ -76,7 +78,7 @@ def make_task(
 
     Args:
         name: key of the results.
-        clips: at least one; clips without a caption take no part in retrieval.
+        clips: two or more with captions for retrieval, of which clips without take no part, or any with a label.
         tokenizer: of the model.
         max_tokens: at which captions are cut, `config.data.max_caption_tokens`.
         split: for the record.
@@ -84,11 +86,12 @@ def make_task(
         template: see `slap_jax.evaluation.zero_shot`.
 
     Raises:
-        ConfigError: no clips.
+        ConfigError: nothing can be evaluated: no clips, or neither captions nor a label.
         ZeroShotError: the label or the template cannot be used.
     """
     if not clips:
         raise ConfigError(f"evaluation set {name!r} holds no clips; name a split that does")
+    _check_captions(name, clips, label)
     template_prompts(template)
     captions = [caption for clip in clips for caption in clip.captions]
     owner = np.repeat(np.arange(len(clips)), [len(clip.captions) for clip in clips])
@@ -110,6 +113,21 @@ def make_task(
     )
 
 
+def _check_captions(name: str, clips: Sequence[EvaluationClip], label: str) -> None:
+    """Says which part of the evaluation clips without captions cannot take part in; raises if nothing is left."""
+    captioned = sum(bool(clip.captions) for clip in clips)
+    if captioned < 2 and not label:
+        known = ", ".join(label_keys([clip.labels for clip in clips]))
+        raise ConfigError(
+            f"evaluation set {name!r}: {captioned} of {len(clips)} clips have captions, and retrieval needs two; for "
+            f"zero-shot classification set `label` of the evaluation source to one of its label keys: "
+            f"{known or 'it has none'}"
+        )
+    if captioned < len(clips):
+        left = "only those take part in retrieval" if captioned > 1 else "it has no retrieval results"
+        logging.info("evaluation set %r: %d of %d clips have captions; %s", name, captioned, len(clips), left)
+
+
 def load_tasks(
     sources: ConfigDict | Mapping[str, Any], tokenizer: Tokenizer, max_tokens: int, template: str = DEFAULT_TEMPLATE
 ) -> list[EvaluationTask]:
@@ -123,6 +141,7 @@ def load_tasks(
 
     Raises:
         RecordsError: data that is not prepared, or has no such split.
+        ConfigError: a set of which nothing can be evaluated.
         ZeroShotError: the label or the template cannot be used.
     """
     return [
@@ -218,7 +237,7 @@ def table(results: Mapping[str, Any]) -> str:
                 f"{name + ', ' + scores['label']:<24}{scores['n']:>7}{scores['n_classes']:>10}  {accuracy:>20}"
                 f"{'':>8}{scores['majority']:>8.3f}{scores['chance']:>8.3f}"
             )
-    return "\n".join(lines) or "nothing was evaluated: no set has two captioned clips or a label"
+    return "\n".join(lines) or "nothing was evaluated"
 
 
 def parse_data_argument(text: str) -> tuple[str, ConfigDict]:

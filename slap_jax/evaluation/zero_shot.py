@@ -50,6 +50,11 @@ def class_embeddings(prompts: Float[np.ndarray, "P E"], classes: int) -> Float[n
     return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
 
+def label_keys(labels: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the keys of all "key=value" labels, sorted."""
+    return sorted({label.partition("=")[0] for clip in labels for label in clip if "=" in label})
+
+
 def true_classes(labels: Sequence[Sequence[str]], key: str) -> tuple[list[str], Int[np.ndarray, " N"]]:
     """Reads the class of each clip from its `key=value` labels.
 
@@ -74,7 +79,7 @@ def true_classes(labels: Sequence[Sequence[str]], key: str) -> tuple[list[str], 
         values.append(found[0] if found else None)
     classes = sorted({value for value in values if value is not None})
     if not classes:
-        known = sorted({label.partition("=")[0] for clip in labels for label in clip if "=" in label})
+        known = label_keys(labels)
         raise ZeroShotError(
             f"no clip has the label {key!r}; labels found: {', '.join(known) or 'none'}. Set `label` of the evaluation "
             "source to one of them, or to '' for retrieval alone"

@@ -6,11 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from slap_jax.config import ConfigError
+from slap_jax.config import ConfigError, source
 from slap_jax.data.audio import to_int16
 from slap_jax.data.evaluation_set import EvaluationClip
+from slap_jax.data.prepare import prepare_records
+from slap_jax.data.records import make_record
 from slap_jax.evaluation.evaluate import (
     evaluate,
+    load_tasks,
     make_task,
     parse_data_argument,
     scalars,
@@ -124,6 +127,29 @@ def test_sets_without_captions_or_labels(embedder, tokenizer):
     assert found["retrieval"] == {} and found["zero_shot"]["bare"]["n"] == 3
     found = evaluate(embedder, PARAMS, [make_task("mixed", [*bare, *CLIPS[3:6]], tokenizer, 24)], resamples=10)
     assert found["zero_shot"] == {} and found["retrieval"]["mixed"]["n_clips"] == 3
+
+
+def test_clips_without_captions_are_told(tokenizer, caplog):
+    bare = [EvaluationClip(clip.id, clip.waveform, (), clip.labels, clip.key) for clip in CLIPS[:3]]
+    with caplog.at_level("INFO"):
+        make_task("mixed", [*bare, *CLIPS[3:6]], tokenizer, 24)
+        make_task("bare", bare, tokenizer, 24, label="kind")
+        make_task("full", CLIPS, tokenizer, 24)
+    assert [record.getMessage() for record in caplog.records] == [
+        "evaluation set 'mixed': 3 of 6 clips have captions; only those take part in retrieval",
+        "evaluation set 'bare': 0 of 3 clips have captions; it has no retrieval results",
+    ]
+    with pytest.raises(ConfigError, match=r"'bare': 0 of 3 clips have captions, and retrieval needs two; .*: kind$"):
+        make_task("bare", bare, tokenizer, 24)
+    with pytest.raises(ConfigError, match=r"'alone': 1 of 1 clips have captions, .* label keys: it has none"):
+        make_task("alone", CLIPS[9:], tokenizer, 24)
+
+
+def test_a_set_of_labels_alone_is_read_from_records(tokenizer, tmp_path):
+    records = [make_record(clip.id, clip.waveform, (), labels=clip.labels, source="tiny") for clip in CLIPS[:4]]
+    prepare_records({"test": (len(records), records)}, tmp_path / "tiny", {}, log=lambda line: None)
+    (task,) = load_tasks({"tiny": source(str(tmp_path / "tiny"), "test", label="kind")}, tokenizer, 24)
+    assert (task.captions, task.classes, list(task.truth)) == ([], ["a", "b"], [0, 1, 0, 1])
 
 
 def test_fingerprint_depends_on_what_is_scored(tokenizer):
