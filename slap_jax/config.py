@@ -331,6 +331,8 @@ def _validate_data(config: ConfigDict, process_count: int) -> None:
             f"config.data.slots is {data.slots} with rows={data.rows}: contrastive learning needs two clips or more "
             "in a batch",
         )
+    require(data.read_threads >= 0, f"config.data.read_threads is {data.read_threads}; write 0 to read as needed")
+    require(data.decode_threads >= 1, f"config.data.decode_threads is {data.decode_threads}; write 1 or more")
     require(data.workers >= 0, f"config.data.workers is {data.workers}; write 0 for threads, or a number of processes")
     _validate_augment(data.augment)
     _validate_sources(config)

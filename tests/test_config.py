@@ -51,6 +51,8 @@ def test_shipped_configs_are_valid_and_say_how_to_run_them(path):
         ({"optimizer__learning_rate_factors": (("audio_encoder(", 0.1),)}, "is not a regex"),
         ({"objectives__distillation__mask_ratio": 1.0}, "write a value between 0 and 1"),
         ({"data__temperature": 0.0}, "config.data.temperature is 0.0; write a number above 0, or None"),
+        ({"data__read_threads": -1}, "config.data.read_threads is -1; write 0 to read as needed"),
+        ({"data__decode_threads": 0}, "config.data.decode_threads is 0; write 1 or more"),
         ({"data__workers": -1}, "config.data.workers is -1; write 0 for threads"),
         ({"data__augment__gain_db": -3.0}, "config.data.augment.gain_db is -3.0; write the most decibels up or down"),
         ({"data__augment__noise_probability": 1.5}, "noise_probability is 1.5; write a value from 0 to 1"),
