@@ -1,19 +1,21 @@
 """AudioSet: ten-second clips of YouTube videos, each with some of 527 classes; some with the times of every sound."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from slap_jax.data.builders.audio_names import AudioNames
 from slap_jax.data.builders.labelled_clips import folders_below, label, labelled_clip, number
 from slap_jax.data.builders.options import chosen_splits
-from slap_jax.data.builders.published import Expected, PublishedDataset
-from slap_jax.data.builders.tables import Row, read_table
+from slap_jax.data.builders.published import Expected, LayoutError, PublishedDataset
+from slap_jax.data.builders.tables import Row, intact, read_table
 from slap_jax.data.entries import Entry, Rejection
 
 Region = tuple[float, float, str]
 
 _SEGMENTS = ("youtube_id", "start_seconds", "end_seconds", "positive_labels")  # behind "#" in the tables
 _STRONG_COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+_NAMES = ("mid", "display_name")
 _STRONG_PART = {"balanced_train": "train", "unbalanced_train": "train", "eval": "eval"}
 
 
@@ -46,8 +48,8 @@ audio/**/<clip>.wav             in folders of any names; any audio format
 
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the clips of each split in the order of its table."""
-        rows = read_table(self.require("class_labels_indices.csv"), ("mid", "display_name"))
-        classes = {row.fields["mid"]: row.fields["display_name"] for row in rows if isinstance(row, Row)}
+        names = self.require("class_labels_indices.csv")
+        classes = _display_names(names, read_table(names, _NAMES))
         files = AudioNames(folders_below(self.require("audio")))
         for split in chosen_splits(self):
             regions = self._regions(_STRONG_PART[split])
@@ -60,17 +62,15 @@ audio/**/<clip>.wav             in folders of any names; any audio format
         table = self.root / f"audioset_{part}_strong.tsv"
         if not table.is_file():
             return {}
-        names = read_table(
-            self.require("mid_to_display_name.tsv"), ("mid", "display_name"), delimiter="\t", header=False
-        )
-        sounds = {row.fields["mid"]: row.fields["display_name"] for row in names if isinstance(row, Row)}
+        names = self.require("mid_to_display_name.tsv")
+        sounds = _display_names(names, read_table(names, _NAMES, delimiter="\t", header=False))
         regions: dict[str, list[Region]] = {}
-        for row in read_table(table, _STRONG_COLUMNS, delimiter="\t"):
-            if isinstance(row, Row):
-                sound = sounds.get(row.fields["label"], "")
-                times = number(row, "start_time_seconds"), number(row, "end_time_seconds")
-                if sound:
-                    regions.setdefault(row.fields["segment_id"], []).append((*times, sound))
+        for row in intact(table, read_table(table, _STRONG_COLUMNS, delimiter="\t")):
+            mid = row.fields["label"]
+            if mid not in sounds:
+                raise LayoutError(f"{row.where}: label is {mid!r}; expected a mid of {names.name}: get both again")
+            region = number(row, "start_time_seconds"), number(row, "end_time_seconds"), sounds[mid]
+            regions.setdefault(row.fields["segment_id"], []).append(region)
         return regions
 
     def _clip(
@@ -98,3 +98,7 @@ audio/**/<clip>.wav             in folders of any names; any audio format
             where=row.where,
             regions=regions.get(clip_id, ()),
         )
+
+
+def _display_names(path: Path, rows: Iterable[Row | Rejection]) -> dict[str, str]:
+    return {row.fields["mid"]: row.fields["display_name"] for row in intact(path, rows)}

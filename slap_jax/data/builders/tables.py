@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from slap_jax.data.builders.published import LayoutError
@@ -78,6 +78,18 @@ def read_table(
             raise LayoutError(f"{path}, line {reader.line_num}, is not a table ({error}); download it again") from error
 
 
+def intact(path: Path, rows: Iterable[Row | Rejection]) -> Iterator[Row]:
+    """Passes rows on that `read_table` read from a file of which every row is needed.
+
+    Raises:
+        LayoutError: a row is broken.
+    """
+    for row in rows:
+        if isinstance(row, Rejection):
+            raise LayoutError(f"{path.parent / row.where} is broken: {row.detail}")
+        yield row
+
+
 def group_rows(
     path: Path, key: str, columns: Sequence[str], *, delimiter: str = ",", encoding: str = "utf-8-sig"
 ) -> dict[str, list[dict[str, str]]]:
@@ -97,8 +109,6 @@ def group_rows(
         LayoutError: as `read_table`, and where a row is broken.
     """
     groups: dict[str, list[dict[str, str]]] = {}
-    for row in read_table(path, (key, *columns), delimiter=delimiter, encoding=encoding):
-        if isinstance(row, Rejection):
-            raise LayoutError(f"{path.parent / row.where} is broken: {row.detail}")
+    for row in intact(path, read_table(path, (key, *columns), delimiter=delimiter, encoding=encoding)):
         groups.setdefault(row.fields[key], []).append(row.fields)
     return groups
