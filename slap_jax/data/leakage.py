@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Int64
 
 from slap_jax.data.record_index import SplitIndex, open_index
 from slap_jax.data.records import open_split
@@ -84,20 +84,6 @@ def find_leaks(train: Mapping[str, SplitIndex], evaluation: Mapping[str, SplitIn
             if len(records):
                 leaks.append(Leak(evaluation_name, train_name, records, found[records], by_id[records] >= 0))
     return leaks
-
-
-def excluded_hashes(path: str | os.PathLike[str], split: str) -> tuple[UInt64[np.ndarray, " n"], ...]:
-    """Returns the sorted id hashes and audio hashes of a split, for preparing data without its clips.
-
-    Args:
-        path: prepared data.
-        split: name, or several like "val+test".
-
-    Raises:
-        RecordsError: as `open_index`.
-    """
-    index = open_index(path, split)
-    return np.unique(index.id_hash), np.unique(index.audio_hash)
 
 
 def _describe(leaks: list[Leak], train: Mapping[str, PathAndSplit], evaluation: Mapping[str, PathAndSplit]) -> str:
