@@ -48,5 +48,5 @@ audio/<filename>"""
             split=f"fold{fields['fold']}",
             labels=labels,
             where=row.where,
-            licence="CC-BY-3.0" if in_esc10 else "",
+            licence="CC-BY" if in_esc10 else "",
         )

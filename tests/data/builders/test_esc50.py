@@ -24,8 +24,8 @@ def test_classes_in_words_and_folds_as_splits(tmp_path):
     entries, rejections = listed(Esc50(publish(tmp_path)))
     assert not rejections
     assert [(entry.id, entry.split, entry.labels, entry.licence) for entry in entries] == [
-        ("1-100032-A-0", "fold1", ("label=dog", "fold=1", "subset=ESC-10"), "CC-BY-3.0"),
-        ("1-28135-B-11", "fold1", ("label=sea waves", "fold=1", "subset=ESC-10"), "CC-BY-3.0"),
+        ("1-100032-A-0", "fold1", ("label=dog", "fold=1", "subset=ESC-10"), "CC-BY"),
+        ("1-28135-B-11", "fold1", ("label=sea waves", "fold=1", "subset=ESC-10"), "CC-BY"),
         ("3-100018-A-18", "fold3", ("label=toilet flush", "fold=3"), "CC-BY-NC-3.0"),
     ]
     assert entries[2].audio == AudioFile(tmp_path / "audio/3-100018-A-18.wav")
