@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
 from slap_jax.data.augment import Augmenter
-from slap_jax.data.clip_planning import ClipPlanner
+from slap_jax.data.clip_planning import ClipPlanner, PlannedClip
 from slap_jax.data.mixture import clip_references
 from slap_jax.data.prefetch import Prefetch
 from slap_jax.data.records import Records, open_split
@@ -30,6 +30,41 @@ def open_sources(config: ConfigDict) -> dict[str, Records]:
     return {name: open_split(source.path, source.split) for name, source in config.data.train.items()}
 
 
+def planned_rows(
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    sources: Mapping[str, Records],
+    shares: Sequence[float],
+    shards: Sequence[int],
+) -> VirtualShards[list[PlannedClip]]:
+    """Returns the endless rows of some shards before their audio is decoded: each a list of clips in slot order.
+
+    Args:
+        config: the whole config; `seed`, `audio` and `data` are used.
+        tokenizer: of `config.data.tokenizer`.
+        sources: of `open_sources`.
+        shares: of each source in the stream.
+        shards: numbers of the virtual shards.
+    """
+    data = config.data
+    planner = ClipPlanner(config, tokenizer, sources)
+    clips = {name: len(records) for name, records in sources.items()}
+    threads = -(-data.read_threads // len(shards))
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_READ_AHEAD * threads)
+
+    def rows_of(shard: int) -> PackedRows:
+        return PackedRows(
+            clip_references(clips, shares, config.seed, shard, data.virtual_shards).map(planner),
+            size_of=planner.size_of,
+            source_of=lambda clip: clip.reference.source,
+            sources=len(clips),
+            packer=lambda: RowPacker(data.columns, data.text_tokens, data.slots, data.packing_bins),
+            reading=reading,
+        )
+
+    return VirtualShards(rows_of, shards, data.rows // data.virtual_shards)
+
+
 class ShardRows:
     """Endless iterator over the rows of some shards; its state is that of the rows given."""
 
@@ -41,33 +76,9 @@ class ShardRows:
         shares: Sequence[float],
         shards: Sequence[int],
     ):
-        """Reads no clip before the first `next()`.
-
-        Args:
-            config: the whole config; `seed`, `audio` and `data` are used.
-            tokenizer: of `config.data.tokenizer`.
-            sources: of `open_sources`.
-            shares: of each source in the stream.
-            shards: numbers of the virtual shards.
-        """
-        data = config.data
-        planner = ClipPlanner(config, tokenizer, sources)
-        clips = {name: len(records) for name, records in sources.items()}
-        threads = -(-data.read_threads // len(shards))
-        reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_READ_AHEAD * threads)
-
-        def rows_of(shard: int) -> PackedRows:
-            return PackedRows(
-                clip_references(clips, shares, config.seed, shard, data.virtual_shards).map(planner),
-                size_of=planner.size_of,
-                source_of=lambda clip: clip.reference.source,
-                sources=len(clips),
-                packer=lambda: RowPacker(data.columns, data.text_tokens, data.slots, data.packing_bins),
-                reading=reading,
-            )
-
-        self._shards = VirtualShards(rows_of, shards, data.rows // data.virtual_shards)
-        self._assemble = RowAssembler(config, sources, Augmenter(data.augment))
+        """Reads no clip before the first `next()`; the arguments are those of `planned_rows`."""
+        self._shards = planned_rows(config, tokenizer, sources, shares, shards)
+        self._assemble = RowAssembler(config, sources, Augmenter(config.data.augment))
         self._planned: Prefetch[Any] | None = None
 
     def __next__(self) -> PackedBatch:
