@@ -61,7 +61,7 @@ SentenceFilenames.csv                                  tells which clips are mis
     def _clip(self, row: Row, files: AudioNames) -> Entry | Rejection:
         name = row.fields["Filename"]
         if name == _WITHOUT_SOUND:
-            return Rejection(row.where, name, "known_fault", "the publisher says that this file has no sound")
+            return Rejection(row.where, name, "excluded_no_sound", "the publisher says that this file has no sound")
         # Earlier copies have one file that ends in X instead of XX.
         audio = files.find(name, name.removesuffix("X"))
         return labelled_clip(self, audio, id=name, split="full", labels=_labels(name), where=row.where)

@@ -30,7 +30,7 @@ audio/<filename>"""
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the clips in the order of the table, which is that of the folds."""
         table = self.require("meta/esc50.csv")
-        files = AudioNames([self.root / "audio"])
+        files = AudioNames([self.require("audio")])
         for row in read_table(table, ("filename", "fold", "category", "esc10")):
             yield row if isinstance(row, Rejection) else self._clip(row, files)
 

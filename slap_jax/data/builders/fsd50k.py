@@ -48,7 +48,7 @@ FSD50K.metadata/eval_clips_info_FSD50K.json"""
                 continue
             table = self.require(f"FSD50K.ground_truth/{part}.csv")
             licences = self._licences(part)
-            files = AudioNames([self.root / f"FSD50K.{part}_audio"])
+            files = AudioNames([self.require(f"FSD50K.{part}_audio")])
             columns = ("fname", "labels", "split") if part == "dev" else ("fname", "labels")
             for row in read_table(table, columns):
                 if isinstance(row, Rejection):

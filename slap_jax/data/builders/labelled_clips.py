@@ -49,8 +49,7 @@ def labelled_clip(
     if not labels or any(text.endswith("=") for text in labels):
         return Rejection(where, id, "missing_label", f"the labels are {list(labels)}; expected a class")
     if audio is None:
-        detail = f"no audio file of {id} is there; get it again, convert it to one of {', '.join(AUDIO_SUFFIXES)}, "
-        return Rejection(where, id, "missing_file", detail + "or leave it out")
+        return Rejection(where, id, "missing_file", f"no audio file of {id} is there; add it, or leave the clip out")
     return Entry(
         id=id,
         audio=AudioFile(audio),

@@ -41,7 +41,7 @@ nsynth-<split>/audio/<note>.wav       <split> is train, valid or test"""
         """Lists the notes of each split in the order of its `examples.json`."""
         for split in chosen_splits(self):
             examples = self.require(f"nsynth-{split}/examples.json")
-            files = AudioNames([examples.parent / "audio"])
+            files = AudioNames([self.require(f"nsynth-{split}/audio")])
             for note, facts in read_objects(examples).items():
                 where = f"nsynth-{split}/examples.json:{note}"
                 yield labelled_clip(

@@ -1,6 +1,6 @@
 """Speech Commands V2: single words by thousands of speakers, at most a second each, in 35 classes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import ClassVar
 
 from slap_jax.data.builders.audio_names import AudioNames
@@ -41,7 +41,7 @@ class SpeechCommands(PublishedDataset):
 validation_list.txt
 testing_list.txt
 <word>/<speaker>_nohash_<number>.wav
-_background_noise_/                                  not read
+_background_noise_/                              not read
 {_COMMANDS_FOLDER}/<word>/*.wav      only for splits=...+test_12"""
     options: ClassVar = {"splits": "train+valid+test"}
 
@@ -59,7 +59,7 @@ _background_noise_/                                  not read
             yield from self._in_folders("test_12", f"{_COMMANDS_FOLDER}/", _COMMANDS)
 
     def _in_folders(
-        self, split: str, parent: str, words: Sequence[str], leave_out: set[str] | frozenset[str] = frozenset()
+        self, split: str, parent: str, words: Sequence[str], leave_out: Collection[str] = ()
     ) -> Iterator[Entry | Rejection]:
         for word in words:
             for path in audio_in(self.root / f"{parent}{word}"):

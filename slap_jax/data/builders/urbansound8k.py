@@ -32,7 +32,7 @@ audio/fold<1 to 10>/<slice_file_name>"""
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the clips in the order of the table, in which the folds are mixed."""
         table = self.require("metadata/UrbanSound8K.csv")
-        files = AudioNames([self.root / "audio" / fold for fold in self.expected])
+        files = AudioNames([self.require("audio") / fold for fold in self.expected])
         for row in read_table(table, ("slice_file_name", "salience", "fold", "class")):
             yield row if isinstance(row, Rejection) else self._clip(row, files)
 

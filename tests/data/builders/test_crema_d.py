@@ -5,7 +5,7 @@ from tests.data.builders.publisher_files import listed, write_csv, write_wav
 FAULTY = Rejection(
     "AudioWAV/1076_MTI_SAD_XX.wav",
     "1076_MTI_SAD_XX",
-    "known_fault",
+    "excluded_no_sound",
     "the publisher says that this file has no sound",
 )
 

@@ -54,6 +54,12 @@ def test_a_fold_or_class_that_is_none_is_left_out(tmp_path):
     ]
 
 
+def test_no_audio_at_all_is_an_error(tmp_path):
+    (publish(tmp_path) / "audio").rename(tmp_path / "sounds")
+    with pytest.raises(LayoutError, match=r"has no audio; ESC-50 from https://github.com/karolpiczak/ESC-50 is laid"):
+        listed(Esc50(tmp_path))
+
+
 def test_another_table_is_an_error(tmp_path):
     write_csv(publish(tmp_path) / "meta/esc50.csv", [("filename", "label")])
     with pytest.raises(LayoutError, match="no column 'fold', but filename, label; expected filename, fold, category"):
