@@ -56,7 +56,9 @@ audio/<split>/<clip>.wav  or audio/<clip>.wav, or <split>/<clip>.wav; any format
                     yield row
                 else:
                     _collect(row, clips)
-            files = AudioNames([self.root / folder for folder in (f"audio/{split}", split, "audio")])
+            folders = (f"audio/{split}", split, "audio")
+            self.require(*folders)
+            files = AudioNames([self.root / folder for folder in folders])
             for clip in clips.values():
                 yield self._entry(clip, split, files)
 

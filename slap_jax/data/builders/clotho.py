@@ -46,7 +46,7 @@ evaluation/<file_name>           of clotho_audio_evaluation.7z"""
             metadata = self.require(f"clotho_metadata_{split}.csv")
             # The metadata hold bytes such as 0xC1 that are no UTF-8.
             facts = group_rows(metadata, "file_name", ("keywords", "license"), encoding="latin-1")
-            files = AudioNames([self.root / split])
+            files = AudioNames([self.require(split)])
             for row in read_table(captions, ("file_name", *_CAPTIONS)):
                 yield row if isinstance(row, Rejection) else self._entry(row, split, facts, files)
 

@@ -35,7 +35,7 @@ audio/<filename>         of the TAU Urban Acoustic Scenes 2019 development set (
         """Lists the clips in the order of MACS.yaml."""
         captions = self.require("MACS.yaml")
         competences = self._competences()
-        files = AudioNames([self.root / "audio", self.root / "TAU-urban-acoustic-scenes-2019-development" / "audio"])
+        files = AudioNames([self.require("audio", "TAU-urban-acoustic-scenes-2019-development/audio")])
         for number, item in enumerate(_items(captions)):
             yield self._entry(f"MACS.yaml:files[{number}]", item, competences, files)
 

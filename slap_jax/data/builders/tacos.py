@@ -42,7 +42,7 @@ audio/<filename>         of audio.zip"""
         facts = group_rows(self.require("metadata.csv"), "filename", _FACTS)
         weak = group_rows(self.require("annotations_weak.csv"), "filename", ("text",))
         strong = group_rows(self.require("annotations_strong.csv"), "filename", ("text", "onset", "offset"))
-        files = AudioNames([self.root / "audio"])
+        files = AudioNames([self.require("audio")])
         for split in chosen_splits(self):
             for row in read_table(self.require(f"{split}_split.csv"), ("filename",)):
                 if isinstance(row, Rejection):

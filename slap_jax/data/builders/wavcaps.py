@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from slap_jax.data.builders.json_items import read_items
-from slap_jax.data.builders.options import NOTHING, chosen
+from slap_jax.data.builders.options import NOTHING, chosen, chosen_splits
 from slap_jax.data.builders.published import Expected, LayoutError, PublishedDataset
 from slap_jax.data.entries import AudioFile, Entry, Rejection
 
@@ -32,7 +32,7 @@ _ARCHIVE_FOLDER = "mnt/fast/nobackup/scratch4weeks/xm00178/WavCaps/data/waveform
 
 
 class WavCaps(PublishedDataset):
-    """One caption of each clip; for training only."""
+    """One caption of each clip, for training only; each source is a split."""
 
     name = "wavcaps"
     version = "1.0.0"
@@ -43,7 +43,12 @@ class WavCaps(PublishedDataset):
         "Mei et al.: WavCaps: A ChatGPT-Assisted Weakly-Labelled Audio Captioning Dataset for Audio-Language "
         "Multimodal Research. TASLP 2024"
     )
-    expected: ClassVar = {"train": Expected(clips=403_050, captions=1, hours=7_567)}
+    expected: ClassVar = {
+        "AudioSet_SL": Expected(clips=108_317, captions=1, hours=301),
+        "BBC_Sound_Effects": Expected(clips=31_201, captions=1, hours=997),
+        "FreeSound": Expected(clips=262_300, captions=1, hours=6_265),
+        "SoundBible": Expected(clips=1_232, captions=1, hours=4.5),
+    }
     layout = f"""\
 json_files/AudioSet_SL/as_final.json
 json_files/BBC_Sound_Effects/bbc_final.json
@@ -56,7 +61,7 @@ audio/<source>/<id>.flac
     or <source>/, or Zip_files/<source>/, with the folders that the archives hold, or without
     ({_ARCHIVE_FOLDER}/<source>_flac/)"""
     options: ClassVar = {
-        "sources": "+".join(_SOURCES),
+        "splits": "+".join(_SOURCES),
         "exclude": "audiocaps_test+clotho+esc50_urbansound8k+vggsound",
     }
 
@@ -66,7 +71,7 @@ audio/<source>/<id>.flac
         A clip on a list of `exclude` is a rejection of reason `excluded_<list>`: left out as intended.
         """
         excluded = self._excluded()
-        for source in chosen(self, "sources", tuple(_SOURCES)):
+        for source in chosen_splits(self):
             captions = self.require(
                 f"json_files/{source}/{_SOURCES[source]}", f"data/json_files/{source}/{_SOURCES[source]}"
             )
@@ -98,8 +103,8 @@ audio/<source>/<id>.flac
             id=clip_id,
             audio=AudioFile(audio),
             captions=(caption,),
-            split="train",
-            labels=(f"collection={source}", *(f"tag={tag}" for tag in tags if isinstance(tag, str) and tag.strip())),
+            split=source,
+            labels=tuple(f"tag={tag.strip()}" for tag in tags if isinstance(tag, str) and tag.strip()),
             source=self.name,
             caption_source="ChatGPT, of the raw description",
             licence=self.licence,
@@ -135,8 +140,8 @@ audio/<source>/<id>.flac
                 subfolders.sort()
                 if any(name.endswith(".flac") for name in names):
                     return Path(folder)
-        others = "+".join(name for name in chosen(self, "sources", tuple(_SOURCES)) if name != source)
+        others = "+".join(name for name in chosen_splits(self) if name != source)
         raise LayoutError(
             f"{self.root} has no FLAC files of {source} in {', '.join(places)}; extract its archives there, or do "
-            f"without it by the option sources={others or NOTHING}"
+            f"without it by the option splits={others or NOTHING}"
         )

@@ -43,7 +43,7 @@ def test_clips_are_found_under_the_names_that_downloads_give_them(tmp_path, trai
     publish(tmp_path)
     for path in (train, test):
         write_wav(tmp_path / path)
-    entries, _ = listed(AudioCaps(tmp_path))
+    entries, _ = listed(AudioCaps(tmp_path, splits="train+test"))
     assert [entry.audio for entry in entries] == [AudioFile(tmp_path / train), AudioFile(tmp_path / test)]
 
 
@@ -95,6 +95,8 @@ def test_errors_show_what_is_expected(tmp_path):
     with pytest.raises(LayoutError, match=r"no dataset/train.csv or train.csv(.|\n)*val.csv"):
         listed(AudioCaps(tmp_path))
     publish(tmp_path)
+    with pytest.raises(LayoutError, match="no audio/test or test or audio"):
+        listed(AudioCaps(tmp_path, splits="test"))
     write_csv(tmp_path / "test.csv", [("file_name", "caption"), ("a.wav", "x")])
     with pytest.raises(LayoutError, match="no column 'audiocap_id', but file_name, caption"):
         listed(AudioCaps(tmp_path, splits="test"))

@@ -55,10 +55,10 @@ def test_audio_is_found_where_its_archives_are_extracted(tmp_path, place):
 
 
 def test_fields(tmp_path):
-    entries, _ = listed(WavCaps(publish(tmp_path), sources="FreeSound"))
+    entries, _ = listed(WavCaps(publish(tmp_path), splits="FreeSound"))
     (entry,) = entries
-    assert (entry.id, entry.split, entry.source) == ("FreeSound/180913", "train", "wavcaps")
-    assert entry.labels == ("collection=FreeSound", "tag=rain")
+    assert (entry.id, entry.split, entry.source) == ("FreeSound/180913", "FreeSound", "wavcaps")
+    assert entry.labels == ("tag=rain",)
     assert entry.captions == ("A dog is barking.",) and entry.duration_s == 0.1
     assert "ChatGPT" in entry.caption_source and "academic" in entry.licence
 
@@ -83,7 +83,7 @@ def test_bad_items_are_rejected_one_by_one(tmp_path):
     items = {"SoundBible/sb_final.json": [item("1", " "), item("2"), item("3"), {"caption": "no id"}, "text", item(4)]}
     publish(tmp_path, items={"SoundBible/sb_final.json": [item("1"), item("2"), item("4")]})
     write_json(tmp_path / "json_files/SoundBible/sb_final.json", {"data": items["SoundBible/sb_final.json"]})
-    entries, rejections = listed(WavCaps(tmp_path, sources="SoundBible"))
+    entries, rejections = listed(WavCaps(tmp_path, splits="SoundBible"))
     assert [entry.id for entry in entries] == ["SoundBible/2", "SoundBible/4"]
     assert [(rejection.reason, rejection.where) for rejection in rejections] == [
         ("empty_caption", "sb_final.json:data[0]"),
@@ -96,8 +96,8 @@ def test_bad_items_are_rejected_one_by_one(tmp_path):
 def test_a_source_without_audio_is_an_error_that_tells_how_to_do_without(tmp_path):
     publish(tmp_path, items={name: data for name, data in ITEMS.items() if name.startswith("SoundBible")})
     write_json(tmp_path / "json_files/FreeSound/fsd_final.json", {"data": [item("1")]})
-    with pytest.raises(LayoutError, match=r"no FLAC files of FreeSound.*sources=SoundBible"):
-        listed(WavCaps(tmp_path, sources="FreeSound+SoundBible"))
+    with pytest.raises(LayoutError, match=r"no FLAC files of FreeSound.*splits=SoundBible"):
+        listed(WavCaps(tmp_path, splits="FreeSound+SoundBible"))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_files_that_did_not_arrive_whole(tmp_path, content, words):
     path = publish(tmp_path) / "json_files/SoundBible/sb_final.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(LayoutError, match=words):
-        listed(WavCaps(tmp_path, sources="SoundBible"))
+        listed(WavCaps(tmp_path, splits="SoundBible"))
 
 
 def test_a_list_that_is_no_blacklist(tmp_path):
