@@ -60,7 +60,7 @@ def default_config() -> ConfigDict:
             max_seconds=30.0,
             max_caption_tokens=128,
             virtual_shards=8,  # D
-            packing_bins=32,
+            packing_bins=16,
             read_threads=4,  # over all shards of a host; 0 reads as clips are needed
             decode_threads=4,
             workers=0,  # processes that read; 0: threads of this one
