@@ -1,0 +1,181 @@
+"""A million records: seconds to start and to resume training, memory of the reader, and how global the shuffle is.
+
+The records are 500 different short sounds under a million ids. Each number is taken in a process of its own.
+
+Run: python benchmarks/million_records.py [--directory DIR] > million_records.json
+"""
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+PROCESS_START = time.perf_counter()  # before the imports, which starting to train waits for
+
+import numpy as np  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
+
+from slap_jax.config import default_config, source  # noqa: E402
+from slap_jax.data.pipeline import TrainBatches  # noqa: E402
+from slap_jax.data.prepare import prepare_records  # noqa: E402
+from slap_jax.data.records import Record, make_record  # noqa: E402
+from slap_jax.data.shard_rows import open_sources, planned_rows  # noqa: E402
+from slap_jax.data.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
+
+SOUNDS = 500
+WORDS = ("low", "high", "soft", "loud", "short", "long", "tone", "buzz", "click", "hum")
+
+
+def sounds() -> list[Record]:
+    """Returns different noises of 0.05 to 0.3 s, encoded."""
+    generator = np.random.default_rng(0)
+    made = []
+    for number in range(SOUNDS):
+        samples = generator.normal(0, 400, int(generator.integers(800, 4_800))).astype(np.int16)
+        words = " ".join(generator.choice(WORDS, 5))
+        made.append(make_record(str(number), samples, [f"{words} {number}"], source="benchmark"))
+    return made
+
+
+def records(count: int) -> Iterator[Record]:
+    """Yields the sounds in turn, each time under another id."""
+    made = sounds()
+    for number in range(count):
+        yield dataclasses.replace(made[number % SOUNDS], id=str(number))
+
+
+def set_up(directory: Path, count: int) -> float:
+    """Writes records and vocabulary unless they are there; returns the seconds that it took."""
+    start = time.perf_counter()
+    inputs = {"million_records": count, "sounds": SOUNDS}
+    prepare_records({"train": (count, records(count))}, directory / "records", inputs, lambda line: None)
+    if not (directory / "tokenizer.model").exists():
+        captions = [caption for record in sounds() for caption in record.captions]
+        train_tokenizer(captions, directory / "tokenizer.model", 500)
+    return time.perf_counter() - start
+
+
+def benchmark_config(directory: Path) -> ConfigDict:
+    """Returns rows of 10 s; with clips this short a batch holds about 2,000."""
+    config = default_config()
+    config.data.train.clips = source(str(directory / "records"), "train")
+    config.data.tokenizer = str(directory / "tokenizer.model")
+    config.data.update(rows=64, columns=64, slots=48, text_tokens=1_024, max_seconds=10.0)
+    return config
+
+
+def resident_mebibytes() -> float:
+    """Returns what the process has in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def starting(directory: Path) -> dict[str, float]:
+    """From the start of the process to the first batch, imports included."""
+    config = benchmark_config(directory)
+    batches = TrainBatches(config, Tokenizer(config.data.tokenizer))
+    opened = time.perf_counter()
+    clips = int(next(batches).clip_valid.sum())
+    done = time.perf_counter()
+    batches.close()
+    return {
+        "to_open_data_s": round(opened - PROCESS_START, 3),
+        "to_first_batch_s": round(done - PROCESS_START, 3),
+        "clips_in_batch": clips,
+    }
+
+
+def memory(directory: Path) -> dict[str, Any]:
+    """Resident memory before anything is opened, and as batches go by."""
+    imported = resident_mebibytes()
+    config = benchmark_config(directory)
+    batches = TrainBatches(config, Tokenizer(config.data.tokenizer))
+    after = {}
+    clips = 0
+    for number in range(1, 401):
+        clips += int(next(batches).clip_valid.sum())
+        if number in (1, 10, 100, 200, 300, 400):
+            after[str(number)] = round(resident_mebibytes(), 1)
+    batches.close()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"imports_mib": round(imported, 1), "after_batches_mib": after, "peak_mib": round(peak, 1), "clips": clips}
+
+
+def resuming(directory: Path) -> dict[str, float]:
+    """Setting a state and giving the next batch, for places near and far; imports not included."""
+    config = benchmark_config(directory)
+    tokenizer = Tokenizer(config.data.tokenizer)
+    batches = TrainBatches(config, tokenizer)
+    for _ in range(20):
+        next(batches)
+    state = batches.get_state()
+    batches.close()
+    seconds = {"state_bytes": len(json.dumps(state))}
+    for position in (0, 10**5, 10**7, 10**10):
+        moved = {shard: {**saved, "position": saved["position"] + position} for shard, saved in state["states"].items()}
+        start = time.perf_counter()
+        resumed = TrainBatches(config, tokenizer)
+        resumed.set_state({**state, "states": moved})
+        next(resumed)
+        seconds[f"{position}_clips_of_each_shard_later_s"] = round(time.perf_counter() - start, 3)
+        resumed.close()
+    return seconds
+
+
+def shuffling(directory: Path) -> dict[str, float]:
+    """How far the records of the first batches lie apart: 1/3 of the data set on average if the shuffle is global."""
+    config = benchmark_config(directory)
+    sources = open_sources(config)
+    shards = range(config.data.virtual_shards)
+    rows = planned_rows(config, Tokenizer(config.data.tokenizer), sources, [1.0], shards)
+    chosen = np.array([clip.reference.record for _ in range(4) for row in next(rows) for clip in row])
+    rows.close()
+    count = len(sources["clips"])
+    return {
+        "clips": len(chosen),
+        "mean_distance_of_neighbours": round(float(np.abs(np.diff(chosen)).mean() / count), 4),
+        "correlation_with_stored_order": round(float(np.corrcoef(chosen, np.arange(len(chosen)))[0, 1]), 4),
+        "tenths_of_the_data_seen": len(np.unique(chosen * 10 // count)),
+    }
+
+
+MEASUREMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "starting": starting,
+    "memory": memory,
+    "resuming": resuming,
+    "shuffling": shuffling,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--directory", type=Path, help="kept, and used again (a temporary one)")
+    parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(MEASUREMENTS[options.measure](options.directory)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = options.directory or Path(temporary)
+        results: dict[str, Any] = {
+            "records": options.records,
+            "writing_s": round(set_up(directory, options.records), 1),
+        }
+        for name in MEASUREMENTS:
+            command = [sys.executable, __file__, "--measure", name, "--directory", str(directory)]
+            print(name, file=sys.stderr)
+            run = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+            results[name] = json.loads(run.stdout.splitlines()[-1])
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
