@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -84,19 +85,20 @@ def audio_file(root: Path, stated: str) -> AudioFile:
     Raises:
         RejectedClip: it leads out of `root`, or there is no such file, or it cannot be reached.
     """
-    path = Path(os.path.normpath(root / stated))
-    if not path.is_relative_to(os.path.normpath(root)):
+    relative = os.path.relpath(stated, root) if os.path.isabs(stated) else os.path.normpath(stated)
+    if relative == os.pardir or relative.startswith(os.path.join(os.pardir, "")):
         raise RejectedClip("outside_root", f"path {stated!r} leads out of {root}; set the audio root to a folder above")
+    path = os.path.join(root, relative)
     try:
-        found = path.stat()
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
-        found = None
+        is_file = False
     except (OSError, ValueError) as error:  # no permission, a link to itself, a name that cannot be one
         reason = error.strerror if isinstance(error, OSError) else error
         raise RejectedClip("unreadable_file", f"path {stated!r} in {root} cannot be read: {reason}") from error
-    if found is None or not path.is_file():
+    if not is_file:
         raise RejectedClip("missing_file", f"path {stated!r} names no file in {root}")
-    return AudioFile(path)
+    return AudioFile(Path(path))
 
 
 def text_field(fields: Mapping[str, Any], key: str) -> str:
@@ -166,25 +168,32 @@ def caption_lines(data: bytes, what: str) -> list[str]:
     return decode_text(data, what).split("\n")
 
 
-def split_of_path(relative: PurePath) -> str:
-    """Tells the split by a file's path in its collection.
+def split_of_folders(relative: PurePath) -> str:
+    """Tells the split of a file by the outermost folder, in its collection, that has the name of one; else "train".
 
-    First by a name like "train-00000-of-00004", then by the nearest folder with the name of a split, then by the
-    first such word of the file's name, else it is "train".
+    The outermost, because deeper folders may be classes, and "train" is also a sound.
+    """
+    return next((folder for folder in relative.parts[:-1] if folder in FOLDER_SPLITS), DEFAULT_SPLIT)
+
+
+def split_of_shard(relative: PurePath) -> str:
+    """Tells the split of an archive or a table by its path in its collection.
+
+    First by a name like "train-00000-of-00004", then by the folders, then by the first word of the file's name that is
+    the name of a split; else it is "train".
     """
     sharded = _SHARD_OF.match(relative.name)
     if sharded is not None:
         return split_name(sharded["split"])
-    for folder in reversed(relative.parts[:-1]):
-        if folder in FOLDER_SPLITS:
-            return folder
+    if any(folder in FOLDER_SPLITS for folder in relative.parts[:-1]):
+        return split_of_folders(relative)
     words = re.split(r"[-._ 0-9]+", relative.name)
     return next((word for word in words if word in FOLDER_SPLITS), DEFAULT_SPLIT)
 
 
 def split_name(stated: str) -> str:
     """Makes a name like "train.clean-100" one that records can have: "train_clean_100"."""
-    return re.sub(r"\W", "_", stated)
+    return re.sub(r"\W", "_", stated, flags=re.ASCII)
 
 
 def some_clips(found: Iterator[Entry | Rejection], source: object) -> Iterator[Entry | Rejection]:
@@ -261,9 +270,13 @@ def _regions(value: Any) -> tuple[tuple[float, float, str], ...]:
 def _seconds(value: Any, key: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
         raise RejectedClip("bad_field", f"{key} is {_short(value)}; expected a positive number of seconds")
-    return float(value)
+    return seconds
 
 
 def _sound(text: str, key: str) -> str:

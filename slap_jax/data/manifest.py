@@ -93,16 +93,7 @@ def _typed(row: dict[str, str], caption_columns: list[str]) -> dict[str, Any]:
     fields["captions"] = [row[column] for column in caption_columns if row.get(column)]
     if "labels" in fields:
         fields["labels"] = [label.strip() for label in fields["labels"].split(";") if label.strip()]
-    if "duration_s" in fields:
-        fields["duration_s"] = _number_or_text(fields["duration_s"])
     return fields
-
-
-def _number_or_text(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 # The names before `open_collection`, for callers that still want lists.

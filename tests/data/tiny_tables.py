@@ -1,0 +1,58 @@
+"""Parquet files and Arrow streams as Hugging Face `datasets` writes them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+AUDIO_FEATURE = {"sampling_rate": 16_000, "_type": "Audio"}
+TEXT_FEATURE = {"dtype": "string", "_type": "Value"}
+
+
+def table_of(
+    columns: Mapping[str, Sequence[Any]],
+    types: Mapping[str, pa.DataType] | None = None,
+    features: Mapping[str, Any] | None = None,
+) -> pa.Table:
+    """Makes a table; "audio" is a struct of bytes and path unless `types` says otherwise.
+
+    Args:
+        columns: name -> values.
+        types: of columns whose values do not tell it.
+        features: what `datasets` writes into the schema; nothing by default.
+    """
+    types = {"audio": AUDIO, **(types or {})}
+    table = pa.table({name: pa.array(values, types.get(name)) for name, values in columns.items()})
+    if features is None:
+        return table
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def write_parquet(path: Path, table: pa.Table, rows_per_group: int = 2, **options: Any) -> Path:
+    """Writes row groups of a few rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=rows_per_group, **options)
+    return path
+
+
+def write_arrow(path: Path, table: pa.Table, rows_per_batch: int = 2) -> Path:
+    """Writes record batches of a few rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table, max_chunksize=rows_per_batch)
+    return path
+
+
+def save_to_disk(folder: Path, tables: Sequence[pa.Table], **state: Any) -> Path:
+    """Writes one split as `Dataset.save_to_disk` lays it out."""
+    names = [f"data-{index:05d}-of-{len(tables):05d}.arrow" for index in range(len(tables))]
+    for name, table in zip(names, tables, strict=True):
+        write_arrow(folder / name, table)
+    state = {"_data_files": [{"filename": name} for name in names], "_split": None, **state}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
