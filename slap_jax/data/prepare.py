@@ -1,41 +1,43 @@
-"""`slap prepare`: a manifest in, `array_record` shards of one schema out; bad clips are counted and listed."""
+"""`slap prepare`: a collection of clips in, a TFDS data set of records out.
 
-import collections
-import concurrent.futures
+A preparation lists the collection (`preparation_plan`), makes its shards in any order on any number of workers
+(`prepare_shard`), makes a data set of them (`dataset_writer`) and exchanges it for the present one. Whatever stops it,
+the present data set stays as it is, and the next call goes on with the shards that are finished.
+"""
+
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
-from slap_jax.data.audio import RESAMPLE_QUALITY, SAMPLE_RATE, AudioError, decode_audio
-from slap_jax.data.builders.clips import DATASET, SCHEMA_VERSION, SplitStream, write_splits
-from slap_jax.data.entries import Entry, Rejection, count_reasons
-from slap_jax.data.manifest import read_manifest
-from slap_jax.data.records import SUMMARY, Record, make_record
+from slap_jax.data.builders.published import PublishedDataset
+from slap_jax.data.collections import open_collection
+from slap_jax.data.dataset_writer import DUPLICATES, DatasetIdentity, FinishedShard, write_dataset
+from slap_jax.data.entries import Collection
+from slap_jax.data.preparation_plan import CLIPS_PER_SHARD, REJECTED, Plan, ShardPlan, make_plan, rejection_line
+from slap_jax.data.prepare_local import run_local
+from slap_jax.data.records import SUMMARY, Record, shard_name
+from slap_jax.data.shard_writer import clip_facts, write_shard
+from slap_jax.data.staging import Staging
 
-REJECTED = "rejected.jsonl"
 LEAST_ALLOWED_REJECTIONS = 10
 ALLOWED_REJECTION_SHARE = 0.01
+# Rejections of such reasons are intended: a data set, or the user, leaves the clips out.
+EXCLUDED = "excluded_"
 
-# The manifest's duration and the decoded one differ by padding of codecs; a truncated file differs by more.
-_DURATION_TOLERANCE = 0.1
-_STAGING = ".staging"
-_PREVIOUS = ".previous"
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+Runner = Callable[[Sequence[ShardPlan], Path], None]
 
 
 class PrepareError(ValueError):
-    """Too many clips were rejected, or all of them."""
+    """Too many clips were rejected, or all of them, or the shards did not arrive."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +45,12 @@ class Prepared:
     """What a data set holds.
 
     Attributes:
-        directory: given as output; what `open_split` takes.
+        directory: of the data set, with its `dataset_info.json`; `open_split` takes it, or a folder above it.
         clips: split -> number of clips.
         seconds: split -> their duration.
         rejected: reason -> number of clips left out.
+        duplicates: `groups` of clips with the same audio, how many of them lie `between_splits`, the `clips` that are
+            not the first of their group, and how many of these were `dropped`.
         reused: whether it was there already, made from the same inputs.
     """
 
@@ -54,66 +58,97 @@ class Prepared:
     clips: dict[str, int]
     seconds: dict[str, float]
     rejected: dict[str, int]
+    duplicates: dict[str, int]
     reused: bool
 
 
 def prepare(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Collection,
     output: str | os.PathLike[str],
     *,
     audio_root: str | os.PathLike[str] | None = None,
     name: str = "",
+    exclude: Sequence[str] = (),
+    drop_duplicates: bool = False,
     max_rejected: int | None = None,
+    clips_per_shard: int = CLIPS_PER_SHARD,
     workers: int | None = None,
+    runner: Runner | None = None,
     log: Callable[[str], None] = print,
 ) -> Prepared:
-    """Writes the clips of a manifest as records.
+    """Writes the clips of a collection as records.
 
-    The result does not depend on `workers`. A second call with unchanged inputs writes nothing. The new data set takes
-    the old one's place only once it is complete and accepted; until then the old one stays as it is.
+    The result does not depend on workers and runners. A second call with unchanged inputs writes nothing; after a
+    change of the collection, shards that it does not touch are taken over.
 
     Args:
-        source: `.jsonl` or `.csv` manifest, or a folder with sidecars (docs/data_format.md).
-        output: directory to write to; receives `slap_clips/<version>/` and `rejected.jsonl`.
-        audio_root: what the manifest's paths are relative to; its folder by default.
-        name: `source` of clips whose line names none; the manifest's folder by default.
+        source: a manifest, a folder with sidecars, tars or tables (docs/collections.md), or an opened collection, such
+            as a named data set.
+        output: directory to write to; receives `NAME/VERSION/`, `slap_clips/1.0.0/` unless the data set has a name.
+        audio_root: what a manifest's paths are relative to; its folder by default.
+        name: `source` of clips that name none; the folder's name by default.
+        exclude: "PATH:SPLIT" of prepared data whose clips are left out.
+        drop_duplicates: whether to keep only the first of clips with the same audio.
         max_rejected: the most clips that may be rejected; by default 1 % of them, and at least 10.
-        workers: decoding threads; one per core by default.
+        clips_per_shard: the most clips of a shard; more where a split would have 10,000 shards.
+        workers: clips to decode at a time on this machine; one per core by default.
+        runner: makes the shards; `run_local` by default.
         log: receives each line of the summary.
 
     Returns:
         Counts of what was written and what was left out.
 
     Raises:
-        ManifestError: the manifest cannot be read at all.
-        PrepareError: more than `max_rejected` clips were rejected, or every one.
+        CollectionError: the collection cannot be read at all.
+        PrepareError: it is empty, or more than `max_rejected` of its clips were rejected, or every one.
+        ShardError: a shard could not be written; those that are finished are kept.
     """
-    output = Path(output)
-    entries, rejections = read_manifest(source, audio_root, name)
-    total = len(entries) + len(rejections)
-    allowed = max_rejected
-    if allowed is None:
-        allowed = max(LEAST_ALLOWED_REJECTIONS, math.ceil(ALLOWED_REJECTION_SHARE * total))
+    if isinstance(source, (str, os.PathLike)):
+        collection = open_collection(source, audio_root=audio_root, name=name)
+    else:
+        collection = source
+    identity = _identity(collection)
+    final = Path(output) / identity.name
+    exclude = [os.path.abspath(each) for each in exclude]  # workers may run in other folders
 
-    def build(directory: Path) -> dict[str, int]:
-        output.mkdir(parents=True, exist_ok=True)
-        with (output / REJECTED).open("w", encoding="utf-8") as file:
-            return _write_entries(entries, rejections, directory, file, workers or os.cpu_count() or 1)
-
-    def accept(rejected: Mapping[str, int]) -> None:
-        count = sum(rejected.values())
-        reasons = ", ".join(f"{number} {reason}" for reason, number in rejected.items())
-        if count == total:
-            raise PrepareError(f"all {total} clips of {source} were rejected ({reasons}); see {output / REJECTED}")
-        if count > allowed:
-            raise PrepareError(
-                f"{count} of {total} clips of {source} were rejected ({reasons}), more than max_rejected={allowed}; "
-                f"see {output / REJECTED}, then correct them, or allow as many with --max-rejected {count} "
-                "(the good clips are kept and not decoded again)"
+    def list_clips(folder: Path | None) -> Plan:
+        with tqdm(desc="list", unit=" clips", disable=None) as progress:
+            return make_plan(
+                collection, folder, clips_per_block=clips_per_shard, exclude=exclude, on_clips=progress.update
             )
 
-    inputs = {"entries": _digest(entries), "rejected_lines": len(rejections)}
-    return _publish(output, inputs, build, accept, log)
+    def inputs(plan: Plan) -> dict[str, Any]:
+        return {"collection": plan.digest, "drop_duplicates": drop_duplicates}
+
+    summary = _read_summary(final / identity.version)
+    if summary is not None:
+        plan = list_clips(None)  # nothing is written unless something has changed
+        if summary["inputs"] == inputs(plan):
+            _accept(summary["rejected"], plan, max_rejected, final / identity.version / REJECTED)
+            return _report(final / identity.version, summary, True, log)
+
+    staging = Staging(Path(output), identity)
+    plan = list_clips(staging.plan)
+    _accept(plan.rejected, plan, max_rejected, staging.plan / REJECTED)
+    plans = plan.shards(staging.plan, identity.name)
+    staging.keep_only(plans)
+    staging.take_over(plans)
+    run = runner or (lambda plans, folder: run_local(plans, folder, workers or os.cpu_count() or 1))
+    run([each for each in plans if not staging.has(each)], staging.folder)
+    missing = [each for each in plans if not staging.has(each)]
+    if missing:
+        raise PrepareError(
+            f"{len(missing)} of {len(plans)} shards did not arrive in {staging.shards}, like {missing[0].file}; every "
+            "worker must see this folder, and the audio files, under the same names"
+        )
+    shards = [staging.finished(each.split, each.file) for each in plans]
+    rejected = _write_rejections(staging, plan, shards)
+    _accept(rejected, plan, max_rejected, staging.rejected)
+    contents = write_dataset(staging.dataset, identity, shards, drop_duplicates=drop_duplicates)
+    staging.rejected.rename(staging.dataset / REJECTED)
+    summary = {"inputs": inputs(plan), "rejected": dict(rejected), **contents}
+    staging.publish(summary)
+    return _report(final / identity.version, summary, False, log)
 
 
 def prepare_records(
@@ -131,169 +166,119 @@ def prepare_records(
         inputs: JSON values that determine the records.
         log: receives each line of the summary.
     """
+    identity = DatasetIdentity()
+    directory = Path(output) / identity.name / identity.version
+    summary = _read_summary(directory)
+    if summary is not None and summary["inputs"] == inputs:
+        return _report(directory, summary, True, log)
+    staging = Staging(Path(output), identity)
+    shards = []
+    for split, (most, records) in splits.items():
+        clips = ((record, clip_facts(record, record.waveform())) for record in records)
+        count = max(1, -(-most // CLIPS_PER_SHARD))
+        for number in range(count):
+            shard = staging.finished(split, shard_name(identity.name, split, number, count))
+            write_shard(shard.file, shard.summary_file, itertools.islice(clips, CLIPS_PER_SHARD))
+            shards.append(shard)
+    summary = {"inputs": dict(inputs), "rejected": {}, **write_dataset(staging.dataset, identity, shards)}
+    staging.publish(summary)
+    return _report(directory, summary, False, log)
 
-    def build(directory: Path) -> dict[str, int]:
-        write_splits({name: SplitStream(most, iter(records)) for name, (most, records) in splits.items()}, directory)
-        return {}
 
-    return _publish(Path(output), dict(inputs), build, lambda rejected: None, log)
+def rejection_limit(clips: int, max_rejected: int | None = None) -> int:
+    """Returns how many clips of a collection may be rejected.
+
+    Args:
+        clips: good and bad ones, without those that are left out as intended.
+        max_rejected: as the user says, if they say.
+    """
+    if max_rejected is not None:
+        return max_rejected
+    return max(LEAST_ALLOWED_REJECTIONS, math.ceil(ALLOWED_REJECTION_SHARE * clips))
 
 
-def _publish(
-    output: Path,
-    inputs: Mapping[str, Any],
-    build: Callable[[Path], dict[str, int]],
-    accept: Callable[[Mapping[str, int]], None],
-    log: Callable[[str], None],
-) -> Prepared:
-    """Builds beside the present data set and exchanges them at the end, unless the same inputs were built already."""
-    final, staging = output / DATASET, output / _STAGING
-    summary = _read_summary(final, inputs)
-    reused = summary is not None
-    if summary is None:
-        summary = _read_summary(staging / DATASET, inputs)
-        if summary is None:
-            shutil.rmtree(staging, ignore_errors=True)
-            rejected = build(staging)
-            summary = _complete_summary(staging / DATASET, inputs, rejected)
-    accept(summary["rejected"])
-    if not reused:
-        previous = output / _PREVIOUS
-        shutil.rmtree(previous, ignore_errors=True)
-        if final.exists():
-            final.rename(previous)
-        (staging / DATASET).rename(final)
-        shutil.rmtree(previous, ignore_errors=True)
-        shutil.rmtree(staging, ignore_errors=True)
-    prepared = Prepared(
-        directory=output,
-        clips={name: split["clips"] for name, split in summary["splits"].items()},
-        seconds={name: split["seconds"] for name, split in summary["splits"].items()},
-        rejected=summary["rejected"],
-        reused=reused,
+def _identity(collection: Collection) -> DatasetIdentity:
+    if not isinstance(collection, PublishedDataset):
+        return DatasetIdentity()
+    return DatasetIdentity(
+        name=collection.name,
+        version=collection.version,
+        description=f"{collection.title}. {DatasetIdentity.description}",
+        homepage=collection.homepage,
+        licence=collection.licence,
+        citation=collection.citation,
     )
-    _report(prepared, log)
-    return prepared
 
 
-def _summary_file(dataset: Path) -> Path:
-    return dataset / SCHEMA_VERSION / SUMMARY
+def _write_rejections(staging: Staging, plan: Plan, shards: Sequence[FinishedShard]) -> Counter[str]:
+    """Joins the rejections of the listing and of the shards in one file; returns counts by reason."""
+    rejected = Counter(plan.rejected)
+    with staging.rejected.open("wb") as file:
+        with (staging.plan / REJECTED).open("rb") as listed:
+            shutil.copyfileobj(listed, file)
+        for shard in shards:
+            for rejection in shard.summary().rejections:
+                file.write(rejection_line(rejection))
+                rejected[rejection.reason] += 1
+    return Counter(dict(rejected.most_common()))
 
 
-def _read_summary(dataset: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the summary of a complete data set made from `inputs`, None of anything else."""
+def _accept(rejected: Mapping[str, int], plan: Plan, max_rejected: int | None, file: Path) -> None:
+    """Raises if there are more rejections than allowed, before or after decoding."""
+    bad = {reason: number for reason, number in rejected.items() if not reason.startswith(EXCLUDED)}
+    count, listed = sum(bad.values()), plan.clips + sum(plan.rejected.values())
+    intended = sum(rejected.values()) - count
+    reasons = ", ".join(f"{number} {reason}" for reason, number in rejected.items())
+    total = listed - intended
+    if not listed:
+        raise PrepareError("the collection holds no clips")
+    if count == total:
+        raise PrepareError(f"all {listed} clips were left out ({reasons}); see {file}")
+    allowed = rejection_limit(total, max_rejected)
+    if count > allowed:
+        raise PrepareError(
+            f"{count} of {total} clips were rejected ({reasons}), more than max_rejected={allowed}; see {file}, then "
+            f"correct them, or allow as many with --max-rejected {count} (no clip is decoded twice)"
+        )
+
+
+def _read_summary(directory: Path) -> dict[str, Any] | None:
+    """Returns the summary of a data set; None if there is none, or one of an older version."""
     try:
-        summary = json.loads(_summary_file(dataset).read_text())
+        summary = json.loads((directory / SUMMARY).read_text())
     except (OSError, ValueError):
         return None
-    return summary if summary.get("inputs") == inputs else None
+    return summary if "duplicates" in summary else None
 
 
-def _complete_summary(dataset: Path, inputs: Mapping[str, Any], rejected: dict[str, int]) -> dict[str, Any]:
-    """Adds to the writer's summary what the data set was made from; only then it counts as complete."""
-    file = _summary_file(dataset)
-    contents = json.loads(file.read_text()) if file.is_file() else {"splits": {}}
-    summary = {"inputs": dict(inputs), "rejected": rejected, **contents}
-    if file.is_file():
-        file.write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
-
-
-def _write_entries(
-    entries: Sequence[Entry], rejections: Sequence[Rejection], directory: Path, rejected_file: TextIO, workers: int
-) -> dict[str, int]:
-    """Decodes and writes entries split by split; returns how many were rejected, by reason."""
-    found = list(rejections)
-
-    def note(rejection: Rejection) -> None:
-        rejected_file.write(json.dumps(dataclasses.asdict(rejection), ensure_ascii=False) + "\n")
-        rejected_file.flush()
-
-    for rejection in rejections:
-        note(rejection)
-    by_split: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_split.setdefault(entry.split, []).append(entry)
-
-    with (
-        concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(entries), desc="prepare", unit=" clips", disable=None) as progress,
-    ):
-
-        def good(results: Iterator[Record | Rejection]) -> Iterator[Record]:
-            for result in results:
-                progress.update()
-                if isinstance(result, Rejection):
-                    found.append(result)
-                    note(result)
-                else:
-                    yield result
-
-        splits = {}
-        for name, members in by_split.items():
-            records = good(_map_in_order(pool, read_entry, members, 4 * workers))
-            first = next(records, None)  # a split without a single good clip does not exist
-            if first is not None:
-                splits[name] = SplitStream(len(members), itertools.chain([first], records))
-        if splits:
-            write_splits(splits, directory)
-    return count_reasons(found)
-
-
-def read_entry(entry: Entry) -> Record | Rejection:
-    """Decodes the audio of a manifest entry; what cannot be used becomes a rejection."""
-    try:
-        samples = decode_audio(entry.audio.path)
-    except AudioError as error:
-        return Rejection(entry.where, entry.id, error.reason, str(error))
-    seconds = len(samples) / SAMPLE_RATE
-    if entry.duration_s is not None and seconds < (1 - _DURATION_TOLERANCE) * entry.duration_s - _DURATION_TOLERANCE:
-        return Rejection(
-            entry.where,
-            entry.id,
-            "shorter_than_stated",
-            f"{entry.audio} lasts {seconds:.2f} s; the manifest says duration_s={entry.duration_s}: copy it again",
+def _report(directory: Path, summary: Mapping[str, Any], reused: bool, log: Callable[[str], None]) -> Prepared:
+    """Says what a data set holds, and returns it."""
+    splits, duplicates = summary["splits"], summary["duplicates"]
+    log(f"{directory}: {'already prepared' if reused else 'prepared'}")
+    for name, split in splits.items():
+        durations = split["duration_s"]["quantiles"]
+        log(
+            f"  {name}: {split['clips']} clips, {split['seconds'] / 60:.1f} minutes, "
+            f"{durations['0%']:g} to {durations['100%']:g} s, median {durations['50%']:g} s, "
+            f"{split['loudness_dbfs']['quantiles']['50%']:.0f} dBFS"
         )
-    return make_record(
-        entry.id,
-        samples,
-        entry.captions,
-        labels=entry.labels,
-        regions=entry.regions,
-        source=entry.source,
-        caption_source=entry.caption_source,
-        licence=entry.licence,
+    for reason, count in summary["rejected"].items():
+        log(f"  {'left out' if reason.startswith(EXCLUDED) else 'rejected'}, {reason}: {count}")
+    if summary["rejected"]:
+        log(f"  each of them with its reason: {directory / REJECTED}")
+    if duplicates["groups"]:
+        state = "dropped" if duplicates["dropped"] else "kept; --drop-duplicates would drop them"
+        log(f"  {duplicates['clips']} clips have the audio of an earlier one ({state}): {directory / DUPLICATES}")
+    if duplicates["groups_between_splits"]:
+        log(
+            f"  WARNING: {duplicates['groups_between_splits']} of these groups lie in more than one split: "
+            "what is measured on one of the splits after training on the other means nothing"
+        )
+    return Prepared(
+        directory=directory,
+        clips={name: split["clips"] for name, split in splits.items()},
+        seconds={name: split["seconds"] for name, split in splits.items()},
+        rejected=summary["rejected"],
+        duplicates=duplicates,
+        reused=reused,
     )
-
-
-def _map_in_order(
-    pool: concurrent.futures.Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """Maps in parallel, gives results in the order of the items, and holds at most `ahead` of them."""
-    waiting: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _digest(entries: Sequence[Entry]) -> str:
-    """Hashes everything that the records depend on; of the audio files, their size and time of change."""
-    digest = hashlib.blake2b(f"{SCHEMA_VERSION} {SAMPLE_RATE} {RESAMPLE_QUALITY}".encode(), digest_size=16)
-    for entry in entries:
-        status = entry.audio.path.stat()
-        digest.update(repr((dataclasses.astuple(entry), status.st_size, status.st_mtime_ns)).encode())
-    return digest.hexdigest()
-
-
-def _report(prepared: Prepared, log: Callable[[str], None]) -> None:
-    state = "already prepared" if prepared.reused else "prepared"
-    log(f"{prepared.directory}: {state}")
-    for split, clips in prepared.clips.items():
-        log(f"  {split}: {clips} clips, {prepared.seconds[split] / 60:.1f} minutes")
-    for reason, count in prepared.rejected.items():
-        log(f"  rejected, {reason}: {count}")
-    if prepared.rejected:
-        log(f"  each rejected clip with its reason: {prepared.directory / REJECTED}")

@@ -151,7 +151,7 @@ def sort_hashes(hashes: UInt64[np.ndarray, " n"], sorted_file: Path, order_file:
 
 def hash_id(source: str, clip_id: str) -> int:
     """Returns a uint64 of "source/id"; that any two of 100 million clips share one has a probability of 0.0003."""
-    return hash_bytes(f"{source}/{clip_id}".encode())
+    return hash_bytes(f"{source}/{clip_id}".encode(errors="surrogateescape"))  # names of files need not be Unicode
 
 
 def hash_audio(waveform: Int16[np.ndarray, " n"]) -> int:

@@ -15,6 +15,11 @@ from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
 from slap_jax.data.audio import SAMPLE_RATE, decode_flac, encode_flac, to_int16
 
+# Name of data sets that have none of their own.
+DATASET = "slap_clips"
+# Changes when records of an older version could no longer be read.
+SCHEMA_VERSION = "1.0.0"
+
 DATASET_INFO = "dataset_info.json"
 SUMMARY = "slap_records.json"
 _MERGE = "+"
@@ -247,6 +252,11 @@ def dataset_directory(path: str | os.PathLike[str]) -> Path:
     if len(found) > 1:
         raise RecordsError(f"{path} holds several data sets; name one of: {', '.join(map(str, found))}")
     return found[0]
+
+
+def shard_name(dataset: str, split: str, number: int, count: int) -> str:
+    """Returns the file name of a shard, as TFDS expects it."""
+    return f"{dataset}-{split}.array_record-{number:05d}-of-{count:05d}"
 
 
 def _fingerprint(directory: Path, splits: Sequence[str]) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
-from jaxtyping import Float32, Int16, Int64, UInt64
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from jaxtyping import Bool, Float32, Int16, Int64, UInt64
 
 from slap_jax.data.atomic_file import atomic_file
-from slap_jax.data.audio import INT16_SCALE
 from slap_jax.data.entries import Rejection
+from slap_jax.data.loudness import loudness
 from slap_jax.data.record_index import hash_audio, hash_bytes, hash_id
 from slap_jax.data.records import Record, encode_record
 
@@ -32,13 +32,13 @@ class ClipFacts:
         samples: at 16 kHz.
         id_hash: of "source/id".
         audio_hash: of the samples.
-        level_dbfs: root mean square in dB of full scale; -inf of digital silence.
+        loudness_dbfs: of `loudness`.
     """
 
     samples: int
     id_hash: int
     audio_hash: int
-    level_dbfs: float
+    loudness_dbfs: float
 
 
 def clip_facts(record: Record, waveform: Int16[np.ndarray, " n"]) -> ClipFacts:
@@ -48,9 +48,7 @@ def clip_facts(record: Record, waveform: Int16[np.ndarray, " n"]) -> ClipFacts:
         record: the clip.
         waveform: the samples that it holds.
     """
-    power = float(np.mean(np.square(waveform, dtype=np.float32), dtype=np.float64)) / INT16_SCALE**2
-    level = 10 * np.log10(power) if power else -np.inf
-    return ClipFacts(len(waveform), hash_id(record.source, record.id), hash_audio(waveform), float(level))
+    return ClipFacts(len(waveform), hash_id(record.source, record.id), hash_audio(waveform), loudness(waveform))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +61,8 @@ class ShardSummary:
         id_hash: `hash_id` of each record.
         audio_hash: `hash_audio` of each record.
         content_hash: hash of each record as stored.
-        level_dbfs: level of each record.
+        loudness_dbfs: `loudness` of each record.
+        names: (source, id) of each record.
         rejections: the clips that were left out.
     """
 
@@ -72,23 +71,33 @@ class ShardSummary:
     id_hash: UInt64[np.ndarray, " n"]
     audio_hash: UInt64[np.ndarray, " n"]
     content_hash: UInt64[np.ndarray, " n"]
-    level_dbfs: Float32[np.ndarray, " n"]
-    rejections: tuple[Rejection, ...] = ()
+    loudness_dbfs: Float32[np.ndarray, " n"]
+    names: tuple[tuple[str, str], ...]
+    rejections: tuple[Rejection, ...]
 
     def save(self, file: Path) -> None:
         """Writes the summary; once it is there, the shard counts as finished."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["rejections"] = json.dumps([dataclasses.astuple(rejection) for rejection in self.rejections])
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        texts = {
+            "digest": self.digest,
+            "names": self.names,
+            "rejections": [dataclasses.astuple(rejection) for rejection in self.rejections],
+        }
         with atomic_file(file) as partial, partial.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **{name: np.asarray(value) for name, value in values.items()})
+            np.savez(stream, allow_pickle=False, texts=np.frombuffer(json.dumps(texts).encode(), np.uint8), **arrays)
 
     @classmethod
     def load(cls, file: Path) -> "ShardSummary":
         """Reads what `save` wrote."""
         with np.load(file) as values:
             arrays = dict(values)
-        digest, rejections = str(arrays.pop("digest")), json.loads(str(arrays.pop("rejections")))
-        return cls(digest=digest, rejections=tuple(Rejection(*rejection) for rejection in rejections), **arrays)
+        texts = json.loads(arrays.pop("texts").tobytes())
+        return cls(
+            digest=texts["digest"],
+            names=tuple((source, clip_id) for source, clip_id in texts["names"]),
+            rejections=tuple(Rejection(*rejection) for rejection in texts["rejections"]),
+            **arrays,
+        )
 
 
 def write_shard(
@@ -107,6 +116,7 @@ def write_shard(
     """
     facts: list[ClipFacts] = []
     contents: list[int] = []
+    names: list[tuple[str, str]] = []
     rejections: list[Rejection] = []
     try:
         with atomic_file(file) as partial, _array_record(partial) as write:
@@ -119,22 +129,50 @@ def write_shard(
                 write(data)
                 facts.append(fact)
                 contents.append(hash_bytes(data))
+                names.append((record.source, record.id))
         summary = ShardSummary(
             digest=digest,
             samples=np.array([fact.samples for fact in facts], np.int64),
             id_hash=np.array([fact.id_hash for fact in facts], np.uint64),
             audio_hash=np.array([fact.audio_hash for fact in facts], np.uint64),
             content_hash=np.array(contents, np.uint64),
-            level_dbfs=np.array([fact.level_dbfs for fact in facts], np.float32),
+            loudness_dbfs=np.array([fact.loudness_dbfs for fact in facts], np.float32),
+            names=tuple(names),
             rejections=tuple(rejections),
         )
         summary.save(summary_file)
     except OSError as error:
-        raise ShardError(
-            f"{file} could not be written ({error}); make room or correct the folder, then call again: "
-            "finished shards are kept"
-        ) from error
+        raise ShardError(_not_written(file, error)) from error
     return summary
+
+
+def filter_shard(source: Path, target: Path, kept: Bool[np.ndarray, " n"]) -> None:
+    """Copies some records of a shard to another shard.
+
+    Args:
+        source: to read.
+        target: to write; its folder exists.
+        kept: which records to copy.
+
+    Raises:
+        ShardError: the target could not be written.
+    """
+    reader = ArrayRecordReader(str(source))
+    try:
+        with atomic_file(target) as partial, _array_record(partial) as write:
+            for number in np.flatnonzero(kept):
+                write(reader.read([int(number)])[0])
+    except OSError as error:
+        raise ShardError(_not_written(target, error)) from error
+    finally:
+        reader.close()
+
+
+def _not_written(file: Path, error: OSError) -> str:
+    return (
+        f"{file} could not be written ({error}); make room or correct the folder, then call again: "
+        "finished shards are kept"
+    )
 
 
 @contextlib.contextmanager

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slap_jax.data import prepare as prepare_module
+from slap_jax.data import prepare_shard
 from slap_jax.data.audio import decode_audio, to_int16
-from slap_jax.data.manifest import ManifestError
-from slap_jax.data.prepare import REJECTED, PrepareError, prepare, prepare_records
+from slap_jax.data.entry_fields import CollectionError
+from slap_jax.data.preparation_plan import REJECTED
+from slap_jax.data.prepare import PrepareError, prepare, prepare_records
 from slap_jax.data.records import open_split, split_sizes
 from tests.data.tiny_data import encoded, tiny_record, tone, write_manifest, write_tone
 
@@ -33,7 +34,10 @@ def quiet(*arguments, **settings):
 
 
 def rejected(output: Path) -> list[dict]:
-    return [json.loads(line) for line in (output / REJECTED).read_text().splitlines()]
+    """Reads what was left out: of the attempt that was refused, if there is one, else of the data set."""
+    refused = sorted((output / ".staging").rglob(REJECTED), key=lambda file: len(file.parts))
+    (file,) = refused[:1] or output.glob(f"*/*/{REJECTED}")
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def shard_files(output: Path) -> dict[str, bytes]:
@@ -70,7 +74,7 @@ def test_second_call_writes_nothing_and_a_change_is_noticed(tmp_path, monkeypatc
     write_tone(tmp_path / "in" / "0.wav", 0.3)
     assert not quiet(manifest, output).reused
     assert open_split(output, "train")[0].duration_s == pytest.approx(0.3)
-    assert {path.name for path in output.iterdir()} == {"slap_clips", REJECTED}
+    assert [path.name for path in output.iterdir()] == ["slap_clips"]
 
 
 def test_every_bad_file_is_listed_with_its_reason_and_the_rest_is_written(tmp_path):
@@ -125,7 +129,7 @@ def test_too_many_rejections_stop_but_lose_nothing(tmp_path, monkeypatch):
         quiet(manifest, output, max_rejected=2)
     assert shard_files(output / "slap_clips") == before and len(open_split(output, "train")) == 3
     assert len(rejected(output)) == 3
-    monkeypatch.setattr(prepare_module, "decode_audio", None)  # a second decoding would fail
+    monkeypatch.setattr(prepare_shard, "decode_audio", None)  # a second decoding would fail
     assert quiet(manifest, output, max_rejected=3).clips == {"train": 5, "test": 2}
     assert not (output / ".staging").exists()
 
@@ -153,13 +157,13 @@ def test_an_interrupted_run_leaves_the_old_data_and_starts_again(tmp_path, monke
     quiet(manifest_of(tmp_path / "first", good=4), output)
     manifest = manifest_of(tmp_path / "second", good=7)
 
-    def interrupt(path, *_):
+    def interrupt(path, **_):
         if os.fspath(path).endswith("6.wav"):
             raise KeyboardInterrupt
         return decode_audio(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "decode_audio", interrupt)
+        patch.setattr(prepare_shard, "decode_audio", interrupt)
         with pytest.raises(KeyboardInterrupt):
             quiet(manifest, output, workers=1)
     assert len(open_split(output, "train+test")) == 4
@@ -167,7 +171,7 @@ def test_an_interrupted_run_leaves_the_old_data_and_starts_again(tmp_path, monke
 
 
 def test_unreadable_manifest_touches_nothing(tmp_path):
-    with pytest.raises(ManifestError):
+    with pytest.raises(CollectionError):
         quiet(tmp_path / "none.jsonl", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
