@@ -18,7 +18,7 @@ class EvaluationClip:
     Attributes:
         id: unique within its source.
         waveform: 16 kHz mono, never cropped.
-        captions: one or more.
+        captions: best first; none where the collection has labels only.
         labels: "key=value" or plain words.
         key: stable int32 of the recording.
     """

@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import json
+import time
 from itertools import islice
 
 import numpy as np
@@ -12,8 +13,15 @@ from slap_jax.data.audio import AudioError
 from slap_jax.data.pipeline import DataMismatchError, TrainBatches
 from slap_jax.data.prefetch import Prefetch
 from slap_jax.data.prepare import prepare_records
-from slap_jax.data.records import RecordsError, open_split
-from tests.data.tiny_data import tiny_captions, tiny_config, tiny_dataset, tiny_record, tiny_tokenizer
+from slap_jax.data.records import Records, RecordsError, open_split
+from tests.data.tiny_data import (
+    damage_audio,
+    tiny_captions,
+    tiny_config,
+    tiny_dataset,
+    tiny_record,
+    tiny_tokenizer,
+)
 
 FIELDS = [field.name for field in dataclasses.fields(PackedBatch)]
 
@@ -248,11 +256,11 @@ def test_another_number_of_shards_is_refused_even_if_mismatch_is_allowed(dataset
 def test_missing_data_and_damaged_records_say_so(dataset, tokenizer, tmp_path):
     with pytest.raises(RecordsError, match="slap prepare"):
         TrainBatches(tiny_config(tmp_path / "nothing", tokenizer), tokenizer)
-    damaged = dataclasses.replace(tiny_record(0, 0.5), audio=tiny_record(0, 0.5).audio[:60])
-    prepare_records({"train": (1, [damaged])}, tmp_path / "damaged", {}, log=lambda line: None)
+    tiny_dataset(tmp_path / "damaged")
+    damage_audio(tmp_path / "damaged", "train", "clip-5")
     train = TrainBatches(tiny_config(tmp_path / "damaged", tokenizer), tokenizer)
-    with pytest.raises(AudioError, match=r"record tiny/clip-0 holds damaged audio"):
-        next(train)
+    with pytest.raises(AudioError, match=r"record tiny/clip-5 holds damaged audio"):
+        global_batches([train], 9)
     train.close()
 
 
@@ -335,3 +343,27 @@ def test_temperature_draws_every_clip_equally_often(dataset, tokenizer, tmp_path
     assert TrainBatches(config, tokenizer).shares == pytest.approx({"tiny": 0.8, "second": 0.2})
     config.data.temperature = 2.0
     assert TrainBatches(config, tokenizer).shares == pytest.approx({"tiny": 2 / 3, "second": 1 / 3})
+
+
+def test_a_slow_device_stops_the_reading_and_memory_stays_bounded(dataset, tokenizer, monkeypatch):
+    reads = []
+    read = Records.__getitem__
+
+    def counted(records, index):
+        reads.append(index)
+        return read(records, index)
+
+    monkeypatch.setattr(Records, "__getitem__", counted)
+    config = tiny_config(dataset, tokenizer, read_threads=4)
+    with Prefetch(TrainBatches(config, tokenizer), lambda batch: batch, depth=1) as prefetch:
+        clips = int(next(prefetch).clip_valid.sum())
+        before = -1
+        while before != len(reads):  # what is read ahead ends by itself, while no batch is taken
+            before = len(reads)
+            time.sleep(0.5)
+        # At most: the batch given, one ready, one being placed, one planned, the open rows, and 16 records a thread.
+        most = 4 * config.data.rows * config.data.slots + 4 * config.data.packing_bins * config.data.slots + 4 * 16 * 2
+        assert clips < len(reads) <= most
+        next(prefetch)
+        time.sleep(0.5)
+        assert len(reads) > before

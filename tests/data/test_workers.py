@@ -9,10 +9,9 @@ import pytest
 
 from slap_jax.data.audio import AudioError
 from slap_jax.data.pipeline import TrainBatches
-from slap_jax.data.prepare import prepare_records
 from slap_jax.data.workers import WorkerError, _reserve
 from tests.data.test_pipeline import global_batches, same
-from tests.data.tiny_data import tiny_config, tiny_record
+from tests.data.tiny_data import damage_audio, tiny_config, tiny_dataset
 
 
 def workers_of_this_test() -> list:
@@ -49,12 +48,11 @@ def test_workers_give_the_same_batches_and_states_as_threads(dataset, tokenizer,
 
 
 def test_an_error_in_a_worker_is_the_callers(tokenizer, tmp_path):
-    good = tiny_record(0, 0.5)
-    damaged = type(good)(id="bad", audio=good.audio[:50], duration_s=0.5, captions=("a tone",), source="tiny")
-    prepare_records({"train": (2, [good, damaged])}, tmp_path, {}, log=lambda line: None)
+    tiny_dataset(tmp_path)
+    damage_audio(tmp_path, "train", "clip-5")
     train = TrainBatches(tiny_config(tmp_path, tokenizer, workers=1), tokenizer)
-    with pytest.raises(AudioError, match="record tiny/bad"):
-        global_batches([train], 4)
+    with pytest.raises(AudioError, match="record tiny/clip-5"):
+        global_batches([train], 9)
     train.close()
     assert not workers_of_this_test()
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from ml_collections import ConfigDict
 
 from slap_jax.config import default_config, source
 from slap_jax.data.prepare import prepare_records
-from slap_jax.data.records import Record, make_record
+from slap_jax.data.records import Record, make_record, open_split
 from slap_jax.data.tokenizer import Tokenizer, train_tokenizer
 
 WORDS = ("low", "high", "soft", "loud", "short", "long", "tone", "buzz")
@@ -40,6 +41,19 @@ def tiny_record(index: int, seconds: float, name: str = "tiny") -> Record:
     """Returns a clip whose samples all tell its number: sample n of clip i is 100 i + n mod 97."""
     samples = (100 * index + np.arange(round(seconds * 16_000)) % 97).astype(np.int16)
     return make_record(f"clip-{index}", samples, tiny_captions(index), labels=(f"parity={index % 2}",), source=name)
+
+
+class DamagedRecord(Record):
+    """A record that is written like any other, and whose audio proves to be broken off when it is read."""
+
+    def waveform(self) -> np.ndarray:
+        return np.zeros(round(self.duration_s * 16_000), np.int16)
+
+
+def damaged_record(index: int, seconds: float, name: str = "tiny") -> Record:
+    """Returns `tiny_record` with the beginning of its audio only."""
+    record = tiny_record(index, seconds, name)
+    return DamagedRecord(**{**vars(record), "audio": record.audio[:60]})
 
 
 def durations(count: int, seed: int = 0, longest: float = 3.0) -> np.ndarray:
@@ -88,3 +102,17 @@ def write_tone(path: Path, seconds: float = 0.25, **settings: Any) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(tone(seconds, **settings)))
     return path.name
+
+
+def damage_audio(directory: Path, split: str, clip_id: str) -> None:
+    """Overwrites the end of a stored clip's FLAC with other bytes, as a bad disk would."""
+    file = next(directory.glob(f"*/*/*-{split}.array_record-*"))
+    audio = next(record.audio for record in open_split(directory, split) if record.id == clip_id)
+    half = len(audio) // 2
+    reader = ArrayRecordReader(str(file))
+    stored = [data.replace(audio, audio[:half] + b"?" * (len(audio) - half)) for data in reader.read_all()]
+    reader.close()
+    writer = ArrayRecordWriter(str(file), "group_size:1")
+    for data in stored:
+        writer.write(data)
+    writer.close()
