@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from slap_jax.config import samples_per_column
 from slap_jax.data.audio import flac_samples
-from slap_jax.data.captions import choose_caption
+from slap_jax.data.captions import caption_policy, choose_caption
 from slap_jax.data.mixture import ClipReference
 from slap_jax.data.packing import clip_columns
 from slap_jax.data.records import Record, Records
@@ -22,13 +22,15 @@ class PlannedClip:
     Attributes:
         reference: its place in the training stream.
         record: as stored.
-        tokens: ids of the drawn caption, `[BOS, ..., EOS]`.
+        caption: drawn, whole.
+        tokens: its ids, `[BOS, ..., EOS]`, at most `config.data.max_caption_tokens`.
         start: first sample of the part that is taken.
         samples: of the part.
     """
 
     reference: ClipReference
     record: Record
+    caption: str
     tokens: Sequence[int]
     start: int
     samples: int
@@ -50,7 +52,7 @@ class ClipPlanner:
         """
         data = config.data
         self._records = list(sources.values())
-        self._captions = [data.train[name].captions for name in sources]
+        self._policies = [caption_policy(data.train[name].captions) for name in sources]
         self._seeds = [derive_seed(config.seed, "clips", name) for name in sources]
         self._tokenizer, self._max_caption_tokens = tokenizer, data.max_caption_tokens
         self._most_samples = round(data.max_seconds * config.audio.sample_rate)
@@ -61,17 +63,17 @@ class ClipPlanner:
 
         Raises:
             AudioError: the record's bytes are damaged.
-            CaptionError: the record has neither captions nor labels.
+            CaptionError: the record has neither captions nor labels to make one of.
         """
         record: Record = self._records[reference.source][reference.record]
         generator = generator_at(self._seeds[reference.source], reference.place)
-        caption = choose_caption(record, self._captions[reference.source], generator)
+        caption = choose_caption(record, self._policies[reference.source], generator)
         samples, start = flac_samples(record.audio, f"record {record.source}/{record.id}"), 0
         if samples > self._most_samples:
             start = int(generator.integers(samples - self._most_samples + 1))
             samples = self._most_samples
         tokens = self._tokenizer.encode(caption, self._max_caption_tokens)
-        return PlannedClip(reference, record, tokens, start, samples)
+        return PlannedClip(reference, record, caption, tokens, start, samples)
 
     def size_of(self, clip: PlannedClip) -> tuple[int, int]:
         """Returns the columns and text tokens that a clip takes in a row."""

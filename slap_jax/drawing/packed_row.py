@@ -84,13 +84,14 @@ def slot_ink(slot: int) -> str:
     return "#1f2529" if slot_colour(slot) in _LIGHT_COLOURS else "#ffffff"
 
 
-def row_figure(row: PackedRow, theme: Theme, with_captions: bool) -> "Figure":
+def row_figure(row: PackedRow, theme: Theme, with_captions: bool, title: str = "") -> "Figure":
     """Draws waveform, log-mel and ownership of a row over time, and its text. Call within `drawing(theme)`.
 
     Args:
         row: what to draw.
         theme: colours.
         with_captions: write the captions below; the page has them as a list instead.
+        title: to write above.
     """
     blocks = _caption_blocks(row.captions) if with_captions else []
     left = _lines_of_left_half(blocks)
@@ -100,6 +101,8 @@ def row_figure(row: PackedRow, theme: Theme, with_captions: bool) -> "Figure":
     panels = list(figure.subplots(len(heights), 1, height_ratios=heights))
     wave, mel, owner, text = panels[:4]
     seconds = len(row.segments) * row.column_seconds
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=theme.ink, parse_math=False)
     _draw_waveform(wave, row)
     mel.imshow(
         row.log_mel.T,
