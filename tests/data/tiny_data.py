@@ -43,19 +43,6 @@ def tiny_record(index: int, seconds: float, name: str = "tiny") -> Record:
     return make_record(f"clip-{index}", samples, tiny_captions(index), labels=(f"parity={index % 2}",), source=name)
 
 
-class DamagedRecord(Record):
-    """A record that is written like any other, and whose audio proves to be broken off when it is read."""
-
-    def waveform(self) -> np.ndarray:
-        return np.zeros(round(self.duration_s * 16_000), np.int16)
-
-
-def damaged_record(index: int, seconds: float, name: str = "tiny") -> Record:
-    """Returns `tiny_record` with the beginning of its audio only."""
-    record = tiny_record(index, seconds, name)
-    return DamagedRecord(**{**vars(record), "audio": record.audio[:60]})
-
-
 def durations(count: int, seed: int = 0, longest: float = 3.0) -> np.ndarray:
     """Returns log-normal durations of 0.1 s to `longest`, the last of them the longest."""
     seconds = np.clip(np.random.default_rng(seed).lognormal(-0.2, 0.7, count), 0.1, longest).round(3)
