@@ -42,11 +42,20 @@ class AudioError(ValueError):
         self.reason = reason
 
 
+def unreadable(name: str, reason: str, advice: str = "convert it, or leave it out") -> AudioError:
+    """Returns the error for what is no audio, or damaged."""
+    return AudioError(
+        f"{name} is not readable as audio ({reason}); expected WAV, FLAC, Ogg, Opus, MP3 or AIFF, intact: {advice}",
+        "unreadable_audio",
+    )
+
+
 def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "") -> Float[np.ndarray, " n"]:
     """Decodes a file to mono float32 at one sample rate.
 
     Reads what libsndfile reads: WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF and others; 8 to 32 bits, float; any
-    rate, number of channels and duration. Channels are averaged, then resampled by soxr (HQ).
+    rate, number of channels and duration. Where PyAV is installed, M4A, AAC and the sound of videos too. Channels are
+    averaged, then resampled by soxr (HQ).
 
     Args:
         source: path, encoded bytes, or a binary buffer.
@@ -62,20 +71,15 @@ def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "")
     name = name or _name_of(source)
     readable = _open(source, name)
     try:
-        with soundfile.SoundFile(readable) as file:
-            rate, promised, comments = file.samplerate, file.frames, file.extra_info
-            blocks = list(_mono_blocks(file))
+        file = soundfile.SoundFile(readable)
     except (soundfile.SoundFileError, RuntimeError) as error:
-        reason = str(error).rpartition(": ")[2].rstrip(".")
-        raise AudioError(
-            f"{name} is not readable as audio ({reason}); expected WAV, FLAC, Ogg, Opus, MP3 or AIFF, intact: "
-            "convert it, or leave it out",
-            "unreadable_audio",
-        ) from error
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+        samples, rate, complete = _decode_container(readable, name, _reason_of(error))
+    else:
+        with file:
+            samples, rate, complete = _decode_sound_file(file, name)
     if samples.size == 0:
         raise AudioError(f"{name} holds no samples; leave it out", "empty_audio")
-    if _is_broken_off(comments, promised, samples.size):
+    if not complete:
         raise AudioError(
             f"{name} is broken off: its header promises more than the {samples.size / rate:.2f} s that are there; "
             "copy it again, or leave it out",
@@ -208,9 +212,38 @@ def _open(source: Source, name: str) -> str | io.BytesIO:
     if not path.is_file():
         found = "a directory" if path.is_dir() else "missing"
         raise AudioError(f"{name} is {found}; expected an audio file: correct the path", "missing_file")
-    if path.stat().st_size == 0:
+    try:
+        with path.open("rb") as file:
+            is_empty = not file.read(1)
+    except OSError as error:
+        raise AudioError(
+            f"{name} cannot be read ({error.strerror}); correct its permissions, or leave it out", "unreadable_file"
+        ) from error
+    if is_empty:
         raise AudioError(f"{name} is empty (0 bytes); leave it out", "empty_audio")
     return str(path)
+
+
+def _decode_sound_file(file: soundfile.SoundFile, name: str) -> tuple[Float[np.ndarray, " n"], int, bool]:
+    """Returns mono samples, their rate, and whether they are as many as the header promises."""
+    try:
+        blocks = list(_mono_blocks(file))
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise unreadable(name, _reason_of(error)) from error
+    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    return samples, file.samplerate, not _is_broken_off(file.extra_info, file.frames, samples.size)
+
+
+def _decode_container(readable: str | io.BytesIO, name: str, reason: str) -> tuple[Float[np.ndarray, " n"], int, bool]:
+    """Tries PyAV on what libsndfile does not know; returns the same as `_decode_sound_file`."""
+    from slap_jax.data.container_audio import decode_container
+
+    samples, rate, promised = decode_container(readable, name, reason)
+    return samples, rate, promised is None or samples.size >= _COMPLETE * promised
+
+
+def _reason_of(error: Exception) -> str:
+    return str(error).rpartition(": ")[2].rstrip(".")
 
 
 def _mono_blocks(file: soundfile.SoundFile) -> Iterator[Float[np.ndarray, " n"]]:

@@ -96,28 +96,5 @@ def _typed(row: dict[str, str], caption_columns: list[str]) -> dict[str, Any]:
     return fields
 
 
-# The names before `open_collection`, for callers that still want lists.
-ManifestError = CollectionError
+# For importers from before `audio.py` listed them.
 AUDIO_SUFFIXES = SOUND_SUFFIXES
-
-
-def read_manifest(
-    source: str | os.PathLike[str], audio_root: str | os.PathLike[str] | None = None, name: str = ""
-) -> tuple[list[Entry], list[Rejection]]:
-    """Lists a whole collection, and rejects ids that were given before."""
-    from slap_jax.data.collections import open_collection
-
-    entries: list[Entry] = []
-    rejections: list[Rejection] = []
-    seen: dict[tuple[str, str], str] = {}
-    for clip in open_collection(source, audio_root=audio_root, name=name).entries():
-        if isinstance(clip, Rejection):
-            rejections.append(clip)
-            continue
-        first = seen.setdefault((clip.source, clip.id), clip.where)
-        if first != clip.where:
-            detail = f"id {clip.id!r} was given at {first} already; ids must be unique"
-            rejections.append(Rejection(clip.where, clip.id, "duplicate_id", detail))
-        else:
-            entries.append(clip)
-    return entries, rejections

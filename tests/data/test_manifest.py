@@ -84,7 +84,7 @@ def test_all_fields_of_a_line(audio):
         (line(path="sub"), "missing_file", "sub"),
         (line(path="../a.wav"), "outside_root", "audio root"),
         (line(path="/etc/hostname"), "outside_root", "/etc/hostname"),
-        (line(path="a\0.wav"), "unreadable_file", "null byte"),
+        (line(path="a\0.wav"), "unreadable_file", "null"),
         (line(path="x" * 300), "unreadable_file", "too long"),
         ({"path": "a.wav"}, "missing_caption", "caption"),
         (line(captions=None), "missing_caption", "caption"),
