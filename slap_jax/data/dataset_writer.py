@@ -203,7 +203,8 @@ def _contents(parts: Sequence[_Part]) -> dict[str, Any]:
     for part in parts:
         columns = part.columns()
         digest.update(columns["content_hash"].astype("<u8").tobytes())
-        statistics.add(columns["samples"], columns["loudness_dbfs"])
+        statistics.add_durations(columns["samples"])
+        statistics.add_loudness(columns["loudness_dbfs"])
         clips += len(columns["samples"])
         samples += int(columns["samples"].sum())
     return {

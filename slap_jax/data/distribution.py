@@ -47,28 +47,36 @@ class Distribution:
 
 
 class ClipStatistics:
-    """How long and how loud clips are."""
+    """How long and how loud clips are.
+
+    Attributes:
+        log_seconds: decimal logarithms of the durations.
+        loudness: in dB of full scale.
+    """
 
     def __init__(self):
-        self._seconds = Distribution(-5.0, 6.0, 0.1, fine=1_000)  # of the decimal logarithm
-        self._loudness = Distribution(-102.0, 3.0, 3.0)
+        self.log_seconds = Distribution(-5.0, 6.0, 0.1, fine=1_000)
+        self.loudness = Distribution(-102.0, 3.0, 3.0)
 
-    def add(self, samples: Int64[np.ndarray, " n"], loudness_dbfs: Float[np.ndarray, " n"]) -> None:
-        """Counts clips."""
-        self._seconds.add(np.log10(samples / SAMPLE_RATE))
-        self._loudness.add(loudness_dbfs)
+    def add_durations(self, samples: Int64[np.ndarray, " n"]) -> None:
+        """Counts clips of that many samples at 16 kHz."""
+        self.log_seconds.add(np.log10(samples / SAMPLE_RATE))
+
+    def add_loudness(self, dbfs: Float[np.ndarray, " n"]) -> None:
+        """Counts clips that are so loud; they may be others, or fewer, than those whose durations are counted."""
+        self.loudness.add(dbfs)
 
     def summary(self) -> dict[str, Any]:
         """Returns JSON values: quantiles, and histograms whose edges are those of every other data set."""
-        edges, counts = self._seconds.histogram()
-        loudness_edges, loudness_counts = self._loudness.histogram()
+        edges, counts = self.log_seconds.histogram()
+        loudness_edges, loudness_counts = self.loudness.histogram()
         return {
             "duration_s": {
-                "quantiles": {name: float(f"{10**value:.3g}") for name, value in self._seconds.quantiles().items()},
+                "quantiles": {name: float(f"{10**value:.3g}") for name, value in self.log_seconds.quantiles().items()},
                 "histogram": {"edges": [float(f"{10**edge:.4g}") for edge in edges], "counts": counts.tolist()},
             },
             "loudness_dbfs": {
-                "quantiles": {name: round(value, 2) for name, value in self._loudness.quantiles().items()},
+                "quantiles": {name: round(value, 2) for name, value in self.loudness.quantiles().items()},
                 "histogram": {"edges": loudness_edges.tolist(), "counts": loudness_counts.tolist()},
             },
         }

@@ -4,14 +4,16 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int16
+from jaxtyping import Float, Int16, Int64
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from slap_jax.config import samples_per_column
-from slap_jax.data.audio import INT16_SCALE, SAMPLE_RATE
+from slap_jax.data.audio import SAMPLE_RATE
 from slap_jax.data.captions import CaptionError, CaptionPolicy, caption_policy, choose_caption
+from slap_jax.data.distribution import ClipStatistics
 from slap_jax.data.log_mel import log_mel
+from slap_jax.data.loudness import loudness
 from slap_jax.data.mixture import mixing_weights
 from slap_jax.data.packing import clip_columns
 from slap_jax.data.packing_forecast import Forecast, RowRoom, clips_needed, forecast
@@ -22,10 +24,10 @@ from slap_jax.data.tokenizer import Tokenizer
 
 SAMPLED_CLIPS = 1_000
 SILENT_DBFS = -60.0
-LOWEST_DBFS = -100.0  # stands for digital silence
 CLIPPED_RUN = 3  # samples at full scale, one after another
 
 _NO_LIMIT = 1 << 30
+_CHUNK = 1 << 20  # durations that are looked at together
 
 
 class StatisticsError(ValueError):
@@ -39,7 +41,7 @@ class ClipMeasures:
     Attributes:
         record: as stored, without its audio.
         samples: that training takes of it: all, or `config.data.max_seconds`.
-        loudness_dbfs: root mean square against full scale (a sine at full scale: -3.0), at least `LOWEST_DBFS`.
+        loudness_dbfs: root mean square against full scale (a sine at full scale: -3.0).
         clipped: whether `CLIPPED_RUN` samples in a row are at full scale.
         frames: of the log-mel of those samples.
         mel_sum: over the frames, for each band.
@@ -69,15 +71,21 @@ class SourceStatistics:
         path: of the prepared data.
         split: name, or several joined by "+".
         clips: number of clips of the split.
-        seconds: durations of all clips where the data have an index, else of the measured ones.
         measured: the clips that were decoded, in stored order.
+        timed: clips whose durations are known: all where the data have an index, else the measured ones.
+        seconds: their duration together.
+        longest: the duration of the longest of them, in seconds.
+        distributions: of their durations, and of the loudness of the measured ones.
     """
 
     path: str
     split: str
     clips: int
-    seconds: Float[np.ndarray, " n"]
     measured: list[ClipMeasures]
+    timed: int
+    seconds: float
+    longest: float
+    distributions: ClipStatistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,20 +181,29 @@ def measure_source(
         )
         for index in tqdm(np.sort(sample), desc=name, unit=" clips", disable=None, leave=False)
     ]
+    samples = _lengths(records, measured)
+    distributions = ClipStatistics()
+    distributions.add_loudness(np.array([clip.loudness_dbfs for clip in measured]))
+    for start in range(0, len(samples), _CHUNK):
+        distributions.add_durations(samples[start : start + _CHUNK])
     return SourceStatistics(
         path=records.path,
         split=records.split,
         clips=len(records),
-        seconds=_durations(records, measured),
         measured=measured,
+        timed=len(samples),
+        seconds=int(samples.sum()) / SAMPLE_RATE,
+        longest=int(samples.max()) / SAMPLE_RATE,
+        distributions=distributions,
     )
 
 
-def _durations(records: Records, measured: Sequence[ClipMeasures]) -> Float[np.ndarray, " n"]:
+def _lengths(records: Records, measured: Sequence[ClipMeasures]) -> Int64[np.ndarray, " n"]:
+    """Returns the samples of every clip, mapped from the index; without an index, of the measured clips."""
     try:
-        return open_index(records.path, records.split).samples / SAMPLE_RATE
+        return open_index(records.path, records.split).samples
     except RecordsError:  # prepared before there were indexes, or by another builder
-        return np.array([clip.record.duration_s for clip in measured], np.float64)
+        return np.array([round(clip.record.duration_s * SAMPLE_RATE) for clip in measured], np.int64)
 
 
 def measure_clip(
@@ -222,12 +239,6 @@ def measure_clip(
         tokens=len(tokenizer.encode(caption, data.max_caption_tokens)) if tokenizer and caption is not None else 0,
         caption_tokens=tuple(len(tokenizer.encode(text, _NO_LIMIT)) for text in record.captions) if tokenizer else (),
     )
-
-
-def loudness(waveform: Int16[np.ndarray, " n"]) -> float:
-    """Returns the root mean square in dB below full scale, at least `LOWEST_DBFS`."""
-    power = float(np.mean(np.square(waveform / INT16_SCALE)))
-    return max(LOWEST_DBFS, 10.0 * float(np.log10(power))) if power > 0 else LOWEST_DBFS
 
 
 def is_clipped(waveform: Int16[np.ndarray, " n"]) -> bool:

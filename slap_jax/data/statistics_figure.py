@@ -2,20 +2,21 @@
 
 import collections
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from slap_jax.data.packing_forecast import Forecast
-from slap_jax.data.statistics import LOWEST_DBFS, SILENT_DBFS, SourceStatistics, Statistics
-from slap_jax.data.statistics_summary import LOUDNESS_BIN_DB, SECONDS_BINS_A_DECADE
+from slap_jax.data.statistics import SILENT_DBFS, SourceStatistics, Statistics
 from slap_jax.drawing.theme import PRINT, Theme, drawing, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+Histogram = tuple[Float[np.ndarray, " edges"], Int64[np.ndarray, " bins"]]
 
 # Okabe and Ito, "Color Universal Design": told apart with every common colour vision. Beyond these, lines are dashed.
 SOURCE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -55,21 +56,16 @@ def _dashes(number: int) -> str:
     return _DASHES[number // len(SOURCE_COLOURS) % len(_DASHES)]
 
 
-def _draw_steps(
-    axes: "Axes",
-    statistics: Statistics,
-    values_of: Callable[[SourceStatistics], Sequence[float] | Float[np.ndarray, " n"]],
-    edges: Float[np.ndarray, " e"],
-) -> None:
-    """Draws a histogram of each source, as shares of the source, so that sources of different sizes compare."""
-    for number, (name, source) in enumerate(statistics.sources.items()):
-        values = np.asarray(values_of(source), np.float64)
-        if not len(values):
-            continue
-        shares = 100 * np.histogram(values, edges)[0] / len(values)
+def _draw_histograms(axes: "Axes", histograms: Mapping[str, Histogram]) -> None:
+    """Draws a histogram of each source as shares of the source, so that sources of different sizes compare."""
+    for number, (name, (edges, counts)) in enumerate(histograms.items()):
+        shares = 100 * counts / max(1, counts.sum())
         axes.stairs(shares, edges, label=name, linewidth=1.4, color=_colour(number), linestyle=_dashes(number))
         axes.stairs(shares, edges, fill=True, color=_colour(number), alpha=0.15, linewidth=0)
-    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlim(
+        min(float(edges[0]) for edges, _ in histograms.values()),
+        max(float(edges[-1]) for edges, _ in histograms.values()),
+    )
     axes.set_ylim(0, None)
     axes.yaxis.set_major_formatter("{x:g} %")
     axes.locator_params(axis="y", nbins=4)
@@ -81,12 +77,12 @@ def _draw_steps(
 def _draw_durations(axes: "Axes", statistics: Statistics, theme: Theme) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    sources = statistics.sources.values()
-    low = np.floor(np.log10(min(source.seconds.min() for source in sources)) * SECONDS_BINS_A_DECADE)
-    high = np.floor(np.log10(max(source.seconds.max() for source in sources)) * SECONDS_BINS_A_DECADE) + 1
-    edges = 10.0 ** (np.arange(low, high + 1) / SECONDS_BINS_A_DECADE)
+    histograms = {}
+    for name, source in statistics.sources.items():
+        edges, counts = source.distributions.log_seconds.histogram()
+        histograms[name] = (10.0**edges, counts)
     axes.set_xscale("log")
-    _draw_steps(axes, statistics, lambda source: source.seconds, edges)
+    _draw_histograms(axes, histograms)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
@@ -107,7 +103,8 @@ def _draw_whole_numbers(
         most = largest
     width = -(-(most + 1) // _MOST_BARS)
     edges = np.arange(0, most + 1 + width, width) - 0.5
-    _draw_steps(axes, statistics, values_of, edges)
+    shares = {name: (edges, np.histogram(values_of(s), edges)[0]) for name, s in statistics.sources.items()}
+    _draw_histograms(axes, shares)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     axes.set_xlabel(label if most == largest else f"{label}; the largest: {largest:,}")
 
@@ -147,10 +144,9 @@ def _draw_captions_per_clip(axes: "Axes", statistics: Statistics, theme: Theme) 
 
 
 def _draw_loudness(axes: "Axes", statistics: Statistics, theme: Theme) -> None:
-    low = min(clip.loudness_dbfs for source in statistics.sources.values() for clip in source.measured)
-    low = max(LOWEST_DBFS, LOUDNESS_BIN_DB * np.floor(low / LOUDNESS_BIN_DB))
-    edges = np.arange(low, LOUDNESS_BIN_DB / 2, LOUDNESS_BIN_DB)
-    _draw_steps(axes, statistics, lambda source: [clip.loudness_dbfs for clip in source.measured], edges)
+    sources = statistics.sources.items()
+    _draw_histograms(axes, {name: source.distributions.loudness.histogram() for name, source in sources})
+    low = axes.get_xlim()[0]
     if low < SILENT_DBFS:
         axes.axvspan(low, SILENT_DBFS, color=theme.line, alpha=0.5, linewidth=0)
     axes.set_title("Loudness")

@@ -5,17 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from slap_jax.config import columns_of, patches_per_column
+from slap_jax.data.distribution import QUANTILES
 from slap_jax.data.packing_forecast import Forecast
 from slap_jax.data.statistics import SILENT_DBFS, SourceStatistics, Statistics
 
 MOST_LABELS = 20
-QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-SECONDS_BINS_A_DECADE = 10
-LOUDNESS_BIN_DB = 3.0
 
 
 def summarise(statistics: Statistics, audio: ConfigDict) -> dict[str, Any]:
@@ -40,20 +38,17 @@ def _source(source: SourceStatistics, max_caption_tokens: int | None, audio: Con
     clips = source.measured
     records = [clip.record for clip in clips]
     labels = collections.Counter(label for record in records for label in set(record.labels))
-    loudness = np.array([clip.loudness_dbfs for clip in clips])
+    distributions = source.distributions.summary()
+    silent = sum(clip.loudness_dbfs < SILENT_DBFS for clip in clips)
     summary: dict[str, Any] = {
         "path": source.path,
         "split": source.split,
         "clips": source.clips,
         "measured": len(clips),
-        "hours": round(float(source.seconds.mean()) * source.clips / 3_600, 4),
-        "hours_are_estimated": len(source.seconds) < source.clips,
-        "duration_s": {
-            "clips": len(source.seconds),
-            "quantiles": quantiles(source.seconds),
-            "histogram": seconds_histogram(source.seconds),
-        },
-        "columns_of_longest": columns_of(float(source.seconds.max()), audio),
+        "hours": round(source.seconds / source.timed * source.clips / 3_600, 4),
+        "hours_are_estimated": source.timed < source.clips,
+        "duration_s": {"clips": source.timed, **distributions["duration_s"]},
+        "columns_of_longest": columns_of(source.longest, audio),
         "captions_per_clip": counts(len(record.captions) for record in records),
         "clips_without_caption_or_label": sum(not clip.has_caption for clip in clips),
         "caption_words": lengths(len(caption.split()) for record in records for caption in record.captions),
@@ -69,9 +64,8 @@ def _source(source: SourceStatistics, max_caption_tokens: int | None, audio: Con
         "caption_sources": counts(record.caption_source for record in records),
         "licences": counts(record.licence for record in records),
         "loudness_dbfs": {
-            "quantiles": quantiles(loudness),
-            "histogram": loudness_histogram(loudness),
-            "silent_share": _share(int((loudness < SILENT_DBFS).sum()), len(clips)),
+            **distributions["loudness_dbfs"],
+            "silent_share": _share(silent, len(clips)),
             "clipped_share": _share(sum(clip.clipped for clip in clips), len(clips)),
         },
     }
@@ -100,26 +94,12 @@ def _packing(packing: Forecast, audio: ConfigDict) -> dict[str, Any]:
     }
 
 
-def quantiles(values: Float[np.ndarray, " n"]) -> dict[str, float]:
-    """Returns the `QUANTILES`, by their percentage."""
+def quantiles(values: Int[np.ndarray, " n"]) -> dict[str, float]:
+    """Returns the `QUANTILES` of whole numbers, by their percentage."""
     return {
         f"{100 * share:g}%": round(float(value), 3)
         for share, value in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
     }
-
-
-def seconds_histogram(seconds: Float[np.ndarray, " n"]) -> dict[str, list[Any]]:
-    """Counts durations in bins of equal ratio; the edges of any two data sets fall together."""
-    bins = np.floor(np.log10(seconds) * SECONDS_BINS_A_DECADE + 1e-9).astype(int)
-    edges = 10.0 ** (np.arange(bins.min(), bins.max() + 2) / SECONDS_BINS_A_DECADE)
-    return {"edges": [float(f"{edge:.4g}") for edge in edges], "counts": np.bincount(bins - bins.min()).tolist()}
-
-
-def loudness_histogram(loudness: Float[np.ndarray, " n"]) -> dict[str, list[Any]]:
-    """Counts clips in bins of 3 dB; the edges of any two data sets fall together."""
-    bins = np.floor(loudness / LOUDNESS_BIN_DB).astype(int)
-    edges = np.arange(bins.min(), bins.max() + 2) * LOUDNESS_BIN_DB
-    return {"edges": edges.tolist(), "counts": np.bincount(bins - bins.min()).tolist()}
 
 
 def lengths(values: Iterable[int]) -> dict[str, Any]:

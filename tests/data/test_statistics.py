@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from slap_jax.config import default_config, source
-from slap_jax.data.audio import to_int16
 from slap_jax.data.log_mel import log_mel
 from slap_jax.data.pipeline import TrainBatches
 from slap_jax.data.prepare import prepare_records
 from slap_jax.data.records import RecordsError, make_record, open_split
-from slap_jax.data.statistics import LOWEST_DBFS, StatisticsError, is_clipped, loudness, measure
+from slap_jax.data.statistics import StatisticsError, is_clipped, measure
 from tests.data.tiny_data import tiny_config, tiny_dataset, tone
 
 
@@ -73,13 +72,15 @@ def test_what_is_known_of_every_clip(dataset, tokenizer):
         assert clip.loudness_dbfs == pytest.approx(
             20 * np.log10(np.sqrt(np.mean(waveform.astype(float) ** 2)) / 32_768)
         )
-    np.testing.assert_allclose(statistics.sources["tiny"].seconds, [record.duration_s for record in records], atol=1e-6)
+    assert statistics.sources["tiny"].longest == pytest.approx(max(record.duration_s for record in records))
 
 
 def test_durations_are_of_every_clip_though_few_are_measured(dataset):
     statistics = measure(split_config(dataset), clips=3).sources["tiny"]
-    assert len(statistics.measured) == 3 and len(statistics.seconds) == statistics.clips == 24
-    assert statistics.seconds.sum() == pytest.approx(sum(r.duration_s for r in open_split(dataset, "train")))
+    assert len(statistics.measured) == 3 and statistics.timed == statistics.clips == 24
+    assert statistics.seconds == pytest.approx(sum(record.duration_s for record in open_split(dataset, "train")))
+    assert statistics.distributions.log_seconds.histogram()[1].sum() == 24
+    assert statistics.distributions.loudness.histogram()[1].sum() == 3
 
 
 def test_long_clips_and_captions_are_cut_as_in_training(dataset, tokenizer):
@@ -129,12 +130,6 @@ def test_labels_stand_in_for_captions_and_clips_with_neither_are_left_out(tmp_pa
         bare = tmp_path / "bare"
         prepare_records({"train": (1, records[1:2])}, bare, {"labels": 2}, log=lambda line: None)
         measure(split_config(bare), tokenizer)
-
-
-def test_loudness_is_relative_to_full_scale():
-    assert loudness(to_int16(tone(1.0, 1_000.0, amplitude=1.0))) == pytest.approx(-3.01, abs=0.01)
-    assert loudness(np.full(100, -32_768, np.int16)) == pytest.approx(0.0)
-    assert loudness(np.zeros(100, np.int16)) == LOWEST_DBFS
 
 
 @pytest.mark.parametrize(
