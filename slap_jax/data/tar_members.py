@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-_BLOCK = 512
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -37,15 +36,15 @@ def tar_members(archive: BinaryIO) -> Iterator[tarfile.TarInfo]:
             offset = 0
             while True:
                 archive.seek(offset)
-                if archive.read(_BLOCK) == bytes(_BLOCK):  # the end, which a tar that is broken off lacks
-                    return
-                archive.seek(offset)
                 # Iteration over the tar would keep all headers in memory, and end without a word where one is damaged.
                 member = tarfile.TarInfo.fromtarfile(tar)
                 offset = tar.offset
-                if member.isreg() and member.offset_data + member.size > size:
+                if not member.isreg() or member.issparse():
+                    continue
+                if member.offset_data + member.size > size:
                     raise ArchiveError(f"it is broken off inside {member.name}, after {size} bytes")
-                if member.isreg() and not member.issparse():
-                    yield member
+                yield member
+    except tarfile.EOFHeaderError:  # the block of zeros at the end, which a tar that is broken off lacks
+        return
     except tarfile.TarError as error:
         raise ArchiveError(f"it is damaged or broken off ({error})") from error
