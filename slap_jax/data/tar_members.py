@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+_BLOCK = 512
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -31,9 +32,9 @@ def tar_members(archive: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """
     size = archive.seek(0, os.SEEK_END)
     archive.seek(0)
+    offset = 0
     try:
         with tarfile.open(fileobj=archive, mode="r:") as tar:
-            offset = 0
             while True:
                 archive.seek(offset)
                 # Iteration over the tar would keep all headers in memory, and end without a word where one is damaged.
@@ -44,7 +45,7 @@ def tar_members(archive: BinaryIO) -> Iterator[tarfile.TarInfo]:
                 if member.offset_data + member.size > size:
                     raise ArchiveError(f"it is broken off inside {member.name}, after {size} bytes")
                 yield member
-    except tarfile.EOFHeaderError:  # the block of zeros at the end, which a tar that is broken off lacks
-        return
     except tarfile.TarError as error:
-        raise ArchiveError(f"it is damaged or broken off ({error})") from error
+        archive.seek(offset)
+        if archive.read(_BLOCK) != bytes(_BLOCK):  # which ends a tar that is not broken off
+            raise ArchiveError(f"it is damaged or broken off ({error})") from error
