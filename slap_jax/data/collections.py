@@ -51,7 +51,7 @@ def open_collection(
         audio_root: what the paths in a manifest or in a table are relative to; where these are, by default.
         name: of the collection; the folder's by default.
         kind: key of `KINDS`; told by what is there by default.
-        **options: of the kind's class; empty ones count as not given.
+        **options: of the kind's class; empty ones count as not given, and columns may be joined: "title+text".
 
     Raises:
         CollectionError: none of the kinds or several, or an option that the kind does not have.
@@ -60,7 +60,11 @@ def open_collection(
     if kind not in KINDS:
         raise CollectionError(f"{kind!r} is no kind of collection; expected {', '.join(KINDS)}")
     given = {"audio_root": audio_root, "name": name, **options}
-    given = {option: value for option, value in given.items() if value}
+    given = {
+        option: value.split("+") if option.endswith("_columns") and isinstance(value, str) else value
+        for option, value in given.items()
+        if value
+    }
     known = [option for option in inspect.signature(KINDS[kind]).parameters][1:]
     unknown = [option for option in given if option not in known]
     if unknown:

@@ -58,6 +58,8 @@ def test_the_kind_is_told_by_what_is_there(root, source, kind, caption):
 def test_options_reach_their_kind(root):
     options = {"caption_columns": ["caption"], "split": "test", "label_columns": ()}
     assert listed(open_collection(root / "tables", **options))[0][0].split == "test"
+    write_tar(root / "x.tar", [("0.flac", b"x"), ("0.json", {"title": "a", "text": "b"})])
+    assert listed(open_collection(root / "x.tar", caption_columns="title+text"))[0][0].captions == ("a", "b")
     moved = open_collection(write_manifest(root, [{"path": "a.wav", "caption": "x"}]), audio_root=root / "folder")
     assert listed(moved)[0][0].audio == AudioFile(root / "folder" / "a.wav")
 
