@@ -20,6 +20,7 @@ import numpy as np
 
 from slap_jax.data.audio import RESAMPLE_QUALITY, SAMPLE_RATE
 from slap_jax.data.audio_location import file_of
+from slap_jax.data.builders.published import PublishedDataset
 from slap_jax.data.entries import ArchiveMember, AudioFile, AudioLocation, Collection, Entry, Rejection, TableCell
 from slap_jax.data.exclusion import REASON as EXCLUDED_EVALUATION
 from slap_jax.data.exclusion import ExcludedClips, excluded_clips
@@ -124,7 +125,7 @@ class Plan:
 
 
 def make_plan(
-    collection: Collection,
+    collection: Collection | PublishedDataset,
     folder: Path | None,
     *,
     clips_per_block: int = CLIPS_PER_SHARD,

@@ -63,7 +63,7 @@ class Prepared:
 
 
 def prepare(
-    source: str | os.PathLike[str] | Collection,
+    source: str | os.PathLike[str] | Collection | PublishedDataset,
     output: str | os.PathLike[str],
     *,
     audio_root: str | os.PathLike[str] | None = None,
@@ -107,7 +107,7 @@ def prepare(
         collection = open_collection(source, audio_root=audio_root, name=name)
     else:
         collection = source
-    identity = _identity(collection)
+    identity = dataset_identity(collection)
     final = Path(output) / identity.name
     exclude = [os.path.abspath(each) for each in exclude]  # workers may run in other folders
 
@@ -197,7 +197,8 @@ def rejection_limit(clips: int, max_rejected: int | None = None) -> int:
     return max(LEAST_ALLOWED_REJECTIONS, math.ceil(ALLOWED_REJECTION_SHARE * clips))
 
 
-def _identity(collection: Collection) -> DatasetIdentity:
+def dataset_identity(collection: Collection | PublishedDataset) -> DatasetIdentity:
+    """Returns what the data set of a collection is called; what has no published name is called `slap_clips`."""
     if not isinstance(collection, PublishedDataset):
         return DatasetIdentity()
     return DatasetIdentity(

@@ -21,7 +21,9 @@ _CLIPS_AHEAD = 4  # of each thread
 Clip = tuple[Record, ClipFacts]
 
 
-def prepare_shard(plan: ShardPlan, staging: Path, threads: int = 1, on_clip: Callable[[], object] = lambda: None) -> None:
+def prepare_shard(
+    plan: ShardPlan, staging: Path, threads: int = 1, on_clip: Callable[[], object] = lambda: None
+) -> None:
     """Writes a shard and its summary; the result depends on the plan and the files that it names alone.
 
     Args:
