@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from slap_jax import cli_data
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb.
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The package's own errors and those of files explain themselves; anything else is a bug: keep its traceback.
         if not type(error).__module__.startswith("slap_jax.") and not isinstance(error, OSError):
             raise
-        print(f"slap {options.verb}: {error}", file=sys.stderr)
+        print(f"{options.program}: {error}", file=sys.stderr)
         return 2
 
 
@@ -72,41 +74,6 @@ def tokenizer(options: argparse.Namespace) -> None:
     trained = train_tokenizer(captions, options.output, options.vocab_size)
     print(f"{options.output}: {trained.vocab_size} pieces from {len(captions)} captions")
     print(f"set config.data.tokenizer={options.output} and config.model.vocab_size={trained.vocab_size}")
-
-
-def stats(options: argparse.Namespace) -> None:
-    """Measures a split, or the mixture of a config: durations, captions, loudness, log-mel, how full rows will be."""
-    from slap_jax.config import ConfigError, default_config, source, validate
-    from slap_jax.config_file import read_config
-    from slap_jax.data.statistics import measure
-    from slap_jax.data.statistics_figure import save_figure
-    from slap_jax.data.statistics_summary import summarise, summary_lines
-    from slap_jax.data.tokenizer import Tokenizer
-    from slap_jax.drawing.theme import PRINT, drawing
-
-    if (options.data is None) == (options.config is None):
-        raise ConfigError("give a prepared directory with its split, or --config FILE: one of the two")
-    if options.config:
-        config = read_config(options.config, options.rest)
-    else:
-        config = default_config()
-        config.data.train.data = source(options.data, options.split)
-    sizes = ("tokenizer", "columns", "slots", "text_tokens", "max_seconds", "max_caption_tokens", "packing_bins")
-    config.data.update({name: getattr(options, name) for name in sizes if getattr(options, name) is not None})
-    validate(config)
-    if options.output:
-        with drawing(PRINT):
-            pass  # a missing matplotlib is an error before minutes of measuring
-    tokenizer = Tokenizer(config.data.tokenizer) if config.data.tokenizer else None
-    statistics = measure(config, tokenizer, options.clips, options.seed)
-    summary = summarise(statistics, config.audio)
-    print(json.dumps(summary, indent=2) if options.json else "\n".join(summary_lines(summary)))
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "stats.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        save_figure(statistics, options.output / "stats.png")
-        if not options.json:
-            print(f"wrote {options.output}/stats.json and stats.png")
 
 
 def train(options: argparse.Namespace) -> int:
@@ -215,10 +182,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"slap_jax {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(function: Any) -> argparse.ArgumentParser:
+    def verb(function: Any, group: Any = verbs) -> argparse.ArgumentParser:
         summary = function.__doc__.splitlines()[0]
-        added = verbs.add_parser(function.__name__, help=summary, description=summary, allow_abbrev=False)
-        added.set_defaults(function=function)
+        added = group.add_parser(function.__name__, help=summary, description=summary, allow_abbrev=False)
+        added.set_defaults(function=function, program=added.prog)
         return added
 
     add = verb(prepare).add_argument
@@ -245,23 +212,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--vocab-size", type=int, required=True, help="the most pieces")
     add("--output", required=True, metavar="FILE", help=".model file to write")
 
-    added = verb(stats)
-    added.usage = "slap stats (DIR [SPLIT] | --config FILE.py[:ARG] [--config.NAME.NAME=VALUE ...]) [options]"
-    add = added.add_argument
-    add("data", nargs="?", metavar="DIR", help="prepared directory")
-    add("split", nargs="?", metavar="SPLIT", default="train", help="name, or several like val+test (train)")
-    add("--config", metavar="FILE.py[:ARG]", help="measure every training source of a config, and their mixture")
-    add("--tokenizer", metavar="FILE", help="to count tokens with (the config's)")
-    add("--columns", type=int, metavar="C", help="of a row (the config's, or 512)")
-    add("--slots", type=int, metavar="K", help="of a row (the config's, or 32)")
-    add("--text-tokens", type=int, metavar="T", help="of a row (the config's, or 1024)")
-    add("--max-seconds", type=float, metavar="S", help="longer clips are cropped (the config's, or 30)")
-    add("--max-caption-tokens", type=int, metavar="N", help="longer captions are cut (the config's, or 128)")
-    add("--packing-bins", type=int, metavar="N", help="rows open at a time (the config's, or 32)")
-    add("--clips", type=int, default=1_000, metavar="N", help="of each source to measure (1000)")
-    add("--seed", type=int, default=0, help="of the sample (0)")
-    add("--output", type=Path, metavar="DIR", help="write stats.json and stats.png there")
-    add("--json", action="store_true", help="print as JSON")
+    data = verbs.add_parser("data", help="Looks at data.", description="Looks at data.", allow_abbrev=False)
+    data_verbs = data.add_subparsers(dest="data_verb", required=True, metavar="VERB")
+    cli_data.add_verbs(verb, lambda function: verb(function, data_verbs))
 
     added = verb(train)
     added.usage = "slap train --config FILE.py[:ARG] --run-dir DIR [--config.NAME.NAME=VALUE ...]"

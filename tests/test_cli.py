@@ -49,30 +49,6 @@ def test_tokenizer_reads_the_named_splits(root, capsys):
     assert "pieces from 32 captions" in printed and "config.model.vocab_size=" in printed
 
 
-def test_stats(root, capsys):
-    assert main(["stats", str(root / "scenes"), "train", "--output", str(root / "stats")]) == 0
-    assert "config.audio.update(mean=" in capsys.readouterr().out
-    assert (root / "stats" / "stats.png").stat().st_size > 10_000
-    assert main(["stats", str(root / "scenes"), "train", "--json", "--slots", "8"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["sources"]["data"]["clips"] == 12 and printed["std"] > 0 and printed["packing"]["slots"] == 8
-    written = json.loads((root / "stats" / "stats.json").read_text())
-    assert written["packing"]["slots"] == 32 and {**written, "packing": {}} == {**printed, "packing": {}}
-
-
-def test_stats_of_a_config_and_of_nothing(root, capsys, tmp_path):
-    (tmp_path / "config.py").write_text(
-        "from slap_jax.config import default_config, source\n\n\ndef get_config():\n    config = default_config()\n"
-        f"    config.data.train.scenes = source({str(root / 'scenes')!r}, 'train')\n    return config\n"
-    )
-    words = ["stats", "--config", str(tmp_path / "config.py"), "--config.data.columns=200", "--json"]
-    assert main([*words, "--tokenizer", str(root / "words.model")]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["packing"]["columns"] == 200 and printed["packing"]["text_fill"] > 0
-    assert main(["stats"]) == 2 and "--config FILE" in capsys.readouterr().err
-    assert main([*words, "--columns", "20"]) == 2 and "config.data.columns is 20" in capsys.readouterr().err
-
-
 def test_evaluate_a_run_and_its_export(root, capsys):
     assert main(["evaluate", str(root / "run")]) == 0
     written = json.loads((root / "run" / "evaluation.json").read_text())

@@ -33,9 +33,9 @@ from slap_jax.data.entries import AudioFile, AudioLocation, Collection, Entry, R
 from slap_jax.data.entry_fields import CollectionError
 from slap_jax.data.folder_walk import walk_files
 from slap_jax.data.hash_set import HashSet
+from slap_jax.data.loudness import SILENT_DBFS
 from slap_jax.data.prepare_shard import read_clip
 from slap_jax.data.record_index import hash_bytes
-from slap_jax.data.statistics import SILENT_DBFS
 
 # What is no named data set: a manifest, a folder, tars or tables.
 COLLECTION_NAMES = ("collection", "manifest")

@@ -6,6 +6,7 @@ from jaxtyping import Int16
 from slap_jax.data.audio import INT16_SCALE
 
 LOWEST_DBFS = -100.0  # stands for digital silence
+SILENT_DBFS = -60.0  # below it nobody hears anything beside other clips
 
 
 def loudness(waveform: Int16[np.ndarray, " n"]) -> float:

@@ -138,7 +138,7 @@ def show(
         save_picture(row, config.audio, output / f"row{number}.png")
     lines = (json.dumps(clip, ensure_ascii=False) + "\n" for clip in described)
     (output / CLIPS_FILE).write_text("".join(lines), encoding="utf-8")
-    log(f"wrote {len(shown)} pictures, {len(described)} WAV files and {CLIPS_FILE} to {output}")
+    log(f"{output}: a picture of each row, {len(described)} WAV files, {CLIPS_FILE}")
     return shown
 
 

@@ -23,7 +23,6 @@ from slap_jax.data.seeds import derive_seed, generator_at
 from slap_jax.data.tokenizer import Tokenizer
 
 SAMPLED_CLIPS = 1_000
-SILENT_DBFS = -60.0
 CLIPPED_RUN = 3  # samples at full scale, one after another
 
 _NO_LIMIT = 1 << 30

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+from slap_jax.data.loudness import SILENT_DBFS
 from slap_jax.data.packing_forecast import Forecast
-from slap_jax.data.statistics import SILENT_DBFS, SourceStatistics, Statistics
+from slap_jax.data.statistics import SourceStatistics, Statistics
 from slap_jax.drawing.theme import PRINT, Theme, drawing, new_figure
 
 if TYPE_CHECKING:

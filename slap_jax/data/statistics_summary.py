@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from slap_jax.config import columns_of, patches_per_column
 from slap_jax.data.distribution import QUANTILES
+from slap_jax.data.loudness import SILENT_DBFS
 from slap_jax.data.packing_forecast import Forecast
-from slap_jax.data.statistics import SILENT_DBFS, SourceStatistics, Statistics
+from slap_jax.data.statistics import SourceStatistics, Statistics
 
 MOST_LABELS = 20
 
