@@ -98,7 +98,7 @@ class HuggingFaceTables:
             relative = PurePosixPath(self._source.name)
             yield relative, split_of_shard(relative)
         elif (self.root / SPLITS_FILE).is_file():
-            for split in _read_json(self.root / SPLITS_FILE)["splits"]:
+            for split in _read_json(self.root / SPLITS_FILE, "splits")["splits"]:
                 yield from self._saved_tables(PurePosixPath(split), split_name(split))
         elif (self.root / STATE_FILE).is_file():
             yield from self._saved_tables(PurePosixPath(), "")
@@ -112,7 +112,7 @@ class HuggingFaceTables:
     def _saved_tables(self, folder: PurePosixPath, split: str) -> Iterator[tuple[PurePosixPath, str]]:
         """Lists what `save_to_disk` wrote for one split; other .arrow files beside them are caches."""
         file = self.root / folder / STATE_FILE
-        state = _read_json(file)
+        state = _read_json(file, "_data_files")
         if state.get("_indices_data_files"):
             raise CollectionError(f"{file} selects rows of its tables; call flatten_indices() before save_to_disk()")
         split = split or split_name(state.get("_split") or split_of_shard(PurePosixPath(self.root.name, "x")))
@@ -120,31 +120,37 @@ class HuggingFaceTables:
             yield folder / table["filename"], split
 
     def _rows(self, relative: PurePosixPath, split: str) -> Iterator[Entry | Rejection]:
-        path = self.root / relative
-        table = open_table(path)
+        table = open_table(self.root / relative)
         columns = find_columns(table.schema, self._choice, relative)
         row = 0
         for batch, has_audio in table.batches(columns.needed(), columns.audio):
             cells = {name: _cells(batch, name) for name in columns.needed()}
             for index, present in enumerate(has_audio):
-                where = f"{relative}, row {row}"
                 fields = {name: values[index] for name, values in cells.items()}
-                id = f"{relative.with_suffix('')}/{row}"
-                try:
-                    for value in fields.values():
-                        if isinstance(value, RejectedClip):
-                            raise value
-                    if columns.id:
-                        id = text_field(fields, columns.id) or id
-                    audio = (
-                        TableCell(path, columns.audio, row) if present else self._audio_file(fields, columns, relative)
-                    )
-                    yield make_entry(
-                        _entry_fields(fields, columns), audio, id=id, split=split, source=self.name, where=where
-                    )
-                except RejectedClip as rejected:
-                    yield rejected.at(where, id)
+                audio = TableCell(self.root / relative, columns.audio, row) if present else None
+                yield self._entry(fields, audio, columns, relative, row, split)
                 row += 1
+
+    def _entry(
+        self,
+        row: Mapping[str, Any],
+        audio: AudioLocation | None,
+        columns: TableColumns,
+        table: PurePosixPath,
+        number: int,
+        split: str,
+    ) -> Entry | Rejection:
+        where, id = f"{table}, row {number}", f"{table.with_suffix('')}/{number}"
+        try:
+            for value in row.values():
+                if isinstance(value, RejectedClip):
+                    raise value
+            if columns.id:
+                id = text_field(row, columns.id) or id
+            audio = audio or self._audio_file(row, columns, table)
+            return make_entry(_entry_fields(row, columns), audio, id=id, split=split, source=self.name, where=where)
+        except RejectedClip as rejected:
+            return rejected.at(where, id)
 
     def _audio_file(self, fields: Mapping[str, Any], columns: TableColumns, relative: PurePosixPath) -> AudioLocation:
         stated = text_field(fields, columns.path)
@@ -187,8 +193,12 @@ def _entry_fields(fields: Mapping[str, Any], columns: TableColumns) -> dict[str,
     return found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, key: str) -> dict[str, Any]:
+    """Reads an object that has a key at least."""
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CollectionError(f"{path} cannot be read ({error}); save the data set again") from error
+    if not isinstance(found, dict) or not isinstance(found.get(key), list):
+        raise CollectionError(f"{path} has no list {key!r}, as save_to_disk() writes it; save the data set again")
+    return found

@@ -35,20 +35,18 @@ class _Sample:
 
     Attributes:
         key: the members' path up to the first dot of the file's name.
-        audio: the first audio member.
-        json: bytes of the `.json`.
-        text: bytes of the `.txt`.
-        repeated: name of a member that there are two of, or "".
+        audio: the audio member.
+        texts: ".json" and ".txt" -> their contents.
+        repeated: name of a member that comes second where only one may be, or "".
     """
 
     key: str
     audio: ArchiveMember | None = None
-    json: bytes | None = None
-    text: bytes | None = None
+    texts: dict[str, bytes] = dataclasses.field(default_factory=dict)
     repeated: str = ""
 
     def is_whole(self) -> bool:
-        return self.audio is not None and (self.json is not None or self.text is not None)
+        return self.audio is not None and bool(self.texts)
 
 
 def is_tar(name: str) -> bool:
@@ -147,11 +145,11 @@ class WebDataset:
 
     def _fields(self, sample: _Sample) -> dict[str, Any]:
         """Brings the JSON's keys to those of manifests."""
-        if sample.json is None and sample.text is None:
+        if not sample.texts:
             raise RejectedClip("missing_caption", "there is audio, but neither .json nor .txt of the key in the tar")
         found: dict[str, Any] = {}
-        if sample.json is not None:
-            found = parse_object(sample.json, f"{sample.key}.json")
+        if ".json" in sample.texts:
+            found = parse_object(sample.texts[".json"], f"{sample.key}.json")
         fields = {name: found[name] for name in (*PLAIN_FIELDS, "split") if name in found}
         original = found.get("original_data")
         if isinstance(original, dict) and isinstance(original.get("license"), str):
@@ -159,8 +157,8 @@ class WebDataset:
         captions = self._captions or caption_columns(found)
         if any(name in found for name in captions):
             fields["captions"] = caption_texts(captions, found)
-        if not fields.get("captions") and sample.text is not None:
-            fields["captions"] = caption_lines(sample.text, f"{sample.key}.txt")
+        if not fields.get("captions") and ".txt" in sample.texts:
+            fields["captions"] = caption_lines(sample.texts[".txt"], f"{sample.key}.txt")
         fields["labels"] = [
             label for name in self._labels or label_columns(found) for label in label_texts(name, found.get(name))
         ]
@@ -185,18 +183,14 @@ def _samples(path: Path, archive: BinaryIO) -> Iterator[_Sample]:
                 if current is not None and current.is_whole():
                     yield waiting.pop(current.key)
                 current = waiting.setdefault(key, _Sample(key))
-            if suffix in AUDIO_SUFFIXES:
-                current.repeated = current.repeated or (member.name if current.audio is not None else "")
-                current.audio = current.audio or ArchiveMember(path, member.name, member.offset_data, member.size)
-                continue
-            archive.seek(member.offset_data)
-            data = archive.read(min(member.size, LONGEST_TEXT + 1))
-            if suffix == ".json":
-                current.repeated = current.repeated or (member.name if current.json is not None else "")
-                current.json = data
+            is_audio = suffix in AUDIO_SUFFIXES
+            if current.audio is not None if is_audio else suffix in current.texts:
+                current.repeated = member.name
+            elif is_audio:
+                current.audio = ArchiveMember(path, member.name, member.offset_data, member.size)
             else:
-                current.repeated = current.repeated or (member.name if current.text is not None else "")
-                current.text = data
+                archive.seek(member.offset_data)
+                current.texts[suffix] = archive.read(min(member.size, LONGEST_TEXT + 1))
     except ArchiveError as error:
         problem = error
     for sample in waiting.values():

@@ -17,6 +17,7 @@ from slap_jax.data.audio import (
     to_int16,
 )
 from tests.data.tiny_data import encoded, tone
+from tests.data.unprivileged import unprivileged_folder
 
 
 def stereo(seconds, rate):
@@ -133,6 +134,15 @@ def test_missing_file_and_directory(tmp_path):
         decode_audio(tmp_path / "nothing.wav")
     with pytest.raises(AudioError, match="a directory"):
         decode_audio(tmp_path)
+
+
+def test_a_file_without_permission():
+    with unprivileged_folder() as folder:
+        (folder / "a.wav").write_bytes(encoded(tone(0.1)))
+        (folder / "a.wav").chmod(0)
+        with pytest.raises(AudioError, match=r"a\.wav cannot be read \(Permission denied\)") as caught:
+            decode_audio(folder / "a.wav")
+    assert caught.value.reason == "unreadable_file"
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF])

@@ -9,9 +9,9 @@ from slap_jax.data.huggingface import HuggingFaceTables
 from slap_jax.data.manifest import Manifest
 from slap_jax.data.webdataset import WebDataset
 from tests.data.listing import listed
-from tests.data.test_webdataset import sample, write_tar
 from tests.data.tiny_data import write_manifest, write_tone
 from tests.data.tiny_tables import save_to_disk, table_of, write_parquet
+from tests.data.tiny_tars import sample, write_tar
 
 TABLE = table_of({"audio": [{"bytes": b"x", "path": None}], "caption": ["table"]})
 

@@ -286,6 +286,9 @@ def test_folders_that_cannot_be_read(tmp_path):
     save_to_disk(tmp_path / "chosen", [clips(1)], _indices_data_files=[{"filename": "indices.arrow"}])
     with pytest.raises(CollectionError, match="flatten_indices"):
         listed(HuggingFaceTables(tmp_path / "chosen"))
+    (tmp_path / "chosen" / "state.json").write_text("{}")
+    with pytest.raises(CollectionError, match=r"state\.json has no list '_data_files'"):
+        listed(HuggingFaceTables(tmp_path / "chosen"))
     (tmp_path / "dataset_dict.json").write_text("{")
     with pytest.raises(CollectionError, match=r"dataset_dict\.json cannot be read"):
         listed(HuggingFaceTables(tmp_path))

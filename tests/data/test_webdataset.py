@@ -1,5 +1,4 @@
 import io
-import json
 import os
 import tarfile
 import tracemalloc
@@ -14,25 +13,7 @@ from slap_jax.data.entry_fields import CollectionError
 from slap_jax.data.webdataset import WebDataset
 from tests.data.listing import listed, reasons
 from tests.data.tiny_data import encoded, tone
-
-FLAC = encoded(tone(0.1), container="FLAC")
-
-
-def write_tar(path, members):
-    """Writes (name, contents) in order; contents that are no bytes become JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, contents in members:
-            data = contents if isinstance(contents, bytes) else json.dumps(contents).encode()
-            header = tarfile.TarInfo(name)
-            header.size = len(data)
-            tar.addfile(header, io.BytesIO(data))
-    return path
-
-
-def sample(key, text="a tone", audio=FLAC):
-    return [(f"{key}.flac", audio), (f"{key}.json", {"text": [text]})]
-
+from tests.data.tiny_tars import FLAC, sample, write_tar
 
 # The layout ----------------------------------------------------------------------------------------------------------
 
