@@ -73,6 +73,21 @@ def test_one_sample_is_a_clip(rate):
     np.testing.assert_allclose(decoded, [0.25], atol=1e-4)
 
 
+@pytest.mark.parametrize(("container", "subtype"), [("MP3", None), ("FLAC", None), ("OGG", "OPUS"), ("WAV", None)])
+@pytest.mark.parametrize("suffix", ["wav", "mp3", "flac", "m4a", "txt"])
+def test_the_contents_count_not_the_suffix(tmp_path, container, subtype, suffix):
+    data = encoded(tone(0.2), container=container, subtype=subtype)
+    path = tmp_path / f"clip.{suffix}"
+    path.write_bytes(data)
+    np.testing.assert_array_equal(decode_audio(path), decode_audio(data))
+
+
+def test_six_channels_at_96_khz_are_averaged():
+    channels = np.stack([tone(0.2, 440.0, 96_000, amplitude / 10) for amplitude in range(6)], axis=1)
+    decoded = decode_audio(encoded(channels, 96_000, subtype="PCM_24"))
+    np.testing.assert_allclose(decoded[400:-400], tone(0.2, amplitude=0.25)[400:-400], atol=1e-3)
+
+
 def test_ten_minutes_are_decoded_whole():
     assert len(decode_audio(encoded(np.zeros(600 * 8_000, np.int16), 8_000))) == 600 * 16_000
 
