@@ -38,7 +38,7 @@ from slap_jax.data.shard_rows import open_sources, planned_rows
 from slap_jax.data.tokenizer import Tokenizer, train_tokenizer
 
 DEMO = Path(__file__).parent.parent / "demo_data" / "manifest.jsonl"
-OURS = {
+OURS: dict[str, dict[str, Any]] = {
     "slap_jax": {"decode_threads": 1, "read_threads": 0},
     "slap_jax_2_threads": {"decode_threads": 2, "read_threads": 1},
     "slap_jax_2_workers": {"decode_threads": 1, "read_threads": 0, "workers": 2},

@@ -5,11 +5,15 @@ source of 100 million clips costs no more than one of a hundred.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import grain
 
 from slap_jax.data.seeds import derive_seed
+
+# With 4 rounds the records of neighbouring places of a million correlate by up to 0.44, with 8 by less than 0.02.
+_SHUFFLE_ROUNDS = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,10 +66,18 @@ def clip_references(
     """
     parts = []
     for number, (name, count) in enumerate(clips.items()):
-
-        def refer(place: int, record: int, source: int = number) -> ClipReference:
-            return ClipReference(source, place, record)
-
-        order = grain.MapDataset.range(count).seed(derive_seed(seed, "order", name)).shuffle().repeat()
-        parts.append(order.map_with_index(refer)[shard::num_shards])
+        shuffle = functools.partial(_refer, number, count, functools.lru_cache(functools.partial(_seed, seed, name)))
+        parts.append(grain.MapDataset.range(count).repeat().map_with_index(shuffle)[shard::num_shards])
     return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, list(shares))
+
+
+def _seed(seed: int, name: str, epoch: int) -> int:
+    return derive_seed(seed, "order", name, epoch)
+
+
+def _refer(source: int, count: int, seed_of: Callable[[int], int], place: int, index: int) -> ClipReference:
+    """Shuffles the places of an epoch as Grain's `shuffle()` does, but with more rounds."""
+    record = grain.experimental.index_shuffle(
+        index, max_index=count - 1, seed=seed_of(place // count), rounds=_SHUFFLE_ROUNDS
+    )
+    return ClipReference(source, place, record)

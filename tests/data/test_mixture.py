@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from slap_jax.data.mixture import ClipReference, clip_references, mixing_weights
@@ -44,3 +45,14 @@ def test_sources_are_shuffled_apart_and_by_the_seed():
 def test_temperature_moves_between_sizes_and_weights(temperature, expected):
     assert mixing_weights([1.0, 1.0], [400, 100], temperature) == pytest.approx(expected, rel=1e-6)
     assert mixing_weights([3.0, 1.0], [100, 100], temperature) == pytest.approx([0.75, 0.25])
+
+
+@pytest.mark.parametrize("clips", [1_000_000, 109_000_000])
+def test_the_shuffle_is_global_and_leaves_neighbours_unrelated(clips):
+    stream = references({"a": clips}, [1.0], 6_000, shard=3, num_shards=8)
+    records = np.array([reference.record for reference in stream])
+    assert len(np.unique(records)) == len(records)
+    counts, _ = np.histogram(records, 100, (0, clips))
+    assert np.sum((counts - 60) ** 2 / 60) < 160  # chi-squared of 99 degrees of freedom: 1 in 10,000 is above
+    for distance in (1, 2, 4, 8):
+        assert abs(np.corrcoef(records[:-distance], records[distance:])[0, 1]) < 0.06
