@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.shared_memory
 import os
+import signal
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -115,7 +116,13 @@ class _Worker:
         self._connection, theirs = context.Pipe()
         job = _Job(config, shares, shards, states, self._memory.name)
         self._process = context.Process(target=_work, args=(theirs, job), name="slap data worker", daemon=True)
-        self._process.start()
+        # Ctrl-C and a scheduler's SIGTERM reach every process of the job; only the host decides when to stop. A process
+        # inherits what is blocked here, so that not even one that is starting can be hit.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         for slot in range(_AHEAD):
             self._connection.send(slot)

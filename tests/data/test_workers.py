@@ -68,6 +68,19 @@ def test_a_killed_worker_is_one_clear_error(dataset, tokenizer):
     train.close()
 
 
+def test_signals_of_the_whole_job_leave_workers_to_their_host(dataset, tokenizer, expected):
+    batches, _ = expected
+    train = TrainBatches(tiny_config(dataset, tokenizer, workers=1), tokenizer)
+    first = global_batches([train], 1)
+    (worker,) = workers_of_this_test()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    assert all(same(a, b) for a, b in zip(batches, first + global_batches([train], 5), strict=True))
+    assert worker.is_alive()
+    train.close()
+    assert not workers_of_this_test()
+
+
 def test_missing_shared_memory_says_what_to_do():
     with pytest.raises(WorkerError, match=r"of shared memory for a data worker are not there .*workers=0"):
         _reserve(1 << 45)
