@@ -96,7 +96,7 @@ def row_figure(row: PackedRow, theme: Theme, with_captions: bool, title: str = "
     blocks = _caption_blocks(row.captions) if with_captions else []
     left = _lines_of_left_half(blocks)
     lines = max(left, sum(map(len, blocks)) - left)
-    heights = [0.85, 1.45, 0.34, 0.26] + ([_LINE * lines] if lines else [])
+    heights = [0.85, 1.45, 0.42, 0.36] + ([_LINE * lines] if lines else [])
     figure = new_figure(WIDTH, sum(heights) + 1.05)
     panels = list(figure.subplots(len(heights), 1, height_ratios=heights))
     wave, mel, owner, text = panels[:4]
