@@ -217,6 +217,35 @@ def restore_params(directory: str | os.PathLike, step: int | None = None) -> tup
     return restored["params"], dict(meta)
 
 
+def restore_data_state(directory: str | os.PathLike, at_most: int | None = None) -> tuple[int, dict[str, Any]]:
+    """Reads only where the data of a run stood.
+
+    Args:
+        directory: a run directory or its `checkpoints`.
+        at_most: the newest checkpoint up to this step; None for the newest of all.
+
+    Returns:
+        `(step, data_state)`; the data state is that of all processes together.
+
+    Raises:
+        CheckpointError: no such checkpoint, or unreadable.
+    """
+    root = _absolute(directory)
+    if (root / "checkpoints").is_dir():
+        root = root / "checkpoints"
+    step = _choose_step(root, None)
+    if at_most is not None:
+        steps = sorted(ocp.utils.checkpoint_steps(root))
+        step = max((step for step in steps if step <= at_most), default=-1)
+        if step < 0:
+            there = ", ".join(map(str, steps))
+            raise CheckpointError(f"no checkpoint up to step {at_most} in {root}; there are: {there}")
+    try:
+        return step, dict(ocp.JsonCheckpointHandler().restore(root / str(step) / "data", args=ocp.args.JsonRestore()))
+    except Exception as error:
+        raise _read_error(root, step, error) from error
+
+
 def merge_data_states(states: list[dict[str, Any]]) -> dict[str, Any]:
     """Joins the data states of all processes: `states` maps virtual shard -> state, everything else must agree.
 

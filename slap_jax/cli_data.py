@@ -1,12 +1,76 @@
-"""The verbs of the `slap` command that look at data; imports are inside, so that `slap --help` is instant."""
+"""The verbs of the `slap` command that make data and look at them; imports are inside, as `slap --help` is instant."""
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 AddVerb = Callable[[Callable[[argparse.Namespace], Any]], argparse.ArgumentParser]
+
+
+class ArgumentError(ValueError):
+    """Arguments that do not go together, or are not of the form that is expected."""
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Writes the records of a manifest, a folder, tars, tables or a named data set."""
+    import functools
+
+    from slap_jax.data.builders.registry import open_dataset
+    from slap_jax.data.prepare import prepare
+    from slap_jax.data.prepare_beam import run_beam
+
+    if options.option and not options.dataset:
+        raise ArgumentError(f"--option {options.option[0]} is for a named data set: add --dataset NAME")
+    if options.runner and options.workers:
+        raise ArgumentError("--workers is for this machine; the engine of --runner has flags of its own")
+    source = options.source
+    if options.dataset:
+        source = open_dataset(options.dataset, source, **_options(options.option))
+    flags = ["--runner", options.runner, *options.rest]
+    prepare(
+        source,
+        options.output,
+        audio_root=options.audio_root,
+        name=options.name,
+        exclude=options.exclude,
+        drop_duplicates=options.drop_duplicates,
+        max_rejected=options.max_rejected,
+        clips_per_shard=options.shard_records,
+        workers=options.workers,
+        runner=functools.partial(run_beam, flags=flags) if options.runner else None,
+    )
+
+
+def scenes(options: argparse.Namespace) -> None:
+    """Writes synthetic scenes: a train split, and a test split of combinations that it never has."""
+    from slap_jax.data.builders.synthetic_scenes import prepare_scenes
+
+    prepare_scenes(options.output, seed=options.seed, train=options.train, test=options.test)
+
+
+def tokenizer(options: argparse.Namespace) -> None:
+    """Trains a vocabulary on the captions of prepared data, or of a config's training mixture."""
+    from slap_jax.config import default_config, source
+    from slap_jax.config_file import read_config
+    from slap_jax.data.caption_sample import sample_captions
+    from slap_jax.data.tokenizer import train_tokenizer
+
+    if bool(options.data) == (options.config is not None):
+        raise ArgumentError("give prepared directories, or --config FILE: one of the two")
+    if options.config:
+        data = read_config(options.config, options.rest).data
+    else:
+        data = default_config().data
+        data.temperature = 1.0  # every clip counts the same
+        for number, argument in enumerate(options.data):
+            path, colon, split = argument.rpartition(":")
+            data.train[f"data_{number}"] = source(path, split) if colon else source(argument, "train")
+    captions = list(sample_captions(data, options.max_captions, options.seed))
+    trained = train_tokenizer(captions, options.output, options.vocab_size)
+    print(f"{options.output}: {trained.vocab_size} pieces from {len(captions)} captions")
+    print(f"set config.data.tokenizer={options.output} and config.model.vocab_size={trained.vocab_size}")
 
 
 def stats(options: argparse.Namespace) -> None:
@@ -44,6 +108,15 @@ def stats(options: argparse.Namespace) -> None:
             print(f"wrote {options.output}/stats.json and stats.png")
 
 
+def check(options: argparse.Namespace) -> int:
+    """Says what is missing or odd about a collection, before hours are spent on preparing it."""
+    from slap_jax.data.check import check
+
+    return check(
+        options.name, options.folder, options=_options(options.option), decode=options.decode, as_json=options.json
+    )
+
+
 def show(options: argparse.Namespace) -> None:
     """Prints and draws packed rows as training gets them, and writes their clips as WAV."""
     from slap_jax.config import validate
@@ -53,7 +126,22 @@ def show(options: argparse.Namespace) -> None:
 
     config = read_config(options.config, options.rest)
     validate(config)
-    show(config, Tokenizer(config.data.tokenizer), options.output, options.rows, options.step)
+    step, start = options.step or 0, None
+    if options.run_dir:
+        from slap_jax.checkpoints import restore_data_state
+
+        start = restore_data_state(options.run_dir, at_most=options.step)
+        step = start[0] if options.step is None else options.step
+    show(config, Tokenizer(config.data.tokenizer), options.output, options.rows, step, start)
+
+
+def _options(arguments: Sequence[str]) -> dict[str, str]:
+    """Reads ["splits=train+val"]."""
+    options = dict(argument.partition("=")[::2] for argument in arguments)
+    for name, value in options.items():
+        if not name or not value:
+            raise ArgumentError(f"--option {name} is not NAME=VALUE; docs/datasets.md lists the options")
+    return options
 
 
 def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
@@ -63,6 +151,45 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
         verb: makes the parser of a verb from its function.
         data_verb: likewise, of a verb below `slap data`.
     """
+    added = verb(prepare)
+    added.usage = (
+        "slap prepare SOURCE OUTPUT [--dataset NAME [--option NAME=VALUE]] [options] [--runner RUNNER [flags]]"
+    )
+    add = added.add_argument
+    add("source", metavar="SOURCE", help="manifest, folder, tars or tables, or with --dataset the publisher's folder")
+    add("output", metavar="OUTPUT", help="directory to write to")
+    add("--dataset", metavar="NAME", help="named data set, as docs/datasets.md lists them")
+    add("--option", action="append", default=[], metavar="NAME=VALUE", help="of the named data set; repeatable")
+    add("--audio-root", metavar="DIR", help="what a manifest's paths are relative to (its folder)")
+    add("--name", default="", help="name of the collection (its folder)")
+    add("--exclude", action="append", default=[], metavar="PATH:SPLIT", help="leave out clips of prepared data")
+    add("--drop-duplicates", action="store_true", help="keep only the first of clips with the same audio")
+    add("--max-rejected", type=int, metavar="N", help="bad clips to accept (1 %% of all, at least 10)")
+    add("--shard-records", type=_positive, default=1_024, metavar="N", help="the most clips of a shard (1024)")
+    add("--workers", type=_positive, metavar="N", help="clips decoded at a time (one per core)")
+    add("--runner", help="of Apache Beam: FlinkRunner, SparkRunner, DataflowRunner, DirectRunner; with its flags")
+
+    add = verb(scenes).add_argument
+    add("output", help="directory to write to")
+    add("--train", type=int, default=2_000, metavar="N", help="training scenes (2000)")
+    add("--test", type=int, default=256, metavar="N", help="scenes of unseen combinations (256)")
+    add("--seed", type=int, default=0, help="of the scenes (0)")
+
+    added = verb(tokenizer)
+    added.usage = (
+        "slap tokenizer (DIR[:SPLIT] ... | --config FILE.py[:ARG] [--config.NAME.NAME=VALUE ...]) "
+        "--vocab-size N --output FILE [options]"
+    )
+    add = added.add_argument
+    add(
+        "data", nargs="*", metavar="DIR[:SPLIT]", help="prepared directories; of each the train split, or the one named"
+    )
+    add("--config", metavar="FILE.py[:ARG]", help="the training sources of a config, by their shares of the mixture")
+    add("--vocab-size", type=int, required=True, metavar="N", help="the most pieces")
+    add("--output", required=True, metavar="FILE", help=".model file to write")
+    add("--max-captions", type=_positive, default=1_000_000, metavar="N", help="to read at most (1000000)")
+    add("--seed", type=int, default=0, help="of the choice of captions (0)")
+
     added = verb(stats)
     added.usage = "slap stats (DIR [SPLIT] | --config FILE.py[:ARG] [--config.NAME.NAME=VALUE ...]) [options]"
     add = added.add_argument
@@ -81,10 +208,18 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add("--output", type=Path, metavar="DIR", help="write stats.json and stats.png there")
     add("--json", action="store_true", help="print as JSON")
 
+    add = data_verb(check).add_argument
+    add("name", metavar="NAME", help="of a data set as docs/datasets.md lists them, or `collection` for anything else")
+    add("folder", metavar="DIR", help="the publisher's folder; or a manifest, folder, tars or tables")
+    add("--option", action="append", default=[], metavar="NAME=VALUE", help="of the named data set; repeatable")
+    add("--decode", type=int, default=50, metavar="N", help="clips to decode (50)")
+    add("--json", action="store_true", help="print as JSON")
+
     added = data_verb(show)
     added.usage = "slap data show --config FILE.py[:ARG] --output DIR [--config.NAME.NAME=VALUE ...] [options]"
     add = added.add_argument
     add("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with its argument")
     add("--output", required=True, type=Path, metavar="DIR", help="for pictures, WAV files and clips.jsonl")
     add("--rows", type=int, default=2, metavar="N", help="to show (2)")
-    add("--step", type=int, default=0, metavar="S", help="of training that the first row belongs to (0)")
+    add("--step", type=int, metavar="S", help="of training that the first row belongs to (0, or the run's newest)")
+    add("--run-dir", metavar="DIR", help="a run with this config: plan from its newest checkpoint up to the step")

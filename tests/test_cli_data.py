@@ -2,9 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from slap_jax.checkpoints import Checkpoints
 from slap_jax.cli import main
+from slap_jax.config_file import read_config
+from slap_jax.data.pipeline import TrainBatches
+from slap_jax.data.tokenizer import Tokenizer
 from tests.data.tiny_data import tiny_dataset, tiny_tokenizer
 
 CONFIG = """
@@ -59,6 +64,23 @@ def test_data_show(root, capsys):
         "row0.png",
         *(clip["file"] for clip in clips),
     }
+
+
+def test_data_show_of_a_run(root, tmp_path, capsys):
+    config = read_config(str(root / "config.py"))
+    train = TrainBatches(config, Tokenizer(config.data.tokenizer))
+    with Checkpoints(tmp_path / "checkpoints", handle_signals=False) as checkpoints:
+        for step in (1, 2):
+            next(train)
+            checkpoints.save(step, {"params": {"x": np.zeros(1)}}, train.get_state(), {"config": {}}, force=True)
+    train.close()
+    words = ["data", "show", "--config", str(root / "config.py"), "--rows", "1", "--output"]
+    assert main([*words, str(tmp_path / "of_run"), "--run-dir", str(tmp_path)]) == 0
+    assert "step 2, row 0" in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "planned"), "--step", "2"]) == 0
+    assert (tmp_path / "of_run" / "clips.jsonl").read_text() == (tmp_path / "planned" / "clips.jsonl").read_text()
+    assert main([*words, str(tmp_path / "none"), "--run-dir", str(tmp_path), "--step", "0"]) == 2
+    assert "no checkpoint up to step 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

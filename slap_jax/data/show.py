@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from slap_jax.data.augment import Augmenter
 from slap_jax.data.clip_planning import PlannedClip
 from slap_jax.data.log_mel import log_mel
 from slap_jax.data.mixture import mixing_weights
+from slap_jax.data.pipeline import TrainBatches
 from slap_jax.data.row_assembly import RowAssembler
 from slap_jax.data.shard_rows import open_sources, planned_rows
 from slap_jax.data.tokenizer import Tokenizer
@@ -101,6 +102,7 @@ def show(
     output: Path,
     rows: int = 2,
     step: int = 0,
+    start: tuple[int, Mapping[str, Any]] | None = None,
     log: Callable[[str], None] = print,
 ) -> list[ShownRow]:
     """Prints, draws and writes as WAV the first rows of a training step, and of the steps after it as needed.
@@ -111,6 +113,7 @@ def show(
         output: receives `row<n>.png`, a WAV of each clip, and `clips.jsonl`; what an earlier call wrote there goes.
         rows: how many.
         step: of training, from 0.
+        start: an earlier step, and the data state of that step's checkpoint, to plan from.
         log: receives each line.
 
     Returns:
@@ -118,14 +121,15 @@ def show(
 
     Raises:
         RecordsError: a source is not prepared or lacks the split.
-        ShowError: no rows are asked for, the step is negative, or `output` holds another `clips.jsonl`.
+        DataMismatchError: `start` belongs to other data or settings.
+        ShowError: no rows are asked for, the step lies before `start`, or `output` holds another `clips.jsonl`.
         DrawingError: matplotlib is not installed.
     """
     with drawing(PRINT):
         pass  # a missing matplotlib is an error before anything is read
     output.mkdir(parents=True, exist_ok=True)
     _remove_earlier(output)
-    shown = read_rows(config, tokenizer, rows, step)
+    shown = read_rows(config, tokenizer, rows, step, start)
     described = []
     for number, row in enumerate(shown):
         files = [_wav_name(number, clip) for clip in row.clips]
@@ -142,7 +146,13 @@ def show(
     return shown
 
 
-def read_rows(config: ConfigDict, tokenizer: Tokenizer, rows: int, step: int) -> list[ShownRow]:
+def read_rows(
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    rows: int,
+    step: int,
+    start: tuple[int, Mapping[str, Any]] | None = None,
+) -> list[ShownRow]:
     """Reads rows of training; those that are not shown are planned, but not decoded.
 
     Args:
@@ -150,12 +160,15 @@ def read_rows(config: ConfigDict, tokenizer: Tokenizer, rows: int, step: int) ->
         tokenizer: of `config.data.tokenizer`.
         rows: how many.
         step: to which the first row belongs, from 0.
+        start: an earlier step, and the data state of that step's checkpoint, to plan from; else it is from step 0.
 
     Raises:
-        ShowError: no rows are asked for, or the step is negative.
+        DataMismatchError: `start` belongs to other data or settings.
+        ShowError: no rows are asked for, or the step lies before `start`.
     """
-    if rows < 1 or step < 0:
-        raise ShowError(f"{rows} rows of step {step} are asked for; ask for one row or more, of step 0 or later")
+    first = 0 if start is None else start[0]
+    if rows < 1 or step < first:
+        raise ShowError(f"{rows} rows of step {step} are asked for; ask for one row or more, of step {first} or later")
     data, sources = config.data, open_sources(config)
     counts = {name: len(records) for name, records in sources.items()}
     weights = [float(data.train[name].weight) for name in sources]
@@ -163,7 +176,9 @@ def read_rows(config: ConfigDict, tokenizer: Tokenizer, rows: int, step: int) ->
     plan = planned_rows(config, tokenizer, sources, shares, range(data.virtual_shards))
     assemble = RowAssembler(config, sources, Augmenter(data.augment))
     try:
-        for _ in tqdm(range(step), desc="planning", unit=" steps", disable=None if step else True, leave=False):
+        if start is not None:
+            plan.set_state(_fitting_state(config, tokenizer, start[1]))
+        for _ in tqdm(range(step - first), desc="planning", unit=" steps", disable=None, leave=False):
             next(plan)
         shown: list[ShownRow] = []
         while len(shown) < rows:
@@ -178,6 +193,16 @@ def read_rows(config: ConfigDict, tokenizer: Tokenizer, rows: int, step: int) ->
         assemble.close()
         plan.close()
     return shown
+
+
+def _fitting_state(config: ConfigDict, tokenizer: Tokenizer, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the states of the shards, if they are of these data and settings: as training would resume from them."""
+    batches = TrainBatches(config, tokenizer)
+    try:
+        batches.set_state(state)
+        return batches.get_state()["states"]
+    finally:
+        batches.close()
 
 
 def _row_of(batch: PackedBatch, row: int) -> PackedBatch:

@@ -10,7 +10,7 @@ import soundfile
 from slap_jax.batch import PackedBatch
 from slap_jax.config import source
 from slap_jax.data.log_mel import log_mel
-from slap_jax.data.pipeline import TrainBatches
+from slap_jax.data.pipeline import DataMismatchError, TrainBatches
 from slap_jax.data.records import clip_key, open_split
 from slap_jax.data.show import CLIPS_FILE, ShowError, read_rows, row_lines, row_log_mel, show
 from slap_jax.drawing.theme import DrawingError
@@ -49,6 +49,23 @@ def test_rows_are_those_of_training(config, tokenizer):
     for row in rows:
         for name in FIELDS:
             np.testing.assert_array_equal(getattr(row.batch, name)[0], getattr(batches[row.step], name)[row.row])
+
+
+def test_rows_after_a_checkpoint_are_those_of_training(config, tokenizer):
+    train = TrainBatches(config, tokenizer)
+    batches = [next(train) for _ in range(3)]
+    state = json.loads(json.dumps(train.get_state()))
+    batches += [next(train) for _ in range(2)]
+    train.close()
+    for row in read_rows(config, tokenizer, rows=3, step=4, start=(3, state)):
+        for name in FIELDS:
+            np.testing.assert_array_equal(getattr(row.batch, name)[0], getattr(batches[4], name)[row.row])
+    with pytest.raises(ShowError, match="of step 3 or later"):
+        read_rows(config, tokenizer, rows=1, step=2, start=(3, state))
+    other = config.copy_and_resolve_references()
+    other.seed = 5
+    with pytest.raises(DataMismatchError, match="seed"):
+        read_rows(other, tokenizer, rows=1, step=3, start=(3, state))
 
 
 def test_sounds_are_the_stored_ones_bit_for_bit(shown, config):
