@@ -11,8 +11,7 @@ import soundfile
 from jaxtyping import Float, Int16
 from ml_collections import ConfigDict
 
-from slap_jax.data.audio import INT16_SCALE, SAMPLE_RATE, AudioError, prepare_waveform, to_int16
-from slap_jax.data.manifest import AUDIO_SUFFIXES
+from slap_jax.data.audio import INT16_SCALE, SAMPLE_RATE, SOUND_SUFFIXES, AudioError, prepare_waveform, to_int16
 
 _ROOM_SECONDS = 2.0
 _CACHED_ROOMS = 256
@@ -93,7 +92,7 @@ def add_noise(
 
 
 def _audio_files(folder: str, setting: str) -> tuple[Path, ...]:
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file())
     if not files:
         state = "holds no audio files" if Path(folder).is_dir() else "is not a folder"
         raise AugmentError(f"config.data.augment.{setting} is {folder!r}, which {state}; give a folder of audio files")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slap_jax.data.audio import SOUND_SUFFIXES
 from slap_jax.data.entries import Entry, Rejection
 from slap_jax.data.entry_fields import (
     DEFAULT_SPLIT,
@@ -94,7 +93,3 @@ def _typed(row: dict[str, str], caption_columns: list[str]) -> dict[str, Any]:
     if "labels" in fields:
         fields["labels"] = [label.strip() for label in fields["labels"].split(";") if label.strip()]
     return fields
-
-
-# For importers from before `audio.py` listed them.
-AUDIO_SUFFIXES = SOUND_SUFFIXES
