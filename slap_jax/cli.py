@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and getattr(options, "config", None) is None:  # settings are left over for the config
+    takes_rest = any(getattr(options, name, None) is not None for name in ("config", "runner"))
+    if rest and not takes_rest:  # settings of the config, flags of the engine
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.rest = rest
     logging.basicConfig(format="%(message)s", level=logging.INFO if options.verb == "train" else logging.WARNING)
@@ -38,42 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"{options.program}: {error}", file=sys.stderr)
         return 2
-
-
-def prepare(options: argparse.Namespace) -> None:
-    """Writes the records of a manifest or folder."""
-    from slap_jax.data.prepare import prepare
-
-    prepare(
-        options.source,
-        options.output,
-        audio_root=options.audio_root,
-        name=options.name,
-        max_rejected=options.max_rejected,
-        workers=options.workers,
-    )
-
-
-def scenes(options: argparse.Namespace) -> None:
-    """Writes synthetic scenes: a train split, and a test split of combinations that it never has."""
-    from slap_jax.data.builders.synthetic_scenes import prepare_scenes
-
-    prepare_scenes(options.output, seed=options.seed, train=options.train, test=options.test)
-
-
-def tokenizer(options: argparse.Namespace) -> None:
-    """Trains a vocabulary on the captions of prepared data."""
-    from slap_jax.data.records import open_split
-    from slap_jax.data.tokenizer import train_tokenizer
-
-    captions = []
-    for data in options.data:
-        path, colon, split = data.rpartition(":")
-        records = open_split(path, split) if colon else open_split(data, "train")
-        captions += [caption for record in records for caption in record.captions]
-    trained = train_tokenizer(captions, options.output, options.vocab_size)
-    print(f"{options.output}: {trained.vocab_size} pieces from {len(captions)} captions")
-    print(f"set config.data.tokenizer={options.output} and config.model.vocab_size={trained.vocab_size}")
 
 
 def train(options: argparse.Namespace) -> int:
@@ -187,30 +152,6 @@ def _parser() -> argparse.ArgumentParser:
         added = group.add_parser(function.__name__, help=summary, description=summary, allow_abbrev=False)
         added.set_defaults(function=function, program=added.prog)
         return added
-
-    add = verb(prepare).add_argument
-    add("source", help="manifest (.jsonl, .csv) or folder of audio with .txt or .json beside each file")
-    add("output", help="directory to write to")
-    add("--audio-root", help="what the manifest's paths are relative to (its folder)")
-    add("--name", default="", help="name of the collection (the manifest's folder)")
-    add("--max-rejected", type=int, help="bad clips to accept (1 %% of all, at least 10)")
-    add("--workers", type=int, help="decoding threads (one per core)")
-
-    add = verb(scenes).add_argument
-    add("output", help="directory to write to")
-    add("--train", type=int, default=2_000, metavar="N", help="training scenes (2000)")
-    add("--test", type=int, default=256, metavar="N", help="scenes of unseen combinations (256)")
-    add("--seed", type=int, default=0, help="of the scenes (0)")
-
-    add = verb(tokenizer).add_argument
-    add(
-        "data",
-        nargs="+",
-        metavar="PATH[:SPLIT]",
-        help="prepared directories; of each the train split, or the one named",
-    )
-    add("--vocab-size", type=int, required=True, help="the most pieces")
-    add("--output", required=True, metavar="FILE", help=".model file to write")
 
     data = verbs.add_parser("data", help="Looks at data.", description="Looks at data.", allow_abbrev=False)
     data_verbs = data.add_subparsers(dest="data_verb", required=True, metavar="VERB")

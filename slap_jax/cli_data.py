@@ -137,11 +137,21 @@ def show(options: argparse.Namespace) -> None:
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:
     """Reads ["splits=train+val"]."""
-    options = dict(argument.partition("=")[::2] for argument in arguments)
-    for name, value in options.items():
+    options = {}
+    for argument in arguments:
+        name, _, value = argument.partition("=")
         if not name or not value:
-            raise ArgumentError(f"--option {name} is not NAME=VALUE; docs/datasets.md lists the options")
+            raise ArgumentError(f"--option {argument} is not NAME=VALUE; docs/datasets.md lists the options")
+        options[name] = value
     return options
+
+
+def _positive(text: str) -> int:
+    """Reads a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
 
 
 def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:

@@ -158,8 +158,10 @@ def make_plan(
         blocks[split].append(Block(_digest(settings + data), len(lines[split])))
         lines[split] = []
 
+    listed = _checked(collection.entries(), excluded, on_clips)
+    first = list(itertools.islice(listed, 1))  # a collection that cannot be read says so before anything is written
     with _rejections_file(folder) as write_rejection:
-        for item in _checked(collection.entries(), excluded, on_clips):
+        for item in itertools.chain(first, listed):
             if isinstance(item, Rejection):
                 line = rejection_line(item)
                 write_rejection(line)

@@ -131,6 +131,7 @@ def prepare(
     plan = list_clips(staging.plan)
     _accept(plan.rejected, plan, max_rejected, staging.plan / REJECTED)
     plans = plan.shards(staging.plan, identity.name)
+    staging.make_folders()
     staging.keep_only(plans)
     staging.take_over(plans)
     run = runner or (lambda plans, folder: run_local(plans, folder, workers or os.cpu_count() or 1))
@@ -172,6 +173,7 @@ def prepare_records(
     if summary is not None and summary["inputs"] == inputs:
         return _report(directory, summary, True, log)
     staging = Staging(Path(output), identity)
+    staging.make_folders()
     shards = []
     for split, (most, records) in splits.items():
         clips = ((record, clip_facts(record, record.waveform())) for record in records)

@@ -38,7 +38,7 @@ class Staging:
     """
 
     def __init__(self, output: Path, identity: DatasetIdentity):
-        """Makes the folder, or takes up what an interrupted preparation left in it.
+        """Takes up what an interrupted preparation left behind; makes nothing.
 
         Args:
             output: directory that receives the data set.
@@ -51,8 +51,6 @@ class Staging:
         self._final, self._previous = output.absolute() / identity.name, self.folder / "previous"
         self._version = identity.version
         self._summaries = self.folder / "summaries"
-        self.shards.mkdir(parents=True, exist_ok=True)
-        self._summaries.mkdir(exist_ok=True)
         if self._previous.exists() and not self._final.exists():
             self._previous.rename(self._final)
         # Of a shard that the new data set keeps in part, the whole is still here.
@@ -61,6 +59,11 @@ class Staging:
                 shard.rename(self.shards / shard.name)
         for leftover in (self.dataset.parent, self._previous, self.plan):
             shutil.rmtree(leftover, ignore_errors=True)
+
+    def make_folders(self) -> None:
+        """Makes the folders that shards are written to."""
+        self.shards.mkdir(parents=True, exist_ok=True)
+        self._summaries.mkdir(exist_ok=True)
 
     def finished(self, split: str, file: str) -> FinishedShard:
         """Returns where a shard and its summary are, or will be."""
