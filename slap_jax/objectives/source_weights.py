@@ -20,7 +20,7 @@ def clip_weights(batch: PackedBatch, sources: ConfigDict, objective: str) -> Flo
         objective: key of each source's `objectives`.
     """
     factors = [float(sources[name].objectives[objective]) for name in sources]
-    if len(set(factors)) == 1:
+    if len(set(factors)) <= 1:
         return None
     return jnp.where(batch.clip_valid, jnp.asarray(factors, jnp.float32)[batch.clip_source], 0.0)
 
