@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from slap_jax.data.packing import PackingError
 from slap_jax.data.row_packing import RowPacker
 
-# Rows that a forecast is made of, if that takes no more clips than the most: the share of columns is then good to 0.001.
+# Rows of a forecast, if they take no more clips than the most: the share of columns is then good to about 0.001.
 _ROWS = 400
 _FEWEST_CLIPS, _MOST_CLIPS = 2_000, 300_000
 
