@@ -86,7 +86,7 @@ def kind_of(source: str | os.PathLike[str]) -> str:
         return "webdataset"
     if not path.is_file():
         found = "matches nothing" if is_pattern(os.fspath(source)) else "is missing"
-        raise CollectionError(f"{source} {found}; {_EXPECTED}")
+        raise CollectionError(f"{source} {found}; give a manifest, a folder, tars or tables (docs/collections.md)")
     if suffix in (*JSON_LINES_SUFFIXES, ".csv"):
         return "manifest"
     if suffix in TABLE_SUFFIXES:

@@ -77,7 +77,13 @@ def test_options_that_a_kind_does_not_have(root, source, options, words):
         open_collection(root / source, **options)
 
 
-@pytest.mark.parametrize("source", ["nothing", "nothing.jsonl", "*.flac", "folder/a.wav", "empty"])
+@pytest.mark.parametrize("source", ["nothing", "nothing.jsonl", "*.flac"])
+def test_what_is_not_there_is_one_line(root, source):
+    with pytest.raises(CollectionError, match=r"(is missing|matches nothing); give a manifest.*collections\.md\)$"):
+        open_collection(root / source)
+
+
+@pytest.mark.parametrize("source", ["folder/a.wav", "empty"])
 def test_what_is_no_collection_is_told_the_kinds(root, source):
     (root / "empty").mkdir()
     with pytest.raises(CollectionError, match=r"(?s)a manifest.*WebDataset.*Hugging Face.*docs/collections\.md"):
