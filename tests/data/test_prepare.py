@@ -1,13 +1,15 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from slap_jax.data import prepare_shard
+from slap_jax.data import dataset_writer, prepare_shard
 from slap_jax.data.audio import decode_audio, to_int16
 from slap_jax.data.entry_fields import CollectionError
+from slap_jax.data.manifest import Manifest
 from slap_jax.data.preparation_plan import REJECTED
 from slap_jax.data.prepare import PrepareError, prepare, prepare_records
 from slap_jax.data.records import open_split, split_sizes
@@ -168,6 +170,141 @@ def test_an_interrupted_run_leaves_the_old_data_and_starts_again(tmp_path, monke
             quiet(manifest, output, workers=1)
     assert len(open_split(output, "train+test")) == 4
     assert quiet(manifest, output).clips == {"train": 5, "test": 2}
+
+
+def staged(output: Path) -> dict[str, tuple[int, int]]:
+    """Returns inode and time of change of the finished shards of a preparation that was stopped."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.glob(".staging/*/shards/*")}
+
+
+def decoded(monkeypatch) -> list[str]:
+    """Returns a list to which the name of each decoded file is added from now on."""
+    names: list[str] = []
+
+    def decode(path, **settings):
+        names.append(path.name)
+        return decode_audio(path, **settings)
+
+    monkeypatch.setattr(prepare_shard, "decode_audio", decode)
+    return names
+
+
+def test_a_restart_keeps_the_finished_shards(tmp_path, monkeypatch):
+    manifest, output = manifest_of(tmp_path / "in", good=12), tmp_path / "out"
+    with monkeypatch.context() as patch:
+
+        def interrupt(path, **_):
+            if path.name == "7.wav":  # in the third shard of four of `train`
+                raise KeyboardInterrupt
+            return decode_audio(path)
+
+        patch.setattr(prepare_shard, "decode_audio", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(manifest, output, clips_per_shard=2, workers=1)
+    finished = staged(output)
+    assert sorted(finished) == [f"slap_clips-train.array_record-0000{number}-of-00004" for number in range(2)]
+    names = decoded(monkeypatch)
+    assert quiet(manifest, output, clips_per_shard=2, workers=1).clips == {"train": 8, "test": 4}
+    assert not {"0.wav", "1.wav", "3.wav", "4.wav"} & set(names) and len(names) == 8
+    published = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.glob("*/*/*array_record*")}
+    assert finished.items() <= published.items()
+    quiet(manifest, tmp_path / "at_once", clips_per_shard=2, workers=1)
+    assert shard_files(output) == shard_files(tmp_path / "at_once")
+
+
+def test_an_interruption_of_the_last_step_costs_no_decoding(tmp_path, monkeypatch):
+    manifest, output = manifest_of(tmp_path / "in", good=6), tmp_path / "out"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset_writer, "_write_metadata", interrupt)  # the shards have left their folder by then
+        with pytest.raises(KeyboardInterrupt):
+            quiet(manifest, output)
+    names = decoded(monkeypatch)
+    assert quiet(manifest, output, workers=1).clips == {"train": 4, "test": 2} and not names
+
+
+def test_an_interrupted_exchange_is_undone(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    quiet(manifest_of(tmp_path / "first", good=4), output)
+    rename = Path.rename
+
+    def interrupt(path, target):
+        if path.name == "dataset":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(manifest_of(tmp_path / "second", good=7), output)
+    assert not (output / "slap_clips").exists()  # the old data wait in the staging folder
+    with pytest.raises(PrepareError):
+        quiet(manifest_of(tmp_path / "third", good=0, bad=1), output)
+    assert split_sizes(output) == {"train": 3, "test": 1}
+
+
+def test_a_longer_manifest_decodes_only_what_is_new(tmp_path, monkeypatch):
+    manifest, output = manifest_of(tmp_path / "in", good=9), tmp_path / "out"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:6]))
+    quiet(manifest, output, clips_per_shard=2)
+    manifest.write_text("".join(lines))
+    names = decoded(monkeypatch)
+    assert quiet(manifest, output, clips_per_shard=2, workers=1).clips == {"train": 6, "test": 3}
+    assert sorted(names) == ["6.wav", "7.wav", "8.wav"]
+    quiet(manifest, tmp_path / "at_once", clips_per_shard=2, workers=1)
+    assert shard_files(output) == shard_files(tmp_path / "at_once")
+
+
+def test_duplicates_are_said_dropped_and_taken_back(tmp_path, monkeypatch):
+    manifest = manifest_of(tmp_path / "in", good=5)
+    for copy in ("4.wav", "2.wav"):  # train and test
+        shutil.copyfile(tmp_path / "in" / "0.wav", tmp_path / "in" / copy)
+    lines: list[str] = []
+    kept = prepare(manifest, tmp_path / "out", log=lines.append)
+    assert kept.duplicates == {"groups": 1, "clips": 2, "groups_between_splits": 1, "dropped": 0}
+    assert any("2 clips have the audio of an earlier one (kept; --drop-duplicates" in line for line in lines)
+    assert any("WARNING: 1 of these groups lie in more than one split" in line for line in lines)
+    names = decoded(monkeypatch)
+    dropped = quiet(manifest, tmp_path / "out", drop_duplicates=True)
+    assert dropped.clips == {"train": 3} == {"train": kept.clips["train"] - 1}
+    assert not names and not dropped.reused
+    assert quiet(manifest, tmp_path / "out", drop_duplicates=True).reused
+    assert quiet(manifest, tmp_path / "out").clips == kept.clips  # those that were dropped are decoded again
+
+
+def test_excluded_clips_are_told_by_audio_and_do_not_count_as_rejected(tmp_path):
+    quiet(manifest_of(tmp_path / "evaluation", good=3), tmp_path / "benchmark", name="benchmark")
+    manifest, benchmark = manifest_of(tmp_path / "in", good=7), f"{tmp_path / 'benchmark'}:train+test"
+    prepared = quiet(manifest, tmp_path / "out", name="lab", exclude=[benchmark], max_rejected=0)
+    assert prepared.rejected == {"excluded_evaluation": 3}  # the same tones under the ids of another source
+    assert prepared.clips == {"train": 3, "test": 1}
+    assert [item["id"] for item in rejected(tmp_path / "out")] == ["0.wav", "1.wav", "2.wav"]
+    assert not quiet(manifest, tmp_path / "out", name="lab").reused
+
+
+def test_a_collection_can_be_given_opened(tmp_path):
+    collection = Manifest(manifest_of(tmp_path / "in"), name="opened")
+    assert quiet(collection, tmp_path / "out").directory == tmp_path / "out" / "slap_clips" / "1.0.0"
+    assert open_split(tmp_path / "out", "train")[0].source == "opened"
+
+
+def test_too_many_rejections_in_the_listing_stop_before_decoding(tmp_path, monkeypatch):
+    manifest = manifest_of(tmp_path / "in", good=5)
+    for index in range(1, 5):
+        (tmp_path / "in" / f"{index}.wav").unlink()
+    names = decoded(monkeypatch)
+    with pytest.raises(PrepareError, match=r"4 of 5 clips were rejected \(4 missing_file\), more than max_rejected=3"):
+        quiet(manifest, tmp_path / "out", max_rejected=3)
+    assert not names and len(rejected(tmp_path / "out")) == 4
+
+
+def test_shards_that_do_not_arrive_are_an_error(tmp_path):
+    with pytest.raises(PrepareError, match=r"2 of 2 shards did not arrive in .*every worker must see this folder"):
+        quiet(manifest_of(tmp_path / "in"), tmp_path / "out", runner=lambda plans, staging: None)
 
 
 def test_unreadable_manifest_touches_nothing(tmp_path):
