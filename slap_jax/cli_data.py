@@ -68,7 +68,7 @@ def tokenizer(options: argparse.Namespace) -> None:
             path, colon, split = argument.rpartition(":")
             data.train[f"data_{number}"] = source(path, split) if colon else source(argument, "train")
     captions = list(sample_captions(data, options.max_captions, options.seed))
-    trained = train_tokenizer(captions, options.output, options.vocab_size)
+    trained = train_tokenizer(captions, options.output, options.vocab_size, options.character_coverage)
     print(f"{options.output}: {trained.vocab_size} pieces from {len(captions)} captions")
     print(f"set config.data.tokenizer={options.output} and config.model.vocab_size={trained.vocab_size}")
 
@@ -198,6 +198,7 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add("--vocab-size", type=int, required=True, metavar="N", help="the most pieces")
     add("--output", required=True, metavar="FILE", help=".model file to write")
     add("--max-captions", type=_positive, default=1_000_000, metavar="N", help="to read at most (1000000)")
+    add("--character-coverage", type=float, default=1.0, metavar="SHARE", help="of the characters to keep (1.0)")
     add("--seed", type=int, default=0, help="of the choice of captions (0)")
 
     added = verb(stats)

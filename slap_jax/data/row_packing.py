@@ -103,8 +103,9 @@ class RowPacker(Generic[Item]):
         complete = None
         if best is None:
             index = max(range(len(self._rows)), key=self._fullness)
-            complete = self._rows[index].placed
-            best = self._rows[index] = _OpenRow()
+            complete = self._rows.pop(index).placed
+            best = _OpenRow()
+            self._rows.append(best)  # the oldest stays first, and of equally full rows the first is given: none starves
         best.add(Placed(item, columns, tokens))
         return complete
 

@@ -43,7 +43,17 @@ def test_a_row_is_only_given_when_no_open_row_holds_the_next_item():
     assert packer.add("c", 4, 1) is None  # into the fullest row that holds it, which is a's
     row = packer.add("d", 6, 1)  # b's row has 5 columns left
     assert row is not None and [placed.item for placed in row] == ["a", "c"]
-    assert [[placed.item for placed in row] for row in packer.open_rows] == [["d"], ["b"]]
+    assert [[placed.item for placed in row] for row in packer.open_rows] == [["b"], ["d"]]
+
+
+@pytest.mark.parametrize(("columns", "tokens"), [(1, 1), (20, 2), (7, 20)])
+def test_no_row_waits_for_ever_where_all_are_equally_full(columns, tokens):
+    packer: RowPacker[int] = RowPacker(COLUMNS, TEXT, SLOTS, bins=6)
+    per_row = min(COLUMNS // columns, TEXT // tokens, SLOTS)
+    for item in range(600):
+        packer.add(item, columns, tokens)
+        waiting = [placed.item for row in packer.open_rows for placed in row]
+        assert item - min(waiting) < 2 * 6 * per_row
 
 
 @pytest.mark.parametrize(("columns", "tokens"), [(1, 9), (1, 1)])

@@ -72,3 +72,11 @@ def test_missing_and_foreign_files(tmp_path):
         )
     with pytest.raises(TokenizerError, match="pad, bos, eos, unk"):
         Tokenizer(tmp_path / "other.model")
+
+
+def test_rare_letters_are_kept_unless_less_is_asked_for(tmp_path):
+    captions = [f"a dog barks {number} times" for number in range(3_000)] + ["a jazz quartet"]
+    whole = train_tokenizer(captions, tmp_path / "whole.model", 200)
+    assert whole.decode(whole.encode("a jazz quartet", 40)) == "a jazz quartet"
+    common = train_tokenizer(captions, tmp_path / "common.model", 200, character_coverage=0.999)
+    assert "\u2047" in common.decode(common.encode("a jazz quartet", 40))
