@@ -116,3 +116,10 @@ def test_mistakes_end_in_one_line_and_write_nothing(manifest, tmp_path, monkeypa
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_an_engine_without_beam_says_what_to_install(manifest, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    assert main(["prepare", str(manifest), str(tmp_path / "out"), "--runner", "FlinkRunner"]) == 2
+    error = capsys.readouterr().err
+    assert "pip install 'slap-jax[beam]'" in error and error.count("\n") == 1
