@@ -7,8 +7,8 @@ from jaxtyping import Bool, UInt64
 class HashSet:
     """Grows by whole arrays, and tells which of their hashes were new.
 
-    The hashes lie in sorted runs. Two runs of about the same length are merged, so that there are only as many as the
-    number of hashes has binary digits.
+    The hashes lie in sorted runs. Two runs of about the same length are merged, which takes twice their memory for a
+    moment, so that there are only as many as the number of hashes has binary digits.
     """
 
     def __init__(self):
@@ -30,5 +30,5 @@ class HashSet:
         if len(run):
             self._runs.append(run)
         while len(self._runs) > 1 and len(self._runs[-2]) <= 2 * len(self._runs[-1]):
-            last, before = self._runs.pop(), self._runs.pop()
-            self._runs.append(np.sort(np.concatenate([before, last]), kind="stable"))  # linear: it merges runs
+            self._runs[-2:] = [np.concatenate(self._runs[-2:])]
+            self._runs[-1].sort(kind="stable")  # linear in time: it finds the two runs

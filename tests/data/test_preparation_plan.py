@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,30 @@ def test_the_digest_follows_all_that_the_records_depend_on(tmp_path, change):
     elif change == "archive":
         (tmp_path / "a.tar").write_bytes(b"1")
     assert make_plan(Listed(listed), None, clips_per_block=clips_per_block).digest != before.digest
+
+
+@dataclasses.dataclass
+class Long:
+    """A collection that makes its entries as it lists them."""
+
+    count: int
+    name: str = "long"
+
+    def entries(self):
+        first = dataclasses.replace(entry(0), audio=ArchiveMember(Path("/none.tar"), "a.wav", 0, 1))
+        for index in range(self.count):
+            yield dataclasses.replace(first, id=f"clip-{index}")
+
+
+def test_memory_grows_by_few_bytes_a_clip(monkeypatch):
+    monkeypatch.setattr(preparation_plan, "_ENTRIES_AT_A_TIME", 256)
+
+    def peak(count):
+        tracemalloc.start()
+        make_plan(Long(count), None, clips_per_block=256)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(1_000)  # fills caches
+    assert peak(20_000) - peak(5_000) < 40 * 15_000  # bytes; an entry takes hundreds
