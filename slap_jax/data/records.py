@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ SCHEMA_VERSION = "1.0.0"
 DATASET_INFO = "dataset_info.json"
 SUMMARY = "slap_records.json"
 _MERGE = "+"
+_MOST_OPEN_FILES = 65_536
 
 
 class RecordsError(ValueError):
@@ -202,6 +204,7 @@ def open_split(path: str | os.PathLike[str], split: str) -> Records:
     directory = dataset_directory(path)
     names = split_names(path, split)
     builder = tfds.builder_from_directory(os.fspath(directory))
+    _allow_open_files(sum(len(builder.info.splits[name].shard_lengths) for name in names))
     merged = _MERGE.join(names)
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     source = builder.as_data_source(merged, deserialize_method=raw)  # pyright: ignore[reportCallIssue]
@@ -252,6 +255,14 @@ def dataset_directory(path: str | os.PathLike[str]) -> Path:
     if len(found) > 1:
         raise RecordsError(f"{path} holds several data sets; name one of: {', '.join(map(str, found))}")
     return found[0]
+
+
+def _allow_open_files(shards: int) -> None:
+    """Raises the process's limit of open files as far as its user may, because every shard read from stays open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and shards > soft // 4:
+        most = _MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def shard_name(dataset: str, split: str, number: int, count: int) -> str:

@@ -102,3 +102,19 @@ def test_neither_writing_nor_reading_needs_tensorflow(tmp_path):
         assert "tensorflow" not in sys.modules
     """)
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+
+
+def test_more_shards_than_a_process_may_open_at_first(tmp_path):
+    program = textwrap.dedent("""
+        import resource, sys
+        from slap_jax.data import prepare
+        from slap_jax.data.records import open_split
+        from tests.data.tiny_data import tiny_record
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        prepare.CLIPS_PER_SHARD = 1
+        made = {"train": (100, (tiny_record(index, 0.01) for index in range(100)))}
+        prepare.prepare_records(made, sys.argv[1], {}, log=lambda line: None)
+        assert [record.id for record in open_split(sys.argv[1], "train")] == [f"clip-{n}" for n in range(100)]
+    """)
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
