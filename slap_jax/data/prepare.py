@@ -102,6 +102,7 @@ def prepare(
         CollectionError: the collection cannot be read at all.
         PrepareError: it is empty, or more than `max_rejected` of its clips were rejected, or every one.
         ShardError: a shard could not be written; those that are finished are kept.
+        StagingError: another preparation is at work on the same data set.
     """
     if isinstance(source, (str, os.PathLike)):
         collection = open_collection(source, audio_root=audio_root, name=name)
@@ -127,28 +128,28 @@ def prepare(
             _accept(summary["rejected"], plan, max_rejected, final / identity.version / REJECTED)
             return _report(final / identity.version, summary, True, log)
 
-    staging = Staging(Path(output), identity)
-    plan = list_clips(staging.plan)
-    _accept(plan.rejected, plan, max_rejected, staging.plan / REJECTED)
-    plans = plan.shards(staging.plan, identity.name)
-    staging.make_folders()
-    staging.keep_only(plans)
-    staging.take_over(plans)
-    run = runner or (lambda plans, folder: run_local(plans, folder, workers or os.cpu_count() or 1))
-    run([each for each in plans if not staging.has(each)], staging.folder)
-    missing = [each for each in plans if not staging.has(each)]
-    if missing:
-        raise PrepareError(
-            f"{len(missing)} of {len(plans)} shards did not arrive in {staging.shards}, like {missing[0].file}; every "
-            "worker must see this folder, and the audio files, under the same names"
-        )
-    shards = [staging.finished(each.split, each.file) for each in plans]
-    rejected = _write_rejections(staging, plan, shards)
-    _accept(rejected, plan, max_rejected, staging.rejected)
-    contents = write_dataset(staging.dataset, identity, shards, drop_duplicates=drop_duplicates)
-    staging.rejected.rename(staging.dataset / REJECTED)
-    summary = {"inputs": inputs(plan), "rejected": dict(rejected), **contents}
-    staging.publish(summary)
+    with Staging(Path(output), identity) as staging:
+        plan = list_clips(staging.plan)
+        _accept(plan.rejected, plan, max_rejected, staging.plan / REJECTED)
+        plans = plan.shards(staging.plan, identity.name)
+        staging.make_folders()
+        staging.keep_only(plans)
+        staging.take_over(plans)
+        run = runner or (lambda plans, folder: run_local(plans, folder, workers or os.cpu_count() or 1))
+        run([each for each in plans if not staging.has(each)], staging.folder)
+        missing = [each for each in plans if not staging.has(each)]
+        if missing:
+            raise PrepareError(
+                f"{len(missing)} of {len(plans)} shards did not arrive in {staging.shards}, like {missing[0].file}; "
+                "every worker must see this folder, and the audio files, under the same names"
+            )
+        shards = [staging.finished(each.split, each.file) for each in plans]
+        rejected = _write_rejections(staging, plan, shards)
+        _accept(rejected, plan, max_rejected, staging.rejected)
+        contents = write_dataset(staging.dataset, identity, shards, drop_duplicates=drop_duplicates)
+        staging.rejected.rename(staging.dataset / REJECTED)
+        summary = {"inputs": inputs(plan), "rejected": dict(rejected), **contents}
+        staging.publish(summary)
     return _report(final / identity.version, summary, False, log)
 
 
@@ -172,18 +173,18 @@ def prepare_records(
     summary = _read_summary(directory)
     if summary is not None and summary["inputs"] == inputs:
         return _report(directory, summary, True, log)
-    staging = Staging(Path(output), identity)
-    staging.make_folders()
-    shards = []
-    for split, (most, records) in splits.items():
-        clips = ((record, clip_facts(record, record.waveform())) for record in records)
-        count = max(1, -(-most // CLIPS_PER_SHARD))
-        for number in range(count):
-            shard = staging.finished(split, shard_name(identity.name, split, number, count))
-            write_shard(shard.file, shard.summary_file, itertools.islice(clips, CLIPS_PER_SHARD))
-            shards.append(shard)
-    summary = {"inputs": dict(inputs), "rejected": {}, **write_dataset(staging.dataset, identity, shards)}
-    staging.publish(summary)
+    with Staging(Path(output), identity) as staging:
+        staging.make_folders()
+        shards = []
+        for split, (most, records) in splits.items():
+            clips = ((record, clip_facts(record, record.waveform())) for record in records)
+            count = max(1, -(-most // CLIPS_PER_SHARD))
+            for number in range(count):
+                shard = staging.finished(split, shard_name(identity.name, split, number, count))
+                write_shard(shard.file, shard.summary_file, itertools.islice(clips, CLIPS_PER_SHARD))
+                shards.append(shard)
+        summary = {"inputs": dict(inputs), "rejected": {}, **write_dataset(staging.dataset, identity, shards)}
+        staging.publish(summary)
     return _report(directory, summary, False, log)
 
 

@@ -11,6 +11,7 @@ OUTPUT/.staging/NAME/
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -26,8 +27,12 @@ from slap_jax.data.records import SUMMARY
 from slap_jax.data.shard_writer import ShardSummary
 
 
+class StagingError(ValueError):
+    """Another preparation is at work on the same data set."""
+
+
 class Staging:
-    """The folder of one preparation.
+    """The folder of one preparation, used in a `with` block, which keeps others out.
 
     Attributes:
         folder: of everything below.
@@ -38,19 +43,29 @@ class Staging:
     """
 
     def __init__(self, output: Path, identity: DatasetIdentity):
-        """Takes up what an interrupted preparation left behind; makes nothing.
+        """Touches nothing before the `with` block.
 
         Args:
             output: directory that receives the data set.
             identity: of the data set.
         """
-        self.folder = (output / ".staging" / identity.name).absolute()
+        self._output, self._version = output.absolute(), identity.version
+        self._final = self._output / identity.name
+        self.folder = self._output / ".staging" / identity.name
         self.plan, self.shards = self.folder / "plan", self.folder / "shards"
         self.dataset = self.folder / "dataset" / identity.version
         self.rejected = self.folder / REJECTED
-        self._final, self._previous = output.absolute() / identity.name, self.folder / "previous"
-        self._version = identity.version
-        self._summaries = self.folder / "summaries"
+        self._summaries, self._previous = self.folder / "summaries", self.folder / "previous"
+
+    def __enter__(self) -> "Staging":
+        """Takes up what an interrupted preparation left behind.
+
+        Raises:
+            StagingError: another preparation is at work.
+        """
+        self._is_new = not self._output.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.folder)
         if self._previous.exists() and not self._final.exists():
             self._previous.rename(self._final)
         # Of a shard that the new data set keeps in part, the whole is still here.
@@ -59,6 +74,16 @@ class Staging:
                 shard.rename(self.shards / shard.name)
         for leftover in (self.dataset.parent, self._previous, self.plan):
             shutil.rmtree(leftover, ignore_errors=True)
+        self.rejected.unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+        with contextlib.suppress(OSError):  # not empty: there is something to go on with, or another data set
+            self.folder.rmdir()
+            self.folder.parent.rmdir()
+            if self._is_new:
+                self._output.rmdir()
 
     def make_folders(self) -> None:
         """Makes the folders that shards are written to."""
@@ -99,9 +124,23 @@ class Staging:
         if self._final.exists():
             self._final.rename(self._previous)
         self.dataset.parent.rename(self._final)
-        shutil.rmtree(self.folder)
-        with contextlib.suppress(OSError):  # of another data set
-            self.folder.parent.rmdir()
+        for leftover in (self._previous, self.plan, self.shards, self._summaries):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _lock(folder: Path) -> int:
+    """Opens a folder for this process alone; returns its descriptor. Processes that are killed let it go."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise StagingError(
+            f"another `slap prepare` is at work in {folder}; wait for it, or stop it: this one would go on from there"
+        ) from error
+    except OSError:
+        pass  # a network file system without locks
+    return descriptor
 
 
 def _link(source: Path, target: Path) -> None:

@@ -8,11 +8,13 @@ import pytest
 
 from slap_jax.data import dataset_writer, prepare_shard
 from slap_jax.data.audio import decode_audio, to_int16
+from slap_jax.data.dataset_writer import DatasetIdentity
 from slap_jax.data.entry_fields import CollectionError
 from slap_jax.data.manifest import Manifest
 from slap_jax.data.preparation_plan import REJECTED
 from slap_jax.data.prepare import PrepareError, prepare, prepare_records
 from slap_jax.data.records import open_split, split_sizes
+from slap_jax.data.staging import Staging, StagingError
 from tests.data.tiny_data import encoded, tiny_record, tone, write_manifest, write_tone
 
 
@@ -300,6 +302,15 @@ def test_too_many_rejections_in_the_listing_stop_before_decoding(tmp_path, monke
     with pytest.raises(PrepareError, match=r"4 of 5 clips were rejected \(4 missing_file\), more than max_rejected=3"):
         quiet(manifest, tmp_path / "out", max_rejected=3)
     assert not names and len(rejected(tmp_path / "out")) == 4
+
+
+def test_two_preparations_of_one_data_set_do_not_meet(tmp_path):
+    manifest, output = manifest_of(tmp_path / "in"), tmp_path / "out"
+    with Staging(output, DatasetIdentity()):
+        with pytest.raises(StagingError, match=r"another `slap prepare` is at work in .*slap_clips; wait for it"):
+            quiet(manifest, output)
+        prepare_records({"train": (1, [tiny_record(0, 0.1)])}, tmp_path / "other", {}, log=lambda line: None)
+    assert not output.exists() and quiet(manifest, output).clips == {"train": 4, "test": 2}
 
 
 def test_shards_that_do_not_arrive_are_an_error(tmp_path):
