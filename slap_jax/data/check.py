@@ -27,13 +27,14 @@ from slap_jax.data.check_report import (
     format_report,
     report_values,
 )
-from slap_jax.data.check_verdict import EXCLUDED, LONG_CAPTION_WORDS, judge
+from slap_jax.data.check_verdict import LONG_CAPTION_WORDS, judge
 from slap_jax.data.collections import open_collection
 from slap_jax.data.entries import AudioFile, AudioLocation, Collection, Entry, Rejection
 from slap_jax.data.entry_fields import CollectionError
 from slap_jax.data.folder_walk import walk_files
 from slap_jax.data.hash_set import HashSet
 from slap_jax.data.loudness import SILENT_DBFS
+from slap_jax.data.prepare import EXCLUDED
 from slap_jax.data.prepare_shard import read_clip
 from slap_jax.data.record_index import hash_bytes
 

@@ -1,13 +1,10 @@
 """What the findings of `slap data check` mean: problems stand in the way, notes are good to know."""
 
-import math
 from collections.abc import Iterator
 
 from slap_jax.data.check_report import CheckReport, counted
-from slap_jax.data.prepare import ALLOWED_REJECTION_SHARE, LEAST_ALLOWED_REJECTIONS
+from slap_jax.data.prepare import rejection_limit
 
-# Rejections of reasons that begin so are intended.
-EXCLUDED = "excluded_"
 LONG_CAPTION_WORDS = 100
 
 # Fewer clips or captions than this share of the published ones are a problem.
@@ -74,8 +71,7 @@ def _rejected(report: CheckReport) -> int:
 
 
 def _allowed(report: CheckReport) -> int:
-    total = report.clips + _rejected(report)
-    return max(LEAST_ALLOWED_REJECTIONS, math.ceil(ALLOWED_REJECTION_SHARE * total))
+    return rejection_limit(report.clips + _rejected(report))
 
 
 def _reasons(report: CheckReport) -> str:
