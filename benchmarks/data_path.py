@@ -29,12 +29,12 @@ from ml_collections import ConfigDict
 
 from slap_jax.config import default_config, source
 from slap_jax.data.audio import decode_flac
-from slap_jax.data.augment import Augmenter
-from slap_jax.data.pipeline import TrainBatches
-from slap_jax.data.prepare import prepare
+from slap_jax.data.batches.augment import Augmenter
+from slap_jax.data.batches.pipeline import TrainBatches
+from slap_jax.data.batches.row_assembly import RowAssembler
+from slap_jax.data.batches.shard_rows import open_sources, planned_rows
+from slap_jax.data.preparation.prepare import prepare
 from slap_jax.data.records import open_split
-from slap_jax.data.row_assembly import RowAssembler
-from slap_jax.data.shard_rows import open_sources, planned_rows
 from slap_jax.data.tokenizer import Tokenizer, train_tokenizer
 
 DEMO = Path(__file__).parent.parent / "demo_data" / "manifest.jsonl"
@@ -49,9 +49,9 @@ SIDES = ("flac_decoding_alone", *OURS, "slap_jax_log_mel", *PEERS)
 PARTS = {
     "decode FLAC": ("data/audio.py", "decode_flac_into"),
     "read and parse the record": ("data/records.py", "__getitem__"),
-    "draw the caption": ("data/captions.py", "choose_caption"),
+    "draw the caption": ("data/batches/captions.py", "choose_caption"),
     "tokenise": ("data/tokenizer.py", "encode"),
-    "pack": ("data/row_packing.py", "add"),
+    "pack": ("data/batches/row_packing.py", "add"),
     "write segments and tokens": ("data/packing.py", "write_slot"),
 }
 

@@ -23,10 +23,10 @@ import numpy as np  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from slap_jax.config import default_config, source  # noqa: E402
-from slap_jax.data.pipeline import TrainBatches  # noqa: E402
-from slap_jax.data.prepare import prepare_records  # noqa: E402
+from slap_jax.data.batches.pipeline import TrainBatches  # noqa: E402
+from slap_jax.data.batches.shard_rows import open_sources, planned_rows  # noqa: E402
+from slap_jax.data.preparation.prepare import prepare_records  # noqa: E402
 from slap_jax.data.records import Record, make_record  # noqa: E402
-from slap_jax.data.shard_rows import open_sources, planned_rows  # noqa: E402
 from slap_jax.data.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
 
 SOUNDS = 500

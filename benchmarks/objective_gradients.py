@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from slap_jax.checkpoints import Checkpoints
-from slap_jax.data.pipeline import TrainBatches
+from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.optimizer import create_optimizer
 from slap_jax.train_state import TrainState, abstract_learner, create_state, graph_of

@@ -18,8 +18,8 @@ def prepare(options: argparse.Namespace) -> None:
     import functools
 
     from slap_jax.data.builders.registry import open_dataset
-    from slap_jax.data.prepare import prepare
-    from slap_jax.data.prepare_beam import run_beam
+    from slap_jax.data.preparation.beam_runner import run_beam
+    from slap_jax.data.preparation.prepare import prepare
 
     if options.option and not options.dataset:
         raise ArgumentError(f"--option {options.option[0]} is for a named data set: add --dataset NAME")
@@ -77,9 +77,9 @@ def stats(options: argparse.Namespace) -> None:
     """Measures a split, or the mixture of a config: durations, captions, loudness, log-mel, how full rows will be."""
     from slap_jax.config import ConfigError, default_config, source, validate
     from slap_jax.config_file import read_config
-    from slap_jax.data.statistics import measure
-    from slap_jax.data.statistics_figure import save_figure
-    from slap_jax.data.statistics_summary import summarise, summary_lines
+    from slap_jax.data.statistics.figure import save_figure
+    from slap_jax.data.statistics.measure import measure
+    from slap_jax.data.statistics.summary import summarise, summary_lines
     from slap_jax.data.tokenizer import Tokenizer
     from slap_jax.drawing.theme import PRINT, drawing
 
@@ -110,7 +110,7 @@ def stats(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> int:
     """Says what is missing or odd about a collection, before hours are spent on preparing it."""
-    from slap_jax.data.check import check
+    from slap_jax.data.checking.check import check
 
     return check(
         options.name, options.folder, options=_options(options.option), decode=options.decode, as_json=options.json

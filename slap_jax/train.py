@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 from slap_jax.batch import batch_shapes
 from slap_jax.checkpoints import EXIT_PREEMPTED, Checkpoints
 from slap_jax.config import ConfigError, samples_per_column, validate
-from slap_jax.data.leakage import check_leakage
-from slap_jax.data.pipeline import TrainBatches
-from slap_jax.data.prefetch import Prefetch
+from slap_jax.data.batches.leakage import check_leakage
+from slap_jax.data.batches.pipeline import TrainBatches
+from slap_jax.data.batches.prefetch import Prefetch
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.evaluation.evaluate import evaluate, load_tasks, scalars
 from slap_jax.flops import peak_flops, train_step_flops

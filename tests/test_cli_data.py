@@ -8,7 +8,7 @@ import pytest
 from slap_jax.checkpoints import Checkpoints
 from slap_jax.cli import main
 from slap_jax.config_file import read_config
-from slap_jax.data.pipeline import TrainBatches
+from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.tokenizer import Tokenizer
 from tests.data.tiny_data import tiny_dataset, tiny_tokenizer
 

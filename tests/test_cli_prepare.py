@@ -65,12 +65,12 @@ def test_flags_of_the_engine_are_passed_on(manifest, tmp_path, monkeypatch):
     calls = []
 
     def run_beam(plans, staging, flags):
-        from slap_jax.data.prepare_local import run_local
+        from slap_jax.data.preparation.local_runner import run_local
 
         calls.append((len(plans), flags))
         run_local(plans, staging, 1)
 
-    monkeypatch.setitem(sys.modules, "slap_jax.data.prepare_beam", types.SimpleNamespace(run_beam=run_beam))
+    monkeypatch.setitem(sys.modules, "slap_jax.data.preparation.beam_runner", types.SimpleNamespace(run_beam=run_beam))
     words = ["prepare", str(manifest), str(tmp_path / "out"), "--runner", "FlinkRunner"]
     assert main([*words, "--flink_master", "host:8081", "--parallelism=4"]) == 0
     assert calls == [(2, ["--runner", "FlinkRunner", "--flink_master", "host:8081", "--parallelism=4"])]

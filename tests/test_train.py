@@ -16,7 +16,7 @@ import pytest
 
 from slap_jax.checkpoints import EXIT_PREEMPTED, CheckpointError, Checkpoints
 from slap_jax.config import ConfigError
-from slap_jax.data.pipeline import DataMismatchError
+from slap_jax.data.batches.pipeline import DataMismatchError
 from slap_jax.data.tokenizer import TokenizerError
 from slap_jax.metrics import read_metrics
 from slap_jax.optimizer import create_optimizer

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Int64
 from ml_collections import ConfigDict
 
-from slap_jax.data.captions import CaptionPolicy, caption_policy, choose_caption
-from slap_jax.data.mixture import mixing_weights
+from slap_jax.data.batches.captions import CaptionPolicy, caption_policy, choose_caption
+from slap_jax.data.batches.mixture import mixing_weights
+from slap_jax.data.batches.seeds import derive_seed, generator_at
 from slap_jax.data.records import Record, open_split
-from slap_jax.data.seeds import derive_seed, generator_at
 
 
 def sample_captions(data: ConfigDict, most: int, seed: int = 0) -> Iterator[str]:

@@ -16,13 +16,13 @@ from tqdm import tqdm
 from slap_jax.batch import PADDING_SEGMENT, PackedBatch
 from slap_jax.config import samples_per_column
 from slap_jax.data.audio import SAMPLE_RATE
-from slap_jax.data.augment import Augmenter
-from slap_jax.data.clip_planning import PlannedClip
-from slap_jax.data.log_mel import log_mel
-from slap_jax.data.mixture import mixing_weights
-from slap_jax.data.pipeline import TrainBatches
-from slap_jax.data.row_assembly import RowAssembler
-from slap_jax.data.shard_rows import open_sources, planned_rows
+from slap_jax.data.batches.augment import Augmenter
+from slap_jax.data.batches.clip_planning import PlannedClip
+from slap_jax.data.batches.mixture import mixing_weights
+from slap_jax.data.batches.pipeline import TrainBatches
+from slap_jax.data.batches.row_assembly import RowAssembler
+from slap_jax.data.batches.shard_rows import open_sources, planned_rows
+from slap_jax.data.statistics.log_mel import log_mel
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.drawing.packed_row import PackedRow, row_figure, segment_span
 from slap_jax.drawing.theme import PRINT, drawing

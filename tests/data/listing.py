@@ -1,6 +1,6 @@
 """What tests want from a collection: its entries and its rejections as lists."""
 
-from slap_jax.data.entries import Collection, Entry, Rejection
+from slap_jax.data.collections.entries import Collection, Entry, Rejection
 
 
 def listed(collection: Collection) -> tuple[list[Entry], list[Rejection]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slap_jax.data.entry_fields import CollectionError
-from slap_jax.data.preparation_plan import REJECTED
-from slap_jax.data.prepare import Prepared, prepare
+from slap_jax.data.collections.entry_fields import CollectionError
+from slap_jax.data.preparation.plan import REJECTED
+from slap_jax.data.preparation.prepare import Prepared, prepare
 from slap_jax.data.records import Record, open_split
 from tests.data.tiny_data import encoded, tone, write_manifest, write_tone
 from tests.data.unprivileged import unprivileged_folder

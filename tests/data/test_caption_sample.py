@@ -3,7 +3,7 @@ import pytest
 
 from slap_jax.config import default_config, source
 from slap_jax.data.caption_sample import drawn_evenly, sample_captions
-from slap_jax.data.prepare import prepare_records
+from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record
 from tests.data.tiny_data import tiny_captions
 

@@ -107,7 +107,7 @@ def test_neither_writing_nor_reading_needs_tensorflow(tmp_path):
 def test_more_shards_than_a_process_may_open_at_first(tmp_path):
     program = textwrap.dedent("""
         import resource, sys
-        from slap_jax.data import prepare
+        from slap_jax.data.preparation import prepare
         from slap_jax.data.records import open_split
         from tests.data.tiny_data import tiny_record
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

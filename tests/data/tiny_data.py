@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from ml_collections import ConfigDict
 
 from slap_jax.config import default_config, source
-from slap_jax.data.prepare import prepare_records
+from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import Record, make_record, open_split
 from slap_jax.data.tokenizer import Tokenizer, train_tokenizer
 

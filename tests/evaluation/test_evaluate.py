@@ -9,7 +9,7 @@ import pytest
 from slap_jax.config import ConfigError, source
 from slap_jax.data.audio import to_int16
 from slap_jax.data.evaluation_set import EvaluationClip
-from slap_jax.data.prepare import prepare_records
+from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record
 from slap_jax.evaluation.evaluate import (
     evaluate,

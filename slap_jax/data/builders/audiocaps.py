@@ -8,7 +8,7 @@ from slap_jax.data.builders.audio_names import AudioNames
 from slap_jax.data.builders.options import chosen_splits
 from slap_jax.data.builders.published import Expected, PublishedDataset
 from slap_jax.data.builders.tables import Row, read_table
-from slap_jax.data.entries import AudioFile, Entry, Rejection
+from slap_jax.data.collections.entries import AudioFile, Entry, Rejection
 
 _COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 

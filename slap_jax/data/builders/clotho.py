@@ -8,7 +8,7 @@ from slap_jax.data.builders.licences import licence_name
 from slap_jax.data.builders.options import chosen_splits
 from slap_jax.data.builders.published import Expected, PublishedDataset
 from slap_jax.data.builders.tables import Row, group_rows, read_table
-from slap_jax.data.entries import AudioFile, Entry, Rejection
+from slap_jax.data.collections.entries import AudioFile, Entry, Rejection
 
 _CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
 

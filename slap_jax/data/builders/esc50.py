@@ -7,7 +7,7 @@ from slap_jax.data.builders.audio_names import AudioNames
 from slap_jax.data.builders.labelled_clips import label, labelled_clip
 from slap_jax.data.builders.published import Expected, PublishedDataset
 from slap_jax.data.builders.tables import Row, read_table
-from slap_jax.data.entries import Entry, Rejection
+from slap_jax.data.collections.entries import Entry, Rejection
 
 _FOLDS = 5
 

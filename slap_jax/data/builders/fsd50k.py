@@ -9,7 +9,7 @@ from slap_jax.data.builders.licences import licence_name
 from slap_jax.data.builders.options import chosen_splits
 from slap_jax.data.builders.published import Expected, PublishedDataset
 from slap_jax.data.builders.tables import Row, read_table
-from slap_jax.data.entries import Entry, Rejection
+from slap_jax.data.collections.entries import Entry, Rejection
 
 _PARTS = {"dev": ("train", "val"), "eval": ("eval",)}  # files -> splits
 

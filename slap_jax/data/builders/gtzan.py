@@ -7,7 +7,7 @@ from slap_jax.data.builders.audio_names import AudioNames
 from slap_jax.data.builders.labelled_clips import label, labelled_clip, read_lines
 from slap_jax.data.builders.options import chosen_splits
 from slap_jax.data.builders.published import Expected, PublishedDataset
-from slap_jax.data.entries import Entry, Rejection
+from slap_jax.data.collections.entries import Entry, Rejection
 
 _GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 _CLIPS_OF_GENRE = 100

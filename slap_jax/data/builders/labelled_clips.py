@@ -9,7 +9,7 @@ from typing import Any
 from slap_jax.data.audio import AUDIO_SUFFIXES
 from slap_jax.data.builders.published import LayoutError, PublishedDataset
 from slap_jax.data.builders.tables import Row
-from slap_jax.data.entries import AudioFile, Entry, Rejection
+from slap_jax.data.collections.entries import AudioFile, Entry, Rejection
 
 
 def label(key: str, value: str) -> str:

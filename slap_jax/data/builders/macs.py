@@ -9,7 +9,7 @@ import yaml
 from slap_jax.data.builders.audio_names import AudioNames
 from slap_jax.data.builders.published import Expected, LayoutError, PublishedDataset
 from slap_jax.data.builders.tables import group_rows
-from slap_jax.data.entries import AudioFile, Entry, Rejection
+from slap_jax.data.collections.entries import AudioFile, Entry, Rejection
 
 # libyaml reads the file in a second, Python's own reader in half a minute.
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from slap_jax.data.entries import Entry, Rejection
+from slap_jax.data.collections.entries import Entry, Rejection
 
 
 class LayoutError(ValueError):

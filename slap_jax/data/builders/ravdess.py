@@ -7,7 +7,7 @@ from typing import ClassVar
 from slap_jax.data.builders.labelled_clips import audio_in, folders_below, label, labelled_clip
 from slap_jax.data.builders.options import chosen_splits
 from slap_jax.data.builders.published import Expected, LayoutError, PublishedDataset
-from slap_jax.data.entries import Entry, Rejection
+from slap_jax.data.collections.entries import Entry, Rejection
 
 _AUDIO_ONLY = "03-"  # the publisher has videos too, with names of the same form
 _CHANNELS = {"01": "speech", "02": "song"}

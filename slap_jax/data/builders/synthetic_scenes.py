@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 
-from slap_jax.data.prepare import Prepared, prepare_records
+from slap_jax.data.preparation.prepare import Prepared, prepare_records
 from slap_jax.data.scenes import SCENES_VERSION, scene_records
 
 

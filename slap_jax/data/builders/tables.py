@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from slap_jax.data.builders.published import LayoutError
-from slap_jax.data.entries import Rejection
+from slap_jax.data.collections.entries import Rejection
 
 
 @dataclasses.dataclass(frozen=True)

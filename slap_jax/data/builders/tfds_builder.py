@@ -9,8 +9,8 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from slap_jax.data.builders.published import PublishedDataset
 from slap_jax.data.builders.registry import open_dataset
-from slap_jax.data.dataset_writer import information, record_features
-from slap_jax.data.prepare import dataset_identity, prepare
+from slap_jax.data.preparation.dataset_writer import information, record_features
+from slap_jax.data.preparation.prepare import dataset_identity, prepare
 
 
 class SlapDatasetBuilder(FileReaderBuilder, skip_registration=True):
@@ -38,7 +38,7 @@ class SlapDatasetBuilder(FileReaderBuilder, skip_registration=True):
         """Writes the records; nothing is downloaded, and a second call with unchanged files writes nothing.
 
         Args:
-            **settings: keyword arguments of `slap_jax.data.prepare.prepare`.
+            **settings: keyword arguments of `slap_jax.data.preparation.prepare.prepare`.
         """
         self._download_and_prepare(None, None, **settings)
         self.info.read_from_directory(self.data_dir)

@@ -7,7 +7,7 @@ from slap_jax.data.builders.audio_names import AudioNames
 from slap_jax.data.builders.labelled_clips import label, labelled_clip
 from slap_jax.data.builders.published import Expected, PublishedDataset
 from slap_jax.data.builders.tables import Row, read_table
-from slap_jax.data.entries import Entry, Rejection
+from slap_jax.data.collections.entries import Entry, Rejection
 
 # Counted in the publisher's table; 8,732 in all.
 _CLIPS_OF_FOLDS = (873, 888, 925, 990, 936, 823, 838, 806, 816, 837)

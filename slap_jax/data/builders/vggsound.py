@@ -8,7 +8,7 @@ from slap_jax.data.builders.labelled_clips import folders_below, label, labelled
 from slap_jax.data.builders.options import chosen_splits
 from slap_jax.data.builders.published import Expected, PublishedDataset
 from slap_jax.data.builders.tables import Row, read_table
-from slap_jax.data.entries import Entry, Rejection
+from slap_jax.data.collections.entries import Entry, Rejection
 
 _COLUMNS = ("youtube_id", "start_seconds", "label", "split")  # the table has no header line
 

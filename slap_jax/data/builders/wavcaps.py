@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from slap_jax.data.builders.json_items import read_items
 from slap_jax.data.builders.options import NOTHING, chosen, chosen_splits
 from slap_jax.data.builders.published import Expected, LayoutError, PublishedDataset
-from slap_jax.data.entries import AudioFile, Entry, Rejection
+from slap_jax.data.collections.entries import AudioFile, Entry, Rejection
 
 # Source -> its file of captions.
 _SOURCES = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slap_jax.data.builders.published import PublishedDataset
-from slap_jax.data.entries import Entry, Rejection
+from slap_jax.data.collections.entries import Entry, Rejection
 from tests.data.tiny_data import encoded, tone
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from slap_jax.data.builders.audiocaps import AudioCaps, AudioCaps2
 from slap_jax.data.builders.published import LayoutError
-from slap_jax.data.entries import AudioFile
+from slap_jax.data.collections.entries import AudioFile
 from tests.data.builders.publisher_files import listed, write_csv, write_wav
 
 HEADER = ("audiocap_id", "youtube_id", "start_time", "caption")

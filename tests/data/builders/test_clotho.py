@@ -2,7 +2,7 @@ import pytest
 
 from slap_jax.data.builders.clotho import Clotho
 from slap_jax.data.builders.published import LayoutError
-from slap_jax.data.entries import AudioFile
+from slap_jax.data.collections.entries import AudioFile
 from tests.data.builders.publisher_files import listed, write_csv, write_wav
 
 CAPTIONS = ("file_name", "caption_1", "caption_2", "caption_3", "caption_4", "caption_5")

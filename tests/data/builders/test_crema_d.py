@@ -1,5 +1,5 @@
 from slap_jax.data.builders.crema_d import CremaD
-from slap_jax.data.entries import AudioFile, Rejection
+from slap_jax.data.collections.entries import AudioFile, Rejection
 from tests.data.builders.publisher_files import listed, write_csv, write_wav
 
 FAULTY = Rejection(

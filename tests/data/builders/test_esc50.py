@@ -2,7 +2,7 @@ import pytest
 
 from slap_jax.data.builders.esc50 import Esc50
 from slap_jax.data.builders.published import LayoutError
-from slap_jax.data.entries import AudioFile, Rejection
+from slap_jax.data.collections.entries import AudioFile, Rejection
 from tests.data.builders.publisher_files import listed, write_csv, write_wav
 
 COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")

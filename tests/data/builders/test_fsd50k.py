@@ -2,7 +2,7 @@ import pytest
 
 from slap_jax.data.builders.fsd50k import Fsd50k
 from slap_jax.data.builders.published import LayoutError
-from slap_jax.data.entries import AudioFile
+from slap_jax.data.collections.entries import AudioFile
 from tests.data.builders.publisher_files import listed, write_csv, write_json, write_wav
 
 GUITAR = ("Electric_guitar,Guitar,Music", "/m/02sgy,/m/0342h,/m/04rlf")

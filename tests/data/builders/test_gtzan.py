@@ -3,7 +3,7 @@ import pytest
 from slap_jax.data.audio import AudioError, decode_audio
 from slap_jax.data.builders.gtzan import Gtzan
 from slap_jax.data.builders.published import LayoutError
-from slap_jax.data.entries import AudioFile
+from slap_jax.data.collections.entries import AudioFile
 from tests.data.builders.publisher_files import listed, write_wav
 
 NAMES = ("blues.00000", "blues.00029", "jazz.00054", "rock.00099")

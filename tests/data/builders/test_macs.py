@@ -3,7 +3,7 @@ import yaml
 
 from slap_jax.data.builders.macs import Macs
 from slap_jax.data.builders.published import LayoutError
-from slap_jax.data.entries import AudioFile
+from slap_jax.data.collections.entries import AudioFile
 from tests.data.builders.publisher_files import listed, write_csv, write_wav
 
 

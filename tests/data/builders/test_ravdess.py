@@ -2,7 +2,7 @@ import pytest
 
 from slap_jax.data.builders.published import LayoutError
 from slap_jax.data.builders.ravdess import Ravdess
-from slap_jax.data.entries import AudioFile
+from slap_jax.data.collections.entries import AudioFile
 from tests.data.builders.publisher_files import listed, write_wav
 
 SPEECH = "Actor_01/03-01-01-01-01-01-01.wav"

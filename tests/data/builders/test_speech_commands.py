@@ -1,5 +1,5 @@
 from slap_jax.data.builders.speech_commands import SpeechCommands
-from slap_jax.data.entries import AudioFile
+from slap_jax.data.collections.entries import AudioFile
 from tests.data.builders.publisher_files import listed, write_wav
 
 FILES = (

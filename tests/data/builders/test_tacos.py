@@ -2,7 +2,7 @@ import pytest
 
 from slap_jax.data.builders.published import LayoutError
 from slap_jax.data.builders.tacos import Tacos
-from slap_jax.data.entries import AudioFile
+from slap_jax.data.collections.entries import AudioFile
 from tests.data.builders.publisher_files import listed, write_csv, write_wav
 
 METADATA = (

@@ -6,7 +6,7 @@ import pytest
 from slap_jax.data.builders import json_items
 from slap_jax.data.builders.published import LayoutError
 from slap_jax.data.builders.wavcaps import WavCaps
-from slap_jax.data.entries import AudioFile
+from slap_jax.data.collections.entries import AudioFile
 from tests.data.builders.publisher_files import listed, write_json, write_wav
 
 ARCHIVE = "mnt/fast/nobackup/scratch4weeks/xm00178/WavCaps/data/waveforms"

@@ -1,0 +1,1 @@
+"""`slap data check`: what is missing or odd about a collection, before hours are spent."""

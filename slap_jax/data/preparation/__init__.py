@@ -1,0 +1,1 @@
+"""`slap prepare`: from a collection to records, shard by shard."""

@@ -1,0 +1,272 @@
+"""Which clips go to which shard: a collection is listed once, and what each shard needs is written to files.
+
+A block is a file of consecutive entries of a split, one JSON object a line. A shard is made of one block, or of several
+where a split would have too many shards. Its digest covers all that the shard depends on, so that a shard which was
+finished before an interruption, or for an older state of the collection, is recognised.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slap_jax.data.audio import RESAMPLE_QUALITY, SAMPLE_RATE
+from slap_jax.data.builders.published import PublishedDataset
+from slap_jax.data.collections.audio_location import file_of
+from slap_jax.data.collections.entries import (
+    ArchiveMember,
+    AudioFile,
+    AudioLocation,
+    Collection,
+    Entry,
+    Rejection,
+    TableCell,
+)
+from slap_jax.data.hash_set import HashSet
+from slap_jax.data.preparation.exclusion import REASON as EXCLUDED_EVALUATION
+from slap_jax.data.preparation.exclusion import ExcludedClips, excluded_clips
+from slap_jax.data.record_index import hash_id
+from slap_jax.data.records import SCHEMA_VERSION, shard_name
+
+CLIPS_PER_SHARD = 1_024
+REJECTED = "rejected.jsonl"
+
+_MOST_SHARDS = 10_000
+_ENTRIES_AT_A_TIME = 4_096
+_LOCATIONS: dict[str, type[AudioLocation]] = {kind.__name__: kind for kind in (AudioFile, ArchiveMember, TableCell)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A file of entries.
+
+    Attributes:
+        digest: of the entries, their audio files' sizes and times of change, and what decoding depends on.
+        clips: number of entries.
+    """
+
+    digest: str
+    clips: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardPlan:
+    """All that is needed to make one shard, on any machine that sees the same files.
+
+    Attributes:
+        split: name.
+        blocks: files of the entries.
+        clips: number of entries.
+        exclude: "PATH:SPLIT" of prepared data whose clips are left out.
+        digest: of all that the shard depends on.
+        file: the shard's name.
+    """
+
+    split: str
+    blocks: tuple[Path, ...]
+    clips: int
+    exclude: tuple[str, ...]
+    digest: str
+    file: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A listed collection.
+
+    Attributes:
+        blocks: split -> its blocks, the splits in the order of their first clips.
+        exclude: "PATH:SPLIT" of prepared data whose clips are left out.
+        rejected: reason -> number of clips left out when listing.
+        rejections_digest: of these clips.
+    """
+
+    blocks: dict[str, list[Block]]
+    exclude: tuple[str, ...]
+    rejected: Counter[str]
+    rejections_digest: str
+
+    @property
+    def clips(self) -> int:
+        """Number of clips to decode."""
+        return sum(block.clips for blocks in self.blocks.values() for block in blocks)
+
+    @property
+    def digest(self) -> str:
+        """Of all that the data set depends on."""
+        digests = {split: [block.digest for block in blocks] for split, blocks in self.blocks.items()}
+        return _digest(json.dumps([digests, self.rejections_digest]).encode())
+
+    def shards(self, folder: Path, dataset: str) -> list[ShardPlan]:
+        """Returns the shards, split by split.
+
+        Args:
+            folder: that `make_plan` wrote to.
+            dataset: name of the data set, which its files begin with.
+        """
+        return [shard for split in self.blocks for shard in self._shards_of(folder, dataset, split)]
+
+    def _shards_of(self, folder: Path, dataset: str, split: str) -> Iterator[ShardPlan]:
+        blocks = self.blocks[split]
+        joined = 1
+        while -(-len(blocks) // joined) >= _MOST_SHARDS:
+            joined *= 2
+        count = -(-len(blocks) // joined)
+        for number in range(count):
+            own = range(number * joined, min((number + 1) * joined, len(blocks)))
+            yield ShardPlan(
+                split=split,
+                blocks=tuple(_block_file(folder, split, block) for block in own),
+                clips=sum(blocks[block].clips for block in own),
+                exclude=self.exclude,
+                digest=_digest("".join(blocks[block].digest for block in own).encode()),
+                file=shard_name(dataset, split, number, count),
+            )
+
+
+def make_plan(
+    collection: Collection | PublishedDataset,
+    folder: Path | None,
+    *,
+    clips_per_block: int = CLIPS_PER_SHARD,
+    exclude: Sequence[str] = (),
+    on_clips: Callable[[int], object] = lambda count: None,
+) -> Plan:
+    """Lists a collection in one pass; memory holds 8 bytes of each id, and one block of each split.
+
+    Args:
+        collection: to list. Ids that their source gave before, or that are to be left out, become rejections.
+        folder: receives blocks and rejections; None only digests them.
+        clips_per_block: the most entries of a block.
+        exclude: "PATH:SPLIT" of prepared data whose clips are left out.
+        on_clips: told how many more clips were listed.
+    """
+    lines: dict[str, list[bytes]] = {}  # of the blocks that are not full yet
+    blocks: dict[str, list[Block]] = {}
+    rejected: Counter[str] = Counter()
+    rejections_digest = hashlib.blake2b(digest_size=16)
+    excluded = excluded_clips(exclude)
+    settings = json.dumps([SCHEMA_VERSION, SAMPLE_RATE, RESAMPLE_QUALITY, excluded.digest]).encode()
+    archive_version = functools.lru_cache(maxsize=8)(_version)  # neighbouring entries lie in the same archive
+
+    def finish_block(split: str) -> None:
+        data = b"".join(lines[split])
+        if folder is not None:
+            file = _block_file(folder, split, len(blocks[split]))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        blocks[split].append(Block(_digest(settings + data), len(lines[split])))
+        lines[split] = []
+
+    listed = _checked(collection.entries(), excluded, on_clips)
+    first = list(itertools.islice(listed, 1))  # a collection that cannot be read says so before anything is written
+    with _rejections_file(folder) as write_rejection:
+        for item in itertools.chain(first, listed):
+            if isinstance(item, Rejection):
+                line = rejection_line(item)
+                write_rejection(line)
+                rejections_digest.update(line)
+                rejected[item.reason] += 1
+                continue
+            blocks.setdefault(item.split, [])
+            version = _version if isinstance(item.audio, AudioFile) else archive_version
+            lines.setdefault(item.split, []).append(_entry_line(item, version(file_of(item.audio))))
+            if len(lines[item.split]) == clips_per_block:
+                finish_block(item.split)
+    for split in blocks:
+        if lines[split]:
+            finish_block(split)
+    return Plan(blocks, tuple(exclude), rejected, rejections_digest.hexdigest())
+
+
+def read_block(file: Path) -> Iterator[Entry]:
+    """Reads the entries that `make_plan` wrote."""
+    with file.open("rb") as stream:
+        for line in stream:
+            yield _entry(json.loads(line))
+
+
+def rejection_line(rejection: Rejection) -> bytes:
+    """Returns a rejection as a line of JSON."""
+    text = json.dumps(dataclasses.asdict(rejection), ensure_ascii=False)
+    return f"{text}\n".encode(errors="backslashreplace")  # names of files need not be valid Unicode
+
+
+@contextlib.contextmanager
+def _rejections_file(folder: Path | None) -> Iterator[Callable[[bytes], object]]:
+    if folder is None:
+        yield len  # they are only digested
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / REJECTED).open("wb") as file:
+            yield file.write
+
+
+def _checked(
+    listed: Iterator[Entry | Rejection], excluded: ExcludedClips, on_clips: Callable[[int], object]
+) -> Iterator[Entry | Rejection]:
+    """Passes on what a collection lists, with rejections for repeated ids and for clips to be left out."""
+    seen = HashSet()
+    while items := list(itertools.islice(listed, _ENTRIES_AT_A_TIME)):
+        hashes = [hash_id(item.source, item.id) for item in items if isinstance(item, Entry)]
+        is_new = iter(seen.add(np.array(hashes, np.uint64)))
+        for item in items:
+            if isinstance(item, Rejection):
+                yield item
+            elif not next(is_new):
+                detail = f"source {item.source!r} gave the id {item.id!r} before; ids must be unique within a source"
+                yield Rejection(item.where, item.id, "duplicate_id", detail)
+            elif excluded.has_id(item.source, item.id):
+                yield Rejection(item.where, item.id, EXCLUDED_EVALUATION, "its id is that of a clip to be left out")
+            else:
+                yield item
+        on_clips(len(items))
+
+
+def _entry_line(entry: Entry, version: tuple[int, int] | None) -> bytes:
+    """Returns an entry, and the version of the file that holds its audio, as a line of JSON."""
+    values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
+    location = {field.name: getattr(entry.audio, field.name) for field in dataclasses.fields(entry.audio)}
+    values["audio"] = {"kind": type(entry.audio).__name__, **location}
+    values["version"] = version
+    return (json.dumps(values, default=str) + "\n").encode()
+
+
+def _entry(values: dict[str, Any]) -> Entry:
+    """Inverts `_entry_line`."""
+    del values["version"]
+    location = values.pop("audio")
+    kind = _LOCATIONS[location.pop("kind")]
+    paths = {name: Path(value) for name, value in location.items() if name in ("path", "archive", "table")}
+    return Entry(
+        audio=kind(**{**location, **paths}),
+        captions=tuple(values.pop("captions")),
+        labels=tuple(values.pop("labels")),
+        regions=tuple((onset, offset, caption) for onset, offset, caption in values.pop("regions")),
+        **values,
+    )
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """Returns a file's size and time of change; None if there is none, which decoding will say."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _block_file(folder: Path, split: str, number: int) -> Path:
+    return folder / split / f"{number:06d}.jsonl"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+from ml_collections import ConfigDict
+
+from slap_jax.config import default_config
+from slap_jax.data.audio import AudioError
+from slap_jax.data.batches.augment import Augmenter, AugmentError, add_noise, in_room
+from slap_jax.data.batches.pipeline import TrainBatches
+from slap_jax.data.batches.seeds import generator_at
+from tests.data.batches.test_pipeline import global_batches, same
+from tests.data.tiny_data import tiny_config, tone
+
+
+def settings(**changes) -> ConfigDict:
+    found = default_config().data.augment
+    found.update(changes)
+    return found
+
+
+def clip(seconds: float = 0.2) -> np.ndarray:
+    return (tone(seconds) * 20_000).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("augment")
+    generator = np.random.default_rng(0)
+    (directory / "noise/deep").mkdir(parents=True)
+    (directory / "room").mkdir()
+    soundfile.write(directory / "noise/long.wav", generator.normal(0, 0.1, 48_000), 48_000)
+    soundfile.write(directory / "noise/deep/short.flac", generator.normal(0, 0.1, (800, 2)), 16_000)
+    decay = np.exp(-np.arange(1_600) / 200.0) * generator.normal(0, 0.3, 1_600)
+    decay[5] = 1.0
+    soundfile.write(directory / "room/hall.wav", np.concatenate([np.zeros(100), decay]), 16_000, subtype="FLOAT")
+    return directory
+
+
+def test_nothing_is_on_by_default():
+    assert not Augmenter(settings()).active
+
+
+def test_gain_is_uniform_in_decibels_and_clips():
+    augment, original = Augmenter(settings(gain_db=6.0)), clip()
+    gains = []
+    for place in range(300):
+        changed = original.copy()
+        augment(changed, generator_at(3, place))
+        middle = np.abs(original) > 2_000
+        unclipped = middle & (np.abs(changed) < 32_000)
+        gains.append(20 * np.log10(np.median(changed[unclipped] / original[unclipped])))
+        assert changed.dtype == np.int16
+    assert -6.05 < min(gains) < -5.7 and 5.7 < max(gains) < 6.05
+    assert abs(np.mean(gains)) < 0.5
+
+
+@pytest.mark.parametrize("snr", [-5.0, 0.0, 20.0])
+def test_noise_has_the_ratio_of_energies_that_was_asked_for(snr):
+    waveform, noise = tone(0.3), np.random.default_rng(1).normal(0, 0.03, 4_800).astype(np.float32)
+    added = add_noise(waveform, noise, snr) - waveform
+    assert 10 * np.log10(np.mean(waveform**2) / np.mean(added**2)) == pytest.approx(snr, abs=1e-3)
+
+
+def test_silence_stays_silent_and_silent_noise_adds_nothing():
+    silence, waveform = np.zeros(100, np.float32), tone(100 / 16_000)
+    np.testing.assert_array_equal(add_noise(silence, waveform, 0.0), silence)
+    np.testing.assert_array_equal(add_noise(waveform, silence, 0.0), waveform)
+    np.testing.assert_array_equal(in_room(silence, waveform), silence)
+
+
+def test_a_room_is_a_convolution_from_its_direct_sound_on_with_the_clips_energy():
+    waveform = tone(0.2, frequency=300.0)
+    impulse = np.zeros(900, np.float32)
+    impulse[70], impulse[470] = 1.0, 0.5
+    wet = in_room(waveform, impulse)
+    expected = waveform.copy()
+    expected[400:] += 0.5 * waveform[:-400]
+    expected *= np.sqrt(np.mean(waveform**2) / np.mean(expected**2))
+    np.testing.assert_allclose(wet, expected, atol=1e-5)
+    direct_only = np.zeros(50, np.float32)
+    direct_only[30] = 0.2
+    np.testing.assert_allclose(in_room(waveform, direct_only), waveform, atol=1e-5)
+
+
+def test_all_three_are_drawn_by_the_place_alone(folder):
+    chosen = settings(
+        gain_db=3.0,
+        noise_dir=str(folder / "noise"),
+        noise_probability=0.5,
+        room_dir=str(folder / "room"),
+        room_probability=0.5,
+    )
+    augment, again = Augmenter(chosen), Augmenter(chosen)
+    assert augment.active and augment.fingerprint == again.fingerprint
+    assert augment.fingerprint["noise files"][0].startswith("short.flac ")
+    changed = []
+    for first, order in ((augment, range(40)), (again, reversed(range(40)))):
+        results = {}
+        for place in order:
+            results[place] = clip()
+            first(results[place], generator_at(9, place))
+        changed.append(results)
+    assert all(np.array_equal(changed[0][place], changed[1][place]) for place in range(40))
+    assert len({result.tobytes() for result in changed[0].values()}) == 40
+
+
+def test_switching_one_on_does_not_change_the_others_draws(folder):
+    gain, both = (
+        Augmenter(settings(gain_db=3.0)),
+        Augmenter(settings(gain_db=3.0, room_dir=str(folder / "room"), room_probability=0.5)),
+    )
+    equal = 0
+    for place in range(60):
+        first, second = clip(), clip()
+        gain(first, generator_at(1, place))
+        both(second, generator_at(1, place))
+        equal += np.array_equal(first, second)
+    assert 15 < equal < 45  # the clips that got no room have the same gain
+
+
+def test_a_long_noise_is_heard_in_different_parts_and_a_short_one_repeats(folder, tmp_path):
+    ramp = np.linspace(0.1, 0.9, 32_000).astype(np.float32)
+    soundfile.write(tmp_path / "ramp.wav", ramp, 16_000, subtype="FLOAT")
+    augment = Augmenter(settings(noise_dir=str(tmp_path), noise_probability=1.0, noise_snr_db=(0.0, 0.0)))
+    slopes = set()
+    for place in range(12):
+        samples = clip(0.5)
+        augment(samples, generator_at(2, place))
+        slopes.add(round(float(np.polyfit(np.arange(8_000), samples.astype(float), 1)[0]), 3))
+    assert len(slopes) > 8
+    only_short = Augmenter(settings(noise_dir=str(folder / "noise/deep"), noise_probability=1.0))
+    samples = clip(0.4)  # eight times as long as the noise
+    only_short(samples, generator_at(2, 0))
+    difference = samples.astype(float) - clip(0.4)
+    correlation = scipy.signal.correlate(difference, difference[:800], mode="valid")[::800]
+    assert np.all(correlation[1:] > 0.8 * correlation[0])
+
+
+def test_missing_and_empty_folders_and_broken_files_say_so(folder, tmp_path):
+    with pytest.raises(AugmentError, match=r"augment\.noise_dir is .*nothing', which is not a folder"):
+        Augmenter(settings(noise_dir=str(tmp_path / "nothing"), noise_probability=0.1))
+    with pytest.raises(AugmentError, match=r"augment\.room_dir is .*, which holds no audio files"):
+        Augmenter(settings(room_dir=str(tmp_path), room_probability=0.1))
+    (tmp_path / "text.wav").write_text("not audio")
+    broken = Augmenter(settings(room_dir=str(tmp_path), room_probability=1.0))
+    with pytest.raises(AudioError, match=r"text\.wav is not readable as audio"):
+        broken(clip(), generator_at(0, 0))
+
+
+def test_batches_are_augmented_the_same_way_on_every_number_of_hosts(dataset, tokenizer, folder):
+    config = tiny_config(dataset, tokenizer)
+    config.data.augment.update(gain_db=4.0, noise_dir=str(folder / "noise"), noise_probability=0.7)
+    plain = TrainBatches(tiny_config(dataset, tokenizer), tokenizer)
+    one, pair = [TrainBatches(config, tokenizer)], [TrainBatches(config, tokenizer, index, 2) for index in range(2)]
+    first, second = global_batches(one, 3), global_batches(pair, 3)
+    assert all(same(a, b) for a, b in zip(first, second, strict=True))
+    untouched = global_batches([plain], 3)
+    for changed, original in zip(first, untouched, strict=True):
+        assert not np.array_equal(changed["waveform"], original["waveform"])
+        np.testing.assert_array_equal(changed["text_tokens"], original["text_tokens"])
+        padding = np.repeat(original["audio_segments"] == 0, 2_560, axis=1)
+        assert not changed["waveform"][padding].any()
+    for train in (plain, *one, *pair):
+        train.close()

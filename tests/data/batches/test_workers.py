@@ -1,0 +1,111 @@
+"""Worker processes: the same batches as threads, whatever their number; and what happens when one fails."""
+
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from slap_jax.data.audio import AudioError
+from slap_jax.data.batches.pipeline import TrainBatches
+from slap_jax.data.batches.workers import WorkerError, _reserve
+from tests.data.batches.test_pipeline import global_batches, same
+from tests.data.tiny_data import damage_audio, tiny_config, tiny_dataset
+
+
+def workers_of_this_test() -> list:
+    return [child for child in multiprocessing.active_children() if child.name == "slap data worker"]
+
+
+@pytest.fixture(scope="module")
+def expected(dataset, tokenizer):
+    train = TrainBatches(tiny_config(dataset, tokenizer), tokenizer)
+    batches = global_batches([train], 6)
+    state = train.get_state()
+    train.close()
+    return batches, state
+
+
+def test_workers_give_the_same_batches_and_states_as_threads(dataset, tokenizer, expected):
+    batches, state = expected
+    train = TrainBatches(tiny_config(dataset, tokenizer, workers=3), tokenizer)
+    beginning = train.get_state()
+    first = global_batches([train], 2)
+    assert len(workers_of_this_test()) == 3
+    middle = train.get_state()
+    assert all(same(a, b) for a, b in zip(batches, first + global_batches([train], 4), strict=True))
+    assert train.get_state() == state
+    train.set_state(beginning)
+    assert not workers_of_this_test()
+    train.close()
+    # Another number of workers goes on from the state of three.
+    other = TrainBatches(tiny_config(dataset, tokenizer, workers=1), tokenizer)
+    other.set_state(middle)
+    assert all(same(a, b) for a, b in zip(batches[2:], global_batches([other], 4), strict=True))
+    other.close()
+    assert not workers_of_this_test()
+
+
+def test_an_error_in_a_worker_is_the_callers(tokenizer, tmp_path):
+    tiny_dataset(tmp_path)
+    damage_audio(tmp_path, "train", "clip-5")
+    train = TrainBatches(tiny_config(tmp_path, tokenizer, workers=1), tokenizer)
+    with pytest.raises(AudioError, match="record tiny/clip-5"):
+        global_batches([train], 9)
+    train.close()
+    assert not workers_of_this_test()
+
+
+def test_a_killed_worker_is_one_clear_error(dataset, tokenizer):
+    train = TrainBatches(tiny_config(dataset, tokenizer, workers=1), tokenizer)
+    next(train)
+    (worker,) = workers_of_this_test()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkerError, match="ended with exit code -9"):
+        global_batches([train], 5)
+    train.close()
+
+
+def test_signals_of_the_whole_job_leave_workers_to_their_host(dataset, tokenizer, expected):
+    batches, _ = expected
+    train = TrainBatches(tiny_config(dataset, tokenizer, workers=1), tokenizer)
+    first = global_batches([train], 1)
+    (worker,) = workers_of_this_test()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    assert all(same(a, b) for a, b in zip(batches, first + global_batches([train], 5), strict=True))
+    assert worker.is_alive()
+    train.close()
+    assert not workers_of_this_test()
+
+
+def test_missing_shared_memory_says_what_to_do():
+    with pytest.raises(WorkerError, match=r"of shared memory for a data worker are not there .*workers=0"):
+        _reserve(1 << 45)
+
+
+def _own_rows(config, tokenizer_path, index, count, steps, results) -> None:
+    from slap_jax.data.tokenizer import Tokenizer
+
+    train = TrainBatches(config, Tokenizer(tokenizer_path), index, count)
+    results.put((index, global_batches([train], steps)))
+    train.close()
+
+
+def test_two_hosts_in_processes_of_their_own_see_the_two_halves_of_the_batch(dataset, tokenizer, expected):
+    batches, _ = expected
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    config = tiny_config(dataset, tokenizer)
+    processes = [
+        context.Process(target=_own_rows, args=(config, tokenizer.path, index, 2, 6, results)) for index in range(2)
+    ]
+    [process.start() for process in processes]
+    halves = dict(results.get(timeout=120) for _ in processes)
+    [process.join() for process in processes]
+    for step, batch in enumerate(batches):
+        for name, whole in batch.items():
+            union = np.concatenate([halves[0][step][name], halves[1][step][name]])
+            np.testing.assert_array_equal(union, whole, err_msg=f"step {step}, {name}")

@@ -1,0 +1,308 @@
+import json
+import os
+import tracemalloc
+
+import pyarrow as pa
+import pytest
+
+from slap_jax.data.collections.audio_location import read_audio
+from slap_jax.data.collections.entries import AudioFile, TableCell
+from slap_jax.data.collections.entry_fields import CollectionError
+from slap_jax.data.collections.huggingface import HuggingFaceTables
+from tests.data.listing import listed, reasons
+from tests.data.tiny_data import write_tone
+from tests.data.tiny_tables import (
+    AUDIO_FEATURE,
+    TEXT_FEATURE,
+    save_to_disk,
+    table_of,
+    write_arrow,
+    write_parquet,
+)
+
+
+def cells(*contents):
+    """Returns values of an audio column."""
+    return [{"bytes": data, "path": f"{index}.wav"} for index, data in enumerate(contents)]
+
+
+def clips(count, start=0):
+    """Returns a table of clips whose audio tells their number."""
+    numbers = range(start, start + count)
+    return table_of({"audio": cells(*(b"%d" % n for n in numbers)), "caption": [f"clip {n}" for n in numbers]})
+
+
+def parquet(folder, columns, types=None, features=None, **options):
+    write_parquet(folder / "data.parquet", table_of(columns, types, features), **options)
+    return HuggingFaceTables(folder)
+
+
+# Layouts -------------------------------------------------------------------------------------------------------------
+
+
+def test_parquet_shards(tmp_path):
+    write_parquet(tmp_path / "data/train-00000-of-00002.parquet", clips(3))
+    write_parquet(tmp_path / "data/train-00001-of-00002.parquet", clips(2, start=3))
+    write_parquet(tmp_path / "data/test.clean-00000-of-00001.parquet", clips(1))
+    write_parquet(tmp_path / "default/validation/0000.parquet", clips(1))
+    write_parquet(tmp_path / "other/my-test-part.parquet", clips(1))
+    write_parquet(tmp_path / "other/rest.parquet", clips(1))
+    entries, rejections = listed(HuggingFaceTables(tmp_path, name="hub"))
+    assert not rejections
+    assert [(entry.id, entry.split) for entry in entries] == [
+        ("data/test.clean-00000-of-00001/0", "test_clean"),
+        ("data/train-00000-of-00002/0", "train"),
+        ("data/train-00000-of-00002/1", "train"),
+        ("data/train-00000-of-00002/2", "train"),
+        ("data/train-00001-of-00002/0", "train"),
+        ("data/train-00001-of-00002/1", "train"),
+        ("default/validation/0000/0", "validation"),
+        ("other/my-test-part/0", "test"),
+        ("other/rest/0", "train"),
+    ]
+    assert [read_audio(entry.audio) for entry in entries[1:6]] == [b"0", b"1", b"2", b"3", b"4"]
+    assert entries[3].captions == ("clip 2",) and entries[3].source == "hub"
+    assert entries[3].where == "data/train-00000-of-00002.parquet, row 2"
+
+
+def test_one_table(tmp_path):
+    write_parquet(tmp_path / "set" / "test.parquet", clips(2))
+    entries, _ = listed(HuggingFaceTables(tmp_path / "set" / "test.parquet"))
+    assert [(entry.id, entry.split, entry.source) for entry in entries] == [
+        ("test/0", "test", "set"),
+        ("test/1", "test", "set"),
+    ]
+
+
+def test_saved_to_disk(tmp_path):
+    save_to_disk(tmp_path / "train", [clips(3), clips(2, start=3)])
+    save_to_disk(tmp_path / "dev.other", [clips(1)])
+    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "dev.other"]}))
+    write_arrow(tmp_path / "train" / "cache-0123.arrow", clips(9))  # of a map(), no part of the data set
+    entries, rejections = listed(HuggingFaceTables(tmp_path))
+    assert [(entry.id, entry.split) for entry in entries] == [
+        ("train/data-00000-of-00002/0", "train"),
+        ("train/data-00000-of-00002/1", "train"),
+        ("train/data-00000-of-00002/2", "train"),
+        ("train/data-00001-of-00002/0", "train"),
+        ("train/data-00001-of-00002/1", "train"),
+        ("dev.other/data-00000-of-00001/0", "dev_other"),
+    ]
+    assert [read_audio(entry.audio) for entry in reversed(entries)] == [b"0", b"4", b"3", b"2", b"1", b"0"]
+    assert not rejections
+
+
+@pytest.mark.parametrize(
+    ("folder", "state", "split"), [("x", {"_split": "test"}, "test"), ("dev", {}, "dev"), ("x", {}, "train")]
+)
+def test_one_split_saved_to_disk(tmp_path, folder, state, split):
+    save_to_disk(tmp_path / folder, [clips(1)], **state)
+    (entry,), _ = listed(HuggingFaceTables(tmp_path / folder))
+    assert (entry.id, entry.split, entry.source) == ("data-00000-of-00001/0", split, folder)
+
+
+def test_a_chosen_split_is_that_of_all_clips(tmp_path):
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", clips(1))
+    assert listed(HuggingFaceTables(tmp_path, split="mine"))[0][0].split == "mine"
+
+
+# Columns -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "captions"),
+    [
+        ({"caption": ["a"], "text": ["unused"]}, ("a",)),
+        ({"captions": [["a", "b", ""]]}, ("a", "b")),
+        ({"caption_10": ["j"], "caption_2": ["b"], "caption_1": ["a"]}, ("a", "b", "j")),
+        ({"Text": ["a"], "raw_text": ["unused"]}, ("a",)),
+        ({"raw_text": [["a", None]]}, ("a",)),
+        ({"sentence": ["a"], "n": [3]}, ("a",)),
+        ({"transcription": ["a"]}, ("a",)),
+    ],
+)
+def test_caption_columns_are_known_by_name(tmp_path, columns, captions):
+    (entry,), rejections = listed(parquet(tmp_path, {"audio": cells(b"x"), **columns}))
+    assert entry.captions == captions and not rejections
+
+
+def test_class_numbers_become_their_names(tmp_path):
+    classes = {"names": ["sea_waves", "dog"], "_type": "ClassLabel"}
+    features = {
+        "audio": AUDIO_FEATURE,
+        "label": classes,
+        "genre": classes,
+        "tags": {"feature": classes, "_type": "List"},
+        "old": [classes],
+        "caption": TEXT_FEATURE,
+    }
+    columns = {"label": [0, -1], "genre": [1, None], "tags": [[1, 0], []], "old": [[1], None], "caption": ["a", "b"]}
+    entries, rejections = listed(parquet(tmp_path, {"audio": cells(b"x", b"y"), **columns}, features=features))
+    assert entries[0].labels == ("label=sea waves", "genre=dog", "dog", "sea waves", "old=dog")
+    assert entries[1].labels == () and not rejections
+
+
+def test_texts_and_numbers_without_names(tmp_path):
+    columns = {"audio": cells(b"x"), "label": ["dog_bark"], "tags": [["a", "b"]], "speaker": [7]}
+    write_parquet(tmp_path / "a.parquet", table_of(columns))
+    assert listed(HuggingFaceTables(tmp_path))[0][0].labels == ("label=dog bark", "a", "b")
+    assert listed(HuggingFaceTables(tmp_path, label_columns=["speaker"]))[0][0].labels == ("speaker=7",)
+
+
+def test_columns_that_the_user_names(tmp_path):
+    audio = {"one": cells(b"1"), "two": cells(b"2")}
+    types = dict.fromkeys(audio, table_of({"audio": cells()}).schema.field("audio").type)
+    columns = {**audio, "title": ["a"], "text": ["b"], "key": ["k-1"], "license": ["CC0"], "duration_s": [0.5]}
+    write_parquet(tmp_path / "a.parquet", table_of(columns, types))
+    with pytest.raises(CollectionError, match="several columns of audio, one, two; name one with audio_column"):
+        listed(HuggingFaceTables(tmp_path))
+    options = {"audio_column": "two", "caption_columns": ["title", "text"], "id_column": "key"}
+    (entry,), _ = listed(HuggingFaceTables(tmp_path, **options))
+    assert (entry.id, entry.captions, entry.licence, entry.duration_s) == ("k-1", ("a", "b"), "CC0", 0.5)
+    assert entry.audio == TableCell(tmp_path / "a.parquet", "two", 0) and read_audio(entry.audio) == b"2"
+
+
+def test_a_column_of_bytes(tmp_path):
+    (entry,), _ = listed(parquet(tmp_path, {"flac": [b"fLaC"], "text": ["a"], "thumbnail": [b"png"]}))
+    assert read_audio(entry.audio) == b"fLaC"
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "words"),
+    [
+        ({"sound": [1.0], "caption": ["a"]}, {}, r"no column of audio; its columns are sound \(double\).*audio_column"),
+        (
+            {"audio": cells(b"x"), "n": [1]},
+            {},
+            r"captions or labels; its columns are audio .*, n \(int64\): .*caption_col",
+        ),
+        ({"audio": cells(b"x"), "n": [1]}, {"caption_columns": ["title"]}, "no column 'title', which caption_columns"),
+        ({"audio": cells(b"x"), "text": ["a"]}, {"label_columns": ["kind"]}, "no column 'kind', which label_columns"),
+        ({"audio": cells(b"x"), "text": ["a"]}, {"audio_column": "wave"}, "no column 'wave', which audio_column"),
+        ({"audio": cells(b"x"), "text": ["a"]}, {"id_column": "key"}, "no column 'key', which id_column"),
+        ({"wave": [[0.1, 0.2]], "text": ["a"]}, {"audio_column": "wave"}, "samples, not encoded audio.*cast_column"),
+    ],
+)
+def test_columns_that_do_not_tell_what_they_hold_are_an_error(tmp_path, columns, options, words):
+    write_parquet(tmp_path / "a.parquet", table_of(columns))
+    with pytest.raises(CollectionError, match=words) as caught:
+        listed(HuggingFaceTables(tmp_path, **options))
+    assert "a.parquet" in str(caught.value)
+
+
+# Audio by path -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_rows_without_bytes_name_a_file(tmp_path, statistics):
+    write_tone(tmp_path / "audio" / "a.wav")
+    audio = [
+        {"bytes": b"x", "path": "unused.wav"},
+        {"bytes": None, "path": "audio/a.wav"},
+        {"bytes": None, "path": "audio/b.wav"},
+        {"bytes": None, "path": "../a.wav"},
+        {"bytes": None, "path": None},
+        None,
+        {"bytes": b"", "path": None},
+    ]
+    table = parquet(tmp_path, {"audio": audio, "text": list("abcdefg")}, write_statistics=statistics)
+    entries, rejections = listed(table)
+    assert [(entry.id, entry.captions) for entry in entries] == [
+        ("data/0", ("a",)),
+        ("data/1", ("b",)),
+        ("data/6", ("g",)),
+    ]
+    assert [type(entry.audio) for entry in entries] == [TableCell, AudioFile, TableCell]
+    assert read_audio(entries[1].audio) == tmp_path / "audio" / "a.wav"
+    assert [(rejection.where, rejection.reason) for rejection in rejections] == [
+        ("data.parquet, row 2", "missing_file"),
+        ("data.parquet, row 3", "outside_root"),
+        ("data.parquet, row 4", "missing_audio"),
+        ("data.parquet, row 5", "missing_audio"),
+    ]
+
+
+def test_columns_of_paths(tmp_path):
+    write_tone(tmp_path / "set" / "train" / "a.wav")
+    write_parquet(tmp_path / "set/train/metadata.parquet", table_of({"file_name": ["a.wav"], "text": ["x"]}))
+    write_parquet(tmp_path / "paths.parquet", table_of({"path": ["train/a.wav"], "text": ["x"]}))
+    expected = AudioFile(tmp_path / "set/train/a.wav")
+    (beside,), _ = listed(HuggingFaceTables(tmp_path / "set"))
+    (elsewhere,), _ = listed(HuggingFaceTables(tmp_path / "paths.parquet", tmp_path / "set"))
+    assert (beside.audio, beside.split, elsewhere.audio) == (expected, "train", expected)
+
+
+# Defects -------------------------------------------------------------------------------------------------------------
+
+
+def test_bad_rows_are_rejected_between_good_ones(tmp_path):
+    captions = [["good"], [" "], None, ["better"]]
+    columns = {"audio": cells(*(b"%d" % n for n in range(4))), "captions": captions}
+    entries, rejections = listed(parquet(tmp_path, columns))
+    assert [read_audio(entry.audio) for entry in entries] == [b"0", b"3"]
+    assert [(rejection.id, rejection.reason) for rejection in rejections] == [
+        ("data/1", "empty_caption"),
+        ("data/2", "empty_caption"),
+    ]
+
+
+def test_text_that_is_not_utf8_is_one_rejection(tmp_path):
+    texts = pa.array([b"good", b"caf\xe9", b"better"]).view(pa.string())
+    (first, last), (rejection,) = listed(parquet(tmp_path, {"audio": cells(b"x", b"y", b"z"), "text": texts}))
+    assert (first.captions, last.captions) == (("good",), ("better",))
+    assert (rejection.id, rejection.reason) == (
+        "data/1",
+        "bad_text",
+    ) and "text is not UTF-8: byte 0xe9 at 3" in rejection.detail
+
+
+def test_a_class_number_without_a_name(tmp_path):
+    features = {"audio": AUDIO_FEATURE, "label": {"names": ["dog"], "_type": "ClassLabel"}}
+    (entry,), (rejection,) = listed(parquet(tmp_path, {"audio": cells(b"x", b"y"), "label": [0, 1]}, features=features))
+    assert entry.labels == ("label=dog",)
+    assert (rejection.id, rejection.reason) == ("data/1", "bad_field") and "its 1 classes" in rejection.detail
+
+
+def test_damaged_tables_are_one_rejection_each(tmp_path):
+    for name in ("a.parquet", "b.parquet"):
+        write_parquet(tmp_path / name, clips(4))
+    os.truncate(tmp_path / "a.parquet", 300)
+    (tmp_path / "c.parquet").write_bytes(b"")
+    write_arrow(tmp_path / "d.arrow", clips(40), rows_per_batch=4)
+    os.truncate(tmp_path / "d.arrow", (tmp_path / "d.arrow").stat().st_size // 2)
+    entries, _ = listed(HuggingFaceTables(tmp_path))
+    names = [entry.id.split("/")[0] for entry in entries]
+    assert names.count("b") == 4 and 0 < names.count("d") < 40 and names.count("d") % 4 == 0
+    assert all(read_audio(entry.audio) == entry.id.split("/")[1].encode() for entry in entries)
+    damaged = ("a.parquet", "c.parquet", "d.arrow")
+    assert reasons(HuggingFaceTables(tmp_path)) == dict.fromkeys(damaged, "bad_table")
+
+
+def test_folders_that_cannot_be_read(tmp_path):
+    with pytest.raises(CollectionError, match="nowhere is missing"):
+        HuggingFaceTables(tmp_path / "nowhere")
+    with pytest.raises(CollectionError, match="holds no clips"):
+        listed(HuggingFaceTables(tmp_path))
+    save_to_disk(tmp_path / "chosen", [clips(1)], _indices_data_files=[{"filename": "indices.arrow"}])
+    with pytest.raises(CollectionError, match="flatten_indices"):
+        listed(HuggingFaceTables(tmp_path / "chosen"))
+    (tmp_path / "chosen" / "state.json").write_text("{}")
+    with pytest.raises(CollectionError, match=r"state\.json has no list '_data_files'"):
+        listed(HuggingFaceTables(tmp_path / "chosen"))
+    (tmp_path / "dataset_dict.json").write_text("{")
+    with pytest.raises(CollectionError, match=r"dataset_dict\.json cannot be read"):
+        listed(HuggingFaceTables(tmp_path))
+
+
+def test_listing_reads_no_audio(tmp_path):
+    audio = cells(*(os.urandom(1_000_000) for _ in range(12)))
+    write_parquet(tmp_path / "a.parquet", table_of({"audio": audio, "text": ["x"] * 12}), rows_per_group=4)
+    del audio
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    peak = 0
+    for _ in HuggingFaceTables(tmp_path).entries():
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    _, python_peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 500_000 and python_peak < 500_000

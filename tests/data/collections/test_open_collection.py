@@ -1,0 +1,103 @@
+import pytest
+
+from slap_jax.data.collections.audiofolder import AudioFolder
+from slap_jax.data.collections.entries import AudioFile
+from slap_jax.data.collections.entry_fields import CollectionError
+from slap_jax.data.collections.folder import SidecarFolder
+from slap_jax.data.collections.huggingface import HuggingFaceTables
+from slap_jax.data.collections.manifest import Manifest
+from slap_jax.data.collections.open_collection import open_collection
+from slap_jax.data.collections.webdataset import WebDataset
+from tests.data.listing import listed
+from tests.data.tiny_data import write_manifest, write_tone
+from tests.data.tiny_tables import save_to_disk, table_of, write_parquet
+from tests.data.tiny_tars import sample, write_tar
+
+TABLE = table_of({"audio": [{"bytes": b"x", "path": None}], "caption": ["table"]})
+
+
+@pytest.fixture
+def root(tmp_path):
+    """One collection of each kind."""
+    for folder in ("manifest", "folder", "audiofolder"):
+        write_tone(tmp_path / folder / "a.wav")
+    write_manifest(tmp_path / "manifest", [{"path": "a.wav", "caption": "manifest"}], "m.jsonl")
+    (tmp_path / "manifest" / "m.csv").write_text("path,caption\na.wav,csv\n")
+    (tmp_path / "folder" / "a.txt").write_text("folder")
+    (tmp_path / "audiofolder" / "metadata.csv").write_text("file_name,caption\na.wav,audiofolder\n")
+    write_tar(tmp_path / "tars" / "0.tar", sample("0", "tar"))
+    write_parquet(tmp_path / "tables" / "data" / "a.parquet", TABLE)
+    save_to_disk(tmp_path / "saved", [TABLE])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "caption"),
+    [
+        ("manifest/m.jsonl", Manifest, "manifest"),
+        ("manifest/m.csv", Manifest, "csv"),
+        ("folder", SidecarFolder, "folder"),
+        ("audiofolder", AudioFolder, "audiofolder"),
+        ("tars", WebDataset, "tar"),
+        ("tars/0.tar", WebDataset, "tar"),
+        ("tars/{0..0}.tar", WebDataset, "tar"),
+        ("tars/*.tar", WebDataset, "tar"),
+        ("tables", HuggingFaceTables, "table"),
+        ("tables/data/a.parquet", HuggingFaceTables, "table"),
+        ("saved", HuggingFaceTables, "table"),
+    ],
+)
+def test_the_kind_is_told_by_what_is_there(root, source, kind, caption):
+    for given in (f"{root}/{source}", root / source):
+        collection = open_collection(given, name="mine")
+        assert isinstance(collection, kind) and collection.name == "mine"
+        (entry,), rejections = listed(collection)
+        assert (entry.captions, entry.source) == ((caption,), "mine") and not rejections
+
+
+def test_options_reach_their_kind(root):
+    options = {"caption_columns": ["caption"], "split": "test", "label_columns": ()}
+    assert listed(open_collection(root / "tables", **options))[0][0].split == "test"
+    write_tar(root / "x.tar", [("0.flac", b"x"), ("0.json", {"title": "a", "text": "b"})])
+    assert listed(open_collection(root / "x.tar", caption_columns="title+text"))[0][0].captions == ("a", "b")
+    moved = open_collection(write_manifest(root, [{"path": "a.wav", "caption": "x"}]), audio_root=root / "folder")
+    assert listed(moved)[0][0].audio == AudioFile(root / "folder" / "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        ("folder", {"split": "test"}, "read as folder, which has no split; it has name"),
+        ("tars", {"audio_root": "x"}, "read as webdataset, which has no audio_root"),
+        ("tars", {"kind": "zip"}, "'zip' is no kind of collection; expected manifest, folder"),
+    ],
+)
+def test_options_that_a_kind_does_not_have(root, source, options, words):
+    with pytest.raises(CollectionError, match=words):
+        open_collection(root / source, **options)
+
+
+@pytest.mark.parametrize("source", ["nothing", "nothing.jsonl", "*.flac"])
+def test_what_is_not_there_is_one_line(root, source):
+    with pytest.raises(CollectionError, match=r"(is missing|matches nothing); give a manifest.*collections\.md\)$"):
+        open_collection(root / source)
+
+
+@pytest.mark.parametrize("source", ["folder/a.wav", "empty"])
+def test_what_is_no_collection_is_told_the_kinds(root, source):
+    (root / "empty").mkdir()
+    with pytest.raises(CollectionError, match=r"(?s)a manifest.*WebDataset.*Hugging Face.*docs/collections\.md"):
+        open_collection(root / source)
+
+
+def test_folders_of_two_kinds_need_a_choice(root):
+    write_tar(root / "folder" / "backup.tar", sample("0", "tar"))
+    with pytest.raises(CollectionError, match=r"folder \(a\.wav\) and webdataset \(backup\.tar\); say which with kind"):
+        open_collection(root / "folder")
+    (entry,), _ = listed(open_collection(root / "folder", kind="folder"))
+    assert entry.captions == ("folder",)
+
+
+def test_a_metadata_file_of_something_else_is_no_audiofolder(root):
+    (root / "folder" / "metadata.csv").write_text("who,when\nme,now\n")
+    assert isinstance(open_collection(root / "folder"), SidecarFolder)

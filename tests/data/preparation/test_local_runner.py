@@ -1,0 +1,102 @@
+"""Preparation in several processes, and what is left when they are killed or interrupted."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slap_jax.data.preparation.local_runner import WorkerError
+from slap_jax.data.preparation.prepare import prepare
+from slap_jax.data.records import open_split
+from tests.data.tiny_data import encoded, write_manifest
+
+CLIPS, CLIPS_PER_SHARD = 24, 2
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory) -> Path:
+    """Returns a manifest of clips that take about a tenth of a second each to resample and compress."""
+    folder = tmp_path_factory.mktemp("clips")
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (40 * 44_100, 2)).astype(np.float32)
+    (folder / "0.wav").write_bytes(encoded(noise, 44_100))
+    for index in range(1, CLIPS):
+        os.link(folder / "0.wav", folder / f"{index}.wav")
+    return write_manifest(folder, [{"path": f"{index}.wav", "caption": "noise"} for index in range(CLIPS)])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(manifest, tmp_path_factory) -> dict[str, bytes]:
+    output = tmp_path_factory.mktemp("undisturbed")
+    prepare(manifest, output, clips_per_shard=CLIPS_PER_SHARD, workers=1, log=lambda line: None)
+    return contents(output)
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in output.glob("*/*/*.array_record-*")}
+
+
+def finished(output: Path) -> dict[str, tuple[int, int]]:
+    """Returns inode and time of change of the shards that count as finished."""
+    summaries = {path.stem for path in output.glob(".staging/*/summaries/slap*.npz")}
+    shards = [path for path in output.glob(".staging/*/shards/slap*") if path.name in summaries]
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in shards}
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def start(manifest: Path, output: Path) -> subprocess.Popen[str]:
+    words = ["prepare", str(manifest), str(output), "--shard-records", str(CLIPS_PER_SHARD), "--workers", "2"]
+    command = [sys.executable, "-m", "slap_jax.cli", *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def test_a_killed_preparation_goes_on_where_it_was(manifest, undisturbed, tmp_path):
+    process = start(manifest, tmp_path)
+    wait_for(lambda: len(finished(tmp_path)) >= 3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)  # ends when the workers, which have the same stderr, have ended too
+    kept = finished(tmp_path)
+    assert 3 <= len(kept) < CLIPS / CLIPS_PER_SHARD and not contents(tmp_path)
+    prepared = prepare(manifest, tmp_path, clips_per_shard=CLIPS_PER_SHARD, workers=2, log=lambda line: None)
+    assert prepared.clips == {"train": CLIPS} and contents(tmp_path) == undisturbed
+    published = {path.name: path.stat() for path in tmp_path.glob("*/*/*.array_record-*")}
+    assert kept == {name: (published[name].st_ino, published[name].st_mtime_ns) for name in kept}
+    assert [path.name for path in tmp_path.iterdir()] == ["slap_clips"]
+    assert [record.id for record in open_split(tmp_path, "train")] == [f"{index}.wav" for index in range(CLIPS)]
+
+
+def test_control_c_ends_quietly_and_leaves_no_half_file(manifest, tmp_path):
+    process = start(manifest, tmp_path)
+    wait_for(lambda: finished(tmp_path))
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in error
+    assert {path.name for path in tmp_path.glob(".staging/*/shards/*")} == set(finished(tmp_path))
+
+
+def test_a_killed_worker_is_one_clear_error(manifest, tmp_path):
+    def kill_a_worker():
+        wait_for(lambda: finished(tmp_path))
+        worker = multiprocessing.active_children()[0]
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    with pytest.raises(WorkerError, match=r"a worker process was killed, probably .* fewer --workers"):
+        prepare(manifest, tmp_path, clips_per_shard=CLIPS_PER_SHARD, workers=2, log=lambda line: None)
+    killer.join()
+    assert finished(tmp_path) and not multiprocessing.active_children()

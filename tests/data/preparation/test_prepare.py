@@ -1,0 +1,339 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slap_jax.data.audio import decode_audio, to_int16
+from slap_jax.data.collections.entry_fields import CollectionError
+from slap_jax.data.collections.manifest import Manifest
+from slap_jax.data.preparation import dataset_writer, shard
+from slap_jax.data.preparation.dataset_writer import DatasetIdentity
+from slap_jax.data.preparation.plan import REJECTED
+from slap_jax.data.preparation.prepare import PrepareError, prepare, prepare_records
+from slap_jax.data.preparation.staging import Staging, StagingError
+from slap_jax.data.records import open_split, split_sizes
+from tests.data.tiny_data import encoded, tiny_record, tone, write_manifest, write_tone
+
+
+def manifest_of(folder: Path, good: int = 6, bad: int = 0) -> Path:
+    """Writes `good` tones and `bad` text files named .wav, every third of them for the split `test`."""
+    lines = []
+    for index in range(good + bad):
+        name = f"{index}.wav"
+        if index < good:
+            write_tone(folder / name, 0.1 + 0.01 * index, frequency=200.0 + 10 * index, rate=22_050)
+        else:
+            folder.mkdir(exist_ok=True)
+            (folder / name).write_text("this is text")
+        split = "test" if index % 3 == 2 else "train"
+        lines.append({"path": name, "captions": [f"tone {index}", "a tone"], "split": split, "licence": "CC0"})
+    return write_manifest(folder, lines)
+
+
+def quiet(*arguments, **settings):
+    return prepare(*arguments, log=lambda line: None, **settings)
+
+
+def rejected(output: Path) -> list[dict]:
+    """Reads what was left out: of the attempt that was refused, if there is one, else of the data set."""
+    refused = sorted((output / ".staging").rglob(REJECTED), key=lambda file: len(file.parts))
+    (file,) = refused[:1] or output.glob(f"*/*/{REJECTED}")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def shard_files(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(output.rglob("*.array_record-*"))}
+
+
+def test_records_hold_the_audio_and_what_the_manifest_says(tmp_path):
+    manifest = manifest_of(tmp_path / "in")
+    prepared = quiet(manifest, tmp_path / "out", name="lab")
+    assert prepared.clips == {"train": 4, "test": 2} == split_sizes(tmp_path / "out")
+    assert not prepared.rejected and rejected(tmp_path / "out") == [] and not prepared.reused
+    records = open_split(tmp_path / "out", "train")
+    assert [record.id for record in records] == ["0.wav", "1.wav", "3.wav", "4.wav"]
+    record = records[2]
+    assert (record.captions, record.source, record.licence) == (("tone 3", "a tone"), "lab", "CC0")
+    np.testing.assert_array_equal(record.waveform(), to_int16(decode_audio(tmp_path / "in/3.wav")))
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_output_does_not_depend_on_workers(tmp_path, workers):
+    manifest = manifest_of(tmp_path / "in", good=9, bad=2)
+    quiet(manifest, tmp_path / "two", workers=2)
+    quiet(manifest, tmp_path / "other", workers=workers)
+    assert shard_files(tmp_path / "two") == shard_files(tmp_path / "other")
+    assert rejected(tmp_path / "two") == rejected(tmp_path / "other")
+
+
+def test_second_call_writes_nothing_and_a_change_is_noticed(tmp_path, monkeypatch):
+    manifest, output = manifest_of(tmp_path / "in"), tmp_path / "out"
+    quiet(manifest, output)
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    assert quiet(manifest, output).reused
+    assert times == {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    write_tone(tmp_path / "in" / "0.wav", 0.3)
+    assert not quiet(manifest, output).reused
+    assert open_split(output, "train")[0].duration_s == pytest.approx(0.3)
+    assert [path.name for path in output.iterdir()] == ["slap_clips"]
+
+
+def test_every_bad_file_is_listed_with_its_reason_and_the_rest_is_written(tmp_path):
+    folder = tmp_path / "in"
+    nan = tone(0.1)
+    nan[5] = np.nan
+    files = {
+        "good.wav": encoded(tone(0.2)),
+        "one_sample.wav": encoded(tone(1 / 16_000)),
+        "eight_bit.wav": encoded(tone(0.2), subtype="PCM_U8"),
+        "twenty_four_bit.wav": encoded(tone(0.2), subtype="PCM_24"),
+        "fast_stereo.wav": encoded(np.stack([tone(0.2, rate=96_000)] * 2, axis=1), 96_000),
+        "ten_minutes.wav": encoded(np.zeros(600 * 8_000, np.int16), 8_000),
+        "empty.wav": b"",
+        "text.wav": b"hello " * 99,
+        "truncated.wav": encoded(tone(1.0))[:9_000],
+        "nan.wav": encoded(nan, subtype="FLOAT"),
+        "shorter.ogg": encoded(tone(1.0), container="OGG", subtype="VORBIS"),
+    }
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    lines = [
+        {"path": name, "caption": name, **({"duration_s": 9.0} if name == "shorter.ogg" else {})} for name in files
+    ]
+    manifest = write_manifest(folder, [*lines, {"path": "none.wav", "caption": "x"}, {"path": "good.wav"}, "{"])
+    lines_logged: list[str] = []
+    prepared = prepare(manifest, tmp_path / "out", log=lines_logged.append)
+    assert {item["id"]: item["reason"] for item in rejected(tmp_path / "out")} == {
+        "none.wav": "missing_file",
+        "good.wav": "missing_caption",
+        "": "bad_json",
+        "empty.wav": "empty_audio",
+        "text.wav": "unreadable_audio",
+        "truncated.wav": "truncated_audio",
+        "nan.wav": "nonfinite_audio",
+        "shorter.ogg": "shorter_than_stated",
+    }
+    assert all(item["where"].startswith("manifest.jsonl:") and item["detail"] for item in rejected(tmp_path / "out"))
+    assert prepared.clips == {"train": 6} and sum(prepared.rejected.values()) == 8
+    seconds = {record.id: record.duration_s for record in open_split(tmp_path / "out", "train")}
+    assert seconds["ten_minutes.wav"] == 600 and seconds["one_sample.wav"] == pytest.approx(1 / 16_000)
+    assert any("rejected, nonfinite_audio: 1" in line for line in lines_logged)
+
+
+def test_too_many_rejections_stop_but_lose_nothing(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    quiet(manifest_of(tmp_path / "first", good=4), output)
+    before = shard_files(output)
+    manifest = manifest_of(tmp_path / "second", good=7, bad=3)
+    with pytest.raises(PrepareError, match=r"3 of 10 clips .*3 unreadable_audio.*max_rejected=2.*--max-rejected 3"):
+        quiet(manifest, output, max_rejected=2)
+    assert shard_files(output / "slap_clips") == before and len(open_split(output, "train")) == 3
+    assert len(rejected(output)) == 3
+    monkeypatch.setattr(shard, "decode_audio", None)  # a second decoding would fail
+    assert quiet(manifest, output, max_rejected=3).clips == {"train": 5, "test": 2}
+    assert not (output / ".staging").exists()
+
+
+def test_default_limit_is_one_percent_and_at_least_ten(tmp_path):
+    assert sum(quiet(manifest_of(tmp_path / "a", 1, 10), tmp_path / "out").rejected.values()) == 10
+    with pytest.raises(PrepareError, match="max_rejected=10"):
+        quiet(manifest_of(tmp_path / "b", 1, 11), tmp_path / "out")
+
+
+def test_all_rejected_is_an_error_whatever_the_limit(tmp_path):
+    manifest = manifest_of(tmp_path / "in", good=0, bad=3)
+    with pytest.raises(PrepareError, match="all 3 clips"):
+        quiet(manifest, tmp_path / "out", max_rejected=100)
+    assert len(rejected(tmp_path / "out")) == 3
+
+
+def test_a_split_without_a_good_clip_does_not_exist(tmp_path):
+    manifest = manifest_of(tmp_path / "in", good=2, bad=1)  # the bad one is all of `test`
+    assert quiet(manifest, tmp_path / "out").clips == {"train": 2}
+
+
+def test_an_interrupted_run_leaves_the_old_data_and_starts_again(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    quiet(manifest_of(tmp_path / "first", good=4), output)
+    manifest = manifest_of(tmp_path / "second", good=7)
+
+    def interrupt(path, **_):
+        if os.fspath(path).endswith("6.wav"):
+            raise KeyboardInterrupt
+        return decode_audio(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard, "decode_audio", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(manifest, output, workers=1)
+    assert len(open_split(output, "train+test")) == 4
+    assert quiet(manifest, output).clips == {"train": 5, "test": 2}
+
+
+def staged(output: Path) -> dict[str, tuple[int, int]]:
+    """Returns inode and time of change of the finished shards of a preparation that was stopped."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.glob(".staging/*/shards/*")}
+
+
+def decoded(monkeypatch) -> list[str]:
+    """Returns a list to which the name of each decoded file is added from now on."""
+    names: list[str] = []
+
+    def decode(path, **settings):
+        names.append(path.name)
+        return decode_audio(path, **settings)
+
+    monkeypatch.setattr(shard, "decode_audio", decode)
+    return names
+
+
+def test_a_restart_keeps_the_finished_shards(tmp_path, monkeypatch):
+    manifest, output = manifest_of(tmp_path / "in", good=12), tmp_path / "out"
+    with monkeypatch.context() as patch:
+
+        def interrupt(path, **_):
+            if path.name == "7.wav":  # in the third shard of four of `train`
+                raise KeyboardInterrupt
+            return decode_audio(path)
+
+        patch.setattr(shard, "decode_audio", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(manifest, output, clips_per_shard=2, workers=1)
+    finished = staged(output)
+    assert sorted(finished) == [f"slap_clips-train.array_record-0000{number}-of-00004" for number in range(2)]
+    names = decoded(monkeypatch)
+    assert quiet(manifest, output, clips_per_shard=2, workers=1).clips == {"train": 8, "test": 4}
+    assert not {"0.wav", "1.wav", "3.wav", "4.wav"} & set(names) and len(names) == 8
+    published = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.glob("*/*/*array_record*")}
+    assert finished.items() <= published.items()
+    quiet(manifest, tmp_path / "at_once", clips_per_shard=2, workers=1)
+    assert shard_files(output) == shard_files(tmp_path / "at_once")
+
+
+def test_an_interruption_of_the_last_step_costs_no_decoding(tmp_path, monkeypatch):
+    manifest, output = manifest_of(tmp_path / "in", good=6), tmp_path / "out"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset_writer, "_write_metadata", interrupt)  # the shards have left their folder by then
+        with pytest.raises(KeyboardInterrupt):
+            quiet(manifest, output)
+    names = decoded(monkeypatch)
+    assert quiet(manifest, output, workers=1).clips == {"train": 4, "test": 2} and not names
+
+
+def test_an_interrupted_exchange_is_undone(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    quiet(manifest_of(tmp_path / "first", good=4), output)
+    rename = Path.rename
+
+    def interrupt(path, target):
+        if path.name == "dataset":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(manifest_of(tmp_path / "second", good=7), output)
+    assert not (output / "slap_clips").exists()  # the old data wait in the staging folder
+    with pytest.raises(PrepareError):
+        quiet(manifest_of(tmp_path / "third", good=0, bad=1), output)
+    assert split_sizes(output) == {"train": 3, "test": 1}
+
+
+def test_a_longer_manifest_decodes_only_what_is_new(tmp_path, monkeypatch):
+    manifest, output = manifest_of(tmp_path / "in", good=9), tmp_path / "out"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:6]))
+    quiet(manifest, output, clips_per_shard=2)
+    manifest.write_text("".join(lines))
+    names = decoded(monkeypatch)
+    assert quiet(manifest, output, clips_per_shard=2, workers=1).clips == {"train": 6, "test": 3}
+    assert sorted(names) == ["6.wav", "7.wav", "8.wav"]
+    quiet(manifest, tmp_path / "at_once", clips_per_shard=2, workers=1)
+    assert shard_files(output) == shard_files(tmp_path / "at_once")
+
+
+def test_duplicates_are_said_dropped_and_taken_back(tmp_path, monkeypatch):
+    manifest = manifest_of(tmp_path / "in", good=5)
+    for copy in ("4.wav", "2.wav"):  # train and test
+        shutil.copyfile(tmp_path / "in" / "0.wav", tmp_path / "in" / copy)
+    lines: list[str] = []
+    kept = prepare(manifest, tmp_path / "out", log=lines.append)
+    assert kept.duplicates == {"groups": 1, "clips": 2, "groups_between_splits": 1, "dropped": 0}
+    assert any("2 clips have the audio of an earlier one (kept; --drop-duplicates" in line for line in lines)
+    assert any("WARNING: 1 of these groups lie in more than one split" in line for line in lines)
+    names = decoded(monkeypatch)
+    dropped = quiet(manifest, tmp_path / "out", drop_duplicates=True)
+    assert dropped.clips == {"train": 3} == {"train": kept.clips["train"] - 1}
+    assert not names and not dropped.reused
+    assert quiet(manifest, tmp_path / "out", drop_duplicates=True).reused
+    assert quiet(manifest, tmp_path / "out").clips == kept.clips  # those that were dropped are decoded again
+
+
+def test_excluded_clips_are_told_by_audio_and_do_not_count_as_rejected(tmp_path):
+    quiet(manifest_of(tmp_path / "evaluation", good=3), tmp_path / "benchmark", name="benchmark")
+    manifest, benchmark = manifest_of(tmp_path / "in", good=7), f"{tmp_path / 'benchmark'}:train+test"
+    prepared = quiet(manifest, tmp_path / "out", name="lab", exclude=[benchmark], max_rejected=0)
+    assert prepared.rejected == {"excluded_evaluation": 3}  # the same tones under the ids of another source
+    assert prepared.clips == {"train": 3, "test": 1}
+    assert [item["id"] for item in rejected(tmp_path / "out")] == ["0.wav", "1.wav", "2.wav"]
+    assert not quiet(manifest, tmp_path / "out", name="lab").reused
+
+
+def test_a_collection_can_be_given_opened(tmp_path):
+    collection = Manifest(manifest_of(tmp_path / "in"), name="opened")
+    assert quiet(collection, tmp_path / "out").directory == tmp_path / "out" / "slap_clips" / "1.0.0"
+    assert open_split(tmp_path / "out", "train")[0].source == "opened"
+
+
+def test_too_many_rejections_in_the_listing_stop_before_decoding(tmp_path, monkeypatch):
+    manifest = manifest_of(tmp_path / "in", good=5)
+    for index in range(1, 5):
+        (tmp_path / "in" / f"{index}.wav").unlink()
+    names = decoded(monkeypatch)
+    with pytest.raises(PrepareError, match=r"4 of 5 clips were rejected \(4 missing_file\), more than max_rejected=3"):
+        quiet(manifest, tmp_path / "out", max_rejected=3)
+    assert not names and len(rejected(tmp_path / "out")) == 4
+
+
+def test_two_preparations_of_one_data_set_do_not_meet(tmp_path):
+    manifest, output = manifest_of(tmp_path / "in"), tmp_path / "out"
+    with Staging(output, DatasetIdentity()):
+        with pytest.raises(StagingError, match=r"another `slap prepare` is at work in .*slap_clips; wait for it"):
+            quiet(manifest, output)
+        prepare_records({"train": (1, [tiny_record(0, 0.1)])}, tmp_path / "other", {}, log=lambda line: None)
+    assert not output.exists() and quiet(manifest, output).clips == {"train": 4, "test": 2}
+
+
+def test_shards_that_do_not_arrive_are_an_error(tmp_path):
+    with pytest.raises(PrepareError, match=r"2 of 2 shards did not arrive in .*every worker must see this folder"):
+        quiet(manifest_of(tmp_path / "in"), tmp_path / "out", runner=lambda plans, staging: None)
+
+
+def test_unreadable_manifest_touches_nothing(tmp_path):
+    with pytest.raises(CollectionError):
+        quiet(tmp_path / "none.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_made_records_are_not_made_twice(tmp_path):
+    def records():
+        yield from (tiny_record(index, 0.1) for index in range(3))
+
+    def unwanted():
+        raise AssertionError("made again")
+        yield
+
+    first = prepare_records({"train": (3, records())}, tmp_path, {"seed": 1}, log=lambda line: None)
+    again = prepare_records({"train": (3, unwanted())}, tmp_path, {"seed": 1}, log=lambda line: None)
+    other = prepare_records({"val": (9, records())}, tmp_path, {"seed": 2}, log=lambda line: None)
+    assert (first.reused, again.reused, other.reused) == (False, True, False)
+    assert again.clips == {"train": 3} and split_sizes(tmp_path) == {"val": 3}
