@@ -12,9 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int16, Int64, UInt64
 
-from slap_jax.data.records import RecordsError, dataset_directory, split_names
-
-INDEX = "index"
+from slap_jax.data.records import INDEX, RecordsError, dataset_directory, split_names
 
 _COLUMNS = {"samples": np.int64, "id_hash": np.uint64, "audio_hash": np.uint64}
 _HASHES = ("id_hash", "audio_hash")

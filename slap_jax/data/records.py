@@ -23,6 +23,7 @@ SCHEMA_VERSION = "1.0.0"
 
 DATASET_INFO = "dataset_info.json"
 SUMMARY = "slap_records.json"
+INDEX = "index"
 _MERGE = "+"
 _MOST_OPEN_FILES = 65_536
 
@@ -185,7 +186,14 @@ class Records(Sequence[Record]):
             position += len(self)
         if not 0 <= position < len(self):
             raise IndexError(f"record {index} of {len(self)} in split {self.split!r} of {self.path}")
-        return decode_record(self._data_source[position])
+        try:
+            data = self._data_source[position]
+        except RuntimeError as error:
+            raise RecordsError(
+                f"record {position} of split {self.split!r} of {self.path} cannot be read ({error}); copy the data "
+                "again, or prepare them again"
+            ) from error
+        return decode_record(data)
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
@@ -199,16 +207,38 @@ def open_split(path: str | os.PathLike[str], split: str) -> Records:
         split: a name of the manifest's `split` field, or several, like "val+test".
 
     Raises:
-        RecordsError: no prepared data there, or no such split.
+        RecordsError: no prepared data there, no such split, or shards that are missing or have another size.
     """
     directory = dataset_directory(path)
     names = split_names(path, split)
     builder = tfds.builder_from_directory(os.fspath(directory))
+    for name in names:
+        _check_shards(directory, name, builder.info.splits[name])
     _allow_open_files(sum(len(builder.info.splits[name].shard_lengths) for name in names))
     merged = _MERGE.join(names)
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     source = builder.as_data_source(merged, deserialize_method=raw)  # pyright: ignore[reportCallIssue]
     return Records(os.fspath(path), merged, source, _fingerprint(directory, names))
+
+
+def _check_shards(directory: Path, split: str, info: Any) -> None:
+    """Raises if a shard is missing, or if the shards together are not as long as they were when they were written."""
+    found = 0
+    for name in info.filenames:
+        try:
+            found += (directory / name).stat().st_size
+        except FileNotFoundError:
+            raise RecordsError(
+                f"{directory / name} is missing, one of {len(info.shard_lengths)} shards of split {split!r}; copy the "
+                "data again, or prepare them again"
+            ) from None
+    written = int(info.num_bytes)
+    # Data sets without an index were written by other builders, which state the bytes of the records, not of the files.
+    if (directory / INDEX).is_dir() and found != written:
+        raise RecordsError(
+            f"the shards of split {split!r} in {directory} hold {found} bytes; {written} were written: a file is cut "
+            "off or was exchanged; copy the data again, or prepare them again"
+        )
 
 
 def split_names(path: str | os.PathLike[str], split: str) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from slap_jax.data.preparation import prepare
 from slap_jax.data.records import (
     RecordsError,
     clip_key,
@@ -16,7 +17,7 @@ from slap_jax.data.records import (
     open_split,
     split_sizes,
 )
-from tests.data.tiny_data import tiny_dataset, tone
+from tests.data.tiny_data import tiny_dataset, tiny_record, tone
 
 
 def test_records_are_read_at_random_and_in_order(dataset):
@@ -118,3 +119,39 @@ def test_more_shards_than_a_process_may_open_at_first(tmp_path):
         assert [record.id for record in open_split(sys.argv[1], "train")] == [f"clip-{n}" for n in range(100)]
     """)
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+
+
+@pytest.fixture
+def five_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "CLIPS_PER_SHARD", 10)
+    made = {"train": (50, (tiny_record(index, 0.01) for index in range(50)))}
+    prepare.prepare_records(made, tmp_path, {}, log=lambda line: None)
+    files = sorted(tmp_path.glob("*/*/*array_record*"))
+    assert len(files) == 5
+    return tmp_path, files
+
+
+def test_a_missing_shard_is_named(five_shards):
+    path, files = five_shards
+    files[3].unlink()
+    with pytest.raises(RecordsError, match=r"00003-of-00005 is missing, one of 5 shards of split 'train'"):
+        open_split(path, "train")
+
+
+def test_a_shard_that_is_cut_off_or_longer_is_noticed(five_shards):
+    path, files = five_shards
+    size = files[2].stat().st_size
+    for changed in (size - 4_096, size + 1):
+        with files[2].open("r+b") as file:
+            file.truncate(changed)
+        with pytest.raises(RecordsError, match=r"hold \d+ bytes; \d+ were written: a file is cut off or was exchanged"):
+            open_split(path, "train")
+
+
+def test_a_damaged_shard_is_an_error_that_names_the_record(five_shards):
+    path, files = five_shards
+    files[4].write_bytes(b"?" * files[4].stat().st_size)
+    records = open_split(path, "train")
+    with pytest.raises(RecordsError, match=r"record 45 of split 'train' of .* cannot be read \(.*prepare them again"):
+        records[45]
+    assert records[0].id == "clip-0"
