@@ -18,22 +18,23 @@ def prepare(options: argparse.Namespace) -> None:
     import functools
 
     from slap_jax.data.builders.registry import open_dataset
+    from slap_jax.data.collections.open_collection import open_collection
     from slap_jax.data.preparation.beam_runner import run_beam
     from slap_jax.data.preparation.prepare import prepare
 
-    if options.option and not options.dataset:
-        raise ArgumentError(f"--option {options.option[0]} is for a named data set: add --dataset NAME")
+    if options.dataset and (options.audio_root or options.name):
+        raise ArgumentError("--audio-root and --name are for collections without a name; leave out these or --dataset")
     if options.runner and options.workers:
         raise ArgumentError("--workers is for this machine; the engine of --runner has flags of its own")
-    source = options.source
+    given = _options(options.option)
     if options.dataset:
-        source = open_dataset(options.dataset, source, **_options(options.option))
+        collection = open_dataset(options.dataset, options.source, **given)
+    else:
+        collection = open_collection(options.source, audio_root=options.audio_root, name=options.name, **given)
     flags = ["--runner", options.runner, *options.rest]
     prepare(
-        source,
+        collection,
         options.output,
-        audio_root=options.audio_root,
-        name=options.name,
         exclude=options.exclude,
         drop_duplicates=options.drop_duplicates,
         max_rejected=options.max_rejected,
@@ -141,7 +142,9 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
     for argument in arguments:
         name, _, value = argument.partition("=")
         if not name or not value:
-            raise ArgumentError(f"--option {argument} is not NAME=VALUE; docs/datasets.md lists the options")
+            raise ArgumentError(
+                f"--option {argument} is not NAME=VALUE; docs/datasets.md and docs/collections.md list the options"
+            )
         options[name] = value
     return options
 
@@ -163,13 +166,19 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     """
     added = verb(prepare)
     added.usage = (
-        "slap prepare SOURCE OUTPUT [--dataset NAME [--option NAME=VALUE]] [options] [--runner RUNNER [flags]]"
+        "slap prepare SOURCE OUTPUT [--dataset NAME] [--option NAME=VALUE] [options] [--runner RUNNER [flags]]"
     )
     add = added.add_argument
     add("source", metavar="SOURCE", help="manifest, folder, tars or tables, or with --dataset the publisher's folder")
     add("output", metavar="OUTPUT", help="directory to write to")
     add("--dataset", metavar="NAME", help="named data set, as docs/datasets.md lists them")
-    add("--option", action="append", default=[], metavar="NAME=VALUE", help="of the named data set; repeatable")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the named data set, or of the kind of collection; repeatable",
+    )
     add("--audio-root", metavar="DIR", help="what a manifest's paths are relative to (its folder)")
     add("--name", default="", help="name of the collection (its folder)")
     add("--exclude", action="append", default=[], metavar="PATH:SPLIT", help="leave out clips of prepared data")
@@ -222,7 +231,13 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add = data_verb(check).add_argument
     add("name", metavar="NAME", help="of a data set as docs/datasets.md lists them, or `collection` for anything else")
     add("folder", metavar="DIR", help="the publisher's folder; or a manifest, folder, tars or tables")
-    add("--option", action="append", default=[], metavar="NAME=VALUE", help="of the named data set; repeatable")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the named data set, or of the kind of collection; repeatable",
+    )
     add("--decode", type=int, default=50, metavar="N", help="clips to decode (50)")
     add("--json", action="store_true", help="print as JSON")
 

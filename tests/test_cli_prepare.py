@@ -48,6 +48,16 @@ def test_prepare(manifest, tmp_path, capsys):
     assert split_sizes(tmp_path / "other") == {"train": 4}
 
 
+def test_options_reach_the_kind_of_collection(tmp_path):
+    write_tone(tmp_path / "clips" / "dog.wav")
+    (tmp_path / "clips" / "dog.txt").write_text("a dog barks")
+    (tmp_path / "clips" / "metadata.csv").write_text("file_name,title,mood\ndog.wav,a dog,calm\n")
+    for kind, expected in (("folder", ("a dog barks",)), ("audiofolder", ("a dog",))):
+        words = ["--option", f"kind={kind}", *(["--option", "caption_columns=title"] if kind == "audiofolder" else [])]
+        assert main(["prepare", str(tmp_path / "clips"), str(tmp_path / kind), *words]) == 0
+        assert open_split(tmp_path / kind, "train")[0].captions == expected
+
+
 def test_prepare_and_check_a_named_data_set(tmp_path, capsys):
     columns = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
     clips = [(f"{fold}-{fold}-A-0.wav", fold, 0, "dog", True, fold, "A") for fold in range(1, 6)]
@@ -101,7 +111,8 @@ def prepared(tmp_path_factory):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["prepare", "{manifest}", "x", "--option", "splits=train"], "--option splits=train is for a named data set"),
+        (["prepare", "{manifest}", "x", "--option", "splits=train"], "read as manifest, which has no splits; it has"),
+        (["prepare", "{manifest}", "x", "--dataset", "esc50", "--name", "y"], "--audio-root and --name are for collec"),
         (["prepare", "{manifest}", "x", "--dataset", "esc"], "there is no data set 'esc'"),
         (["prepare", "{manifest}", "x", "--dataset", "esc50", "--option", "x"], "--option x is not NAME=VALUE"),
         (["prepare", "{manifest}", "x", "--runner", "DirectRunner", "--workers", "2"], "--workers is for this machine"),

@@ -24,6 +24,7 @@ SCHEMA_VERSION = "1.0.0"
 DATASET_INFO = "dataset_info.json"
 SUMMARY = "slap_records.json"
 INDEX = "index"
+ALL = "all"
 _MERGE = "+"
 _MOST_OPEN_FILES = 65_536
 
@@ -204,7 +205,7 @@ def open_split(path: str | os.PathLike[str], split: str) -> Records:
 
     Args:
         path: the directory given to `slap prepare` as output, or the one inside that holds `dataset_info.json`.
-        split: a name of the manifest's `split` field, or several, like "val+test".
+        split: a name of the manifest's `split` field, several, like "val+test", or "all".
 
     Raises:
         RecordsError: no prepared data there, no such split, or shards that are missing or have another size.
@@ -242,13 +243,15 @@ def _check_shards(directory: Path, split: str, info: Any) -> None:
 
 
 def split_names(path: str | os.PathLike[str], split: str) -> list[str]:
-    """Returns the names in "val+test", each of them a split of prepared data.
+    """Returns the names in "val+test", each of them a split of prepared data; "all" names every split.
 
     Raises:
         RecordsError: no prepared data there, no such split, or one that is named twice.
     """
-    names = [name.strip() for name in split.split(_MERGE)]
     sizes = split_sizes(path)
+    if split == ALL:
+        return list(sizes)
+    names = [name.strip() for name in split.split(_MERGE)]
     for name in names:
         if name not in sizes:
             raise RecordsError(
