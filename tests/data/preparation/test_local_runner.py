@@ -59,7 +59,12 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 def start(manifest: Path, output: Path) -> subprocess.Popen[str]:
     words = ["prepare", str(manifest), str(output), "--shard-records", str(CLIPS_PER_SHARD), "--workers", "2"]
-    command = [sys.executable, "-m", "slap_jax.cli", *words]
+    # As from a terminal: a shell has its background jobs ignore Ctrl-C, and their children inherit that.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from slap_jax.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, *words]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
