@@ -20,6 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.tokenizer = f"{args.data}/tokenizer.model"
     config.data.update(rows=args.rows, virtual_shards=64)
     config.data.workers = 4  # on each host: eight GPUs take more audio than the threads of one process decode
+    config.data.read_threads = 16  # in each worker: a mounted bucket or a network disk answers slowly
     config.model.text_encoder.layers = 22
     config.model.remat = "dots"
     config.train.steps = 106_400

@@ -61,7 +61,7 @@ def default_config() -> ConfigDict:
             max_caption_tokens=128,
             virtual_shards=8,  # D
             packing_bins=16,
-            read_threads=4,  # over all shards of a host; 0 reads as clips are needed
+            read_threads=0,  # that read ahead, for storage that answers slowly
             decode_threads=4,
             workers=0,  # processes that read; 0: threads of this one
             prefetch=2,
