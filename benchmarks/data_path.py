@@ -9,8 +9,6 @@ Run: pip install -e '.[benchmarks]' && python benchmarks/data_path.py [--manifes
 import argparse
 import cProfile
 import json
-import os
-import platform
 import pstats
 import resource
 import statistics
@@ -19,12 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from data_path_peers import PEERS
+from machine import machine
 from ml_collections import ConfigDict
 
 from slap_jax.config import default_config, source
@@ -43,6 +41,7 @@ OURS: dict[str, dict[str, Any]] = {
     "slap_jax_2_threads": {"decode_threads": 2, "read_threads": 1},
     "slap_jax_2_workers": {"decode_threads": 1, "read_threads": 0, "workers": 2},
 }
+LIBRARIES = ("grain", "array-record", "soundfile", "torch", "librosa", "transformers")
 SIDES = ("flac_decoding_alone", *OURS, "slap_jax_log_mel", *PEERS)
 
 # What the profile is told in: a name -> (end of the file's path, function); the time is that of all it calls.
@@ -163,19 +162,6 @@ def profile(directory: Path) -> dict[str, float]:
     return {part: round(share, 3) for part, share in shares.items()}
 
 
-def machine() -> dict[str, Any]:
-    """Returns what the numbers were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    libraries = ("grain", "array-record", "soundfile", "torch", "librosa", "transformers")
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{library: version(library) for library in libraries},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, default=DEMO, help="clips to use (the demo's)")
@@ -211,7 +197,7 @@ def main() -> None:
     per_cpu_s = {side: round(median(side, "cpu_s"), 1) for side in SIDES}
     best_peer = max(PEERS, key=lambda side: per_cpu_s[side])
     results = {
-        "machine": machine(),
+        "machine": machine(*LIBRARIES),
         "clips": {"number": len(seconds), "mean_s": round(float(np.mean(seconds)), 3)},
         "audio_s_per_cpu_s": per_cpu_s,
         "audio_s_per_wall_s": {side: round(median(side, "wall_s"), 1) for side in SIDES},

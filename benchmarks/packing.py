@@ -90,7 +90,11 @@ def main() -> None:
         }
         for bins in options.bins
     ]
-    print(json.dumps({"sizes": sizes, "clips": options.clips, "results": results}, indent=2))
+    from machine import machine  # beside this file; tests import this one as part of a package
+
+    print(
+        json.dumps({"machine": machine("grain"), "sizes": sizes, "clips": options.clips, "results": results}, indent=2)
+    )
 
 
 if __name__ == "__main__":
