@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine
 from ml_collections import ConfigDict
 
 from slap_jax.config import default_config, source
@@ -174,6 +175,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = options.directory or Path(temporary)
         results: dict[str, Any] = {
+            "machine": machine("grain", "array-record"),
             "records": options.records,
             "writing_s": round(set_up(directory, options.records), 1),
         }
