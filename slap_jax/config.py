@@ -2,11 +2,11 @@
 
 import math
 import re
-from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from slap_jax.config_argument import parse_arg
 from slap_jax.config_checks import ConfigError, check_choice, check_keys, check_share, require
 from slap_jax.config_source import source, validate_source
 
@@ -187,35 +187,6 @@ def patches_per_column(audio: ConfigDict) -> int:
 def columns_of(seconds: float, audio: ConfigDict) -> int:
     """Columns that a clip of that duration owns: `max(1, ceil(samples / samples_per_column))`."""
     return max(1, math.ceil(round(seconds * audio.sample_rate) / samples_per_column(audio)))
-
-
-def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
-    """Reads the `a=1,b` of `--config=file.py:a=1,b` into typed values.
-
-    Args:
-        arg: comma-separated `name=value` pairs; a bare name sets a boolean to True. None or "" keeps the defaults.
-        **defaults: the names allowed, with default values whose types the given ones take.
-
-    Raises:
-        ConfigError: an unknown name, or a value not of the default's type.
-    """
-    values = ConfigDict(defaults)
-    for item in filter(None, (arg or "").split(",")):
-        name, has_value, text = item.partition("=")
-        if name not in values:
-            raise ConfigError(f"config argument {name!r} is unknown; this config takes: {', '.join(defaults)}")
-        default = values[name]
-        try:
-            if isinstance(default, bool):
-                values[name] = {"": True, "true": True, "1": True, "false": False, "0": False}[text.lower()]
-            elif not has_value:
-                raise ValueError
-            else:
-                values[name] = type(default)(text)
-        except (KeyError, ValueError):
-            kind = type(default).__name__
-            raise ConfigError(f"config argument {name}={text!r} is not a {kind}; write {name}=<{kind}>") from None
-    return values
 
 
 def validate(config: ConfigDict, process_count: int = 1, device_count: int | None = None) -> None:

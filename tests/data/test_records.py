@@ -102,7 +102,7 @@ def test_neither_writing_nor_reading_needs_tensorflow(tmp_path):
         assert len(open_split(tiny_dataset(pathlib.Path(sys.argv[1]), 2, 1), "train+test")) == 3
         assert "tensorflow" not in sys.modules
     """)
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 0
 
 
 def test_more_shards_than_a_process_may_open_at_first(tmp_path):
@@ -118,7 +118,7 @@ def test_more_shards_than_a_process_may_open_at_first(tmp_path):
         prepare.prepare_records(made, sys.argv[1], {}, log=lambda line: None)
         assert [record.id for record in open_split(sys.argv[1], "train")] == [f"clip-{n}" for n in range(100)]
     """)
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 0
 
 
 @pytest.fixture
