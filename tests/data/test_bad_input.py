@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -144,13 +143,11 @@ def test_a_full_disk_is_one_error_and_the_next_call_goes_on(tmp_path):
         (folder / f"{index}.wav").write_bytes(encoded(np.tile(noise, 20 if index == 3 else 1)))
     manifest = write_manifest(folder, [clip(f"{index}.wav") for index in range(6)])
     words = ["prepare", str(manifest), str(tmp_path / "out"), "--shard-records", "1", "--workers", "1"]
-    limit = 200_000  # bytes of a file: what a full disk is to a writer
-
-    def limit_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    command = [sys.executable, "-m", "slap_jax.cli", *words]
-    failed = subprocess.run(command, preexec_fn=limit_files, capture_output=True, text=True)
+    program = (  # the most bytes of a file: what a full disk is to a writer
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
+        "from slap_jax.cli import main; sys.exit(main())"
+    )
+    failed = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert failed.returncode == 2 and failed.stderr.count("\n") == 1
     assert "00003-of-00006 could not be written" in failed.stderr and "make room" in failed.stderr
     (staging,) = (tmp_path / "out").glob(".staging/*")
