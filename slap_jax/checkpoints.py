@@ -182,6 +182,12 @@ class Checkpoints:
         )
 
 
+def _checkpoints_of(directory: str | os.PathLike) -> epath.Path:
+    """Returns the `checkpoints` of a run directory, or the directory itself."""
+    root = _absolute(directory)
+    return root / "checkpoints" if (root / "checkpoints").is_dir() else root
+
+
 def restore_params(directory: str | os.PathLike, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads only the parameters, as NumPy arrays, on one CPU, whatever mesh wrote them.
 
@@ -195,9 +201,7 @@ def restore_params(directory: str | os.PathLike, step: int | None = None) -> tup
     Raises:
         CheckpointError: no such checkpoint, or unreadable.
     """
-    root = _absolute(directory)
-    if (root / "checkpoints").is_dir():
-        root = root / "checkpoints"
+    root = _checkpoints_of(directory)
     step = _choose_step(root, step)
     found = _stored_arrays(root, step)
     params = {path: array for path, array in found.items() if path.startswith("params/")}
@@ -230,9 +234,7 @@ def restore_data_state(directory: str | os.PathLike, at_most: int | None = None)
     Raises:
         CheckpointError: no such checkpoint, or unreadable.
     """
-    root = _absolute(directory)
-    if (root / "checkpoints").is_dir():
-        root = root / "checkpoints"
+    root = _checkpoints_of(directory)
     step = _choose_step(root, None)
     if at_most is not None:
         steps = sorted(ocp.utils.checkpoint_steps(root))

@@ -164,6 +164,12 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
         verb: makes the parser of a verb from its function.
         data_verb: likewise, of a verb below `slap data`.
     """
+    option: dict[str, Any] = {
+        "action": "append",
+        "default": [],
+        "metavar": "NAME=VALUE",
+        "help": "of the named data set, or of the kind of collection; repeatable",
+    }
     added = verb(prepare)
     added.usage = (
         "slap prepare SOURCE OUTPUT [--dataset NAME] [--option NAME=VALUE] [options] [--runner RUNNER [flags]]"
@@ -172,13 +178,7 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add("source", metavar="SOURCE", help="manifest, folder, tars or tables, or with --dataset the publisher's folder")
     add("output", metavar="OUTPUT", help="directory to write to")
     add("--dataset", metavar="NAME", help="named data set, as docs/datasets.md lists them")
-    add(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="of the named data set, or of the kind of collection; repeatable",
-    )
+    add("--option", **option)
     add("--audio-root", metavar="DIR", help="what a manifest's paths are relative to (its folder)")
     add("--name", default="", help="name of the collection (its folder)")
     add("--exclude", action="append", default=[], metavar="PATH:SPLIT", help="leave out clips of prepared data")
@@ -231,13 +231,7 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add = data_verb(check).add_argument
     add("name", metavar="NAME", help="of a data set as docs/datasets.md lists them, or `collection` for anything else")
     add("folder", metavar="DIR", help="the publisher's folder; or a manifest, folder, tars or tables")
-    add(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="of the named data set, or of the kind of collection; repeatable",
-    )
+    add("--option", **option)
     add("--decode", type=int, default=50, metavar="N", help="clips to decode (50)")
     add("--json", action="store_true", help="print as JSON")
 

@@ -29,7 +29,6 @@ from slap_jax.drawing.theme import PRINT, drawing
 
 CLIPS_FILE = "clips.jsonl"
 
-_NO_LIMIT = 1 << 30
 _PRINTED_WIDTH = 110
 
 
@@ -234,7 +233,7 @@ def _shown_row(
                 waveform=batch.waveform[0, begin : begin + clip.samples],
                 first_column=first,
                 text=tokenizer.decode(clip.tokens),
-                cut_tokens=len(tokenizer.encode(clip.caption, _NO_LIMIT)) - len(clip.tokens),
+                cut_tokens=tokenizer.length(clip.caption) - len(clip.tokens),
             )
         )
     return ShownRow(step, row, batch, clips)

@@ -66,6 +66,10 @@ class Tokenizer:
             raise ValueError(f"max_tokens is {max_tokens}; the start and end tokens alone take 2")
         return [BOS, *self._processor.encode(text)[: max_tokens - 2], EOS]
 
+    def length(self, text: str) -> int:
+        """Returns the number of ids of a caption that is not cut."""
+        return len(self._processor.encode(text)) + 2
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text up to the first EOS, without special tokens, in the normalised (lower) case."""
         pieces = []

@@ -80,3 +80,8 @@ def test_rare_letters_are_kept_unless_less_is_asked_for(tmp_path):
     assert whole.decode(whole.encode("a jazz quartet", 40)) == "a jazz quartet"
     common = train_tokenizer(captions, tmp_path / "common.model", 200, character_coverage=0.999)
     assert "\u2047" in common.decode(common.encode("a jazz quartet", 40))
+
+
+def test_length_is_that_of_the_uncut_caption(tokenizer):
+    for text in ("", "a low soft tone", "a low soft tone " * 40):
+        assert tokenizer.length(text) == len(tokenizer.encode(text, 100_000))

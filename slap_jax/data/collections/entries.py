@@ -1,7 +1,7 @@
 """What a collection says about one clip before its audio is decoded: an entry, or the reason why it is left out."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -104,11 +104,3 @@ class Collection(Protocol):
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the clips, always in the same order, reading as it goes: it may be far more than memory holds."""
         ...
-
-
-def count_reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
-    """Counts rejections by reason, the most frequent first."""
-    counts: dict[str, int] = {}
-    for rejection in rejections:
-        counts[rejection.reason] = counts.get(rejection.reason, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

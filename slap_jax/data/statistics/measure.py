@@ -25,7 +25,6 @@ from slap_jax.data.tokenizer import Tokenizer
 SAMPLED_CLIPS = 1_000
 CLIPPED_RUN = 3  # samples at full scale, one after another
 
-_NO_LIMIT = 1 << 30
 _CHUNK = 1 << 20  # durations that are looked at together
 
 
@@ -236,7 +235,7 @@ def measure_clip(
         mel_squares=np.square(mel, dtype=np.float64).sum(axis=0),
         has_caption=caption is not None,
         tokens=len(tokenizer.encode(caption, data.max_caption_tokens)) if tokenizer and caption is not None else 0,
-        caption_tokens=tuple(len(tokenizer.encode(text, _NO_LIMIT)) for text in record.captions) if tokenizer else (),
+        caption_tokens=tuple(tokenizer.length(text) for text in record.captions) if tokenizer else (),
     )
 
 
