@@ -7,8 +7,10 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from slap_jax.config_argument import parse_arg
-from slap_jax.config_checks import ConfigError, check_choice, check_keys, check_share, require
-from slap_jax.config_source import source, validate_source
+from slap_jax.config_checks import ConfigError, check_choice, check_keys, require
+from slap_jax.config_data_checks import validate_data
+from slap_jax.config_sizes import columns_of, patches_per_column, samples_per_column
+from slap_jax.config_source import source
 
 __all__ = [
     "ConfigError",
@@ -84,7 +86,7 @@ def default_config() -> ConfigDict:
             embed_dim=512,  # E
             vocab_size=32_000,
             compute_dtype="bfloat16",  # bfloat16 | float32
-            attention="auto",  # auto | dense | blocked | chunked
+            attention="auto",  # auto | dense | blocked | chunked | splash (TPU) | flash (GPU)
             remat="none",  # none | dots | full
             scan_unroll=1,  # super-blocks per scan iteration
             audio_encoder=ConfigDict(
@@ -123,6 +125,7 @@ def default_config() -> ConfigDict:
                     init_scale=placeholder(float),  # None: 1/0.07 for softmax, 10 for sigmoid
                     init_bias=-10.0,  # sigmoid only
                     max_scale=100.0,
+                    block=1_024,  # captions scored at a time
                 )
             ),
             distillation=ConfigDict(
@@ -140,6 +143,7 @@ def default_config() -> ConfigDict:
                     freeze_last_layer=0.01,  # share of all steps
                     momentum_start=0.994,
                     sinkhorn_iterations=3,
+                    token_chunk=256,  # masked patches of a row whose prototype scores exist at a time
                 )
             ),
             captioning=ConfigDict(
@@ -167,26 +171,28 @@ def default_config() -> ConfigDict:
             max_bad_steps=10,  # non-finite steps in a row that stop the run
         )
     )
-    config.train = ConfigDict(dict(steps=100_000, log_every=10, evaluate_every=0, peak_flops_per_device=0.0))
+    config.train = ConfigDict(
+        dict(
+            steps=100_000,
+            accumulate=1,  # parts of the batch that are computed one after the other; the gradient is the whole batch's
+            log_every=10,
+            evaluate_every=0,
+            peak_flops_per_device=0.0,
+            profile_start=0,  # first step of a profile
+            profile_steps=0,  # its length; 0: none
+            watchdog_seconds=1_800.0,  # without a finished step before the stacks are written; 0: never
+        )
+    )
     config.checkpoint = ConfigDict(dict(every=1_000, keep=3))
     config.parallel = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+    config.distributed = ConfigDict(
+        dict(
+            initialization_timeout=600,  # seconds to wait for all processes at the start
+            heartbeat_timeout=100,  # seconds of silence after which a process counts as lost and the others end
+        )
+    )
     config.metrics = ConfigDict(dict(tensorboard=True))
     return config
-
-
-def samples_per_column(audio: ConfigDict) -> int:
-    """Samples that one time column covers (2,560 in the paper's set-up)."""
-    return audio.frames_per_column * audio.hop_length
-
-
-def patches_per_column(audio: ConfigDict) -> int:
-    """F, the frequency patches of one column."""
-    return audio.mels // audio.mels_per_patch
-
-
-def columns_of(seconds: float, audio: ConfigDict) -> int:
-    """Columns that a clip of that duration owns: `max(1, ceil(samples / samples_per_column))`."""
-    return max(1, math.ceil(round(seconds * audio.sample_rate) / samples_per_column(audio)))
 
 
 def validate(config: ConfigDict, process_count: int = 1, device_count: int | None = None) -> None:
@@ -203,14 +209,14 @@ def validate(config: ConfigDict, process_count: int = 1, device_count: int | Non
     check_keys(config, default_config(), named_by_user=("config.data.train", "config.data.evaluation"))
     check_choice(config, "audio.dft", ("auto", "matmul", "rfft"))
     check_choice(config, "model.compute_dtype", ("bfloat16", "float32"))
-    check_choice(config, "model.attention", ("auto", "dense", "blocked", "chunked"))
+    check_choice(config, "model.attention", ("auto", "dense", "blocked", "chunked", "splash", "flash"))
     check_choice(config, "model.remat", ("none", "dots", "full"))
     check_choice(config, "objectives.contrastive.form", ("softmax", "sigmoid"))
     check_choice(config, "objectives.distillation.view", ("separate", "shared"))
     check_choice(config, "optimizer.schedule", ("cosine", "wsd", "constant"))
     _validate_audio_and_model(config)
     _validate_objectives(config)
-    _validate_data(config, process_count)
+    validate_data(config, process_count)
     _validate_training(config)
     if device_count is not None:
         _validate_mesh(config, device_count)
@@ -263,97 +269,14 @@ def _validate_objectives(config: ConfigDict) -> None:
     require(0 < ratio < 1, f"config.objectives.distillation.mask_ratio is {ratio}; write a value between 0 and 1")
 
 
-def _validate_data(config: ConfigDict, process_count: int) -> None:
-    data = config.data
-    needed = columns_of(data.max_seconds, config.audio)
-    require(
-        data.columns >= needed,
-        f"config.data.columns is {data.columns}, but a clip of config.data.max_seconds={data.max_seconds} owns "
-        f"{needed} columns; write columns={needed} or more, or a smaller max_seconds",
-    )
-    enough = math.ceil(data.columns / needed)
-    require(
-        data.slots >= enough,
-        f"config.data.slots is {data.slots}: as many of the longest clips own {data.slots * needed} of the "
-        f"{data.columns} columns of a row, so rows would never be full; write slots={enough} or more",
-    )
-    require(
-        data.max_caption_tokens >= 3,
-        f"config.data.max_caption_tokens is {data.max_caption_tokens}; the start and end tokens alone take 2",
-    )
-    require(
-        data.text_tokens >= data.max_caption_tokens,
-        f"config.data.text_tokens is {data.text_tokens}, less than one caption of "
-        f"config.data.max_caption_tokens={data.max_caption_tokens}",
-    )
-    shards = data.virtual_shards
-    require(
-        shards % process_count == 0,
-        f"config.data.virtual_shards is {shards}, not a multiple of the {process_count} hosts; write a multiple of "
-        "every number of hosts that may ever resume this run",
-    )
-    require(
-        data.rows % shards == 0,
-        f"config.data.rows is {data.rows}, not a multiple of config.data.virtual_shards={shards}",
-    )
-    if config.objectives.contrastive.weight > 0:
-        require(
-            data.rows * data.slots >= 2,
-            f"config.data.slots is {data.slots} with rows={data.rows}: contrastive learning needs two clips or more "
-            "in a batch",
-        )
-    require(data.read_threads >= 0, f"config.data.read_threads is {data.read_threads}; write 0 to read as needed")
-    require(data.decode_threads >= 1, f"config.data.decode_threads is {data.decode_threads}; write 1 or more")
-    require(data.workers >= 0, f"config.data.workers is {data.workers}; write 0 for threads, or a number of processes")
-    _validate_augment(data.augment)
-    _validate_sources(config)
-
-
-def _validate_augment(augment: ConfigDict) -> None:
-    name = "config.data.augment"
-    require(augment.gain_db >= 0, f"{name}.gain_db is {augment.gain_db}; write the most decibels up or down, 0 or more")
-    for kind in ("noise", "room"):
-        probability = augment[f"{kind}_probability"]
-        check_share(probability, f"{name}.{kind}_probability")
-        require(
-            probability == 0 or augment[f"{kind}_dir"] != "",
-            f"{name}.{kind}_probability is {probability}, but {name}.{kind}_dir is empty; name a folder of audio files",
-        )
-    bounds = augment.noise_snr_db
-    require(
-        len(bounds) == 2 and bounds[0] <= bounds[1],
-        f"{name}.noise_snr_db is {bounds}; write (lowest, highest) signal-to-noise ratio in decibels",
-    )
-
-
-def _validate_sources(config: ConfigDict) -> None:
-    data = config.data
-    require(len(data.train) > 0, "config.data.train names no source; add config.data.train.NAME = source(path, split)")
-    for group in ("train", "evaluation"):
-        for name, settings in data[group].items():
-            validate_source(settings, f"config.data.{group}.{name}")
-    require(
-        data.temperature is None or data.temperature > 0,
-        f"config.data.temperature is {data.temperature}; write a number above 0, or None for the weights as given",
-    )
-    trained = [name for name, objective in config.objectives.items() if objective.weight > 0]
-    for name, settings in data.train.items():
-        require(
-            any(settings.objectives[objective] > 0 for objective in trained),
-            f"config.data.train.{name}.objectives is 0 for {' and '.join(trained)}: nothing would learn from this "
-            "source; set one above 0, or take the source out",
-        )
-    for objective in trained:
-        require(
-            any(settings.objectives[objective] > 0 for settings in data.train.values()),
-            f"config.data.train.*.objectives.{objective} is 0 for every source; to train without it write "
-            f"config.objectives.{objective}.weight=0",
-        )
-
-
 def _validate_training(config: ConfigDict) -> None:
     optimizer = config.optimizer
     require(config.train.steps >= 1, f"config.train.steps is {config.train.steps}; write 1 or more")
+    parts = config.train.accumulate
+    require(
+        parts >= 1 and config.data.rows % parts == 0,
+        f"config.train.accumulate is {parts}; write 1 or more, a divisor of config.data.rows={config.data.rows}",
+    )
     require(config.train.log_every >= 1, f"config.train.log_every is {config.train.log_every}; write 1 or more")
     require(config.checkpoint.every >= 1, f"config.checkpoint.every is {config.checkpoint.every}; write 1 or more")
     require(
@@ -387,4 +310,10 @@ def _validate_mesh(config: ConfigDict, device_count: int) -> None:
         config.data.rows % batch_ways == 0,
         f"config.data.rows is {config.data.rows}, not a multiple of the {batch_ways} devices over which rows are split "
         "(data x fsdp)",
+    )
+    parts = config.train.accumulate
+    require(
+        config.data.rows % (batch_ways * parts) == 0,
+        f"config.data.rows is {config.data.rows}: config.train.accumulate={parts} parts on {batch_ways} devices need a "
+        f"multiple of {batch_ways * parts}",
     )

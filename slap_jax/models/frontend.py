@@ -2,12 +2,13 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import librosa
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 from ml_collections import ConfigDict
+
+from slap_jax.parallel.platform import target_platform
 
 INT16_SCALE = 2.0**-15
 
@@ -89,7 +90,7 @@ def log_mel(
     frames = _frames(samples, audio_segments, audio)
     dft = audio.dft
     if dft == "auto":
-        dft = "rfft" if jax.default_backend() == "cpu" else "matmul"
+        dft = "rfft" if target_platform() == "cpu" else "matmul"
     if dft == "rfft":
         spectrum = jnp.fft.rfft(frames * hann_window(audio.window_length).astype(np.float32), n=audio.n_fft)
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)

@@ -1,16 +1,16 @@
 """Local attention in blocks: each block of queries sees its own keys and `window` more on either side; pure XLA."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from slap_jax.models.attention.dense import masked_attention
+from slap_jax.parallel.platform import target_platform
 
 
 def block_length(window: int) -> int:
     """Queries in a block: at least a window, so that the neighbours hold all that a block sees."""
     # Small blocks compute few masked scores; an accelerator needs them large enough to fill its units.
-    smallest = 32 if jax.default_backend() == "cpu" else 128
+    smallest = 32 if target_platform() == "cpu" else 128
     return max(smallest, -(-window // 32) * 32)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from slap_jax.models.attention.dense import MASKED_SCORE, allowed
+from slap_jax.parallel.platform import target_platform
 
 # Queries and keys in a tile: on a CPU a tile of scores should stay in the cache, elsewhere fill the device.
 CPU_TILE, ACCELERATOR_TILE = 64, 512
@@ -180,7 +181,7 @@ def chunked_attention(
         tile: queries and keys in a tile; None chooses by platform.
     """
     if tile is None:
-        tile = CPU_TILE if jax.default_backend() == "cpu" else ACCELERATOR_TILE
+        tile = CPU_TILE if target_platform() == "cpu" else ACCELERATOR_TILE
     q_length, kv_length = q.shape[1], k.shape[1]
     geometry = Geometry(min(tile, q_length), min(tile, kv_length), window, causal)
     q_missing, kv_missing = -q_length % geometry.q_tile, -kv_length % geometry.kv_tile

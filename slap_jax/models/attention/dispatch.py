@@ -1,12 +1,12 @@
 """The entry point of attention."""
 
-import jax
 from jaxtyping import Array, Float, Int
 
 from slap_jax.models.attention.blocked import blocked_attention
 from slap_jax.models.attention.chunked import chunked_attention
 from slap_jax.models.attention.dense import dense_attention
 from slap_jax.models.attention.select import select_backend
+from slap_jax.parallel.platform import target_platform
 
 
 def attention(
@@ -39,7 +39,7 @@ def attention(
         AttentionError: the backend does not cover this kind of call.
     """
     cross = kv_segments is not None
-    chosen = select_backend(backend, q.shape[1], k.shape[1], window, causal, cross, jax.default_backend())
+    chosen = select_backend(backend, q.shape[1], k.shape[1], window, causal, cross, target_platform())
     if chosen == "blocked":
         assert window is not None
         return blocked_attention(q, k, v, q_segments, window, causal)
