@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from slap_jax.accumulate import Rows, gradient_in_parts
 from slap_jax.batch import PackedBatch
 from slap_jax.config import patches_per_column, samples_per_column
-from slap_jax.objectives import Views
+from slap_jax.objectives import Views, WholeBatch
 from slap_jax.objectives.masking import segment_counts
 from slap_jax.optimizer import learning_rate_schedule
 from slap_jax.paths import at_path, overlay, unflatten
@@ -21,23 +22,82 @@ from slap_jax.train_state import Learner, TrainState, graph_of
 Metrics = dict[str, Float[Array, ""]]
 
 
-def make_loss(config: ConfigDict, graph: nnx.GraphDef) -> Callable[..., tuple[Float[Array, ""], Metrics]]:
-    """Returns `loss(params, teacher, batch, step) -> (total, metrics)`: the weighted sum of the objectives."""
+class Loss:
+    """The weighted sum of the objectives, in two halves: the towers' features of rows, and the loss of them all."""
 
-    def loss(params: Any, teacher: Any, batch: PackedBatch, step: Array) -> tuple[Float[Array, ""], Metrics]:
-        key = jax.random.fold_in(jax.random.key(config.seed), step + 1)  # 0 was the initialisation's
-        progress = step.astype(jnp.float32) / config.train.steps
-        learner = nnx.merge(graph, params)
-        averaged = nnx.merge(graph, jax.lax.stop_gradient(overlay(params, teacher)))
-        views = Views(learner.model, averaged.model, averaged.objectives, batch, key, progress, config)
+    def __init__(self, config: ConfigDict, graph: nnx.GraphDef, teacher: Any, step: Int[Array, ""]):
+        """Prepares the loss of one step.
+
+        Args:
+            config: the whole configuration.
+            graph: of `abstract_learner(config)`.
+            teacher: the averaged copies.
+            step: updates done so far.
+        """
+        self.config, self.graph, self.teacher = config, graph, teacher
+        self.key = jax.random.fold_in(jax.random.key(config.seed), step + 1)  # 0 was the initialisation's
+        self.progress = step.astype(jnp.float32) / config.train.steps
+
+    def _learners(self, params: Any) -> tuple[Learner, Learner]:
+        """Student and teacher."""
+        averaged = jax.lax.stop_gradient(overlay(params, self.teacher))
+        return nnx.merge(self.graph, params), nnx.merge(self.graph, averaged)
+
+    def features(self, params: Any, rows: Rows) -> dict[str, dict[str, Array]]:
+        """What each objective needs of the rows, by its name."""
+        student, teacher = self._learners(params)
+        batch, row_numbers = rows
+        views = Views(student.model, teacher.model, teacher.objectives, batch, row_numbers, self.key, self.config)
+        return {name: objective.features(views) for name, objective in student.objectives.items()}
+
+    def of_features(
+        self, params: Any, features: dict[str, dict[str, Array]], batch: PackedBatch
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The loss and the metrics, from the features of all rows of the batch."""
+        student, teacher = self._learners(params)
+        whole = WholeBatch(batch, teacher.objectives, self.progress, self.config)
         total, metrics = jnp.zeros((), jnp.float32), {}
-        for name, objective in learner.objectives.items():
-            term = objective(views)
-            total += config.objectives[name].weight * term.loss
+        for name, objective in student.objectives.items():
+            term = objective.loss(features[name], whole)
+            total += self.config.objectives[name].weight * term.loss
             metrics |= {f"loss/{name}": term.loss} | term.metrics
         return total, {"loss/total": total} | metrics
 
+
+def make_loss(config: ConfigDict, graph: nnx.GraphDef) -> Callable[..., tuple[Float[Array, ""], Metrics]]:
+    """Returns `loss(params, teacher, batch, step) -> (total, metrics)`, all rows at once."""
+
+    def loss(params: Any, teacher: Any, batch: PackedBatch, step: Array) -> tuple[Float[Array, ""], Metrics]:
+        this = Loss(config, graph, teacher, step)
+        return this.of_features(params, this.features(params, all_rows(batch)), batch)
+
     return loss
+
+
+def make_gradient(config: ConfigDict, graph: nnx.GraphDef) -> Callable[..., tuple[Metrics, Any]]:
+    """Returns `gradient(params, teacher, batch, step) -> (metrics, gradient)`, in `config.train.accumulate` parts."""
+    whole = jax.value_and_grad(make_loss(config, graph), has_aux=True)
+
+    def gradient(params: Any, teacher: Any, batch: PackedBatch, step: Array) -> tuple[Metrics, Any]:
+        if config.train.accumulate == 1:
+            (_, metrics), found = whole(params, teacher, batch, step)
+            return metrics, found
+        this = Loss(config, graph, teacher, step)
+        (_, metrics), found = gradient_in_parts(
+            this.features,
+            lambda params, features: this.of_features(params, features, batch),
+            params,
+            all_rows(batch),
+            config.train.accumulate,
+        )
+        return metrics, found
+
+    return gradient
+
+
+def all_rows(batch: PackedBatch) -> Rows:
+    """The batch with the numbers of its rows."""
+    return batch, jnp.arange(batch.clip_valid.shape[0])
 
 
 def batch_counts(batch: PackedBatch, config: ConfigDict) -> Metrics:
@@ -82,12 +142,12 @@ def make_train_step(
         learner: `abstract_learner(config)`.
         transform: `create_optimizer(config.optimizer, config.train.steps)`.
     """
-    loss = make_loss(config, graph_of(learner))
+    gradient = make_gradient(config, graph_of(learner))
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
     momenta = teacher_momenta(learner)
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
-        (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, state.teacher, batch, state.step)
+        metrics, gradients = gradient(state.params, state.teacher, batch, state.step)
         norm = optax.global_norm(gradients)
         updates, optimizer = transform.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

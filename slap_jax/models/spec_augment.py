@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 from ml_collections import ConfigDict
 
 
@@ -15,7 +15,7 @@ def _spans(key: jax.Array, length: Array, longest: Array) -> tuple[Float[Array, 
 
 
 def spec_augment(
-    key: jax.Array,
+    keys: Key[Array, " R"],
     mel: Float[Array, "R C 16 mels"],
     audio_segments: Int[Array, "R C"],
     audio_columns: Int[Array, "R C"],
@@ -25,7 +25,7 @@ def spec_augment(
     """Sets a few spans of frames and of mel bins of each clip to zero, the mean of a normalised log-mel.
 
     Args:
-        key: of this step; the masks of slot k depend on the key, the row and k alone.
+        keys: of each row; the masks of slot k depend on its row's key and k alone.
         mel: normalised log-mel.
         audio_segments: owner of each column; padding is left as it is.
         audio_columns: index of each column inside its clip.
@@ -34,13 +34,13 @@ def spec_augment(
             `frequency_masks` spans of at most `frequency_bins` mel bins.
     """
     rows, _, frames_per_column, mels = mel.shape
-    time_key, frequency_key = jax.random.split(key)
+    time_keys, frequency_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     member = audio_segments[:, None] == jnp.arange(1, slots + 1)[:, None]  # [R, K, C]
     frames = jnp.sum(member, axis=-1, dtype=jnp.int32) * frames_per_column
     length = jnp.broadcast_to(frames[..., None].astype(jnp.float32), (rows, slots, settings.time_masks))
-    time_spans = _spans(time_key, length, jnp.floor(length * settings.time_fraction))
+    time_spans = jax.vmap(_spans)(time_keys, length, jnp.floor(length * settings.time_fraction))
     bins = jnp.full((rows, slots, settings.frequency_masks), float(mels))
-    frequency_spans = _spans(frequency_key, bins, jnp.minimum(bins, settings.frequency_bins))
+    frequency_spans = jax.vmap(_spans)(frequency_keys, bins, jnp.minimum(bins, settings.frequency_bins))
 
     owner = jnp.maximum(audio_segments - 1, 0)[..., None]
 

@@ -1,4 +1,11 @@
-"""The training objectives: one file and one class each, found by the name of its settings."""
+"""The training objectives: one file and one class each, found by the name of its settings.
+
+An objective has
+    teacher_parameters: paths of which it needs an averaged copy;
+    features(views): of some rows of the batch, what its loss needs of each of them: arrays with a leading row axis;
+    loss(features, whole): the loss of the whole batch, from the features of all its rows.
+The split lets a batch be computed in parts, and the loss still be that of the whole batch (`slap_jax.accumulate`).
+"""
 
 from flax import nnx
 from ml_collections import ConfigDict
@@ -7,6 +14,7 @@ from slap_jax.objectives.captioning import Captioning
 from slap_jax.objectives.contrastive import Contrastive
 from slap_jax.objectives.distillation import SelfDistillation
 from slap_jax.objectives.views import LossTerm, Views
+from slap_jax.objectives.whole_batch import WholeBatch
 
 OBJECTIVES = {"contrastive": Contrastive, "distillation": SelfDistillation, "captioning": Captioning}
 
@@ -22,4 +30,13 @@ def build_objectives(config: ConfigDict, *, rngs: nnx.Rngs) -> nnx.Dict:
     )
 
 
-__all__ = ["OBJECTIVES", "Captioning", "Contrastive", "LossTerm", "SelfDistillation", "Views", "build_objectives"]
+__all__ = [
+    "OBJECTIVES",
+    "Captioning",
+    "Contrastive",
+    "LossTerm",
+    "SelfDistillation",
+    "Views",
+    "WholeBatch",
+    "build_objectives",
+]

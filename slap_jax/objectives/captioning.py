@@ -9,6 +9,7 @@ from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.objectives.source_weights import token_weights, total_weight, weighted
 from slap_jax.objectives.views import LossTerm, Views
 from slap_jax.objectives.vocabulary import token_losses
+from slap_jax.objectives.whole_batch import WholeBatch
 
 
 def next_tokens(tokens: Int[Array, "R T"], segments: Int[Array, "R T"]) -> tuple[Int[Array, "R T"], Bool[Array, "R T"]]:
@@ -31,19 +32,24 @@ class Captioning(nnx.Module):
         self.vocabulary_chunk = config.objectives.captioning.vocabulary_chunk
         self.decoder = CaptionDecoder(config.model, config.model.audio_encoder.width, rngs=rngs)
 
-    def __call__(self, views: Views) -> LossTerm:
-        """Returns the mean cross-entropy in nats per token."""
+    def features(self, views: Views) -> dict[str, Array]:
+        """Returns every token's cross-entropy in nats, and whether its prediction is the likeliest token, [R, T]."""
         batch = views.batch
         hidden = self.decoder(
             batch.text_tokens, batch.text_segments, batch.text_positions, views.audio_tokens, views.token_segments
         )
-        targets, real = next_tokens(batch.text_tokens, batch.text_segments)
-        weights = views.clip_weights("captioning")
-        if weights is not None:
-            weights = token_weights(weights, batch.text_segments)
+        targets, _ = next_tokens(batch.text_tokens, batch.text_segments)
         table = self.decoder.embedding.table[...].astype(hidden.dtype)
         losses, correct = token_losses(hidden, table, targets, self.vocabulary_chunk)
+        return {"losses": losses, "correct": correct}
+
+    def loss(self, features: dict[str, Array], whole: WholeBatch) -> LossTerm:
+        """Returns the mean cross-entropy in nats per token."""
+        batch, weights = whole.batch, whole.clip_weights("captioning")
+        _, real = next_tokens(batch.text_tokens, batch.text_segments)
+        if weights is not None:
+            weights = token_weights(weights, batch.text_segments)
         count = total_weight(real, weights)
-        accuracy = jnp.sum(weighted(real & correct, weights)) / count
-        loss = jnp.sum(jnp.where(real, weighted(losses, weights), 0.0)) / count
+        accuracy = jnp.sum(weighted(real & features["correct"], weights)) / count
+        loss = jnp.sum(jnp.where(real, weighted(features["losses"], weights), 0.0)) / count
         return LossTerm(loss, {"caption_token_accuracy": accuracy})

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from slap_jax.batch import PackedBatch
 from slap_jax.objectives.source_weights import total_weight, weighted
 from slap_jax.objectives.views import LossTerm, Views
+from slap_jax.objectives.whole_batch import WholeBatch
 
 
 def caption_keys(batch: PackedBatch) -> Int[Array, "R K"]:
@@ -99,12 +100,15 @@ class Contrastive(nnx.Module):
         """The inverse temperature, at most `max_scale`."""
         return jnp.minimum(jnp.exp(self.log_scale[...]), self.max_scale)
 
-    def __call__(self, views: Views) -> LossTerm:
+    def features(self, views: Views) -> dict[str, Array]:
+        """Returns the unit vectors of the clips' audio and captions, fp32 [R, K, E]."""
+        return {"audio": views.audio_embeddings, "text": views.text_embeddings}
+
+    def loss(self, features: dict[str, Array], whole: WholeBatch) -> LossTerm:
         """Returns the loss over the valid clips of the global batch, weighted by their sources."""
-        width = views.audio_embeddings.shape[-1]
-        audio = views.audio_embeddings.reshape(-1, width).astype(jnp.float32)
-        text = views.text_embeddings.reshape(-1, width).astype(jnp.float32)
-        batch, weights = views.batch, views.clip_weights("contrastive")
+        audio, text = (features[name].astype(jnp.float32) for name in ("audio", "text"))
+        audio, text = (x.reshape(-1, x.shape[-1]) for x in (audio, text))
+        batch, weights = whole.batch, whole.clip_weights("contrastive")
         if weights is not None:
             batch = batch.replace(clip_valid=weights > 0)  # clips that count nothing are no negatives either
             weights = weights.reshape(-1)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from slap_jax.objectives.masking import masked_positions, segment_counts
 from slap_jax.objectives.source_weights import token_weights, total_weight, weighted
 from slap_jax.objectives.views import LossTerm, Views
+from slap_jax.objectives.whole_batch import WholeBatch
 
 
 def sinkhorn(
@@ -53,13 +54,16 @@ class PrototypeHead(nnx.Module):
         self.output = nnx.Linear(hidden, bottleneck, dtype=dtype, rngs=rngs)
         self.prototypes = nnx.Param(jax.random.normal(rngs.params(), (bottleneck, prototypes)) * bottleneck**-0.5)
 
-    def __call__(self, tokens: Float[Array, "... D"], freeze: Bool[Array, ""] | bool = False) -> Float[Array, "... P"]:
-        """Returns prototype scores in [-1, 1], fp32; with `freeze`, the prototypes get no gradient."""
+    def units(self, tokens: Float[Array, "... D"]) -> Float[Array, "... B"]:
+        """Returns the unit vector of each token, fp32."""
         hidden = nnx.gelu(self.hidden(nnx.gelu(self.input(tokens))))
-        unit = _unit(self.output(hidden).astype(jnp.float32), axis=-1)
+        return _unit(self.output(hidden).astype(jnp.float32), axis=-1)
+
+    def scores(self, units: Float[Array, "... B"], freeze: Bool[Array, ""] | bool = False) -> Float[Array, "... P"]:
+        """Returns prototype scores in [-1, 1], fp32; with `freeze`, the prototypes get no gradient."""
         prototypes = self.prototypes[...]
         prototypes = jnp.where(freeze, jax.lax.stop_gradient(prototypes), prototypes)
-        return unit @ _unit(prototypes, axis=0)
+        return units @ _unit(prototypes, axis=0)
 
 
 def _unit(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
@@ -79,31 +83,44 @@ class SelfDistillation(nnx.Module):
         settings = self.settings
         self.head = PrototypeHead(width, settings.hidden, settings.bottleneck, settings.prototypes, dtype, rngs=rngs)
 
-    def __call__(self, views: Views) -> LossTerm:
-        """Returns the loss over the masked patches of the global batch, its clips weighted by their sources."""
-        settings, segments = self.settings, views.token_segments
-        positions, valid = masked_positions(views.mask, views.slots, settings.mask_ratio)
-        weights, patch_weights = views.clip_weights("distillation"), None
-        if weights is not None:
-            patch_weights = jnp.take_along_axis(token_weights(weights, segments), positions, axis=1)
-            valid &= patch_weights > 0  # clips that count nothing do not enter Sinkhorn-Knopp either
+    def features(self, views: Views) -> dict[str, Array]:
+        """Returns, of every place for a masked patch: student's and teacher's unit vector [R, M, B], whether there is
+        a patch [R, M], the slot of its clip, and the patch's share of its clip, one over the clip's masked patches.
+        """
+        segments = views.token_segments
+        positions, valid = masked_positions(views.mask, views.slots, self.settings.mask_ratio)
 
         def gather(tokens: Float[Array, "R L D"]) -> Float[Array, "R M D"]:
             return jnp.take_along_axis(tokens, positions[..., None], axis=1)
 
-        student = self.head(gather(views.masked_audio_tokens), freeze=views.progress < settings.freeze_last_layer)
         teacher_head = views.teacher_objectives["distillation"].head
-        teacher = jax.lax.stop_gradient(teacher_head(gather(views.teacher_audio_tokens)))
-        temperature = self.teacher_temperature(views.progress)
+        owner = jnp.take_along_axis(segments, positions, axis=1)
+        masked_in_clip = segment_counts(jnp.where(views.mask, segments, 0), views.slots)
+        share = 1.0 / jnp.maximum(jnp.take_along_axis(masked_in_clip, owner, axis=1), 1)
+        return {
+            "student": self.head.units(gather(views.masked_audio_tokens)),
+            "teacher": jax.lax.stop_gradient(teacher_head.units(gather(views.teacher_audio_tokens))),
+            "valid": valid,
+            "owner": owner,
+            "share": jnp.where(valid, share, 0.0),
+        }
+
+    def loss(self, features: dict[str, Array], whole: WholeBatch) -> LossTerm:
+        """Returns the loss over the masked patches of the global batch, its clips weighted by their sources."""
+        settings, valid = self.settings, features["valid"]
+        weights, patch_weights = whole.clip_weights("distillation"), None
+        if weights is not None:
+            patch_weights = token_weights(weights, features["owner"])
+            valid &= patch_weights > 0  # clips that count nothing do not enter Sinkhorn-Knopp either
+        student = self.head.scores(features["student"], freeze=whole.progress < settings.freeze_last_layer)
+        teacher_head = whole.teacher_objectives["distillation"].head
+        teacher = jax.lax.stop_gradient(teacher_head.scores(features["teacher"]))
+        temperature = self.teacher_temperature(whole.progress)
         assignment = sinkhorn(teacher, valid, temperature, settings.sinkhorn_iterations)
         prediction = jax.nn.log_softmax(student / settings.student_temperature, axis=-1)
         losses = -jnp.sum(assignment * prediction, axis=-1)
-
-        masked_segments = jnp.where(views.mask, segments, 0)
-        masked_in_clip = jnp.take_along_axis(segment_counts(masked_segments, views.slots), segments, axis=1)
-        share = jnp.where(valid, 1.0 / jnp.maximum(jnp.take_along_axis(masked_in_clip, positions, axis=1), 1), 0.0)
-        total = jnp.sum(weighted(losses * share, patch_weights))
-        loss = total / (views.clip_count if weights is None else total_weight(weights > 0, weights))
+        total = jnp.sum(weighted(losses * features["share"], patch_weights))
+        loss = total / (whole.clip_count if weights is None else total_weight(weights > 0, weights))
         return LossTerm(loss, _prototype_metrics(teacher, valid, temperature))
 
     def teacher_temperature(self, progress: Float[Array, ""]) -> Float[Array, ""]:

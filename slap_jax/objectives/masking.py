@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, Key
 
 
 def segment_counts(segments: Int[Array, "R L"], slots: int) -> Int[Array, "R K+1"]:
@@ -10,11 +10,11 @@ def segment_counts(segments: Int[Array, "R L"], slots: int) -> Int[Array, "R K+1
     return jax.vmap(lambda row: jnp.zeros(slots + 1, jnp.int32).at[row].add(1))(segments)
 
 
-def random_mask(key: PRNGKeyArray, segments: Int[Array, "R L"], slots: int, ratio: float) -> Bool[Array, "R L"]:
+def random_mask(keys: Key[Array, " R"], segments: Int[Array, "R L"], slots: int, ratio: float) -> Bool[Array, "R L"]:
     """Masks `round(ratio * n)` of the n tokens of each clip, uniformly at random.
 
     Args:
-        key: randomness.
+        keys: randomness of each row, so that a row's mask does not depend on the rows beside it.
         segments: slot of each token, 0 for padding, which is never masked.
         slots: K.
         ratio: share to mask.
@@ -23,7 +23,7 @@ def random_mask(key: PRNGKeyArray, segments: Int[Array, "R L"], slots: int, rati
         True where the student sees the mask token.
     """
     rows, length = segments.shape
-    noise = jax.random.uniform(key, segments.shape)
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
     token = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), segments.shape)
     # Sorting by (segment, noise) lays the clips one after the other, each in random order; a token's rank in its
     # clip is then its place less the place where its clip starts.

@@ -15,7 +15,6 @@ from slap_jax.models.frontend import patches
 from slap_jax.models.slap import Slap
 from slap_jax.models.spec_augment import spec_augment
 from slap_jax.objectives.masking import random_mask
-from slap_jax.objectives.source_weights import clip_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +26,7 @@ class LossTerm:
 
 
 class Views:
-    """Lazy views of one batch; under `jit`, a view that no objective reads costs nothing.
+    """Lazy views of one part of the batch's rows; under `jit`, a view that no objective reads costs nothing.
 
     Student and teacher share one augmented spectrogram, so that the teacher's targets differ from the student's
     input by the patch mask alone (reference: the paper is silent; DINOv2 and iBOT mask one view the same way).
@@ -39,8 +38,8 @@ class Views:
         teacher: Slap,
         teacher_objectives: dict,
         batch: PackedBatch,
+        row_numbers: Int[Array, " R"],
         key: PRNGKeyArray,
-        progress: Float[Array, ""],
         config: ConfigDict,
     ):
         """Prepares the views.
@@ -49,14 +48,15 @@ class Views:
             student: the model being trained.
             teacher: the same graph with the averaged parameters where an objective asked for them.
             teacher_objectives: the objectives' own modules with the averaged parameters.
-            batch: the global packed batch.
+            batch: rows of the global batch, or all of them.
+            row_numbers: their places in the global batch, from which each row's randomness is derived.
             key: randomness of this step.
-            progress: share of the planned steps done, 0 to 1.
             config: the whole configuration.
         """
         self.student, self.teacher, self.teacher_objectives = student, teacher, teacher_objectives
-        self.batch, self.progress, self.config = batch, progress, config
-        self.augment_key, self.mask_key = jax.random.split(key)
+        self.batch, self.config = batch, config
+        row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, row_numbers)
+        self.augment_keys, self.mask_keys = jnp.moveaxis(jax.vmap(jax.random.split)(row_keys), 1, 0)
         self.slots = batch.clip_valid.shape[1]
 
     @functools.cached_property
@@ -70,7 +70,7 @@ class Views:
         batch, audio = self.batch, self.config.audio
         mel = self.student.audio_mel(batch.waveform, batch.audio_segments)
         mel = spec_augment(
-            self.augment_key, mel, batch.audio_segments, batch.audio_columns, self.slots, self.config.spec_augment
+            self.augment_keys, mel, batch.audio_segments, batch.audio_columns, self.slots, self.config.spec_augment
         )
         return jax.lax.stop_gradient(patches(mel, audio))
 
@@ -78,7 +78,7 @@ class Views:
     def mask(self) -> Bool[Array, "R L"]:
         """The patches that the student does not see: a random share of every clip's."""
         ratio = self.config.objectives.distillation.mask_ratio
-        return random_mask(self.mask_key, self.token_segments, self.slots, ratio)
+        return random_mask(self.mask_keys, self.token_segments, self.slots, ratio)
 
     @functools.cached_property
     def masked_audio_tokens(self) -> Float[Array, "R L D"]:
@@ -112,12 +112,3 @@ class Views:
         batch = self.batch
         tokens = self.student.text_tokens(batch.text_tokens, batch.text_segments, batch.text_positions)
         return self.student.text_embeddings(tokens, batch.text_segments, self.slots)
-
-    @functools.cached_property
-    def clip_count(self) -> Float[Array, ""]:
-        """N, the valid clips of the global batch (at least 1, so that it divides)."""
-        return jnp.maximum(jnp.sum(self.batch.clip_valid, dtype=jnp.float32), 1.0)
-
-    def clip_weights(self, objective: str) -> Float[Array, "R K"] | None:
-        """What each clip counts in an objective by its source, 0 for empty slots; None where all clips count alike."""
-        return clip_weights(self.batch, self.config.data.train, objective)

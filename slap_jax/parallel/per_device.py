@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
+from jaxtyping import Array
 
 
 def per_device(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
@@ -29,3 +30,11 @@ def axis_size(name: str) -> int:
 
 
 ROWS = PartitionSpec(("data", "fsdp"))
+
+
+def constrain(x: Array, spec: PartitionSpec) -> Array:
+    """Asks XLA to lay an array out over the mesh in context; without a mesh, returns it as it is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)

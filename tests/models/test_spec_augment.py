@@ -14,7 +14,7 @@ LENGTHS = [[20, 1, 9], [5, 25]]
 def masked(pack, settings, seed=0, lengths=LENGTHS):
     segments, columns = pack(lengths, 32)
     mel = jnp.ones((2, 32, 16, 64))
-    out = spec_augment(jax.random.key(seed), mel, segments, columns, SLOTS, settings)
+    out = spec_augment(jax.random.split(jax.random.key(seed), 2), mel, segments, columns, SLOTS, settings)
     return np.asarray(out) == 0.0, segments
 
 

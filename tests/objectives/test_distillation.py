@@ -54,9 +54,9 @@ def test_nothing_masked_gives_zeros_and_no_nan():
 def test_head_scores_are_cosines_and_frozen_prototypes_get_no_gradient():
     head = PrototypeHead(8, 16, 4, 10, jnp.float32, rngs=nnx.Rngs(0))
     tokens = jax.random.normal(jax.random.key(0), (6, 8))
-    assert np.all(np.abs(head(tokens)) <= 1 + 1e-5)
+    assert np.all(np.abs(head.scores(head.units(tokens))) <= 1 + 1e-5)
     for freeze in (True, False):
-        gradients = nnx.grad(lambda head, freeze=freeze: jnp.sum(head(tokens, freeze=freeze) ** 2))(head)
+        gradients = nnx.grad(lambda head, freeze=freeze: jnp.sum(head.scores(head.units(tokens), freeze) ** 2))(head)
         assert bool(np.any(np.asarray(gradients.prototypes[...]) != 0)) is not freeze
         assert np.any(np.asarray(gradients.input.kernel[...]) != 0)
 

@@ -14,12 +14,14 @@ from slap_jax.objectives import Captioning, Contrastive, SelfDistillation
 from slap_jax.objectives.contrastive import negative_mask
 from slap_jax.objectives.source_weights import clip_weights, token_weights
 from slap_jax.objectives.views import Views
+from slap_jax.objectives.whole_batch import WholeBatch
 from slap_jax.optimizer import create_optimizer
 from slap_jax.train_state import abstract_learner, create_state, graph_of
 from slap_jax.train_step import make_loss
 from tests.objectives.test_distillation import numpy_sinkhorn
 from tests.tiny import tiny_batch, tiny_config
 
+HALFWAY = jnp.float32(0.5)
 NAMES = ("contrastive", "distillation", "captioning")
 
 
@@ -58,10 +60,16 @@ def without(batch: PackedBatch, clips: np.ndarray) -> PackedBatch:
 def views_of(config: Any, batch: PackedBatch, teacher_objectives: dict | None = None, **views: Any) -> Views:
     """Views whose passes of the towers are given, so that no tower is needed."""
     nothing = cast(Any, None)
-    made = Views(nothing, nothing, teacher_objectives or {}, batch, jax.random.key(0), jnp.float32(0.5), config)
+    rows = jnp.arange(batch.clip_valid.shape[0])
+    made = Views(nothing, nothing, teacher_objectives or {}, batch, rows, jax.random.key(0), config)
     for name, value in views.items():
         setattr(made, name, value)
     return made
+
+
+def loss_of(objective: Any, views: Views) -> jax.Array:
+    whole = WholeBatch(views.batch, views.teacher_objectives, HALFWAY, views.config)
+    return objective.loss(objective.features(views), whole).loss
 
 
 def assert_same_value_and_gradient(ours, expected, *arguments: jax.Array):
@@ -118,7 +126,7 @@ def test_contrastive_equals_a_dense_one(form, factors):
         return total / weights.sum()
 
     def ours(audio, text):
-        return objective(views_of(config, batch, audio_embeddings=audio, text_embeddings=text)).loss
+        return loss_of(objective, views_of(config, batch, audio_embeddings=audio, text_embeddings=text))
 
     assert_same_value_and_gradient(ours, dense, audio, text)
 
@@ -133,13 +141,15 @@ def test_distillation_equals_a_dense_one(factors):
     shape = (*mask.shape, config.model.audio_encoder.width)
     student_tokens, teacher_tokens = (jax.random.normal(jax.random.key(seed), shape) for seed in (0, 1))
     counted = mask & (np.take_along_axis(np.pad(weights, ((0, 0), (1, 0))), segments, axis=1) > 0)
-    temperature = float(objective.teacher_temperature(views.progress))
-    targets = numpy_sinkhorn(np.asarray(teacher.head(teacher_tokens[counted])), temperature, 3)
+    temperature = float(objective.teacher_temperature(HALFWAY))
+    targets = numpy_sinkhorn(
+        np.asarray(teacher.head.scores(teacher.head.units(teacher_tokens[counted]))), temperature, 3
+    )
     assignment = np.zeros((*mask.shape, settings.prototypes))
     assignment[counted] = targets
 
     def dense(student_tokens):
-        scores = objective.head(student_tokens) / settings.student_temperature
+        scores = objective.head.scores(objective.head.units(student_tokens)) / settings.student_temperature
         losses = -jnp.sum(assignment * jax.nn.log_softmax(scores, axis=-1), axis=-1)
         total = 0.0
         for row, slot in np.argwhere(weights > 0):
@@ -149,7 +159,7 @@ def test_distillation_equals_a_dense_one(factors):
 
     def ours(student_tokens):
         tokens = {"masked_audio_tokens": student_tokens, "teacher_audio_tokens": teacher_tokens}
-        return objective(views_of(config, batch, {"distillation": teacher}, **tokens)).loss
+        return loss_of(objective, views_of(config, batch, {"distillation": teacher}, **tokens))
 
     assert_same_value_and_gradient(ours, dense, student_tokens)
 
@@ -175,7 +185,7 @@ def test_captioning_equals_a_dense_one(factors):
         return total / count
 
     def ours(audio_tokens):
-        return objective(views_of(config, batch, audio_tokens=audio_tokens)).loss
+        return loss_of(objective, views_of(config, batch, audio_tokens=audio_tokens))
 
     assert_same_value_and_gradient(ours, dense, audio_tokens)
 
@@ -187,7 +197,7 @@ def test_nothing_that_counts_gives_zeros_and_no_nan():
     embeddings = jnp.ones((*batch.clip_valid.shape, config.model.embed_dim))
 
     def loss(audio):
-        return objective(views_of(config, batch, audio_embeddings=audio, text_embeddings=embeddings)).loss
+        return loss_of(objective, views_of(config, batch, audio_embeddings=audio, text_embeddings=embeddings))
 
     value, gradient = jax.value_and_grad(loss)(embeddings)
     assert value == 0.0
