@@ -1,0 +1,182 @@
+"""How cost grows: with seconds of audio, with the length of one clip, and compile time with depth. CPU, fp32.
+
+    python benchmarks/scaling.py --output benchmarks/results/scaling.json
+
+Three parts, each a table of CPU seconds:
+    audio: embedding 30 s to 30 min of short clips (log-normal, 0.5 to 30 s), packed in rows of one length. Rows are of
+        fixed tokens, so the cost should be a straight line through the origin.
+    clip: the same 30 min as 360 clips of 5 s, ..., as one of 30 min, one clip a row. Local layers cost the same for
+        each; global layers see the whole clip, so beyond some length they are most of the cost, as their FLOPs say.
+    depth: tracing and compiling the gradient step of 12, 24 and 48 audio layers; layers are scanned, so it should not
+        grow.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from benchmarks.machine import machine
+from slap_jax.batch import PackedBatch, batch_shapes
+from slap_jax.config import default_config, patches_per_column, samples_per_column
+from slap_jax.data.packing import Clip, pack_rows
+from slap_jax.flops import audio_encoder_flops
+from slap_jax.models.slap import Slap
+from slap_jax.optimizer import create_optimizer
+from slap_jax.train_state import abstract_learner, create_state
+from slap_jax.train_step import make_train_step
+
+RATE = 16_000
+ROW_COLUMNS = 192  # 30.72 s
+TOTALS = (30, 60, 120, 300, 600, 1_800)
+CLIP_LENGTHS = (5, 15, 30, 60, 300, 900, 1_800)
+DEPTHS = (12, 24, 48)
+
+
+def model_config(layers: int = 6) -> ConfigDict:
+    """The audio tower 6 x 384 that the other benchmarks measure, with a small text tower."""
+    config = default_config()
+    config.model.compute_dtype = "float32"
+    config.model.audio_encoder.update(layers=layers, heads=6, width=384, mlp_width=1_024)
+    config.model.text_encoder.update(layers=2, heads=6, width=384, mlp_width=1_024)
+    config.objectives.distillation.weight = 0.0
+    config.objectives.captioning.weight = 0.0
+    config.data.slots = 16
+    return config
+
+
+def short_clips(seconds: float, generator: np.random.Generator) -> list[Clip]:
+    """Clips of log-normal duration, 0.5 to 30 s with a mean of about 6 s, that last `seconds` together."""
+    clips, left = [], seconds
+    while left > 0.5:
+        duration = min(float(np.clip(generator.lognormal(np.log(4.5), 0.75), 0.5, 30.0)), left)
+        clips.append(noise_clip(duration, generator))
+        left -= duration
+    return clips
+
+
+def noise_clip(seconds: float, generator: np.random.Generator) -> Clip:
+    waveform = (generator.standard_normal(round(seconds * RATE)) * 3_000).astype(np.int16)
+    return Clip(waveform, [1, 2], key=0)
+
+
+def embedding(config: ConfigDict, slots: int) -> tuple[Callable[..., Array], Any]:
+    """Returns a jitted `embed(params, batch) -> [R, K, E]` and parameters."""
+    graph, params = nnx.split(Slap(config, rngs=nnx.Rngs(0)), nnx.Param)
+
+    @jax.jit
+    def embed(params: Any, batch: PackedBatch) -> Float[Array, "R K E"]:
+        model = nnx.merge(graph, params)
+        patches = model.audio_patches(batch.waveform, batch.audio_segments)
+        tokens = model.audio_tokens(patches, batch.audio_segments, batch.audio_columns)
+        return model.audio_embeddings(tokens, batch.audio_segments, slots)
+
+    return embed, params
+
+
+def cpu_seconds(call: Callable[[], Any], repeats: int) -> float:
+    """The least CPU time of some calls, all threads together, after one that compiles."""
+    jax.block_until_ready(call())
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        jax.block_until_ready(call())
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+def cost_of_audio(totals: tuple[int, ...], repeats: int) -> dict[str, Any]:
+    """CPU seconds against seconds of audio in packed rows, and how well a line through the origin fits."""
+    config = model_config()
+    embed, params = embedding(config, config.data.slots)
+    lines = []
+    for total in totals:
+        clips = short_clips(total, np.random.default_rng(total))
+        batch, _ = pack_rows(clips, ROW_COLUMNS, config.data.slots, 64, samples_per_column(config.audio))
+        batch = jax.device_put(batch)
+        cost = cpu_seconds(lambda batch=batch: embed(params, batch), repeats)
+        lines.append({"audio_s": total, "clips": len(clips), "rows": len(batch.clip_valid), "cpu_s": round(cost, 3)})
+    audio, cost = (np.array([line[name] for line in lines], float) for name in ("audio_s", "cpu_s"))
+    slope = float(audio @ cost / (audio @ audio))
+    return {
+        "lines": lines,
+        "cpu_s_per_audio_s": round(slope, 5),
+        "largest_deviation_from_the_line": round(float(np.max(np.abs(cost / (slope * audio) - 1))), 3),
+    }
+
+
+def cost_of_clip_length(lengths: tuple[int, ...], total: int, repeats: int) -> list[dict[str, float]]:
+    """CPU seconds for the same audio cut into clips of one length, one clip a row; and its FLOPs.
+
+    The two ratios are per token, to those of the shortest clips.
+    """
+    config = model_config()
+    embed, params = embedding(config, 1)
+    per_column, lines, shortest = samples_per_column(config.audio), [], None
+    for length in lengths:
+        columns = -(-length * RATE // per_column)
+        generator = np.random.default_rng(length)
+        clips = [noise_clip(length, generator) for _ in range(total // length)]
+        batch, _ = pack_rows(clips, columns, 1, 8, per_column)
+        batch = jax.device_put(batch)
+        cost = cpu_seconds(lambda batch=batch: embed(params, batch), repeats)
+        tokens = columns * patches_per_column(config.audio)
+        counts = {"audio_tokens": tokens * len(clips), "audio_tokens_squared": tokens**2 * len(clips)}
+        flops = audio_encoder_flops(config, counts)
+        lines.append({"clip_s": length, "clips": len(clips), "cpu_s": round(cost, 3), "gflop": round(flops / 1e9, 1)})
+        # A clip's last column is rounded up, so short clips have a few tokens more in all.
+        per_token = {"cpu_ratio": cost / counts["audio_tokens"], "flop_ratio": flops / counts["audio_tokens"]}
+        shortest = shortest or per_token
+        lines[-1] |= {name: round(value / shortest[name], 3) for name, value in per_token.items()}
+    return lines
+
+
+def cost_of_depth(depths: tuple[int, ...]) -> list[dict[str, float]]:
+    """Seconds of CPU time to trace and to compile the whole contrastive step, nothing cached."""
+    lines = []
+    jax.config.update("jax_enable_compilation_cache", False)
+    for depth in depths:
+        config = model_config(depth)
+        transform = create_optimizer(config.optimizer, config.train.steps)
+        state = jax.eval_shape(lambda config=config, transform=transform: create_state(config, transform))
+        data = config.data
+        batch = batch_shapes(2, 64, data.slots, 64, samples_per_column(config.audio))
+        step = make_train_step(config, abstract_learner(config), transform)
+        start = time.process_time()
+        lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
+        traced = time.process_time()
+        lowered.compile()
+        done = time.process_time()
+        lines.append({"layers": depth, "trace_s": round(traced - start, 2), "compile_s": round(done - traced, 2)})
+    for line in lines:
+        line["compile_ratio_to_shallowest"] = round(line["compile_s"] / lines[0]["compile_s"], 3)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    result = {
+        "machine": machine("jax", "jaxlib", "flax"),
+        "depth": cost_of_depth(DEPTHS),
+        "audio": cost_of_audio(TOTALS, options.repeats),
+        "clip": cost_of_clip_length(CLIP_LENGTHS, CLIP_LENGTHS[-1], options.repeats),
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
