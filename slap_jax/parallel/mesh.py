@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from slap_jax.config import ConfigError
 
-AXES = ("data", "fsdp", "tensor")
+AXES: tuple[str, ...] = ("data", "fsdp", "tensor")
 # Rows are split over both: fsdp ways hold different rows too, they only share the storage of parameters.
 BATCH_SPEC = PartitionSpec(("data", "fsdp"))
 
@@ -85,12 +85,12 @@ def _torus(create: Callable[..., np.ndarray], *sizes: tuple[int, ...], devices: 
         return create(*sizes, devices=devices, allow_split_physical_axes=True)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Rows over `data` and `fsdp`, everything else whole."""
     return NamedSharding(mesh, BATCH_SPEC)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from slap_jax.paths import path_name
 
@@ -47,7 +47,7 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh_shape: dict[str, int]
     return PartitionSpec(*kept) if any(kept) else PartitionSpec()
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Returns the `NamedSharding` of every array (or `jax.ShapeDtypeStruct`) of a state, in the structure of `tree`."""
     mesh_shape = dict(mesh.shape)
 
@@ -57,7 +57,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def with_shardings(tree: Any, mesh: Mesh) -> Any:
+def with_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Returns `jax.ShapeDtypeStruct`s that carry the shardings: what a checkpoint restores to."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
