@@ -1,21 +1,67 @@
 """Which backend computes an attention call, and why; an impossible wish raises."""
 
+import contextlib
+import contextvars
 import logging
+from collections.abc import Iterator
+from typing import NamedTuple
 
-BACKENDS = ("auto", "dense", "blocked", "chunked")
+BACKENDS = ("auto", "dense", "blocked", "chunked", "splash", "flash")
+# Kernels written for one platform; every other backend runs on all.
+PLATFORMS = {"splash": "tpu", "flash": "gpu"}
 
 # Up to so many scores for each row and head the dense backend is the faster one. Measured on a CPU (R=8, H=6, d=32,
 # forward and backward): 128 x 128, 2.7 ms against 4.7 chunked; 256 x 256, 15.5 against 14.8; 512 x 512, 100 against 50.
 # On accelerators the bound is the memory of the score matrix.
 DENSE_SCORES = {"cpu": 192 * 192}
 DENSE_SCORES_ELSEWHERE = 1_536 * 1_536
+# Queries and keys from which a platform's own kernel is chosen. Below it a row is one or two tiles, of which the kernel
+# would fill up a part: a short clip, a caption, or the one token of a decoding step.
+KERNEL_LENGTH = 256
 
 
 class AttentionError(ValueError):
     """A backend that cannot compute what was asked of it."""
 
 
+class Choice(NamedTuple):
+    """One kind of attention call and what computes it.
+
+    Attributes:
+        backend: "dense", "blocked", "chunked", "splash" or "flash".
+        reason: why, in words.
+        kind: "global", "local", "causal", "local causal" or "cross".
+        q_length: queries in a row.
+        kv_length: keys in a row.
+        window: keys seen on each side of the query, None for all.
+        platform: what the program is compiled for.
+    """
+
+    backend: str
+    reason: str
+    kind: str
+    q_length: int
+    kv_length: int
+    window: int | None
+    platform: str
+
+
 _LOGGED: set[tuple[object, ...]] = set()
+_RECORDS: contextvars.ContextVar[tuple[list[Choice], ...]] = contextvars.ContextVar("attention choices", default=())
+
+
+@contextlib.contextmanager
+def record_choices() -> Iterator[list[Choice]]:
+    """Collects the distinct choices of what is traced inside, in their order.
+
+    Choices are made while tracing: a function that `jax.jit` has traced before does not come by here again.
+    """
+    choices: list[Choice] = []
+    token = _RECORDS.set((*_RECORDS.get(), choices))
+    try:
+        yield choices
+    finally:
+        _RECORDS.reset(token)
 
 
 def select_backend(
@@ -33,11 +79,26 @@ def select_backend(
         platform: what the program is compiled for, "cpu", "gpu" or "tpu".
 
     Returns:
-        "dense", "blocked" or "chunked".
+        One of `BACKENDS` other than "auto".
 
     Raises:
-        AttentionError: the backend is unknown or does not cover this kind of call.
+        AttentionError: the backend is unknown, does not cover this kind of call, or is made for another platform.
     """
+    _check(backend, window, causal, cross, platform)
+    if backend == "auto":
+        chosen, reason = _automatic(q_length, kv_length, window, platform)
+    else:
+        chosen, reason = backend, "forced by the configuration"
+    kind = "cross" if cross else " ".join(["local"] * (window is not None) + ["causal"] * causal) or "global"
+    choice = Choice(chosen, reason, kind, q_length, kv_length, window, platform)
+    for choices in _RECORDS.get():
+        if choice not in choices:
+            choices.append(choice)
+    _log(choice)
+    return chosen
+
+
+def _check(backend: str, window: int | None, causal: bool, cross: bool, platform: str) -> None:
     if backend not in BACKENDS:
         raise AttentionError(f"attention backend {backend!r} is unknown; write one of {', '.join(BACKENDS)}")
     if window is not None and window < 0:
@@ -46,24 +107,40 @@ def select_backend(
         raise AttentionError("a window or a causal mask needs queries and keys of one sequence, not cross-attention")
     if backend == "blocked" and (window is None or cross):
         raise AttentionError("backend 'blocked' computes local self-attention only; use 'dense' or 'chunked' here")
-    if backend != "auto":
-        chosen, reason = backend, "forced by the configuration"
-    elif window is not None and q_length > 4 * max(window, 16):
-        chosen, reason = "blocked", "local attention over many windows"
-    elif q_length * kv_length <= DENSE_SCORES.get(platform, DENSE_SCORES_ELSEWHERE):
-        chosen, reason = "dense", "the score matrix is small"
-    else:
-        chosen, reason = "chunked", "the score matrix is large"
-    kind = (chosen, reason, window, causal, cross, platform)
-    if kind not in _LOGGED:  # inference calls with many lengths: one line tells of all of them
-        _LOGGED.add(kind)
-        logging.getLogger(__name__).info(
-            "attention: %s (%s) for %d queries, %d keys, window %s%s on %s",
-            *kind[:2],
-            q_length,
-            kv_length,
-            window,
-            ", causal" if causal else "",
-            platform,
+    if PLATFORMS.get(backend, platform) != platform:
+        here = [name for name in BACKENDS if PLATFORMS.get(name, platform) == platform]
+        raise AttentionError(
+            f"config.model.attention is {backend!r}, a kernel for {PLATFORMS[backend].upper()}s, but the program is "
+            f"compiled for {platform}; write 'auto', or one of {', '.join(here[1:])}"
         )
-    return chosen
+
+
+def _automatic(q_length: int, kv_length: int, window: int | None, platform: str) -> tuple[str, str]:
+    """Returns the backend and the reason."""
+    if min(q_length, kv_length) >= KERNEL_LENGTH:
+        if platform == "tpu":
+            return "splash", "the TPU kernel skips tiles that no clip shares"
+        if platform == "gpu" and window is None:
+            return "flash", "the GPU kernel skips tiles that no clip shares"
+    if window is not None and q_length > 4 * max(window, 16):
+        return "blocked", "local attention over many windows"
+    if q_length * kv_length <= DENSE_SCORES.get(platform, DENSE_SCORES_ELSEWHERE):
+        return "dense", "the score matrix is small"
+    return "chunked", "the score matrix is large"
+
+
+def _log(choice: Choice) -> None:
+    kind = (choice.backend, choice.reason, choice.kind, choice.window, choice.platform)
+    if kind in _LOGGED:  # inference calls with many lengths: one line tells of all of them
+        return
+    _LOGGED.add(kind)
+    logging.getLogger(__name__).info(
+        "attention: %s (%s) for %d queries, %d keys, %s%s on %s",
+        choice.backend,
+        choice.reason,
+        choice.q_length,
+        choice.kv_length,
+        choice.kind,
+        "" if choice.window is None else f" (window {choice.window})",
+        choice.platform,
+    )

@@ -9,59 +9,10 @@ import pytest
 
 from slap_jax.models.attention import attention
 from slap_jax.models.attention.chunked import chunked_attention
+from tests.models.attention.oracle import KINDS, check, inputs, mask, oracle
 
-LENGTH, HEADS, DIM = 100, 2, 8  # 100 is no multiple of any block or tile
+LENGTH = 100  # no multiple of any block or tile
 LENGTHS = [[3, 40, 1, 30, 20], [100]]  # padding in the first row, none in the second
-KINDS = {
-    "local": {"window": 5},
-    "wide": {"window": 45},
-    "global": {},
-    "causal": {"causal": True},
-    "local_causal": {"window": 5, "causal": True},
-    "self_only": {"window": 0},
-}
-
-
-def mask(q_segments, kv_segments, window=None, causal=False):
-    allow = q_segments[:, :, None] == kv_segments[:, None, :]
-    offset = np.arange(kv_segments.shape[1])[None] - np.arange(q_segments.shape[1])[:, None]
-    if window is not None:
-        allow &= np.abs(offset) <= window
-    if causal:
-        allow &= offset <= 0
-    return allow
-
-
-def oracle(qkv, allow, xp: Any = np):
-    q, k, v = qkv
-    scores = xp.einsum("rqhd,rkhd->rhqk", q, k) / np.sqrt(q.shape[-1])
-    weights = xp.where(allow[:, None], xp.exp(xp.where(allow[:, None], scores, 0.0)), 0.0)
-    total = weights.sum(-1, keepdims=True)
-    weights = weights / xp.where(total > 0, total, 1.0)
-    return xp.einsum("rhqk,rkhd->rqhd", weights, v)
-
-
-def inputs(q_length=LENGTH, kv_length=LENGTH, seed=0):
-    rng = np.random.default_rng(seed)
-    shapes = [(2, q_length, HEADS, DIM), (2, kv_length, HEADS, DIM), (2, kv_length, HEADS, DIM)]
-    return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
-
-
-def check(function, qkv, allow):
-    """Compares values and gradients with the oracle's."""
-    weights = np.random.default_rng(9).standard_normal(qkv[0].shape).astype(np.float32)
-    exact = oracle([np.asarray(x, np.float64) for x in qkv], allow)
-    expected = jax.grad(lambda qkv: jnp.sum(oracle(qkv, allow, jnp) * weights))(qkv)
-
-    @jax.jit
-    def both(qkv):
-        out, pull = jax.vjp(lambda qkv: function(*qkv), qkv)
-        return out, pull(weights)[0]
-
-    out, gradients = both(qkv)
-    np.testing.assert_allclose(out, exact, atol=2e-6)
-    for got, wanted in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +25,7 @@ def test_packed_rows_equal_the_oracle(pack, backend, kind):
     def function(q, k, v):
         return attention(q, k, v, q_segments=segments, backend=backend, **KINDS[kind])
 
-    check(function, inputs(), mask(segments, segments, **KINDS[kind]))
+    check(function, inputs(2, LENGTH, LENGTH), mask(segments, segments, **KINDS[kind]))
 
 
 @pytest.mark.parametrize("backend", ["dense", "chunked"])
@@ -87,7 +38,7 @@ def test_cross_attention_with_unseen_segments_equals_the_oracle(pack, backend):
     def function(q, k, v):
         return attention(q, k, v, q_segments=q_segments, kv_segments=kv_segments, backend=backend)
 
-    check(function, inputs(70), allow)
+    check(function, inputs(2, 70, LENGTH), allow)
 
 
 @pytest.mark.parametrize("tile", [7, 16, 100, 512])
@@ -97,7 +48,7 @@ def test_chunked_does_not_depend_on_the_tile(pack, tile):
     def function(q, k, v):
         return chunked_attention(q, k, v, segments, segments, None, False, tile=tile)
 
-    check(function, inputs(), mask(segments, segments))
+    check(function, inputs(2, LENGTH, LENGTH), mask(segments, segments))
 
 
 @pytest.mark.parametrize("backend", ["dense", "chunked"])
@@ -107,13 +58,13 @@ def test_segments_in_any_order_are_still_respected(backend):
     def function(q, k, v):
         return attention(q, k, v, q_segments=segments, backend=backend)
 
-    check(function, inputs(), mask(segments, segments))
+    check(function, inputs(2, LENGTH, LENGTH), mask(segments, segments))
 
 
 @pytest.mark.parametrize("backend", ["dense", "chunked", "blocked"])
 def test_large_scores_stay_finite(pack, backend):
     segments, _ = pack(LENGTHS, LENGTH)
-    q, k, v = inputs()
+    q, k, v = inputs(2, LENGTH, LENGTH)
 
     def loss(q, k, v):
         return attention(q, k, v, q_segments=segments, window=5, backend=backend).sum()
@@ -125,7 +76,7 @@ def test_large_scores_stay_finite(pack, backend):
 @pytest.mark.parametrize("backend", ["dense", "chunked", "blocked"])
 def test_bfloat16_is_close_and_kept(pack, backend):
     segments, _ = pack(LENGTHS, LENGTH)
-    q, k, v = inputs()
+    q, k, v = inputs(2, LENGTH, LENGTH)
     half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
     out = jax.jit(lambda q, k, v: attention(q, k, v, q_segments=segments, window=5, backend=backend))(*half)
     assert out.dtype == jnp.bfloat16
@@ -140,6 +91,6 @@ def test_no_score_matrix_of_the_whole_row_exists(pack, backend, kind):
     def loss(q, k, v):
         return attention(q, k, v, q_segments=segments, backend=backend, **KINDS[kind]).sum()
 
-    text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*inputs(length, length)).as_text()
+    text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*inputs(2, length, length)).as_text()
     assert f"{length}x{length}x" not in text
     assert "while" in text or backend == "blocked"

@@ -1,0 +1,60 @@
+"""Masked softmax in NumPy for values, the same in jnp for gradients, and the comparison with them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+HEADS, DIM = 2, 8
+KINDS = {
+    "local": {"window": 5},
+    "wide": {"window": 45},
+    "global": {},
+    "causal": {"causal": True},
+    "local_causal": {"window": 5, "causal": True},
+    "self_only": {"window": 0},
+}
+
+
+def mask(q_segments, kv_segments, window=None, causal=False):
+    allow = q_segments[:, :, None] == kv_segments[:, None, :]
+    offset = np.arange(kv_segments.shape[1])[None] - np.arange(q_segments.shape[1])[:, None]
+    if window is not None:
+        allow &= np.abs(offset) <= window
+    if causal:
+        allow &= offset <= 0
+    return allow
+
+
+def oracle(qkv, allow, xp: Any = np):
+    q, k, v = qkv
+    scores = xp.einsum("rqhd,rkhd->rhqk", q, k) / np.sqrt(q.shape[-1])
+    weights = xp.where(allow[:, None], xp.exp(xp.where(allow[:, None], scores, 0.0)), 0.0)
+    total = weights.sum(-1, keepdims=True)
+    weights = weights / xp.where(total > 0, total, 1.0)
+    return xp.einsum("rhqk,rkhd->rqhd", weights, v)
+
+
+def inputs(rows, q_length, kv_length, dim=DIM, heads=HEADS, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = (q_length, kv_length, kv_length)
+    return [jnp.asarray(rng.standard_normal((rows, length, heads, dim)), jnp.float32) for length in lengths]
+
+
+def check(function, qkv, allow):
+    """Compares values and gradients with the oracle's, and returns them."""
+    weights = np.random.default_rng(9).standard_normal(qkv[0].shape).astype(np.float32)
+    exact = oracle([np.asarray(x, np.float64) for x in qkv], allow)
+    expected = jax.grad(lambda qkv: jnp.sum(oracle(qkv, allow, jnp) * weights))(qkv)
+
+    @jax.jit
+    def both(qkv):
+        out, pull = jax.vjp(lambda qkv: function(*qkv), qkv)
+        return out, pull(weights)[0]
+
+    out, gradients = both(qkv)
+    np.testing.assert_allclose(out, exact, atol=2e-6)
+    for got, wanted in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    return out, gradients

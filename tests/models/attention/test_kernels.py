@@ -1,0 +1,89 @@
+"""The kernels of TPU and GPU, interpreted, against the oracles of the other backends: values and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slap_jax.models.attention.flash import flash_attention
+from slap_jax.models.attention.splash import splash_attention
+from tests.models.attention.oracle import KINDS, check, inputs, mask, oracle
+
+LENGTH = 300  # three tiles of splash, the last of them not full
+LENGTHS = [[3, 140, 1, 60, 40], [300], [128, 50]]  # clips over the edges of tiles, padding in rows 0 and 2
+KERNELS = {
+    "splash": functools.partial(splash_attention, tiles=(128, 128), interpret=True),
+    "flash": functools.partial(flash_attention, tiles=(64, 32), interpret=True),
+}
+kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=list(KERNELS))
+
+
+def rows_of(kernel, q_segments, kv_segments, kind=None):
+    kind = kind or {}
+    return lambda q, k, v: kernel(q, k, v, q_segments, kv_segments, kind.get("window"), kind.get("causal", False))
+
+
+@kernels
+@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+def test_packed_rows_equal_the_oracle(pack, kernel, kind):
+    segments, _ = pack(LENGTHS, LENGTH)
+    function = rows_of(kernel, segments, segments, kind)
+    check(function, inputs(3, LENGTH, LENGTH), mask(segments, segments, **kind))
+
+
+@kernels
+def test_queries_without_keys_get_zeros_and_zero_gradients(pack, kernel):
+    q_segments, _ = pack([[10, 20, 5], [30, 30], [60]], 70)
+    kv_segments, _ = pack([[140, 20], [300], []], LENGTH)  # slot 3, slot 2, and every token of the last row see no key
+    allow = mask(q_segments, kv_segments)
+    out, gradients = check(rows_of(kernel, q_segments, kv_segments), inputs(3, 70, LENGTH), allow)
+    unseen = ~allow.any(-1)
+    assert unseen.any()
+    assert not np.any(np.asarray(out)[unseen])
+    assert not np.any(np.asarray(gradients[0])[unseen])
+
+
+@kernels
+def test_segments_in_any_order_are_still_respected(kernel):
+    segments = np.random.default_rng(0).integers(0, 4, (2, LENGTH)).astype(np.int32)
+    check(rows_of(kernel, segments, segments), inputs(2, LENGTH, LENGTH), mask(segments, segments))
+
+
+@pytest.mark.parametrize("kind", ["global", "local"])
+@pytest.mark.parametrize("length, dim", [(20, 12), (600, 64)])
+@pytest.mark.parametrize("kernel", [splash_attention, flash_attention])
+def test_own_choice_of_tiles_fits_every_length_and_head(pack, kernel, length, dim, kind):
+    segments, _ = pack([[length // 2, length // 3], [length]], length)
+    function = rows_of(functools.partial(kernel, interpret=True), segments, segments, KINDS[kind])
+    check(function, inputs(2, length, length, dim=dim), mask(segments, segments, **KINDS[kind]))
+
+
+@kernels
+def test_large_scores_stay_finite(pack, kernel):
+    segments, _ = pack(LENGTHS, LENGTH)
+    q, k, v = inputs(3, LENGTH, LENGTH)
+    function = rows_of(kernel, segments, segments, KINDS["local"])
+    gradients = jax.jit(jax.grad(lambda *qkv: function(*qkv).sum(), argnums=(0, 1, 2)))(q * 1e4, k * 1e4, v)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@kernels
+def test_bfloat16_is_close_and_kept(pack, kernel):
+    segments, _ = pack(LENGTHS, LENGTH)
+    exact = inputs(3, LENGTH, LENGTH)
+    half = [x.astype(jnp.bfloat16) for x in exact]
+    allow = mask(segments, segments)
+
+    @jax.jit
+    def both(qkv):
+        out, pull = jax.vjp(rows_of(kernel, segments, segments), *qkv)
+        return out, pull(jnp.ones_like(out))
+
+    out, gradients = both(half)
+    assert {x.dtype for x in (out, *gradients)} == {jnp.dtype(jnp.bfloat16)}
+    np.testing.assert_allclose(np.float32(out), oracle(exact, allow), atol=0.05)
+    expected = jax.grad(lambda qkv: jnp.sum(oracle(qkv, allow, jnp)))(exact)
+    for got, wanted in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(np.float32(got), wanted, atol=0.03 * float(jnp.abs(wanted).max()))

@@ -1,0 +1,116 @@
+"""Programs for TPU and GPU, made on a CPU: the kernels are in them and no matrix of all scores is."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from slap_jax.models.attention import attention
+from slap_jax.models.attention.select import record_choices
+from slap_jax.parallel.platform import compiling_for
+
+LENGTH = 1_024
+KINDS = {
+    "global": {},
+    "local": {"window": 12},
+    "causal": {"causal": True},
+    "cross": {},
+}
+
+
+def gradients(kind, backend="auto"):
+    """A fresh function of (q, k, v, owners): tracing must meet the platform of its own test."""
+
+    def function(q, k, v, segments):
+        owners = {"q_segments": segments, **({"kv_segments": segments} if kind == "cross" else {})}
+        call = functools.partial(attention, **owners, **KINDS[kind], backend=backend)
+        out, pull = jax.vjp(call, q, k, v)
+        return out, pull(out)
+
+    return jax.jit(function)
+
+
+def abstract(rows=2, heads=2, dim=64):
+    tokens = jax.ShapeDtypeStruct((rows, LENGTH, heads, dim), jnp.bfloat16)
+    return tokens, tokens, tokens, jax.ShapeDtypeStruct((rows, LENGTH), jnp.int32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "platform, lowered_for, backend, call",
+    [("tpu", "tpu", "splash", "tpu_custom_call"), ("gpu", "cuda", "flash", "triton")],
+)
+def test_kernels_lower_for_their_platform(platform, lowered_for, backend, call, kind):
+    with compiling_for(platform), record_choices() as choices:
+        traced = gradients(kind, backend).trace(*abstract())
+        text = traced.lower(lowering_platforms=(lowered_for,)).as_text()
+    assert [(choice.backend, choice.kind) for choice in choices] == [(backend, kind)]
+    assert text.count("custom_call") >= 3 and call in text  # forward, and gradients of queries and of keys
+    assert f"{LENGTH}x{LENGTH}" not in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("platform, lowered_for", [("tpu", "tpu"), ("gpu", "cuda")])
+def test_automatic_choice_holds_no_matrix_of_all_scores(platform, lowered_for, kind):
+    with compiling_for(platform):
+        text = gradients(kind).trace(*abstract()).lower(lowering_platforms=(lowered_for,)).as_text()
+    assert f"{LENGTH}x{LENGTH}" not in text
+
+
+COMPILE = """
+import json, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from slap_jax.models.attention import attention
+from slap_jax.parallel.platform import compiling_for
+
+devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+mesh = Mesh(np.array(devices).reshape(2, 1, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+def loss(q, segments):
+    for window in (12, None):
+        q = attention(q, q, q, q_segments=segments, window=window)
+    return q.astype(jnp.float32).sum()
+
+def abstract(shape, dtype, *spec):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+
+tokens = abstract((4, 2048, 4, 64), jnp.bfloat16, "data", None, "tensor")
+owners = abstract((4, 2048), jnp.int32, "data")
+with jax.set_mesh(mesh), compiling_for("tpu"):
+    compiled = jax.jit(jax.grad(loss)).lower(tokens, owners).compile()
+text = compiled.as_text()
+print(json.dumps({
+    "calls": text.count('custom_call_target="tpu_custom_call"'),
+    "names": [name for name in ("splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv") if name in text],
+    "whole": "2048,2048" in text,
+    "temporaries": compiled.memory_analysis().temp_size_in_bytes,
+}))
+"""
+
+
+def test_gradients_of_local_and_global_layers_compile_for_a_tpu():
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        # Keeps libtpu from asking the network what machine this is, and lets two processes load it.
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2_000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["calls"] == 6  # forward, queries and keys, of two layers
+    assert report["names"] == ["splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv"]
+    assert not report["whole"]
+    # A device holds 2 rows of 2 heads: one matrix of all their fp32 scores would take 67 MB.
+    assert report["temporaries"] < 40e6
