@@ -5,6 +5,7 @@ program is compiled once per bucket and an item meets the same program whether i
 """
 
 import collections
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from slap_jax.parallel.mesh import batch_sharding, replicated
+from slap_jax.parallel.platform import target_platform
 
 # Rows share one program, and on a CPU a row's last bits may depend on its place in the batch; there a program takes one
 # row. Accelerators get batches of about that many tokens.
@@ -51,7 +53,7 @@ class Rows:
         """Rows of a program whose row has that many tokens."""
         budget = self.tokens_per_call
         if budget is None:
-            budget = 0 if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS
+            budget = 0 if target_platform() == "cpu" else ACCELERATOR_TOKENS
         rows = max(1, budget // bucket_tokens)
         ways = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         return -(-rows // ways) * ways
@@ -98,12 +100,14 @@ class Rows:
                 for index, row in zip(indices, jax.device_get(output), strict=False):
                     results[index] = row
 
-        for bucket, members in sorted(buckets.items()):
-            rows = self.count(bucket * tokens_per_unit)
-            for start in range(0, len(members), rows):
-                indices = members[start : start + rows]
-                arguments = [self.place(array) for array in build(indices, rows, bucket)]
-                running.append((indices, function(*arguments)))
-                collect(_IN_FLIGHT - 1)
+        # With the mesh in context every device runs attention on its own rows.
+        with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+            for bucket, members in sorted(buckets.items()):
+                rows = self.count(bucket * tokens_per_unit)
+                for start in range(0, len(members), rows):
+                    indices = members[start : start + rows]
+                    arguments = [self.place(array) for array in build(indices, rows, bucket)]
+                    running.append((indices, function(*arguments)))
+                    collect(_IN_FLIGHT - 1)
         collect(0)
         return results
