@@ -51,6 +51,28 @@ def train(options: argparse.Namespace) -> int:
     return train_main(config, options.run_dir)
 
 
+def aot(options: argparse.Namespace) -> int:
+    """Compiles the training step for devices that need not be there; tells what it needs and how fast it can be."""
+    import os
+
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: described devices are no backend of this machine
+    from slap_jax.aot import find_max_rows, format_report
+    from slap_jax.aot import report as aot_report
+    from slap_jax.config_file import read_config
+
+    def log(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    config = read_config(options.config, options.rest)
+    result = aot_report(config, options.topology, log=log)
+    if options.find_max:
+        result["max_rows"] = find_max_rows(config, options.topology, log)
+    print(json.dumps(result, indent=2) if options.json else format_report(result))
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 1 if result["fits"] is False else 0
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Scores a model on its run's evaluation sets or on the named ones."""
     import jax
@@ -162,6 +184,15 @@ def _parser() -> argparse.ArgumentParser:
     add = added.add_argument
     add("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with its argument")
     add("--run-dir", required=True, metavar="DIR", help="a run that is found there goes on")
+
+    added = verb(aot)
+    added.usage = "slap aot --config FILE.py[:ARG] --topology T [--json] [--find-max] [--config.NAME.NAME=VALUE ...]"
+    add = added.add_argument
+    add("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with its argument")
+    add("--topology", required=True, metavar="T", help="such as v5e:4x4, 2*v5p:4x4x4 (two slices), h100:8, h200:4x8")
+    add("--find-max", action="store_true", help="also look for the most rows that fit; compiles several times")
+    add("--json", action="store_true", help="print as JSON")
+    add("--output", type=Path, metavar="FILE", help="write the JSON too")
 
     add = verb(evaluate).add_argument
     add("model", metavar="DIR", help="run directory or export")

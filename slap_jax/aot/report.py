@@ -1,0 +1,248 @@
+"""`slap aot`: the real training step compiled for devices that are not there, and what that tells before the run."""
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh
+from ml_collections import ConfigDict
+
+from slap_jax.aot.collectives import Collectives, find_collectives
+from slap_jax.aot.memory import StepMemory, argument_bytes, compiled_memory, out_of_memory
+from slap_jax.aot.program_costs import gradient_costs, kept_for_backward
+from slap_jax.aot.roofline import Roofline, expected_counts, roofline
+from slap_jax.aot.topology import Topology, described_devices, has_compiler, parse_topology
+from slap_jax.compile_step import step_program
+from slap_jax.config import patches_per_column, validate
+from slap_jax.models.attention.select import Choice, record_choices
+from slap_jax.parallel.mesh import AXES, create_mesh, mesh_sizes
+from slap_jax.parallel.platform import compiling_for
+
+NO_PLUGIN = "not compiled: the CUDA plug-in is missing (several GB, needs no GPU); run: pip install 'slap-jax[cuda12]'"
+# What a kernel computes is not in the traced program; nor are loops whose length depends on the batch.
+_NOT_TRACED = ("splash", "flash", "chunked")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A step that was compiled, or refused for its size.
+
+    Attributes:
+        arguments: bytes of a device, by kind.
+        memory: what the compiler says.
+        choices: attention backends.
+        collectives: of the program; None if there is none.
+        seconds: that the compiler took.
+        trace_seconds: that tracing and lowering took.
+        mesh: of the devices.
+    """
+
+    arguments: dict[str, int]
+    memory: StepMemory
+    choices: tuple[Choice, ...]
+    collectives: Collectives | None
+    seconds: float
+    trace_seconds: float
+    mesh: Mesh
+
+    @property
+    def total(self) -> int | None:
+        """Bytes of a device."""
+        if self.memory.temporaries is None:
+            return None
+        return (self.memory.arguments or sum(self.arguments.values())) + self.memory.temporaries + self.memory.code
+
+    def fits(self, capacity: int) -> bool:
+        """Whether a device has room; a compiler for TPUs has refused what does not fit."""
+        return not self.memory.message and self.total is not None and self.total <= capacity
+
+
+def report(config: ConfigDict, topology: str, *, log: Callable[[str], None] = logging.info) -> dict[str, Any]:
+    """Compiles the training step for a topology and tells what it needs and how fast it can be.
+
+    Args:
+        config: the whole configuration, overrides applied.
+        topology: like `v5e:4x4` or `h100:8`, see `parse_topology`.
+        log: gets a line when something slow starts.
+
+    Returns:
+        What `slap aot --json` prints; docs/aot.md explains every key.
+
+    Raises:
+        TopologyError: it does not exist, or the compiler for TPUs is not installed.
+        ConfigError, AttentionError: the config is impossible on these devices.
+    """
+    target = parse_topology(topology)
+    if target.platform == "gpu" and not has_compiler(target):
+        return _without_compiler(config, target, log)
+    compiled = compile_step(config, target, log)
+    sent = (0.0, 0.0)
+    if compiled.collectives:
+        sent = compiled.collectives.sent_bytes(_islands(compiled.mesh, target))
+    mesh_shape = dict(compiled.mesh.shape.items())
+    costs = _costs(config, target, mesh_shape, compiled.choices, compiled.arguments, sent, log)
+    result = _facts(config, target, mesh_shape, compiled.choices, costs)
+    result["fits"] = compiled.fits(target.chip.hbm_bytes)
+    result["bytes_per_device"] = _by_kind(compiled, _kept(config, target, mesh_shape))
+    result["compile_seconds"] = round(compiled.seconds, 1)
+    result["trace_seconds"] = round(compiled.trace_seconds, 1)
+    if compiled.collectives:
+        result["collectives"] = compiled.collectives.by_kind()
+        result["loops_of_unknown_length"] = compiled.collectives.unknown_loops
+        result["state_in_place_bytes"] = compiled.memory.in_place
+    if compiled.memory.message:
+        result["reason"] = compiled.memory.message
+    elif not result["fits"]:
+        result["reason"] = f"needs more than the {target.chip.hbm_bytes / 2**30:.2f} GiB that a program may use"
+    return result
+
+
+def compile_step(config: ConfigDict, topology: Topology, log: Callable[[str], None] = logging.info) -> Compiled:
+    """Compiles the step; one that does not fit is no error."""
+    devices = described_devices(topology)
+    validate(config, len({device.process_index for device in devices}), len(devices))
+    mesh = create_mesh(config.parallel, devices)
+    started = time.perf_counter()
+    with compiling_for(topology.platform), record_choices() as choices:
+        program = step_program(config, mesh)
+        lowered = program.traced.lower()
+    trace_seconds = time.perf_counter() - started
+    log(f"compiling {config.data.rows} rows of {config.data.columns} columns for {topology.name}")
+    started = time.perf_counter()
+    collectives = None
+    try:
+        compiled = lowered.compile()
+        memory = compiled_memory(compiled)
+    except jax.errors.JaxRuntimeError as error:
+        refused = out_of_memory(error)
+        if refused is None:
+            raise
+        memory, compiled = refused, None
+    seconds = time.perf_counter() - started
+    if compiled is not None:
+        collectives = find_collectives(compiled.as_text() or "", len(devices))
+    return Compiled(argument_bytes(program), memory, tuple(choices), collectives, seconds, trace_seconds, mesh)
+
+
+def _without_compiler(config: ConfigDict, topology: Topology, log: Callable[[str], None]) -> dict[str, Any]:
+    """What shapes and the traced program tell."""
+    validate(config, topology.shape[0], topology.n_devices)
+    sizes = mesh_sizes(config.parallel, topology.n_devices)
+    mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    arguments = argument_bytes(step_program(config, mesh))
+    mesh_shape = dict(zip(AXES, sizes, strict=True))
+    with record_choices() as choices:
+        costs = _costs(config, topology, mesh_shape, None, arguments, (0.0, 0.0), log)
+    result = _facts(config, topology, mesh_shape, choices, costs)
+    kept = _kept(config, topology, mesh_shape)
+    result["bytes_per_device"] = {**arguments, "activations": kept, "temporaries": None, "total": None}
+    return result | {"reason": NO_PLUGIN}
+
+
+def _facts(
+    config: ConfigDict, topology: Topology, mesh_shape: dict[str, int], choices: Sequence[Choice], bound: Roofline
+) -> dict[str, Any]:
+    """The report of a step of which nothing is compiled yet."""
+    counts = expected_counts(config)
+    return {
+        "topology": topology.name,
+        "n_devices": topology.n_devices,
+        "device_kind": topology.chip.device_kind,
+        "mesh": mesh_shape,
+        "rows": config.data.rows,
+        "clips": round(counts["clips"]),
+        "fits": None,
+        "bytes_per_device": {},
+        "hbm_bytes": topology.chip.hbm_bytes,
+        "flops_per_step": bound.useful_flops,
+        "flops_per_audio_second": bound.useful_flops / counts["audio_seconds"],
+        "computed_flops_per_step": bound.computed_flops,
+        "recomputed_flops_per_step": bound.recomputed_flops,
+        "collectives": None,
+        "attention": {f"{c.kind} {c.q_length}x{c.kv_length}": c.backend for c in choices},
+        "compile_seconds": None,
+        "bound_step_seconds": bound.step_seconds,
+        "bound_mfu": bound.mfu,
+        "bound_by": bound.limit,
+        "bound_parts_seconds": bound.seconds,
+        "bound_audio_seconds_per_second": counts["audio_seconds"] / bound.step_seconds,
+        "flops_source": "slap_jax.flops (useful), the traced program with scans multiplied out (computed)",
+    }
+
+
+def rows_of_a_device(config: ConfigDict, mesh_shape: dict[str, int]) -> int:
+    """Rows that a device computes at a time."""
+    ways = mesh_shape["data"] * mesh_shape["fsdp"]
+    return max(1, config.data.rows // (ways * config.train.accumulate))
+
+
+def _costs(
+    config: ConfigDict,
+    topology: Topology,
+    mesh_shape: dict[str, int],
+    choices: Sequence[Choice] | None,
+    arguments: dict[str, int],
+    sent: tuple[float, float],
+    log: Callable[[str], None],
+) -> Roofline:
+    log("counting what the step computes")
+    rows, parts = rows_of_a_device(config, mesh_shape), config.train.accumulate
+    plain = config.copy_and_resolve_references()
+    plain.model.remat = "none"
+    with compiling_for(topology.platform), record_choices() as local:
+        costs = gradient_costs(config, rows, topology.chip)
+        once = costs if config.model.remat == "none" else gradient_costs(plain, rows, topology.chip)
+    if parts > 1:
+        # Each part's towers are run twice, the first time without keeping anything.
+        forward = once.times(1 / 3)
+        costs = costs.times(parts) + forward.times(parts)
+        once = once.times(parts)
+    kinds = _in_kernels(config, local if choices is None else choices)
+    return roofline(config, topology, costs, once, kinds, mesh_shape["tensor"], arguments, sent)
+
+
+def _in_kernels(config: ConfigDict, choices: Sequence[Choice]) -> tuple[str, ...]:
+    """The kinds of attention calls, as `roofline` names them, whose products are not in the traced program."""
+    audio = config.data.columns * patches_per_column(config.audio)
+    text = config.data.text_tokens
+    calls = {
+        "audio_local": ("local", audio, audio),
+        "audio_global": ("global", audio, audio),
+        "text": ("global", text, text),
+        "decoder_self": ("causal", text, text),
+        "decoder_cross": ("cross", text, audio),
+    }
+    hidden = {(c.kind, c.q_length, c.kv_length) for c in choices if c.backend in _NOT_TRACED}
+    return tuple(kind for kind, call in calls.items() if call in hidden)
+
+
+def _kept(config: ConfigDict, topology: Topology, mesh_shape: dict[str, int]) -> int:
+    with compiling_for(topology.platform):
+        return kept_for_backward(config, rows_of_a_device(config, mesh_shape)) // mesh_shape["tensor"]
+
+
+def _by_kind(compiled: Compiled, kept: int) -> dict[str, int | None]:
+    """Kinds add up to the total: activations are the estimate, as far as the compiler has that many temporaries."""
+    temporaries, total = compiled.memory.temporaries, compiled.total
+    if temporaries is None or total is None:
+        return {**compiled.arguments, "activations": kept, "temporaries": None, "total": None}
+    activations = min(kept, temporaries)
+    rest = total - sum(compiled.arguments.values()) - activations
+    return {**compiled.arguments, "activations": activations, "temporaries": rest, "total": total}
+
+
+def _islands(mesh: Mesh, topology: Topology) -> list[int]:
+    """The slice or host of every place in the mesh: between them lies the network."""
+    if topology.platform == "gpu":
+        return [device.process_index for device in mesh.devices.flat]
+    return [getattr(device, "slice_index", 0) or 0 for device in mesh.devices.flat]
+
+
+def row_step(config: ConfigDict, mesh_shape: dict[str, int]) -> int:
+    """The number of which `config.data.rows` must be a multiple on a mesh."""
+    ways = mesh_shape["data"] * mesh_shape["fsdp"] * config.train.accumulate
+    return math.lcm(ways, config.data.virtual_shards)
