@@ -118,10 +118,9 @@ def _check(backend: str, window: int | None, causal: bool, cross: bool, platform
 def _automatic(q_length: int, kv_length: int, window: int | None, platform: str) -> tuple[str, str]:
     """Returns the backend and the reason."""
     if min(q_length, kv_length) >= KERNEL_LENGTH:
-        if platform == "tpu":
-            return "splash", "the TPU kernel skips tiles that no clip shares"
-        if platform == "gpu" and window is None:
-            return "flash", "the GPU kernel skips tiles that no clip shares"
+        for name, its_platform in PLATFORMS.items():
+            if its_platform == platform:
+                return name, "the platform's kernel skips tiles that no clip shares and keeps no scores"
     if window is not None and q_length > 4 * max(window, 16):
         return "blocked", "local attention over many windows"
     if q_length * kv_length <= DENSE_SCORES.get(platform, DENSE_SCORES_ELSEWHERE):

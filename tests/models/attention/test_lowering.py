@@ -1,5 +1,6 @@
 """Programs for TPU and GPU, made on a CPU: the kernels are in them and no matrix of all scores is."""
 
+import contextlib
 import functools
 import json
 import os
@@ -9,9 +10,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from slap_jax.models.attention import attention
 from slap_jax.models.attention.select import record_choices
+from slap_jax.parallel.mesh import AXES
 from slap_jax.parallel.platform import compiling_for
 
 LENGTH = 1_024
@@ -40,25 +43,22 @@ def abstract(rows=2, heads=2, dim=64):
     return tokens, tokens, tokens, jax.ShapeDtypeStruct((rows, LENGTH), jnp.int32)
 
 
+# Pallas asks the mesh in context for the GPU, where the machine has none.
+GPU = AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
+GPU_MESH = AbstractMesh((1,) * 3, AXES, axis_types=(AxisType.Auto,) * 3, abstract_device=GPU)
+CASES = [("tpu", "tpu", "splash", "tpu_custom_call"), ("gpu", "cuda", "flash", "xla.gpu.triton")]
+
+
+@pytest.mark.parametrize("backend", ["auto", "forced"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "platform, lowered_for, backend, call",
-    [("tpu", "tpu", "splash", "tpu_custom_call"), ("gpu", "cuda", "flash", "triton")],
-)
-def test_kernels_lower_for_their_platform(platform, lowered_for, backend, call, kind):
-    with compiling_for(platform), record_choices() as choices:
-        traced = gradients(kind, backend).trace(*abstract())
+@pytest.mark.parametrize("platform, lowered_for, kernel, call", CASES)
+def test_kernels_lower_for_their_platform(platform, lowered_for, kernel, call, kind, backend):
+    mesh = jax.sharding.use_abstract_mesh(GPU_MESH) if platform == "gpu" else contextlib.nullcontext()
+    with mesh, compiling_for(platform), record_choices() as choices:
+        traced = gradients(kind, "auto" if backend == "auto" else kernel).trace(*abstract())
         text = traced.lower(lowering_platforms=(lowered_for,)).as_text()
-    assert [(choice.backend, choice.kind) for choice in choices] == [(backend, kind)]
-    assert text.count("custom_call") >= 3 and call in text  # forward, and gradients of queries and of keys
-    assert f"{LENGTH}x{LENGTH}" not in text
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("platform, lowered_for", [("tpu", "tpu"), ("gpu", "cuda")])
-def test_automatic_choice_holds_no_matrix_of_all_scores(platform, lowered_for, kind):
-    with compiling_for(platform):
-        text = gradients(kind).trace(*abstract()).lower(lowering_platforms=(lowered_for,)).as_text()
+    assert [(choice.backend, choice.kind) for choice in choices] == [(kernel, kind)]
+    assert text.count(f"@{call}(") + text.count(f"@__gpu${call}(") == 3  # forward, gradients of queries and of keys
     assert f"{LENGTH}x{LENGTH}" not in text
 
 

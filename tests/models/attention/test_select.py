@@ -29,8 +29,7 @@ def test_auto_leaves_the_dense_score_matrix_for_long_rows():
 def test_auto_takes_the_kernel_of_the_platform_for_long_rows(q_length, kv_length, kind):
     window, causal, cross = kind
     assert select_backend("auto", q_length, kv_length, window, causal, cross, "tpu") == "splash"
-    on_gpu = "flash" if window is None else "blocked"
-    assert select_backend("auto", q_length, kv_length, window, causal, cross, "gpu") == on_gpu
+    assert select_backend("auto", q_length, kv_length, window, causal, cross, "gpu") == "flash"
 
 
 @pytest.mark.parametrize(
