@@ -1,20 +1,23 @@
 """Several processes as one run: start-up from the environment, placing of batches, small exchanges between hosts."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
-from slap_jax.config import ConfigError
+from slap_jax.config import ConfigError, default_config
+from slap_jax.parallel.coordinator import ProcessLostError, meet
 from slap_jax.parallel.mesh import batch_sharding
 
+_DAY = 86_400.0
 _EXPLICIT = ("SLAP_COORDINATOR", "SLAP_NUM_PROCESSES", "SLAP_PROCESS_ID")
 
 
@@ -47,24 +50,51 @@ def launch_kind(environment: Mapping[str, str]) -> str:
     return "single"
 
 
-def initialize(environment: Mapping[str, str] | None = None) -> None:
+def initialize(settings: ConfigDict | None = None, environment: Mapping[str, str] | None = None) -> None:
     """Joins the other processes of the run, if there are any; call it before anything asks for devices.
+
+    Who does not find the others in time is ended by JAX itself; `slap_jax.parallel.membership` says so in plain words.
+
+    Args:
+        settings: `config.distributed`; its defaults by default.
+        environment: `os.environ` by default.
 
     Raises:
         ConfigError: see `launch_kind`.
     """
+    limits: ConfigDict = default_config()["distributed"] if settings is None else settings
     environment = os.environ if environment is None else environment
     kind = launch_kind(environment)
+    timeouts = {
+        "initialization_timeout": limits.initialization_timeout,
+        "heartbeat_timeout_seconds": limits.heartbeat_timeout,
+    }
+    if kind != "single":
+        logging.info("waiting for %s, %d s at most", others(environment), limits.initialization_timeout)
     if kind == "explicit":
         jax.distributed.initialize(
             environment["SLAP_COORDINATOR"],
             int(environment["SLAP_NUM_PROCESSES"]),
             int(environment["SLAP_PROCESS_ID"]),
+            **timeouts,
         )
     elif kind != "single":
-        jax.distributed.initialize()
+        jax.distributed.initialize(**timeouts)
     if jax.process_index() == 0:
         logging.info("%s", device_table())
+
+
+def others(environment: Mapping[str, str]) -> str:
+    """Returns whom this process has to meet, as far as its environment tells, to be read after "waiting for"."""
+    kind = launch_kind(environment)
+    if kind == "explicit":
+        count, number = environment["SLAP_NUM_PROCESSES"], environment["SLAP_PROCESS_ID"]
+        where = f"coordinator {environment['SLAP_COORDINATOR']}, which process 0 opens"
+        return f"all {count} processes (this is process {number}; {where})"
+    if kind == "slurm":
+        count, number = environment["SLURM_STEP_NUM_TASKS"], environment["SLURM_PROCID"]
+        return f"all {count} tasks of the SLURM step (this is task {number})"
+    return "all hosts of the TPU slice"
 
 
 def device_table() -> str:
@@ -105,9 +135,20 @@ def place_batch(batch: PackedBatch, mesh: Mesh) -> PackedBatch:
 
 
 def barrier(name: str) -> None:
-    """Waits for every process; does nothing when there is one."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    """Waits for every process, however long it takes; does nothing when there is one.
+
+    The processes meet at the coordinator, not through their devices: those give up when one is half a minute later than
+    another, which happens when only some have the program in their compilation cache. Lost processes are noticed by
+    their heartbeat.
+
+    Args:
+        name: used once in a run.
+
+    Raises:
+        ProcessLostError: the processes cannot meet any more.
+    """
+    if jax.process_count() > 1 and not meet(name, _DAY):
+        raise ProcessLostError(f"not every process came to {name!r}")
 
 
 def allgather_json(value: Any) -> list[Any]:

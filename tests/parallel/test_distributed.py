@@ -1,5 +1,7 @@
 """Start-up from the environment, and batches placed on a mesh."""
 
+import logging
+
 import jax
 import numpy as np
 import pytest
@@ -40,15 +42,30 @@ def test_half_an_explicit_launch_is_an_error():
 
 
 def test_initialize_alone_starts_no_service(monkeypatch):
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: pytest.fail("joined other processes"))
-    distributed.initialize({})
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("joined other processes"))
+    distributed.initialize(environment={})
 
 
-def test_initialize_hands_the_explicit_values_on(monkeypatch):
+def test_initialize_hands_on_the_explicit_values_and_the_timeouts(monkeypatch, caplog):
     calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: calls.append(arguments))
-    distributed.initialize(EXPLICIT)
-    assert calls == [("10.0.0.1:1234", 2, 1)]
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *values, **settings: calls.append((values, settings)))
+    limits = ConfigDict({"initialization_timeout": 20, "heartbeat_timeout": 30})
+    with caplog.at_level(logging.INFO):
+        distributed.initialize(limits, EXPLICIT)
+    timeouts = {"initialization_timeout": 20, "heartbeat_timeout_seconds": 30}
+    assert calls == [(("10.0.0.1:1234", 2, 1), timeouts)]
+    assert (
+        "waiting for all 2 processes (this is process 1; coordinator 10.0.0.1:1234, which process 0 opens), "
+        "20 s at most" in caplog.text
+    )
+    distributed.initialize(limits, {"SLAP_DISTRIBUTED": "auto"})
+    assert calls[1] == ((), timeouts)
+
+
+def test_whom_a_process_waits_for():
+    slurm = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
+    assert distributed.others(slurm) == "all 4 tasks of the SLURM step (this is task 2)"
+    assert distributed.others({"SLAP_DISTRIBUTED": "auto"}) == "all hosts of the TPU slice"
 
 
 def test_device_table_counts_devices_and_hosts():
