@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -14,51 +14,17 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from slap_jax.hardware_use import HardwareUse
+from slap_jax.phases import Phases
+from slap_jax.speed import Speed
+
 FILE_NAME = "metrics.jsonl"
 
 # Metrics of a step that are counts: their sums between two lines, divided by the time, become `speed/<name>_per_s`.
 COUNTS = ("clips", "audio_seconds", "audio_tokens", "text_tokens")
 
-
-class Speed:
-    """Counts per second since the last reading, pauses left out; the first step only starts the clock, it compiled."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
-        self._start: float | None = None
-        self._paused = 0.0
-        self._totals: dict[str, float] = {}
-        self._steps = 0
-
-    def add(self, counts: Mapping[str, float]) -> None:
-        """Adds the counts of one finished step."""
-        if self._start is None:
-            self._start = self._clock()
-            return
-        self._steps += 1
-        for name, count in counts.items():
-            self._totals[name] = self._totals.get(name, 0.0) + count
-
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Leaves the time inside out: evaluation is not training speed."""
-        begin = self._clock()
-        try:
-            yield
-        finally:
-            if self._start is not None:
-                self._paused += self._clock() - begin
-
-    def read(self) -> dict[str, float]:
-        """Returns `speed/<count>_per_s` and `speed/steps_per_s`, then starts from zero; nothing before two steps."""
-        if self._start is None or self._steps == 0:
-            return {}
-        now = self._clock()
-        seconds = max(now - self._start - self._paused, 1e-9)
-        rates = {f"speed/{name}_per_s": total / seconds for name, total in self._totals.items()}
-        rates["speed/steps_per_s"] = self._steps / seconds
-        self._start, self._paused, self._totals, self._steps = now, 0.0, {}, 0
-        return rates
+# Share of the time spent waiting for data from which on the progress line says so.
+SLOW_DATA = 0.1
 
 
 class MetricWriter:
@@ -72,11 +38,11 @@ class MetricWriter:
         total_steps: int = 0,
         log_every: int = 1,
         restored_step: int = 0,
-        step_flops: Callable[[Mapping[str, float]], float] | None = None,
-        peak_flops: float = 0.0,
+        phases: Phases | None = None,
+        hardware_use: HardwareUse | None = None,
+        sources: Sequence[Callable[[int], Mapping[str, float]]] = (),
         stream: TextIO | None = None,
         enabled: bool = True,
-        clock: Callable[[], float] = time.monotonic,
     ):
         """Opens the files; what they hold of steps after `restored_step` is dropped, those steps are run again.
 
@@ -86,21 +52,21 @@ class MetricWriter:
             total_steps: length of the run, for the progress bar and the time left; 0 is unknown.
             log_every: steps between two lines; the first and the last step of the run get one too.
             restored_step: finished steps of the checkpoint that the run goes on from, 0 for a new run.
-            step_flops: FLOPs of a step from its fetched metrics (see `slap_jax.flops`); adds `speed/mfu`.
-            peak_flops: FLOPs per second that all devices could do; 0 leaves `speed/mfu` out.
+            phases: of the training script, for speeds and `time/`; a waiting fetch is its phase "device".
+            hardware_use: adds `speed/mfu` and its parts; None where the devices' peak is not known.
+            sources: each is asked for more metrics at every line, with the step.
             stream: where progress goes, standard error by default.
             enabled: False in all processes but the first: they fetch (the loop reads what `write` returns) but write
                 nothing.
-            clock: seconds, for tests.
         """
         self._total_steps = total_steps
         self._log_every = log_every
-        self._step_flops = step_flops if peak_flops > 0 else None
-        self._peak_flops = peak_flops
-        self._enabled = enabled
+        self._hardware_use = hardware_use
+        self._sources = sources
         self._pending: tuple[int, Mapping[str, Any]] | None = None
         self._first_step: int | None = None
-        self._speed = Speed(clock)
+        self._phases = phases or Phases()
+        self._speed = Speed(self._phases)
         self._closing = contextlib.ExitStack()
         self._file: TextIO | None = None
         self._tensorboard: SummaryWriter | None = None
@@ -146,13 +112,6 @@ class MetricWriter:
         """Writes a line of its own at once, for example the results of an evaluation."""
         self._write_line(step, {name: float(value) for name, value in scalars.items()})
 
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Writes what is held, then keeps the time spent inside out of the speeds."""
-        self.flush()
-        with self._speed.pause():
-            yield
-
     def close(self) -> None:
         """Writes what is held and closes the files."""
         with self._closing:
@@ -166,15 +125,18 @@ class MetricWriter:
 
     def _fetch(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
         # One explicit transfer for all scalars; it waits for this step only, the next one is already queued.
-        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        with self._phases.during("device"):
+            values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         counts = {name: values[name] for name in COUNTS if name in values}
-        if self._step_flops is not None:
-            counts["flops"] = self._step_flops(values)
+        if self._hardware_use is not None:
+            counts |= self._hardware_use.flops(values)
         self._speed.add(counts)
         if step % self._log_every == 0 or step in (self._first_step, self._total_steps):
             speeds = self._speed.read()
-            if "speed/flops_per_s" in speeds:
-                speeds["speed/mfu"] = speeds["speed/flops_per_s"] / self._peak_flops
+            if self._hardware_use is not None:
+                speeds = self._hardware_use.metrics(speeds)
+            for source in self._sources:
+                speeds |= source(step)
             self._write_line(step, values | speeds)
             if self._progress is not None:
                 self._progress.line(step, values, speeds)
@@ -220,6 +182,9 @@ class _Progress:
             parts.append(f"{speeds['speed/audio_seconds_per_s']:,.0f} s of audio/s")
         if "speed/mfu" in speeds:
             parts.append(f"MFU {speeds['speed/mfu']:.1%}")
+        waiting = speeds.get("time/data", 0.0) / speeds.get("time/step", 1.0)
+        if waiting >= SLOW_DATA:
+            parts.append(f"waiting for data {waiting:.0%}")
         if self._total and "speed/steps_per_s" in speeds:
             parts.append(f"{_duration((self._total - step) / speeds['speed/steps_per_s'])} left")
         print("  ".join(parts), file=self._stream, flush=True)

@@ -16,25 +16,29 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.batch import batch_shapes
 from slap_jax.checkpoints import EXIT_PREEMPTED, Checkpoints
-from slap_jax.config import ConfigError, samples_per_column, validate
+from slap_jax.compile_step import step_program
+from slap_jax.config import ConfigError, validate
 from slap_jax.data.batches.leakage import check_leakage
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.prefetch import Prefetch
 from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.device_memory import describe_program_memory, device_memory, program_memory
 from slap_jax.evaluation.evaluate import evaluate, load_tasks, scalars
-from slap_jax.flops import peak_flops, train_step_flops
+from slap_jax.flops import peak_flops
+from slap_jax.goodput import Goodput
+from slap_jax.hardware_use import HardwareUse
 from slap_jax.inference.embedder import Embedder
 from slap_jax.init_from import read_params, replace_params
 from slap_jax.metrics import MetricWriter
-from slap_jax.optimizer import create_optimizer
 from slap_jax.parallel import distributed
-from slap_jax.parallel.mesh import batch_sharding, create_mesh, replicated
-from slap_jax.parallel.rules import shardings, with_shardings
+from slap_jax.parallel.agreement import require_agreement, run_facts
+from slap_jax.parallel.membership import joined
+from slap_jax.parallel.mesh import create_mesh
 from slap_jax.parameter_table import parameter_table
-from slap_jax.train_state import abstract_learner, create_state
-from slap_jax.train_step import make_train_step
+from slap_jax.phases import Phases
+from slap_jax.profiling import ProfileWindow
+from slap_jax.watchdog import Watchdog
 
 
 class NonFiniteError(RuntimeError):
@@ -49,7 +53,8 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
         run_dir: where config, metrics and checkpoints go; a run found there goes on.
 
     Returns:
-        The exit code: 0, or `EXIT_PREEMPTED` after SIGTERM, when the same command goes on with the run.
+        The exit code: 0, or `EXIT_PREEMPTED` after SIGTERM, when the same command goes on with the run. A process whose
+        run has lost another one ends with `slap_jax.parallel.membership.EXIT_LOST` or is aborted by JAX.
 
     Raises:
         ConfigError, TokenizerError, LeakageError, DataMismatchError, CheckpointError: see their messages.
@@ -57,11 +62,17 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
     """
     if "://" in str(run_dir):
         raise ConfigError(f"run directory {run_dir} is a URL; give a directory on a file system that all hosts share")
-    run_dir = Path(run_dir)
-
-    # Set-up: nothing is built before the config is known to be possible ----------------------------------------------
+    run_dir, phases = Path(run_dir), Phases()
     validate(config)
-    distributed.initialize()
+    with joined(config.distributed, run_dir), Watchdog(run_dir, config.train.watchdog_seconds, phases):
+        return train(config, run_dir, phases)
+
+
+def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
+    """Trains, as one of the processes of the run; see `main`."""
+    # Set-up: nothing is built before the config is known to be possible, and the same everywhere ---------------------
+    patience = config.distributed.initialization_timeout
+    require_agreement("config", run_facts(config), patience)
     validate(config, jax.process_count(), jax.device_count())
     first_process = jax.process_index() == 0
     mesh = create_mesh(config.parallel)
@@ -76,83 +87,92 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
     data = config.data
     check_leakage(*({name: (s.path, s.split) for name, s in part.items()} for part in (data.train, data.evaluation)))
     batches = TrainBatches(config, tokenizer, jax.process_index(), jax.process_count())
+    require_agreement("data", batches.get_state()["fingerprint"], patience)
     tasks = load_tasks(config.data.evaluation, tokenizer, config.data.max_caption_tokens)
 
-    # Model, optimiser, state: shapes first, then arrays straight onto their devices ----------------------------------
-    learner = abstract_learner(config)
-    transform = create_optimizer(config.optimizer, config.train.steps)
-    init = functools.partial(create_state, config, transform)
-    state_shapes = jax.eval_shape(init)
-    state_shardings = shardings(state_shapes, mesh)
-
     # Step: compiled once, for these shapes and no others --------------------------------------------------------------
-    rows = batch_shapes(data.rows, data.columns, data.slots, data.text_tokens, samples_per_column(config.audio))
-    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), rows)
+    phases.enter("compiling")
     logging.info("compiling the step for %d rows of %d columns", data.rows, data.columns)
-    train_step = (
-        jax.jit(
-            make_train_step(config, learner, transform),
-            out_shardings=(state_shardings, replicated(mesh)),
-            donate_argnums=0,
-        )
-        .lower(with_shardings(state_shapes, mesh), rows)
-        .compile()
-    )
+    program = step_program(config, mesh)
+    train_step = program.traced.lower().compile()
+    memory = program_memory(train_step)
+    logging.info("%s", describe_program_memory(memory))
+    distributed.barrier("compiled")
 
-    # What starts the run ----------------------------------------------------------------------------------------------
+    # What starts the run: arrays go straight onto their devices -------------------------------------------------------
+    phases.enter("restoring")
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep, config.checkpoint.every)
     if checkpoints.latest() is not None:
-        state, data_state, _ = checkpoints.restore(with_shardings(state_shapes, mesh))
+        state, data_state, _ = checkpoints.restore(program.state)
         batches.set_state(data_state)
     else:
-        state = jax.jit(init, out_shardings=state_shardings)()
+        state = jax.jit(program.init, out_shardings=program.state_shardings)()
         if config.init_from:
             state = replace_params(state, read_params(config.init_from), config.init_from)
     step = int(np.asarray(state.step))
+    phases.enter("starting")
     if first_process:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
-        (run_dir / "params.txt").write_text(parameter_table(state_shapes.params))
+        (run_dir / "params.txt").write_text(parameter_table(program.state.params))
+        step_facts = {"bytes_per_device": memory, "compile_seconds": phases.seconds()["compiling"]}
+        (run_dir / "step.json").write_text(json.dumps(step_facts, indent=2) + "\n")
     logging.info("starting at step %d of %d", step, config.train.steps)
 
     # Loop: no host synchronisation but the metrics of the step before -------------------------------------------------
     embedder = Embedder(config, mesh=mesh)
     meta = {"config": json.loads(config.to_json_best_effort())}
+    goodput = Goodput(run_dir, phases, step, enabled=first_process)
+    peak = peak_flops(per_device=config.train.peak_flops_per_device)
     writer = MetricWriter(
         run_dir,
         config.metrics.tensorboard,
         total_steps=config.train.steps,
         log_every=config.train.log_every,
         restored_step=step,
-        step_flops=functools.partial(train_step_flops, config),
-        peak_flops=peak_flops(per_device=config.train.peak_flops_per_device),
+        phases=phases,
+        hardware_use=HardwareUse(config, peak) if peak > 0 else None,
+        sources=(lambda _: device_memory(), goodput.update),
         enabled=first_process,
     )
     place = functools.partial(distributed.place_batch, mesh=mesh)
     prefetch = Prefetch(batches, place, config.data.prefetch)
+    profile = ProfileWindow(run_dir, config.train.profile_start, config.train.profile_steps)
     preempted = False
     try:
         with jax.transfer_guard("disallow"):
+            phases.enter("other")
             while step < config.train.steps and not preempted:
-                state, metrics = train_step(state, next(prefetch))
+                with phases.during("data"):
+                    batch = next(prefetch)
+                with phases.during("dispatch"), profile.step(step + 1):
+                    state, metrics = train_step(state, batch)
+                del batch  # the step holds it as long as it needs it
                 step += 1
+                profile.stop_after(step, metrics)
                 metrics |= {f"epoch/{name}": epochs for name, epochs in batches.epochs(prefetch.state).items()}
                 stop_if_not_finite(writer.write(step, metrics), config, checkpoints)
                 preempted = checkpoints.reached_preemption(step)
                 last = preempted or step == config.train.steps
                 if last or checkpoints.is_due(step):
                     writer.flush()  # so that no line of a step that is never run again is lost
-                    checkpoints.save(step, state, prefetch.state, meta, force=last)
+                    with phases.during("checkpoint"):
+                        checkpoints.save(step, state, prefetch.state, meta, force=last)
                 every = config.train.evaluate_every
                 if every and step % every == 0 and step < config.train.steps and not preempted:
-                    with writer.pause(), jax.transfer_guard("allow"):
+                    writer.flush()
+                    with phases.during("evaluation"), jax.transfer_guard("allow"):
                         writer.write_scalars(step, scalars(evaluate(embedder, state.params["model"], tasks)))
+        phases.enter("checkpoint")
         checkpoints.wait()
     finally:
+        profile.close()
         prefetch.close()
         batches.close()
         writer.close()
         checkpoints.close()
+    if first_process:
+        logging.info("%s", goodput.describe(step))
     if preempted:
         logging.warning("stopped at step %d as asked; the same command goes on from there", step)
         return EXIT_PREEMPTED

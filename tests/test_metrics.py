@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  (made at run time)
 
-from slap_jax.metrics import FILE_NAME, MetricWriter, Speed, drop_after, read_metrics
+from slap_jax.hardware_use import HardwareUse
+from slap_jax.metrics import FILE_NAME, MetricWriter, drop_after, read_metrics
+from slap_jax.phases import Phases
+from tests.tiny import tiny_config
 
 
 @jax.jit
@@ -119,30 +122,68 @@ def _visible_events(directory) -> list[tuple[int, float]]:
     return shown
 
 
-def test_speed_counts_only_the_time_between_steps():
+COUNTS = {"clips": 4.0, "audio_tokens": 100.0, "audio_tokens_squared": 2_500.0, "text_tokens": 30.0}
+COUNTS |= {"text_tokens_squared": 250.0, "cross_tokens": 800.0}
+
+
+def test_speeds_mfu_and_the_time_of_a_step_are_in_the_line(tmp_path):
+    now = [10.0]
+    phases = Phases(clock=lambda: now[0])
+    phases.enter("other")
+    use = HardwareUse(tiny_config(), peak_flops=1e9)
+    with _writer(tmp_path, phases=phases, hardware_use=use) as writer:
+        writer.write(1, COUNTS)
+        writer.write(2, COUNTS)
+        now[0] += 1.5
+        with phases.during("data"):
+            now[0] += 0.5
+    first, last = read_metrics(tmp_path / FILE_NAME)
+    assert not [name for name in first if name.startswith(("speed/", "time/", "mfu/"))]
+    assert last["speed/clips_per_s"] == 2.0
+    assert last["time/data"] == 0.5
+    useful = sum(count for name, count in use.flops(COUNTS).items() if name != "flops/with_padding")
+    assert last["speed/mfu"] == pytest.approx(useful / 2.0 / 1e9)
+    assert sum(value for name, value in last.items() if name.startswith("mfu/")) == pytest.approx(last["speed/mfu"])
+
+
+def test_waiting_for_the_metrics_of_a_step_is_time_of_the_devices(tmp_path):
     now = [0.0]
-    speed = Speed(clock=lambda: now[0])
-    now[0] = 60.0  # compilation
-    speed.add({"clips": 5})
-    assert speed.read() == {}
-    now[0] = 62.0
-    speed.add({"clips": 6})
-    with speed.pause():
-        now[0] = 162.0
-    now[0] = 164.0
-    speed.add({"clips": 10})
-    assert speed.read() == {"speed/clips_per_s": 4.0, "speed/steps_per_s": 0.5}
-    assert speed.read() == {}
+
+    class Scalar:
+        def __float__(self) -> float:
+            now[0] += 3.0
+            return 1.0
+
+    phases = Phases(clock=lambda: now[0])
+    phases.enter("other")
+    with _writer(tmp_path, phases=phases) as writer:
+        for step in range(1, 4):
+            writer.write(step, {"loss/total": Scalar()})
+    assert phases.seconds()["device"] == 9.0
+    assert read_metrics(tmp_path / FILE_NAME)[-1]["time/device"] == 3.0
 
 
-def test_mfu_is_the_share_of_the_peak(tmp_path):
-    clock = iter([10.0, 12.0]).__next__
-    flops = {"step_flops": lambda metrics: 50.0 * metrics["clips"], "peak_flops": 1_000.0}
-    with _writer(tmp_path, clock=clock, **flops) as writer:
-        writer.write(1, {"clips": 4.0})
-        writer.write(2, {"clips": 4.0})
-    last = read_metrics(tmp_path / FILE_NAME)[-1]
-    assert last["speed/mfu"] == pytest.approx(200.0 / 2.0 / 1_000.0)
+def test_sources_add_metrics_to_every_line(tmp_path):
+    sources = (lambda step: {"memory/peak_gib": 2.0}, lambda step: {"goodput": step / 10})
+    with _writer(tmp_path, sources=sources) as writer:
+        writer.write(1, {"loss/total": 1.0})
+        writer.write(2, {"loss/total": 1.0})
+    lines = read_metrics(tmp_path / FILE_NAME)
+    assert [(line["memory/peak_gib"], line["goodput"]) for line in lines] == [(2.0, 0.1), (2.0, 0.2)]
+
+
+@pytest.mark.parametrize(("waited", "told"), [(0.05, False), (0.5, True)])
+def test_a_run_that_waits_for_data_says_so(tmp_path, waited, told):
+    stream, now = io.StringIO(), [0.0]
+    phases = Phases(clock=lambda: now[0])
+    phases.enter("other")
+    with _writer(tmp_path, stream=stream, phases=phases) as writer:
+        for step in (1, 2, 3):
+            with phases.during("data"):
+                now[0] += waited
+            now[0] += 1 - waited
+            writer.write(step, {"loss/total": 1.0})
+    assert ("waiting for data 50%" in stream.getvalue()) == told
 
 
 def test_plain_lines_away_from_a_terminal(tmp_path):
@@ -179,7 +220,7 @@ def test_other_processes_fetch_but_write_nothing(tmp_path):
 def test_evaluation_results_are_a_line_of_their_own(tmp_path):
     with _writer(tmp_path) as writer:
         writer.write(1, {"loss/total": 1.0})
-        with writer.pause():
-            writer.write_scalars(1, {"evaluation/scenes/t2a_r1": 0.25})
+        writer.flush()
+        writer.write_scalars(1, {"evaluation/scenes/t2a_r1": 0.25})
     lines = read_metrics(tmp_path / FILE_NAME)
     assert [line.get("evaluation/scenes/t2a_r1") for line in lines] == [None, 0.25]

@@ -1,6 +1,7 @@
 """Whole runs of the training script: resume to the bit after kill -9 and SIGTERM, one compilation, errors that help."""
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -18,6 +19,7 @@ from slap_jax.checkpoints import EXIT_PREEMPTED, CheckpointError, Checkpoints
 from slap_jax.config import ConfigError
 from slap_jax.data.batches.pipeline import DataMismatchError
 from slap_jax.data.tokenizer import TokenizerError
+from slap_jax.goodput import read_sessions
 from slap_jax.metrics import read_metrics
 from slap_jax.optimizer import create_optimizer
 from slap_jax.train import NonFiniteError, main
@@ -32,7 +34,9 @@ STEPS = 12
 def uninterrupted(train_data, tmp_path_factory) -> Path:
     """The run that the others must equal."""
     run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    assert main(config_of(str(train_data), STEPS), run_dir) == 0
+    config = config_of(str(train_data), STEPS)
+    config.train.update(profile_start=3, profile_steps=2)
+    assert main(config, run_dir) == 0
     return run_dir
 
 
@@ -81,6 +85,12 @@ def test_a_stopped_run_goes_on_to_the_same_bits(train_data, uninterrupted, tmp_p
     assert start_and_stop(train_data, run_dir, after=6, number=number) == code
     assert main(config_of(str(train_data), STEPS), run_dir) == 0
     assert_equal_to_the_bit(train_data, run_dir, uninterrupted)
+    stopped, resumed = read_sessions(run_dir / "goodput.json")
+    assert stopped.last_step >= resumed.restored_step
+    assert resumed.last_step == STEPS
+    line = read_metrics(run_dir / "metrics.jsonl")[-1]
+    assert (line["run_time/repeated"] > 0) == (stopped.last_step > resumed.restored_step)
+    assert line["run_time/down"] > 0
 
 
 def test_the_step_is_compiled_once(train_data, tmp_path, caplog):
@@ -94,7 +104,11 @@ def test_the_step_is_compiled_once(train_data, tmp_path, caplog):
 
 def test_a_run_directory_holds_what_its_reader_needs(uninterrupted):
     names = {path.name for path in uninterrupted.iterdir()}
-    assert {"config.json", "params.txt", "metrics.jsonl", "tensorboard", "checkpoints"} <= names
+    assert {"config.json", "params.txt", "step.json", "metrics.jsonl", "goodput.json", "tensorboard"} <= names
+    assert {"checkpoints", "profile"} <= names
+    assert "stacks" not in names  # nothing was stuck
+    assert json.loads((uninterrupted / "step.json").read_text())["bytes_per_device"]["temporaries"] > 0
+    assert list(uninterrupted.glob("profile/process-0/plugins/profile/*/*.xplane.pb"))
     line = read_metrics(uninterrupted / "metrics.jsonl")[-1]
     wanted = {
         "loss/contrastive",
@@ -106,7 +120,11 @@ def test_a_run_directory_holds_what_its_reader_needs(uninterrupted):
     }
     wanted |= {"prototype_entropy", "embedding_spread", "packing_fill", "speed/mfu"}
     wanted |= {f"speed/{name}_per_s" for name in ("clips", "audio_seconds", "audio_tokens", "text_tokens")}
+    wanted |= {"mfu/audio_encoder", "mfu/caption_decoder", "speed/useful_share", "speed/peak_share", "goodput"}
+    wanted |= {f"time/{part}" for part in ("step", "data", "dispatch", "device", "checkpoint", "other")}
+    wanted |= {f"run_time/{reason}" for reason in ("repeated", "data", "compiling", "restoring", "down")}
     assert wanted <= set(line)
+    assert line["run_time/repeated"] == line["run_time/down"] == pytest.approx(0.0, abs=1e-4)
     curve = losses(uninterrupted)
     assert [step for step, _ in curve] == list(range(1, STEPS + 1))
     assert curve[-1][1] < curve[0][1]
