@@ -2,83 +2,17 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from slap_jax.batch import PackedBatch
-from slap_jax.objectives.source_weights import total_weight, weighted
+from slap_jax.objectives.negatives import clip_keys
+from slap_jax.objectives.sigmoid_loss import sigmoid_loss
+from slap_jax.objectives.softmax_loss import softmax_loss
 from slap_jax.objectives.views import LossTerm, Views
 from slap_jax.objectives.whole_batch import WholeBatch
-
-
-def caption_keys(batch: PackedBatch) -> Int[Array, "R K"]:
-    """A 32-bit hash of each slot's caption, so that equal captions can be told without leaving the device."""
-    tokens = batch.text_tokens.astype(jnp.uint32)
-    position = batch.text_positions.astype(jnp.uint32)
-    mixed = (tokens + jnp.uint32(1)) * (position * jnp.uint32(0x9E3779B1) + jnp.uint32(0x85EBCA77))
-    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0xC2B2AE3D)
-    mixed = mixed ^ (mixed >> 13)
-    slots = batch.clip_valid.shape[1]
-    sums = jax.vmap(lambda row, segment: jnp.zeros(slots + 1, jnp.uint32).at[segment].add(row))(
-        mixed, batch.text_segments
-    )
-    return jax.lax.bitcast_convert_type(sums[:, 1:], jnp.int32)
-
-
-def negative_mask(batch: PackedBatch) -> tuple[Bool[Array, "N N"], Bool[Array, " N"]]:
-    """Which pairs (audio i, caption j) may repel each other, and which clips are valid.
-
-    Two clips are no negatives of each other when they are the same recording or carry the same caption.
-    """
-    valid = batch.clip_valid.reshape(-1)
-    clip, caption = batch.clip_key.reshape(-1), caption_keys(batch).reshape(-1)
-    same = (clip[:, None] == clip[None]) | (caption[:, None] == caption[None])
-    return valid[:, None] & valid[None] & ~same, valid
-
-
-def softmax_loss(
-    audio: Float[Array, "N E"],
-    text: Float[Array, "N E"],
-    scale: Float[Array, ""],
-    negatives: Bool[Array, "N N"],
-    valid: Bool[Array, " N"],
-    weights: Float[Array, " N"] | None = None,
-) -> Float[Array, ""]:
-    """Symmetric InfoNCE over the valid clips (CLIP, arXiv 2103.00020), masked pairs left out of the sums.
-
-    With weights, the mean over the anchors is a weighted one; as negatives all clips count alike.
-    """
-    logits = scale * (audio @ text.T)
-    candidates = negatives | (jnp.eye(len(valid), dtype=bool) & valid[:, None])
-    # Rows of empty slots keep their own logit, so that no logsumexp is taken of nothing.
-    candidates = candidates | jnp.eye(len(valid), dtype=bool)
-    masked = jnp.where(candidates, logits, -jnp.inf)
-    positive = jnp.diagonal(logits)
-    losses = weighted(jax.nn.logsumexp(masked, axis=1) + jax.nn.logsumexp(masked, axis=0) - 2 * positive, weights)
-    return jnp.sum(jnp.where(valid, losses, 0.0)) / (2 * total_weight(valid, weights))
-
-
-def sigmoid_loss(
-    audio: Float[Array, "N E"],
-    text: Float[Array, "N E"],
-    scale: Float[Array, ""],
-    bias: Float[Array, ""],
-    negatives: Bool[Array, "N N"],
-    valid: Bool[Array, " N"],
-    weights: Float[Array, " N"] | None = None,
-) -> Float[Array, ""]:
-    """Sigmoid loss of every pair, summed and divided by the valid clips (SigLIP, arXiv 2303.15343).
-
-    With weights, a pair counts the mean of what its two clips do, and the sum is divided by the sum of the weights.
-    """
-    logits = scale * (audio @ text.T) + bias
-    pair_weights = None if weights is None else (weights[:, None] + weights[None]) / 2
-    positive = jnp.where(valid, weighted(jax.nn.log_sigmoid(jnp.diagonal(logits)), weights), 0.0)
-    negative = jnp.where(negatives, weighted(jax.nn.log_sigmoid(-logits), pair_weights), 0.0)
-    return -(jnp.sum(positive) + jnp.sum(negative)) / total_weight(valid, weights)
+from slap_jax.parallel.per_device import ROWS, constrain
 
 
 class Contrastive(nnx.Module):
@@ -89,7 +23,7 @@ class Contrastive(nnx.Module):
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
         """Creates the learnable scale (and bias); `rngs` is unused, both start at fixed values."""
         settings = config.objectives.contrastive
-        self.form, self.max_scale = settings.form, settings.max_scale
+        self.form, self.max_scale, self.block = settings.form, settings.max_scale, settings.block
         init_scale = settings.init_scale or {"softmax": 1 / 0.07, "sigmoid": 10.0}[settings.form]
         self.log_scale = nnx.Param(jnp.asarray(math.log(init_scale), jnp.float32))
         if self.form == "sigmoid":
@@ -106,21 +40,22 @@ class Contrastive(nnx.Module):
 
     def loss(self, features: dict[str, Array], whole: WholeBatch) -> LossTerm:
         """Returns the loss over the valid clips of the global batch, weighted by their sources."""
-        audio, text = (features[name].astype(jnp.float32) for name in ("audio", "text"))
+        # The losses split the clips over `tensor` too; their gradients return to the towers by rows again.
+        audio, text = (constrain(features[name].astype(jnp.float32), ROWS) for name in ("audio", "text"))
         audio, text = (x.reshape(-1, x.shape[-1]) for x in (audio, text))
         batch, weights = whole.batch, whole.clip_weights("contrastive")
         if weights is not None:
             batch = batch.replace(clip_valid=weights > 0)  # clips that count nothing are no negatives either
             weights = weights.reshape(-1)
-        negatives, valid = negative_mask(batch)
+        keys = clip_keys(batch)
         if self.form == "softmax":
-            loss = softmax_loss(audio, text, self.scale, negatives, valid, weights)
+            loss = softmax_loss(audio, text, self.scale, keys, weights, self.block)
         else:
-            loss = sigmoid_loss(audio, text, self.scale, self.bias[...], negatives, valid, weights)
+            loss = sigmoid_loss(audio, text, self.scale, self.bias[...], keys, weights, self.block)
         metrics = {
             "temperature": 1.0 / self.scale,
-            "embedding_spread": spread(audio, valid),
-            "text_embedding_spread": spread(text, valid),
+            "embedding_spread": spread(audio, keys.valid),
+            "text_embedding_spread": spread(text, keys.valid),
         }
         return LossTerm(loss, metrics)
 

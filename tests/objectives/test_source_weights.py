@@ -11,7 +11,7 @@ from flax import nnx
 from slap_jax.batch import PackedBatch
 from slap_jax.config import source
 from slap_jax.objectives import Captioning, Contrastive, SelfDistillation
-from slap_jax.objectives.contrastive import negative_mask
+from slap_jax.objectives.negatives import are_negatives, clip_keys
 from slap_jax.objectives.source_weights import clip_weights, token_weights
 from slap_jax.objectives.views import Views
 from slap_jax.objectives.whole_batch import WholeBatch
@@ -108,7 +108,8 @@ def test_contrastive_equals_a_dense_one(form, factors):
     shape = (*batch.clip_valid.shape, config.model.embed_dim)
     audio, text = (jax.random.normal(jax.random.key(seed), shape) / 4 for seed in (0, 1))
     weights, clips = weights.ravel(), np.flatnonzero(weights.ravel())
-    allowed = np.asarray(negative_mask(batch)[0])
+    keys = clip_keys(batch)
+    allowed = np.asarray(are_negatives(keys, keys))
 
     def dense(audio, text):
         logits = objective.scale * (audio.reshape(-1, shape[-1]) @ text.reshape(-1, shape[-1]).T)

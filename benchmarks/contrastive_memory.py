@@ -1,0 +1,117 @@
+"""What the contrastive losses need beside their inputs and gradients on each device: tiles in a ring, and dense.
+
+Run: python benchmarks/contrastive_memory.py --topologies v5e:1x1 v5e:2x2 v5e:2x4 v5e:8x8 > contrastive_memory.json
+
+Nothing is run: the gradient is compiled for 1 to 8 CPU devices, and for TPUs that are not there (`slap-jax[aot]`), and
+the compiler tells what it would allocate. Dense is the textbook's loss with every score at once and the same exact
+products, which the compiler splits over the devices as it finds best.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from slap_jax.objectives.negatives import ClipKeys, are_negatives
+from slap_jax.objectives.sigmoid_loss import sigmoid_loss
+from slap_jax.objectives.softmax_loss import softmax_loss
+from slap_jax.parallel.mesh import AXES, BATCH_SPEC
+
+EMBED_DIM, BLOCK = 512, 1_024
+
+
+def tiled(form: str, block: int) -> Callable[..., Array]:
+    """Returns the package's loss of (audio, text, scale, bias, keys)."""
+    if form == "softmax":
+        return lambda audio, text, scale, bias, keys: softmax_loss(audio, text, scale, keys, None, block)
+    return lambda audio, text, scale, bias, keys: sigmoid_loss(audio, text, scale, bias, keys, None, block)
+
+
+def dense(form: str) -> Callable[..., Array]:
+    """Returns a loss of (audio, text, scale, bias, keys) that holds all scores."""
+
+    def loss(
+        audio: Float[Array, "N E"], text: Float[Array, "N E"], scale: Array, bias: Array, keys: ClipKeys
+    ) -> Float[Array, ""]:
+        scores = scale * jnp.matmul(audio, text.T, precision="highest")
+        negatives, own = are_negatives(keys, keys), jnp.diagonal(scores)
+        if form == "softmax":
+            masked = jnp.where(negatives | jnp.eye(len(own), dtype=bool), scores, -jnp.inf)
+            losses = jax.nn.logsumexp(masked, axis=0) + jax.nn.logsumexp(masked, axis=1) - 2 * own
+            return jnp.sum(jnp.where(keys.valid, losses, 0.0)) / (2 * jnp.sum(keys.valid))
+        positive = jnp.where(keys.valid, jax.nn.softplus(-own - bias), 0.0)
+        negative = jnp.where(negatives, jax.nn.softplus(scores + bias), 0.0)
+        return (jnp.sum(positive) + jnp.sum(negative)) / jnp.sum(keys.valid)
+
+    return loss
+
+
+def compiled_gradient(loss: Callable[..., Array], clips: int, embed_dim: int, devices: Sequence[Any]) -> Any:
+    """Compiles value and gradient of a loss of (audio, text, scale, bias, keys), the clips split over the devices."""
+    grid = np.array(devices, dtype=object).reshape(-1, 1, 1)
+    mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+    def shape(dimensions: tuple[int, ...], dtype: Any) -> Any:
+        spec = BATCH_SPEC if dimensions else PartitionSpec()
+        return jax.ShapeDtypeStruct(dimensions, dtype, sharding=NamedSharding(mesh, spec))
+
+    vectors, scalar = shape((clips, embed_dim), jnp.float32), shape((), jnp.float32)
+    keys = ClipKeys(shape((clips,), bool), shape((clips,), jnp.int32), shape((clips,), jnp.int32))
+    gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+    with jax.set_mesh(mesh):
+        return gradient.lower(vectors, vectors, scalar, scalar, keys).compile()
+
+
+def temporary_bytes(loss: Callable[..., Array], clips: int, embed_dim: int, devices: Sequence[Any]) -> int:
+    """Returns what one device allocates beside arguments and results."""
+    return compiled_gradient(loss, clips, embed_dim, devices).memory_analysis().temp_size_in_bytes
+
+
+def mebibytes(loss: Callable[..., Array], clips: int, devices: Sequence[Any]) -> float | str:
+    """Returns the temporaries in MiB, or why there is no such program."""
+    try:
+        return round(temporary_bytes(loss, clips, EMBED_DIM, devices) / 2**20, 2)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return "does not fit"
+
+
+def main() -> None:
+    """Prints the table as JSON."""
+    from machine import machine  # beside this file; tests import this one as part of a package
+
+    from slap_jax.aot.topology import described_devices, parse_topology
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, nargs="+", default=[2_048, 4_096, 8_192, 16_384, 32_768])
+    parser.add_argument("--topologies", nargs="*", default=[])
+    options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    places = {f"cpu:{count}": jax.devices()[:count] for count in (1, 2, 4, 8)}
+    places |= {name: described_devices(parse_topology(name)) for name in options.topologies}
+    results = [
+        {
+            "form": form,
+            "clips": clips,
+            "devices": place,
+            "tiled_mib": mebibytes(tiled(form, BLOCK), clips, devices),
+            "dense_mib": mebibytes(dense(form), clips, devices),
+        }
+        for form in ("softmax", "sigmoid")
+        for clips in options.clips
+        for place, devices in places.items()
+    ]
+    measured_with = machine("jax", "libtpu")
+    print(json.dumps({"machine": measured_with, "embed_dim": EMBED_DIM, "block": BLOCK, "results": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

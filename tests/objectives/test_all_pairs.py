@@ -1,0 +1,63 @@
+"""The ring of tiles: every pair is met exactly once, whatever the devices, the tiles and what they do not divide."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from slap_jax.objectives.all_pairs import over_all_pairs, ring_axes
+from slap_jax.parallel.mesh import batch_sharding, create_mesh
+
+
+def mesh_of(data, fsdp, tensor):
+    return create_mesh(
+        ConfigDict({"data": data, "fsdp": fsdp, "tensor": tensor}), jax.devices()[: data * fsdp * tensor]
+    )
+
+
+def sums_of_pairs(audio, text, block):
+    """Of small whole numbers, so that the sums are exact; an audio of 0 and its captions are but padding."""
+
+    def tile(audio, text):
+        pairs = (audio[:, None] * text[:, 0]) ** 2 * (audio[:, None] > 0)
+        return {"audio": jnp.sum(pairs, axis=1)}, (jnp.sum(pairs, axis=0), jnp.max(pairs, axis=0)[:, None] * 0)
+
+    return jax.jit(lambda audio, text: over_all_pairs(tile, audio, text, block))(audio, text)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "block"),
+    [((1, 1, 1), 24), ((1, 1, 1), 7), ((8, 1, 1), 2), ((2, 2, 2), 5), ((1, 1, 8), 1), ((2, 1, 4), 5)],
+)
+@pytest.mark.parametrize("clips", [24, 20])
+def test_every_pair_is_met_once_and_results_come_home(sizes, block, clips):
+    if clips % (sizes[0] * sizes[1]):
+        clips -= clips % (sizes[0] * sizes[1])
+    audio, text = np.arange(1.0, clips + 1), np.arange(1.0, 2 * clips + 1).reshape(clips, 2)
+    pairs = (audio[:, None] * text[:, 0]) ** 2
+    mesh = mesh_of(*sizes)
+    with jax.set_mesh(mesh):
+        of_audio, (of_text, column) = sums_of_pairs(*jax.device_put((audio, text), batch_sharding(mesh)), block)
+    np.testing.assert_array_equal(of_audio["audio"], pairs.sum(axis=1))
+    np.testing.assert_array_equal(of_text, pairs.sum(axis=0))
+    assert column.shape == (clips, 1)
+
+
+def test_merge_may_be_another_than_the_sum():
+    audio, text = jnp.asarray([3.0, 1.0, 2.0]), jnp.asarray([1.0, 5.0, 2.0])
+
+    def tile(audio, text):
+        pairs = jnp.where(text > 0, audio[:, None] - text, -jnp.inf)
+        return jnp.max(pairs, axis=1), jnp.max(pairs, axis=0)
+
+    of_audio, of_text = over_all_pairs(tile, audio, text, 2, merge=jnp.maximum, nothing=-jnp.inf)
+    np.testing.assert_array_equal(of_audio, [2.0, 0.0, 1.0])
+    np.testing.assert_array_equal(of_text, [2.0, -2.0, 1.0])
+
+
+def test_tensor_ways_share_the_pairs_where_the_clips_divide():
+    with jax.set_mesh(mesh_of(2, 2, 2)):
+        assert ring_axes(24) == ("data", "fsdp", "tensor")
+        assert ring_axes(20) == ("data", "fsdp")
+    assert ring_axes(7) == ("data", "fsdp", "tensor")  # without a mesh there is one way of each
