@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from slap_jax.models.layers import Embedding, Linear
 from slap_jax.models.rope import rotation_1d
 from slap_jax.models.transformer import Transformer
+from slap_jax.parallel.per_device import ROWS, constrain
 
 # The ids that every vocabulary of `slap tokenizer` gives to padding, start and end.
 PAD, BOS, EOS = 0, 1, 2
@@ -50,8 +51,9 @@ class CaptionDecoder(nnx.Module):
             memory_segments: slot + 1 of each audio token, 0 for padding.
         """
         rotation = rotation_1d(text_positions, self.head_dim, self.rope_base)
-        x = self.embedding(text_tokens)
-        return self.transformer(x, text_segments, rotation, self.memory_projection(memory), memory_segments)
+        x = constrain(self.embedding(text_tokens), ROWS)
+        memory = constrain(self.memory_projection(memory), ROWS)
+        return constrain(self.transformer(x, text_segments, rotation, memory, memory_segments), ROWS)
 
     def logits(self, hidden: Float[Array, "*batch W"]) -> Float[Array, "*batch V"]:
         """Returns fp32 scores of the next token over the vocabulary."""

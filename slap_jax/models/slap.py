@@ -11,6 +11,7 @@ from slap_jax.models.audio_encoder import AudioEncoder, token_segments
 from slap_jax.models.layers import Linear
 from slap_jax.models.pooling import AttentionPooling
 from slap_jax.models.text_encoder import TextEncoder
+from slap_jax.parallel.per_device import ROWS, constrain
 
 
 def unit(x: Float[Array, "*batch E"]) -> Float[Array, "*batch E"]:
@@ -57,7 +58,7 @@ class Slap(nnx.Module):
         mask: Bool[Array, "R L"] | None = None,
     ) -> Float[Array, "R L D"]:
         """Returns the dense audio features; `mask` is True where a patch is hidden behind the mask token."""
-        return self.audio_encoder(patches, audio_segments, audio_columns, mask)
+        return constrain(self.audio_encoder(constrain(patches, ROWS), audio_segments, audio_columns, mask), ROWS)
 
     def audio_embeddings(
         self, tokens: Float[Array, "R L D"], audio_segments: Int[Array, "R C"], slots: int
@@ -70,7 +71,7 @@ class Slap(nnx.Module):
         self, text_tokens: Int[Array, "R T"], text_segments: Int[Array, "R T"], text_positions: Int[Array, "R T"]
     ) -> Float[Array, "R T D"]:
         """Returns the features of the packed captions' tokens."""
-        return self.text_encoder(text_tokens, text_segments, text_positions)
+        return constrain(self.text_encoder(text_tokens, text_segments, text_positions), ROWS)
 
     def text_embeddings(
         self, tokens: Float[Array, "R T D"], text_segments: Int[Array, "R T"], slots: int

@@ -33,14 +33,13 @@ class Captioning(nnx.Module):
         self.decoder = CaptionDecoder(config.model, config.model.audio_encoder.width, rngs=rngs)
 
     def features(self, views: Views) -> dict[str, Array]:
-        """Returns every token's cross-entropy in nats, and whether its prediction is the likeliest token, [R, T]."""
+        """Returns every token's cross-entropy in nats, and whether the likeliest token is the next one, [R, T]."""
         batch = views.batch
         hidden = self.decoder(
             batch.text_tokens, batch.text_segments, batch.text_positions, views.audio_tokens, views.token_segments
         )
-        targets, _ = next_tokens(batch.text_tokens, batch.text_segments)
-        table = self.decoder.embedding.table[...].astype(hidden.dtype)
-        losses, correct = token_losses(hidden, table, targets, self.vocabulary_chunk)
+        targets, real = next_tokens(batch.text_tokens, batch.text_segments)
+        losses, correct = token_losses(hidden, self.decoder.embedding.table[...], targets, real, self.vocabulary_chunk)
         return {"losses": losses, "correct": correct}
 
     def loss(self, features: dict[str, Array], whole: WholeBatch) -> LossTerm:

@@ -7,41 +7,18 @@ the global batch, an averaged teacher, and the mean taken per clip first so that
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from slap_jax.objectives.masking import masked_positions, segment_counts
+from slap_jax.objectives.local_chunks import split_axes
+from slap_jax.objectives.masking import gather_places, masked_positions, segment_counts
+from slap_jax.objectives.prototype_loss import prototype_cross_entropy
+from slap_jax.objectives.sinkhorn import PrototypeUse, balance
 from slap_jax.objectives.source_weights import token_weights, total_weight, weighted
 from slap_jax.objectives.views import LossTerm, Views
 from slap_jax.objectives.whole_batch import WholeBatch
-
-
-def sinkhorn(
-    scores: Float[Array, "... P"], valid: Bool[Array, "..."], temperature: Float[Array, ""] | float, iterations: int
-) -> Float[Array, "... P"]:
-    """Balanced soft assignment of tokens to prototypes (Sinkhorn-Knopp, as in SwAV, arXiv 2006.09882).
-
-    Args:
-        scores: the teacher's prototype scores of every token.
-        valid: which tokens count; the others get an assignment of zeros.
-        temperature: divides the scores.
-        iterations: rounds of normalising prototypes, then tokens.
-
-    Returns:
-        Non-negative; every valid token's assignment sums to 1, and every prototype gets about the same total.
-    """
-    tokens = tuple(range(scores.ndim - 1))
-    scores = scores.astype(jnp.float32) / temperature
-    highest = jnp.max(jnp.where(valid[..., None], scores, -jnp.inf))
-    highest = jnp.where(jnp.isfinite(highest), highest, 0.0)
-    assignment = jnp.where(valid[..., None], jnp.exp(scores - highest), 0.0)
-    prototypes = scores.shape[-1]
-    count = jnp.maximum(jnp.sum(valid, dtype=jnp.float32), 1.0)
-    tiny = jnp.finfo(jnp.float32).tiny
-    for _ in range(iterations):
-        assignment /= jnp.maximum(jnp.sum(assignment, axis=tokens, keepdims=True), tiny) * prototypes
-        assignment /= jnp.maximum(jnp.sum(assignment, axis=-1, keepdims=True), tiny) * count
-    return assignment * count
+from slap_jax.parallel.per_device import constrain
 
 
 class PrototypeHead(nnx.Module):
@@ -59,11 +36,12 @@ class PrototypeHead(nnx.Module):
         hidden = nnx.gelu(self.hidden(nnx.gelu(self.input(tokens))))
         return _unit(self.output(hidden).astype(jnp.float32), axis=-1)
 
-    def scores(self, units: Float[Array, "... B"], freeze: Bool[Array, ""] | bool = False) -> Float[Array, "... P"]:
-        """Returns prototype scores in [-1, 1], fp32; with `freeze`, the prototypes get no gradient."""
+    def unit_prototypes(self, freeze: Bool[Array, ""] | bool = False) -> Float[Array, "B P"]:
+        """Returns the unit vectors of the prototypes, fp32; with `freeze`, they get no gradient."""
         prototypes = self.prototypes[...]
-        prototypes = jnp.where(freeze, jax.lax.stop_gradient(prototypes), prototypes)
-        return units @ _unit(prototypes, axis=0)
+        # Gathered over `fsdp` at once, so that neither the norm nor the scores are sums over devices.
+        prototypes = constrain(prototypes, PartitionSpec(None, *split_axes(prototypes.shape[1])))
+        return _unit(jnp.where(freeze, jax.lax.stop_gradient(prototypes), prototypes), axis=0)
 
 
 def _unit(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
@@ -90,16 +68,13 @@ class SelfDistillation(nnx.Module):
         segments = views.token_segments
         positions, valid = masked_positions(views.mask, views.slots, self.settings.mask_ratio)
 
-        def gather(tokens: Float[Array, "R L D"]) -> Float[Array, "R M D"]:
-            return jnp.take_along_axis(tokens, positions[..., None], axis=1)
-
         teacher_head = views.teacher_objectives["distillation"].head
         owner = jnp.take_along_axis(segments, positions, axis=1)
         masked_in_clip = segment_counts(jnp.where(views.mask, segments, 0), views.slots)
         share = 1.0 / jnp.maximum(jnp.take_along_axis(masked_in_clip, owner, axis=1), 1)
         return {
-            "student": self.head.units(gather(views.masked_audio_tokens)),
-            "teacher": jax.lax.stop_gradient(teacher_head.units(gather(views.teacher_audio_tokens))),
+            "student": self.head.units(gather_places(views.masked_audio_tokens, positions)),
+            "teacher": jax.lax.stop_gradient(teacher_head.units(gather_places(views.teacher_audio_tokens, positions))),
             "valid": valid,
             "owner": owner,
             "share": jnp.where(valid, share, 0.0),
@@ -112,16 +87,27 @@ class SelfDistillation(nnx.Module):
         if weights is not None:
             patch_weights = token_weights(weights, features["owner"])
             valid &= patch_weights > 0  # clips that count nothing do not enter Sinkhorn-Knopp either
-        student = self.head.scores(features["student"], freeze=whole.progress < settings.freeze_last_layer)
-        teacher_head = whole.teacher_objectives["distillation"].head
-        teacher = jax.lax.stop_gradient(teacher_head.scores(features["teacher"]))
+        share = weighted(features["share"], patch_weights)
+        teacher = jax.lax.stop_gradient(features["teacher"])
+        prototypes = self.head.unit_prototypes(freeze=whole.progress < settings.freeze_last_layer)
+        teacher_prototypes = jax.lax.stop_gradient(whole.teacher_objectives["distillation"].head.unit_prototypes())
         temperature = self.teacher_temperature(whole.progress)
-        assignment = sinkhorn(teacher, valid, temperature, settings.sinkhorn_iterations)
-        prediction = jax.nn.log_softmax(student / settings.student_temperature, axis=-1)
-        losses = -jnp.sum(assignment * prediction, axis=-1)
-        total = jnp.sum(weighted(losses * features["share"], patch_weights))
+        potentials, use = balance(
+            teacher, teacher_prototypes, valid, temperature, settings.sinkhorn_iterations, settings.token_chunk
+        )
+        total = prototype_cross_entropy(
+            features["student"],
+            prototypes,
+            settings.student_temperature,
+            teacher,
+            teacher_prototypes,
+            temperature,
+            potentials,
+            share,
+            settings.token_chunk,
+        )
         loss = total / (whole.clip_count if weights is None else total_weight(weights > 0, weights))
-        return LossTerm(loss, _prototype_metrics(teacher, valid, temperature))
+        return LossTerm(loss, _prototype_metrics(use))
 
     def teacher_temperature(self, progress: Float[Array, ""]) -> Float[Array, ""]:
         """Rises linearly over the first steps, so that early, meaningless assignments stay sharp enough to learn."""
@@ -134,16 +120,10 @@ class SelfDistillation(nnx.Module):
         return 1.0 - (1.0 - self.settings.momentum_start) * (1.0 + jnp.cos(jnp.pi * progress)) / 2.0
 
 
-def _prototype_metrics(
-    scores: Float[Array, "R M P"], valid: Bool[Array, "R M"], temperature: Float[Array, ""]
-) -> dict[str, Float[Array, ""]]:
-    """Signs of collapse, of the scores before Sinkhorn balances them."""
-    count, prototypes = jnp.maximum(jnp.sum(valid), 1), scores.shape[-1]
-    assignment = jnp.where(valid[..., None], jax.nn.softmax(scores / temperature, axis=-1), 0.0)
-    mean = jnp.sum(assignment, axis=(0, 1)) / count
-    chosen = jnp.where(valid, jnp.argmax(scores, axis=-1), prototypes)
-    usage = jnp.zeros(prototypes + 1).at[chosen].add(1.0)[:prototypes] / count
+def _prototype_metrics(use: PrototypeUse) -> dict[str, Float[Array, ""]]:
+    """Signs of collapse."""
+    entropy = -jnp.sum(use.mean * jnp.log(jnp.maximum(use.mean, 1e-12)))
     return {
-        "prototype_entropy": -jnp.sum(mean * jnp.log(jnp.maximum(mean, 1e-12))) / jnp.log(prototypes),
-        "prototype_top_usage": jnp.max(usage),
+        "prototype_entropy": entropy / jnp.log(use.mean.shape[0]),
+        "prototype_top_usage": jnp.max(use.chosen),
     }

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 
 def segment_counts(segments: Int[Array, "R L"], slots: int) -> Int[Array, "R K+1"]:
@@ -22,18 +22,22 @@ def random_mask(keys: Key[Array, " R"], segments: Int[Array, "R L"], slots: int,
     Returns:
         True where the student sees the mask token.
     """
-    rows, length = segments.shape
+    length = segments.shape[1]
     noise = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
     token = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), segments.shape)
-    # Sorting by (segment, noise) lays the clips one after the other, each in random order; a token's rank in its
-    # clip is then its place less the place where its clip starts.
-    _, _, order = jax.lax.sort((segments, noise, token), num_keys=2)
-    place = jnp.zeros_like(order).at[jnp.arange(rows)[:, None], order].set(token)
+    # Sorting by (segment, noise) lays the clips one after the other, each in random order. Masked are the tokens before
+    # the first one of their clip that is not: compared with it, no token needs to know its place.
+    _, sorted_noise, order = jax.lax.sort((segments, noise, token), num_keys=2)
     counts = segment_counts(segments, slots)
-    starts = jnp.cumsum(counts, axis=1) - counts
-    rank = place - jnp.take_along_axis(starts, segments, axis=1)
     masked = jnp.round(ratio * counts).astype(jnp.int32)
-    return (rank < jnp.take_along_axis(masked, segments, axis=1)) & (segments > 0)
+    first = jnp.minimum(jnp.cumsum(counts, axis=1) - counts + masked, length - 1)  # [R, K+1]
+
+    def of_first(values: Shaped[Array, "R L"]) -> Shaped[Array, "R L"]:
+        return jnp.take_along_axis(jnp.take_along_axis(values, first, axis=1), segments, axis=1)
+
+    before = (noise < of_first(sorted_noise)) | ((noise == of_first(sorted_noise)) & (token < of_first(order)))
+    every = jnp.take_along_axis(masked == counts, segments, axis=1)
+    return (before | every) & (segments > 0)
 
 
 def masked_positions(
@@ -49,3 +53,10 @@ def masked_positions(
     limit = min(length, int(ratio * length + 0.5 * slots) + 1)
     order = jnp.argsort(~mask, axis=1, stable=True)[:, :limit]
     return order, jnp.take_along_axis(mask, order, axis=1)
+
+
+def gather_places(tokens: Float[Array, "R L D"], positions: Int[Array, "R M"]) -> Float[Array, "R M D"]:
+    """Returns the tokens at positions that differ within each row, so that the gradient needs no sums."""
+    return jax.vmap(lambda row, places: row.at[places].get(unique_indices=True, mode="promise_in_bounds"))(
+        tokens, positions
+    )
