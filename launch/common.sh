@@ -5,10 +5,10 @@
 # Saved and stopped because it was asked to (EXIT_PREEMPTED in slap_jax/checkpoints.py).
 # shellcheck disable=SC2034 # read by the scripts that source this file
 EXIT_PREEMPTED=83
-# Ended because another process of the run was lost (EXIT_LOST in slap_jax/parallel/membership.py): what that one ended
-# with counts, if it can be known.
-# shellcheck disable=SC2034
+# Ended because another process of the run was lost (EXIT_LOST in slap_jax/parallel/membership.py).
 EXIT_LOST=84
+# JAX itself ends a process that has lost the others by an abort.
+EXIT_ABORTED=134
 
 DRY_RUN=${DRY_RUN:-}
 
@@ -80,4 +80,27 @@ wait_for() {
     code=$?
     [[ $interrupted ]] || break
   done
+}
+
+# The exit code of a run from those of its processes, one a line: an error of one, else 84 if they only lost each other,
+# else 83 if any was asked to stop, else 0.
+verdict() {
+  awk -v preempted="$EXIT_PREEMPTED" -v lost="$EXIT_LOST" -v aborted="$EXIT_ABORTED" '
+    $1 == preempted {early = 1; next}
+    $1 == lost || $1 == aborted {alone = $1; next}
+    $1 != 0 && !error {error = $1}
+    END {
+      if (error) print error
+      else if (alone) print (NR > 1 ? lost : alone)
+      else print (early ? preempted : NR ? 0 : 1)
+    }'
+}
+
+# Whether the same command goes on after this exit code; says why.
+goes_on() {
+  case $1 in
+    "$EXIT_PREEMPTED") say "the run was asked to stop and has saved" ;;
+    "$EXIT_LOST") say "the processes of the run have lost each other" ;;
+    *) return 1 ;;
+  esac
 }

@@ -5,7 +5,7 @@
 #
 # Options:
 #   --processes N     processes that share the GPUs evenly (1: one process drives all, which is simplest and as fast)
-#   --restarts N      times to go on with a run that saved and stopped with exit code 83 (10)
+#   --restarts N      times to go on with a run that was asked to stop, or whose processes lost each other (10)
 #   --log-dir DIR     process_I.log of every process (logs)
 #   --platform NAME   gpu or cpu (gpu)
 #   --devices N       with --platform cpu: devices that each process shows
@@ -96,23 +96,16 @@ forward() {
 }
 trap forward TERM INT USR1
 
-running() {
-  local pid
-  for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && return 0; done
-  return 1
-}
-
-# Starts all processes, waits for them, and leaves the exit code of the run in `code`: the first error, else 83 if any
-# process stopped early, else 0.
+# Starts all processes, waits for them, and leaves the exit code of the run in `code`.
 run_once() {
-  local i pid ended deadline=''
-  pids=() code=0
+  local i pid deadline=''
+  declare -A codes=()
+  pids=()
   for ((i = 0; i < processes; i++)); do
     command_of "$i"
     "${command[@]}" "$@" > >(tee -a "$log_dir/process_$i.log" | label "$i") 2>&1 &
     pids+=($!)
   done
-  declare -A codes=()
   while ((${#codes[@]} < processes)); do
     # In the background: a signal is handled at once, not after the sleep.
     sleep 0.3 &
@@ -121,24 +114,18 @@ run_once() {
       pid=${pids[$i]}
       if [[ ${codes[$i]:-} ]] || kill -0 "$pid" 2>/dev/null; then continue; fi
       wait "$pid"
-      ended=$?
-      codes[$i]=$ended
-      if ((ended != 0 && ended != EXIT_PREEMPTED && (code == 0 || code == EXIT_PREEMPTED || code == EXIT_LOST))); then
-        code=$ended
-        if ((processes > 1)); then
-          say "process $i ended with exit code $ended ($log_dir/process_$i.log); ending the others"
-          stop_all TERM
-          deadline=$((SECONDS + 20)) # they may wait for the lost one, and never save
-        fi
-      elif ((ended == EXIT_PREEMPTED && code == 0)); then
-        code=$EXIT_PREEMPTED
+      codes[$i]=$?
+      if ((codes[$i] != 0 && codes[$i] != EXIT_PREEMPTED && processes > 1)) && [[ ! $deadline ]]; then
+        say "process $i ended with exit code ${codes[$i]} ($log_dir/process_$i.log); ending the others"
+        stop_all TERM
+        deadline=$((SECONDS + 20)) # they may wait for the lost one, and never save
       fi
     done
-    if [[ $deadline ]] && ((SECONDS > deadline)) && running; then
+    if [[ $deadline ]] && ((SECONDS > deadline)); then
       stop_all USR2 # not KILL: run.sh would leave its process behind
-      deadline=''
     fi
   done
+  code=$(printf '%s\n' "${codes[@]}" | verdict)
 }
 
 label() {
@@ -159,10 +146,10 @@ for ((attempt = 0; ; attempt++)); do
   port=$(free_port)
   say "starting $processes process$( ((processes == 1)) || echo es), logs in $log_dir"
   run_once "$@"
-  if ((code != EXIT_PREEMPTED)) || [[ $told_to_stop ]]; then exit "$code"; fi
+  if [[ $told_to_stop ]] || ! goes_on "$code"; then exit "$code"; fi
   if ((attempt >= restarts)); then
-    say "stopped $((attempt + 1)) times, which is all that --restarts $restarts allows; start again to go on"
+    say "that was the last of --restarts $restarts; start again to go on"
     exit "$code"
   fi
-  say "the run was asked to stop and has saved; going on (restart $((attempt + 1)) of $restarts)"
+  say "going on (restart $((attempt + 1)) of $restarts)"
 done

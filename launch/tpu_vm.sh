@@ -189,14 +189,6 @@ fetch() {
   say "logs of all workers are in $log_dir"
 }
 
-# The exit code of a run from those of its workers: an error of one, else 83 or 84, else 0.
-verdict() {
-  awk -v preempted="$EXIT_PREEMPTED" -v lost="$EXIT_LOST" '
-    $1 == preempted || $1 == lost {again = $1; next}
-    $1 != 0 {error = $1}
-    END {print error ? error : again ? again : NR ? 0 : 1}'
-}
-
 # Follows a run to its end, and leaves its exit code in `code`; "taken" when the slice was taken away.
 follow() {
   local states reader
@@ -240,20 +232,17 @@ up() {
     trap 'say "the run goes on; launch/tpu_vm.sh logs|stop|delete $name --zone $zone"; exit 130' INT
     follow
     trap - INT
-    case $code in
-      taken) say "$name was taken away" ;;
-      "$EXIT_PREEMPTED") say "the run was asked to stop and has saved" ;;
-      "$EXIT_LOST") say "a worker was lost" ;;
-      *)
-        fetch
-        say "the run ended with exit code $code"
-        [[ $delete ]] || say "the slice still costs money: launch/tpu_vm.sh delete $name --zone $zone"
-        return "$code"
-        ;;
-    esac
+    if [[ $code == taken ]]; then
+      say "$name was taken away"
+    elif ! goes_on "$code"; then
+      fetch
+      say "the run ended with exit code $code"
+      [[ $delete ]] || say "the slice still costs money: launch/tpu_vm.sh delete $name --zone $zone"
+      return "$code"
+    fi
     say "going on (restart $((attempt + 1)) of $restarts)"
   done
-  die "stopped after $restarts restarts; start again to go on"
+  die "that was the last of --restarts $restarts; start again to go on"
 }
 
 case $verb in

@@ -61,7 +61,11 @@ start() {
   setsid nohup bash -c 'echo $$ >"$1/pid"; "${@:2}" & child=$!; trap "kill -TERM $child; interrupted=1" TERM
     while interrupted=; do wait $child; code=$?; [[ $interrupted ]] || break; done; echo $code >"$1/exit_code"' \
     slap_run "$state" "$ROOT/launch/run.sh" "$@" >>"$state/log" 2>&1 </dev/null &
-  while [[ ! -f $state/pid ]]; do sleep 0.1; done
+  # So that who asks next is told that it is running.
+  for _ in {1..50}; do
+    [[ -f $state/pid ]] && break
+    sleep 0.1
+  done
   say "started on $HOSTNAME, log in $state/log"
 }
 

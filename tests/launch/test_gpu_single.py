@@ -1,9 +1,13 @@
 """One host: how often a run is started again, and what becomes of the other processes when one ends."""
 
+import subprocess
 from pathlib import Path
 
+import pytest
+
 from slap_jax.checkpoints import EXIT_PREEMPTED
-from tests.launch.scripts import TRAIN, launch, lines, program
+from slap_jax.parallel.membership import EXIT_LOST
+from tests.launch.scripts import LAUNCH, TRAIN, launch, lines, program
 
 
 def start(tmp_path: Path, body: str, *options: str) -> tuple[int, str, list[str]]:
@@ -24,7 +28,7 @@ def test_a_run_that_was_asked_to_stop_goes_on(tmp_path):
 def test_not_more_often_than_allowed(tmp_path):
     code, said, started = start(tmp_path, f"exit {EXIT_PREEMPTED}", "--restarts", "2")
     assert (code, started) == (EXIT_PREEMPTED, ["0"] * 3)
-    assert "--restarts 2 allows" in said
+    assert "the last of --restarts 2" in said
 
 
 def test_an_error_is_not_tried_again(tmp_path):
@@ -45,6 +49,36 @@ def test_all_processes_are_started_again_together(tmp_path):
     body = f'[[ $(wc -l <"{tmp_path}/started") -gt 2 ]] || {{ sleep 0.5; exit {EXIT_PREEMPTED}; }}'
     code, _, started = start(tmp_path, body, "--processes", "2")
     assert (code, started) == (0, ["0", "0", "1", "1"])
+
+
+def test_processes_that_lost_each_other_go_on(tmp_path):
+    body = f'[[ $(wc -l <"{tmp_path}/started") -gt 2 ]] || {{ sleep 0.5; exit $((84 + SLAP_PROCESS_ID * 50)); }}'
+    code, said, started = start(tmp_path, body, "--processes", "2")
+    assert (code, started) == (0, ["0", "0", "1", "1"])
+    assert "have lost each other" in said
+
+
+def test_an_abort_of_the_only_process_is_an_error(tmp_path):
+    code, _, started = start(tmp_path, "exit 134")
+    assert (code, started) == (134, ["0"])
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([0, 0], 0),
+        ([0, EXIT_PREEMPTED], EXIT_PREEMPTED),
+        ([EXIT_LOST, 134, EXIT_PREEMPTED], EXIT_LOST),
+        ([EXIT_LOST, 1, 134], 1),
+        ([137, EXIT_PREEMPTED], 137),
+        ([], 1),
+    ],
+)
+def test_the_exit_code_of_a_run_is_that_of_its_cause(codes, expected):
+    script = f'PROGRAM=test; source "{LAUNCH}/common.sh"; verdict'
+    told = "".join(f"{code}\n" for code in codes)
+    shown = subprocess.run(["bash", "-c", script], input=told, capture_output=True, text=True, check=True)
+    assert int(shown.stdout) == expected
 
 
 def test_gpus_that_cannot_be_shared_evenly_are_refused(tmp_path):
