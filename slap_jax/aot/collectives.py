@@ -2,6 +2,9 @@
 
 A collective in the body of a loop is counted as often as the loop runs: by the trip count that XLA wrote beside it, or
 by the constant that the loop's condition compares with. Loops without either count once and are reported.
+
+Between TPU slices the compiler writes no collective but hands the data to the host, which sends it over the network:
+these are called `network-all-reduce` and so on.
 """
 
 import dataclasses
@@ -19,6 +22,7 @@ KINDS = (
     "ragged-all-to-all",
     "collective-broadcast",
 )
+_NETWORK = "network-"
 _ITEM_BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4}
 _ITEM_BYTES |= {"u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
 
@@ -28,6 +32,7 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computations)=\{?%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _LIMIT = re.compile(r"compare\([^)]*\), direction=LT")
 _MESH_GROUPS = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
@@ -40,7 +45,7 @@ class Collective:
     """One collective instruction of the program.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: one of `KINDS`, with `network-` before it between slices.
         bytes: the larger of what one device puts in and what it gets.
         times: it runs in a step.
         groups: devices that take part together, as places in the mesh; of the first few groups at least.
@@ -55,7 +60,8 @@ class Collective:
     def sent_bytes(self) -> float:
         """What a device must send at least each time, by the best algorithm for the kind (rings)."""
         size = max(map(len, self.groups), default=1)
-        share = {"all-reduce": 2 * (size - 1) / size, "collective-permute": 1.0}.get(self.kind, (size - 1) / size)
+        kind = self.kind.removeprefix(_NETWORK)
+        share = {"all-reduce": 2 * (size - 1) / size, "collective-permute": 1.0}.get(kind, (size - 1) / size)
         return self.bytes * share
 
 
@@ -91,31 +97,36 @@ class Collectives:
         return fast_bytes, slow_bytes
 
 
-def find_collectives(hlo: str, n_devices: int) -> Collectives:
+def find_collectives(hlo: str, n_devices: int, slices: int = 1) -> Collectives:
     """Reads the text of a compiled program.
 
     Args:
         hlo: `compiled.as_text()`.
         n_devices: partitions of the program.
+        slices: of a TPU topology; the devices of one follow those of the other.
     """
+    peers = tuple(range(0, n_devices, n_devices // slices))
     computations, entry = _split(hlo)
     times, unknown = _runs(computations, entry)
-    # A collective that runs beside other work is spread over several fusions, each with a copy of it: one channel.
-    found: dict[str, Collective] = {}
+    # A collective that runs beside other work is spread over several fusions, each with a copy of it.
+    found: dict[tuple[object, ...], Collective] = {}
     for computation, lines in computations.items():
         count = times.get(computation, 0)
         if not count:
             continue
         for line in lines:
             match = _INSTRUCTION.match(line)
-            kind = match and _kind(match["operation"], computation)
+            kind = match and _kind(match["operation"], computation, line)
             if not match or not kind:
                 continue
+            groups = (peers,) if kind.startswith(_NETWORK) else _groups(line, n_devices)
+            size = _bytes(match["result"], match["operation"])
+            if match["operation"].startswith("reduce-scatter"):
+                size *= max(map(len, groups))  # of which the result is one part
             channel = re.search(r"channel_id=(\d+)", line)
-            key = f"channel {channel[1]}" if channel else match["name"]
+            key = (kind, size, channel[1] if channel else match["name"])
             if key not in found or found[key].times < count:
-                size = _bytes(match["result"], match["operation"])
-                found[key] = Collective(kind, size, count, _groups(line, n_devices))
+                found[key] = Collective(kind, size, count, groups)
     return Collectives(tuple(found.values()), unknown)
 
 
@@ -174,7 +185,10 @@ def _loop_length(line: str, computations: dict[str, list[str]]) -> int | None:
     return constants[0] if len(constants) == 1 else None
 
 
-def _kind(operation: str, computation: str) -> str | None:
+def _kind(operation: str, computation: str, line: str) -> str | None:
+    if operation == "send":
+        transfer = _TRANSFER.search(line)
+        return _NETWORK + transfer[1].lower().replace("_", "-") if transfer else None
     operation = operation.removesuffix("-start")
     if operation == "all-reduce" and computation.startswith("all-reduce-scatter"):
         return "reduce-scatter"  # how TPUs write one
@@ -182,13 +196,13 @@ def _kind(operation: str, computation: str) -> str | None:
 
 
 def _bytes(result: str, operation: str) -> float:
-    """Of the result; a `-start` returns its operands, its results, and flags."""
+    """Of the result; a `-start` or `send` returns its operands and flags too."""
     sizes = [
         math.prod(map(int, filter(None, shape.split(",")))) * _ITEM_BYTES.get(kind, 4)
         for kind, shape in _ARRAY.findall(result)
     ]
-    if operation.endswith("-start") and operation != "all-reduce-start" and len(sizes) > 1:
-        return max(sizes)
+    if operation == "send" or (operation.endswith("-start") and operation != "all-reduce-start"):
+        return max(sizes, default=0)
     return sum(sizes)
 
 

@@ -124,7 +124,7 @@ def compile_step(config: ConfigDict, topology: Topology, log: Callable[[str], No
         memory, compiled = refused, None
     seconds = time.perf_counter() - started
     if compiled is not None:
-        collectives = find_collectives(compiled.as_text() or "", len(devices))
+        collectives = find_collectives(compiled.as_text() or "", len(devices), topology.slices)
     return Compiled(argument_bytes(program), memory, tuple(choices), collectives, seconds, trace_seconds, mesh)
 
 

@@ -8,43 +8,30 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 from slap_jax.aot import report
 from slap_jax.aot.collectives import find_collectives
 from slap_jax.aot.topology import described_devices, parse_topology
-from tests.tiny import tiny_config
+from tests.aot.small_config import small_config
 
 LOOPS, VALUES = 5, 1_024
-
-
-def contrastive_config(**parallel: int) -> ConfigDict:
-    """One super-block of each tower, in rows long enough for the attention kernel."""
-    config = tiny_config(distillation=0.0, captioning=0.0)
-    config.data.update(columns=64, text_tokens=256)
-    config.model.update(compute_dtype="bfloat16")
-    config.model.audio_encoder.update(layers=3, heads=1, width=64)
-    config.model.text_encoder.update(layers=1, heads=1, width=64)
-    config.parallel.update(parallel)
-    return config
 
 
 def summed_in_a_loop() -> dict:
     """The collectives of a loop that sums 1,024 numbers over the devices, five times."""
     devices = described_devices(parse_topology("v5e:2x2"))
-    mesh = Mesh(devices, ("data",))
+    mesh = Mesh(np.array(devices), ("data",))
 
     def step(total: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
         return total + jax.lax.psum(jnp.sin(total + x), "data"), None
 
-    spec = PartitionSpec("data")
-    body = functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False
-    )
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    body = functools.partial(jax.shard_map, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False)
     program = jax.jit(body(lambda start, xs: jax.lax.scan(step, start, xs)[0]))
-    start = jax.ShapeDtypeStruct((4 * VALUES,), jnp.float32, sharding=NamedSharding(mesh, spec))
-    xs = jax.ShapeDtypeStruct((LOOPS,), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+    start = jax.ShapeDtypeStruct((4 * VALUES,), jnp.float32, sharding=NamedSharding(mesh, split))
+    xs = jax.ShapeDtypeStruct((LOOPS,), jnp.float32, sharding=NamedSharding(mesh, whole))
     text = program.lower(start, xs).compile().as_text()
     assert text is not None
     return find_collectives(text, len(devices)).by_kind()
@@ -52,11 +39,11 @@ def summed_in_a_loop() -> dict:
 
 def main() -> None:
     """Prints the results."""
-    large = contrastive_config()
+    large = small_config()
     large.data.rows = 400_000
     results = {
-        "split": report(contrastive_config(fsdp=2), "v5e:2x2"),
-        "slices": report(contrastive_config(), "2*v5e:2x2"),
+        "split": report(small_config(fsdp=2), "v5e:2x2"),
+        "slices": report(small_config(), "2*v5e:2x2"),
         "large": report(large, "v5e:2x2"),
         "loop": summed_in_a_loop(),
     }

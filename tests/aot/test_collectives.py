@@ -48,6 +48,10 @@ backend_config={"known_trip_count":{"n":"5"}}
 replica_groups=mesh['axis_0'=2,'axis_1'=2,'axis_2'=2] {'axis_2'}, to_apply=%add
   %n = (f32[8]{0}, f32[32]{0}) all-gather-start(%x), channel_id=4, replica_groups={{0,4},{1,5},{2,6},{3,7}}
   %o = f32[32]{0} all-gather-done(%n)
+  %t = (f32[4,8]{1,0}, u32[], token[]) send(%o, %x), channel_id=4, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %u = (f32[4,8]{1,0}, u32[], token[]) send(%o, %x), channel_id=9, is_host_transfer=true
+  %v = bf16[16]{0} reduce-scatter(%x), channel_id=4, replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
   ROOT %y = f32[8]{0} add(%x, %x)
 }
 """
@@ -58,13 +62,14 @@ def test_every_kind_its_bytes_and_its_repeats():
         "all-gather": {"count": 16, "bytes": 15 * 64 * 4 * 2 + 32 * 4},  # in 5 x 3 loops, and the asynchronous one
         "all-reduce": {"count": 1, "bytes": 8 * 4 + 4},
         "collective-permute": {"count": 15, "bytes": 15 * 4 * 4},
-        "reduce-scatter": {"count": 1, "bytes": 64 * 4},
+        "network-all-reduce": {"count": 1, "bytes": 32 * 4},
+        "reduce-scatter": {"count": 2, "bytes": 64 * 4 + 2 * 16 * 2},
     }
 
 
 def test_groups_in_every_notation():
     groups = {(one.kind, one.times): one.groups for one in find_collectives(TPU, 8).instructions}
-    assert groups["reduce-scatter", 1] == ((0, 1, 2, 3),)
+    assert groups["reduce-scatter", 1] == ((0, 1), (2, 3), (4, 5), (6, 7))
     assert groups["all-gather", 15] == ((0, 2, 4, 6), (1, 3, 5, 7))
     assert groups["collective-permute", 15] == ((0, 1), (1, 0))
     assert groups["all-reduce", 1] == ((0, 1), (2, 3), (4, 5), (6, 7))
@@ -101,8 +106,15 @@ def test_what_crosses_hosts_goes_over_the_network():
     assert network == 15 * 64 * 4 * 2 * 3 / 4 + 32 * 4 / 2
 
 
+def test_slices_are_joined_by_the_network():
+    found = find_collectives(TPU, 8, slices=2)
+    (network,) = (one for one in found.instructions if one.kind == "network-all-reduce")
+    assert network.groups == ((0, 4),)
+    assert network.sent_bytes == 32 * 4  # twice (2 - 1) / 2 of it
+
+
 def test_what_rings_send():
     sent = {one.kind: one.sent_bytes for one in find_collectives(TPU, 8).instructions}
-    assert sent["reduce-scatter"] == 64 * 4 * 3 / 4
+    assert sent["reduce-scatter"] == 2 * 16 * 2 / 2
     assert sent["all-reduce"] == 36  # twice (2 - 1) / 2 of it
     assert sent["collective-permute"] == 16

@@ -1,0 +1,171 @@
+"""The whole report: a small step compiled for TPU slices without one, and what GPUs are told without their compiler."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from slap_jax import cli
+from slap_jax.aot import format_report, report
+from slap_jax.aot.program_costs import _loss_of_rows
+from slap_jax.aot.roofline import expected_counts
+from slap_jax.config import ConfigError
+from slap_jax.flops import train_step_flops
+from slap_jax.models.attention.select import AttentionError
+from slap_jax.parallel.platform import compiling_for
+from tests.aot.compile_worker import LOOPS, VALUES
+from tests.aot.small_config import small_config
+
+ROOT = Path(__file__).parents[2]
+KEYS = {
+    "fits",
+    "bytes_per_device",
+    "hbm_bytes",
+    "flops_per_step",
+    "flops_per_audio_second",
+    "collectives",
+    "attention",
+    "compile_seconds",
+    "bound_step_seconds",
+    "bound_mfu",
+    "topology",
+    "n_devices",
+}
+KINDS = {"parameters", "optimizer", "teacher", "batch", "activations", "temporaries", "total"}
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict:
+    """What `compile_worker.py` prints: libtpu in a process of its own, as a second backend may not be loaded here."""
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.aot.compile_worker"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr[-3_000:]
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def test_the_report_of_a_small_step(compiled):
+    result = compiled["split"]
+    assert result.keys() >= KEYS
+    assert result["fits"] is True
+    assert (result["topology"], result["n_devices"]) == ("v5e:2x2", 4)
+    assert result["hbm_bytes"] == int(15.75 * 2**30)
+    assert set(result["attention"].values()) == {"splash"}
+    assert 0 < result["bound_mfu"] < 1
+    assert result["flops_per_step"] == train_step_flops(small_config(), expected_counts(small_config()))
+    assert result["computed_flops_per_step"] > result["flops_per_step"]
+
+
+def test_kinds_of_memory_add_up_and_the_state_is_written_in_place(compiled):
+    sizes = compiled["split"]["bytes_per_device"]
+    assert set(sizes) == KINDS
+    assert sum(size for kind, size in sizes.items() if kind != "total") == sizes["total"]
+    state = sizes["parameters"] + sizes["optimizer"] + sizes["teacher"]
+    assert compiled["split"]["state_in_place_bytes"] >= state
+    assert sizes["activations"] > 0
+
+
+def test_parameters_in_pieces_are_gathered(compiled):
+    split, whole = compiled["split"], compiled["slices"]
+    assert split["bytes_per_device"]["parameters"] < whole["bytes_per_device"]["parameters"]
+    # Each of the two ways gets the other's half, in bf16 or fp32, of every matrix.
+    assert split["collectives"]["all-gather"]["bytes"] > whole["bytes_per_device"]["parameters"] / 2
+
+
+def test_slices_sum_their_gradients_over_the_network(compiled):
+    slices = compiled["slices"]
+    assert slices["n_devices"] == 8
+    assert slices["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
+    # Each of the four devices of a slice sends a quarter, in bf16 or fp32.
+    assert slices["collectives"]["network-all-reduce"]["bytes"] >= slices["bytes_per_device"]["parameters"] / 8
+    assert slices["bound_parts_seconds"]["network"] > 0
+    assert compiled["split"]["bound_parts_seconds"]["network"] == 0
+
+
+def test_a_step_that_is_too_large_is_reported(compiled):
+    result = compiled["large"]
+    assert result["fits"] is False
+    assert "15.75G" in result["reason"] and "\n" not in result["reason"]
+    assert result["bytes_per_device"]["total"] > result["hbm_bytes"]
+    text = format_report(result)
+    assert "DOES NOT FIT" in text and result["reason"] in text
+
+
+def test_collectives_of_a_loop_as_counted_by_hand(compiled):
+    assert compiled["loop"] == {"all-reduce": {"count": LOOPS, "bytes": LOOPS * VALUES * 4}}
+
+
+@pytest.fixture
+def no_plugin(monkeypatch):
+    monkeypatch.setattr(sys.modules["slap_jax.aot.report"], "has_compiler", lambda topology: False)
+
+
+def test_gpus_without_their_compiler_are_told_the_rest(no_plugin):
+    result = report(small_config(fsdp=4), "h100:8", log=lambda line: None)
+    assert result.keys() >= KEYS
+    assert result["fits"] is None and "pip install 'slap-jax[cuda12]'" in result["reason"]
+    assert result["attention"]["global 256x256"] == "flash"
+    assert result["bytes_per_device"]["parameters"] > 0 and result["bytes_per_device"]["total"] is None
+    assert result["bound_mfu"] > 0
+    assert "not known to fit" in format_report(result)
+
+
+def test_the_step_lowers_for_cuda_without_a_gpu():
+    loss, shapes = _loss_of_rows(small_config(), 2)
+    with compiling_for("gpu"):
+        text = jax.jit(jax.grad(loss)).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
+    for kernel in ("flash_attention_forward", "flash_attention_query_gradient", "flash_attention_key_gradient"):
+        assert kernel in text
+
+
+@pytest.mark.parametrize(
+    ("topology", "changes", "told"),
+    [
+        ("h100:8", {"fsdp": 3}, "does not divide 8 devices"),
+        ("h100:3", {}, "not a multiple of the 3 devices"),
+        ("h100:3x1", {}, "not a multiple of the 3 hosts"),
+    ],
+)
+def test_a_mesh_that_does_not_divide(no_plugin, topology, changes, told):
+    with pytest.raises(ConfigError, match=told):
+        report(small_config(**changes), topology)
+
+
+def test_a_backend_of_another_platform(no_plugin):
+    config = small_config()
+    config.model.attention = "splash"
+    with pytest.raises(AttentionError, match=r"kernel for TPUs, but the program is compiled for gpu"):
+        report(config, "h100:8", log=lambda line: None)
+
+
+@pytest.fixture
+def config_file(tmp_path) -> Path:
+    path = tmp_path / "small.py"
+    path.write_text("from tests.aot.small_config import small_config\n\ndef get_config():\n    return small_config()\n")
+    return path
+
+
+def test_the_command_prints_writes_and_exits(no_plugin, config_file, tmp_path, capsys):
+    command = ["aot", "--config", str(config_file), "--topology", "h100:8"]
+    assert cli.main([*command, "--output", str(tmp_path / "aot.json"), "--config.data.rows=16"]) == 0
+    printed = capsys.readouterr().out
+    assert "h100:8: 8 x NVIDIA H100 80GB HBM3" in printed and "step: 16 rows" in printed
+    assert json.loads((tmp_path / "aot.json").read_text())["rows"] == 16
+
+
+def test_mistakes_are_told_in_one_line(config_file, capsys, monkeypatch):
+    command = ["aot", "--config", str(config_file), "--topology"]
+    assert cli.main([*command, "v5e:3x3"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("slap aot: topology 'v5e:3x3' does not exist") and told.count("\n") == 1
+    monkeypatch.setattr(sys.modules["slap_jax.aot.topology"], "has_compiler", lambda topology: False)
+    assert cli.main([*command, "v5e:2x2"]) == 2
+    assert "pip install 'slap-jax[aot]'" in capsys.readouterr().err
