@@ -87,8 +87,10 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     data = config.data
     check_leakage(*({name: (s.path, s.split) for name, s in part.items()} for part in (data.train, data.evaluation)))
     batches = TrainBatches(config, tokenizer, jax.process_index(), jax.process_count())
-    require_agreement("data", batches.get_state()["fingerprint"], patience)
     tasks = load_tasks(config.data.evaluation, tokenizer, config.data.max_caption_tokens)
+    evaluation_sets = {task.name: task.fingerprint for task in tasks}
+    read = {"training": batches.get_state()["fingerprint"], "evaluation": evaluation_sets}
+    require_agreement("data", read, patience)
 
     # Step: compiled once, for these shapes and no others --------------------------------------------------------------
     phases.enter("compiling")

@@ -124,7 +124,8 @@ def test_a_run_directory_holds_what_its_reader_needs(uninterrupted):
     wanted |= {f"time/{part}" for part in ("step", "data", "dispatch", "device", "checkpoint", "other")}
     wanted |= {f"run_time/{reason}" for reason in ("repeated", "data", "compiling", "restoring", "down")}
     assert wanted <= set(line)
-    assert line["run_time/repeated"] == line["run_time/down"] == pytest.approx(0.0, abs=1e-4)
+    assert line["run_time/repeated"] == 0
+    assert line["run_time/down"] == pytest.approx(0, abs=1e-3)  # from two clocks
     curve = losses(uninterrupted)
     assert [step for step, _ in curve] == list(range(1, STEPS + 1))
     assert curve[-1][1] < curve[0][1]

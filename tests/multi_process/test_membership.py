@@ -42,7 +42,7 @@ def test_different_data_are_refused_by_both(train_data, tmp_path):
         outputs = outputs_of(processes)
     assert [process.returncode for process in processes] == [1, 1]
     for output in outputs:
-        assert "not started alike:\n  tokenizer: " in output
+        assert "not started alike:\n  training.tokenizer: " in output
         assert "compiling" not in output
 
 

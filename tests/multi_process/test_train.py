@@ -29,11 +29,12 @@ def command(data: Path, run_dir: Path) -> list[str]:
     return ["-m", "tests.train_worker", str(data), str(run_dir), str(STEPS), json.dumps(SETTINGS)]
 
 
-def run(data: Path, run_dir: Path, processes: int, devices: int) -> None:
-    """Trains to the end on `devices` in all."""
+def run(data: Path, run_dir: Path, processes: int, devices: int) -> list[str]:
+    """Trains to the end on `devices` in all, and returns what each process wrote."""
     with started([command(data, run_dir)] * processes, devices // processes) as workers:
-        outputs_of(workers)
+        outputs = outputs_of(workers)
     assert [worker.returncode for worker in workers] == [0] * processes
+    return outputs
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +107,10 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(train_data, one_of_
     assert f"goes on from the newest checkpoint in {run_dir / 'checkpoints'}" in outputs[1 - victim]
     assert "was killed before the run was over" in outputs[victim]
 
-    run(train_data, run_dir, processes=2, devices=2)
+    outputs = run(train_data, run_dir, processes=2, devices=2)
     assert_same_run(run_dir, one_of_two, tolerance=0.0)
     assert_same_bits(run_dir, one_of_two)
+    assert ["since the run first started; else: " in output for output in outputs] == [True, False]
     sessions = json.loads((run_dir / "goodput.json").read_text())["sessions"]
     assert [session["last_step"] for session in sessions][1:] == [STEPS]
     assert sessions[0]["last_step"] >= sessions[1]["restored_step"] > 0
