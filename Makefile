@@ -1,6 +1,6 @@
 # make demo     real and synthetic clips in; a trained, evaluated, exported model and its report out, in runs/demo
 # make test     the whole test suite
-# make check    lint, format and types
+# make check    lint, format and types, of Python and of the shell scripts
 # make format   put the sources in the form that `make check` wants
 # make clean    remove environments, caches and runs
 #
@@ -46,6 +46,7 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/shellcheck -x launch/*.sh launch/*.sbatch
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix --quiet . || true
