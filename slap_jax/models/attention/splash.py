@@ -34,18 +34,20 @@ LOCAL_TILE = 128
 SINK = -1e30
 
 
-def _tile(length: int, largest: int) -> int:
-    """The largest tile up to `largest` that divides a length which is a multiple of the lanes."""
-    return next(tile for tile in range(largest, 0, -LANES) if length % tile == 0)
+def _tiling(length: int, largest: int) -> tuple[int, int]:
+    """Splits a row into as few equal tiles of at most `largest` as it needs: (tile, length they fill)."""
+    count = -(-length // largest)
+    tile = -(-length // (count * LANES)) * LANES
+    return tile, count * tile
 
 
 def _tables(
     q_segments: Int[Array, "R Q"], kv_segments: Int[Array, "R N"], q_tile: int, kv_tile: int, mask: Mask, by_key: bool
 ) -> MaskInfo:
     """What the kernel visits: for each tile of queries the tiles of keys, or the other way round `by_key`."""
-    rows, q_length = q_segments.shape
+    (rows, q_length), kv_length = q_segments.shape, kv_segments.shape[1]
     tiles = overlap(q_segments, kv_segments, q_tile, kv_tile, mask)
-    reached = reachable(q_length, kv_segments.shape[1], q_tile, kv_tile, mask)
+    reached = reachable(q_length, kv_length, q_tile, kv_tile, mask)
     if by_key:
         tiles, reached = jnp.swapaxes(tiles, 1, 2), reached.T
     first, last = run(tiles)
@@ -57,7 +59,9 @@ def _tables(
     step, visit = (x.reshape(1, -1, steps.size) for x in (step, visit.astype(jnp.int32)))
     if by_key:
         step, visit = jnp.swapaxes(step, 1, 2), jnp.swapaxes(visit, 1, 2)
-    index: Any = None if mask.free else jnp.arange(rows * q_length, dtype=jnp.int32)
+    # The place of each query as the kernel counts keys: rows of keys end to end.
+    place = jnp.arange(rows, dtype=jnp.int32)[:, None] * kv_length + jnp.arange(q_length, dtype=jnp.int32)
+    index: Any = None if mask.free else place.reshape(-1)
     return MaskInfo(data_next=step, mask_next=None, block_mask=visit, partial_mask_blocks=None, q_sequence=index)
 
 
@@ -88,9 +92,8 @@ def splash_attention(
     """
     rows, length, heads, _ = q.shape
     mask = Mask(window, causal)
-    q_length, kv_length = (-(-x.shape[1] // LANES) * LANES for x in (q, k))
     q_largest, kv_largest = tiles or (TILE, TILE if window is None else LOCAL_TILE)
-    q_tile, kv_tile = _tile(q_length, q_largest), _tile(kv_length, kv_largest)
+    (q_tile, q_length), (kv_tile, kv_length) = _tiling(length, q_largest), _tiling(k.shape[1], kv_largest)
     # Owners of different rows differ, since the rows are laid end to end: a window may reach over the end of one.
     owners = (longer(q_segments, q_length, NO_QUERY), longer(kv_segments, kv_length, NO_KEY))
     tables = functools.partial(_tables, *owners, q_tile, kv_tile, mask)
