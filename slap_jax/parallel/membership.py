@@ -103,8 +103,8 @@ def lost(settings: ConfigDict, run_dir: Path) -> str:
 def killed(before: str, run_dir: Path) -> str:
     """What the companion of a process says that ended without a word of its own."""
     return (
-        f"a process on host {socket.gethostname()} was killed before {before}: by kill -9, or by the kernel because "
-        f"memory ran out (see dmesg). {go_on(run_dir)}"
+        f"a process on host {socket.gethostname()} was killed before {before}: by kill -9, by the kernel because "
+        f"memory ran out (see dmesg), or by a crash (see above). {go_on(run_dir)}"
     )
 
 
