@@ -57,7 +57,7 @@ class Watchdog:
                 seen, patience = self._phases.present, self._seconds
             name, began = seen
             lasted = self._clock() - began
-            if lasted >= patience:
+            if lasted >= patience and self._phases.present == seen:
                 patience = 2 * lasted
                 try:
                     self._write(name, lasted)

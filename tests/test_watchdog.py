@@ -59,23 +59,26 @@ def test_a_long_compilation_is_named_as_such(tmp_path):
 
 
 def test_quiet_while_phases_change(tmp_path):
-    """An hour passes in which no phase lasts long, then one does."""
+    """Ten hours pass in which no phase lasts long, then one does."""
     now = [0.0]
     phases = Phases(clock=lambda: now[0])
-    looked = threading.Semaphore(0)
+    asked, answer = threading.Semaphore(0), threading.Semaphore(0)
 
     def clock() -> float:
-        looked.release()
+        asked.release()
+        answer.acquire()
         return now[0]
 
     with Watchdog(tmp_path, 1.0, phases, clock):
         for _ in range(10):
+            asked.acquire()
             now[0] += 3_600
             phases.enter("data")
-            looked.acquire()  # looked since, or is looking
-            looked.acquire()
+            answer.release()
+        asked.acquire()
         assert not (tmp_path / "stacks").exists()
         now[0] += 2.0
+        answer.release(10_000)
         wait_for_files(tmp_path, 1)
 
 
