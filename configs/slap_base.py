@@ -13,16 +13,20 @@ from slap_jax.config import default_config, parse_arg, source
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Takes `data` (directory that holds `train`, prepared, and `tokenizer.model`) and `rows` of the global batch."""
-    args = parse_arg(arg, data="data", rows=256)
+    """Takes `data` (directory with `train`, prepared, and `tokenizer.model`), `rows` of the whole batch and `remat`."""
+    args = parse_arg(arg, data="data", rows=256, remat="dots")
     config = default_config()
     config.data.train.clips = source(f"{args.data}/train", "train")
     config.data.tokenizer = f"{args.data}/tokenizer.model"
     config.data.update(rows=args.rows, virtual_shards=64)
+    # The eight clips of an average row have captions of up to 60 tokens each in this; every further place is padding
+    # that the text tower computes.
+    config.data.text_tokens = 512
     config.data.workers = 4  # on each host: eight GPUs take more audio than the threads of one process decode
     config.data.read_threads = 16  # in each worker: a mounted bucket or a network disk answers slowly
     config.model.text_encoder.layers = 22
-    config.model.remat = "dots"
+    config.model.remat = args.remat
+    config.parallel.fsdp = 8  # optimiser, teacher and parameters in eight pieces; data takes the other devices
     config.train.steps = 106_400
     config.train.log_every = 50
     return config

@@ -32,7 +32,7 @@ def find_max_rows(config: ConfigDict, topology: str, log: Callable[[str], None])
         tried = config.copy_and_resolve_references()
         tried.data.rows = multiple * step
         compiled = compile_step(tried, target, lambda line: None)
-        fits = compiled.fits(target.chip.hbm_bytes)
+        fits = compiled.fits(target)
         total = compiled.total
         size = "" if total is None else f", {total / 2**30:.2f} of {target.chip.hbm_bytes / 2**30:.2f} GiB"
         log(f"{tried.data.rows} rows {'fit' if fits else 'do not fit'}{size} ({compiled.seconds:.0f} s to compile)")

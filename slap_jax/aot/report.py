@@ -56,9 +56,11 @@ class Compiled:
             return None
         return (self.memory.arguments or sum(self.arguments.values())) + self.memory.temporaries + self.memory.code
 
-    def fits(self, capacity: int) -> bool:
-        """Whether a device has room; a compiler for TPUs has refused what does not fit."""
-        return not self.memory.message and self.total is not None and self.total <= capacity
+    def fits(self, topology: Topology) -> bool:
+        """Whether a device has room: the compiler for TPUs has refused what does not fit, the one for GPUs has not."""
+        if self.memory.message or topology.platform == "tpu":
+            return not self.memory.message
+        return self.total is not None and self.total <= topology.chip.hbm_bytes
 
 
 def report(config: ConfigDict, topology: str, *, log: Callable[[str], None] = logging.info) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def report(config: ConfigDict, topology: str, *, log: Callable[[str], None] = lo
     mesh_shape = dict(compiled.mesh.shape.items())
     costs = _costs(config, target, mesh_shape, compiled.choices, compiled.arguments, sent, log)
     result = _facts(config, target, mesh_shape, compiled.choices, costs)
-    result["fits"] = compiled.fits(target.chip.hbm_bytes)
+    result["fits"] = compiled.fits(target)
     result["bytes_per_device"] = _by_kind(compiled, _kept(config, target, mesh_shape))
     result["compile_seconds"] = round(compiled.seconds, 1)
     result["trace_seconds"] = round(compiled.trace_seconds, 1)

@@ -1,0 +1,32 @@
+"""A large SLAP: an audio tower of 0.3 B parameters (24 x 1,024) and a text tower of 0.3 B, all three objectives.
+
+    slap train --config configs/slap_large.py:data=DATA --run-dir RUNS/slap_large
+
+DATA and RUNS lie on a file system that all hosts share. The paper's 2,048 clips of 10 s in a step, as 256 packed rows.
+The learning rate stays constant and falls over the last fifth of the steps (WSD), so a run can be extended.
+"""
+
+from ml_collections import ConfigDict
+
+from slap_jax.config import default_config, parse_arg, source
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Takes `data` (directory with `train`, prepared, and `tokenizer.model`), `rows` of the whole batch and `remat`."""
+    args = parse_arg(arg, data="data", rows=256, remat="dots")
+    config = default_config()
+    config.data.train.clips = source(f"{args.data}/train", "train")
+    config.data.tokenizer = f"{args.data}/tokenizer.model"
+    config.data.update(rows=args.rows, virtual_shards=64, text_tokens=512)
+    config.data.workers = 4
+    config.data.read_threads = 16
+    config.model.embed_dim = 1_024
+    config.model.audio_encoder.update(layers=24, heads=16, width=1_024, mlp_width=2_816)
+    config.model.text_encoder.update(layers=22, heads=16, width=1_024, mlp_width=2_816)
+    config.model.caption_decoder.update(layers=8, heads=12, width=768, mlp_width=2_048)
+    config.model.remat = args.remat
+    config.optimizer.update(schedule="wsd", decay_fraction=0.2)
+    config.parallel.fsdp = 8  # optimiser, teacher and parameters in eight pieces; data takes the other devices
+    config.train.steps = 106_400
+    config.train.log_every = 50
+    return config
