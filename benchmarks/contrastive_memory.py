@@ -1,10 +1,11 @@
 """What the contrastive losses need beside their inputs and gradients on each device: tiles in a ring, and dense.
 
-Run: python benchmarks/contrastive_memory.py --topologies v5e:1x1 v5e:2x2 v5e:2x4 v5e:8x8 > contrastive_memory.json
+Run: python benchmarks/contrastive_memory.py [--devices cpu:8 v5e:2x4] [--clips 32768] > contrastive_memory.json
 
-Nothing is run: the gradient is compiled for 1 to 8 CPU devices, and for TPUs that are not there (`slap-jax[aot]`), and
-the compiler tells what it would allocate. Dense is the textbook's loss with every score at once and the same exact
-products, which the compiler splits over the devices as it finds best.
+Nothing is run: the gradient is compiled for 1 to 8 CPU devices, or for TPUs that are not there (`slap-jax[aot]`), and
+the compiler tells what it would allocate; what a TPU holds in its vector memory is not in these numbers. Dense is the
+textbook's loss with every score at once and the same exact products, which the compiler splits over the devices as it
+finds best.
 """
 
 import argparse
@@ -90,13 +91,17 @@ def main() -> None:
     from slap_jax.aot.topology import described_devices, parse_topology
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, nargs="+", default=[2_048, 4_096, 8_192, 16_384, 32_768])
-    parser.add_argument("--topologies", nargs="*", default=[])
+    parser.add_argument("--clips", type=int, nargs="+", default=[2_048, 8_192, 32_768])
+    parser.add_argument("--devices", nargs="+", default=["cpu:1", "cpu:2", "cpu:4", "cpu:8"])
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
-    places = {f"cpu:{count}": jax.devices()[:count] for count in (1, 2, 4, 8)}
-    places |= {name: described_devices(parse_topology(name)) for name in options.topologies}
+
+    def devices_of(name: str) -> Sequence[Any]:
+        platform, _, count = name.partition(":")
+        return jax.devices()[: int(count)] if platform == "cpu" else described_devices(parse_topology(name))
+
+    places = {name: devices_of(name) for name in options.devices}
     results = [
         {
             "form": form,

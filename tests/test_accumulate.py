@@ -1,5 +1,8 @@
 """Computing a batch in parts changes nothing: the loss, its metrics and its gradient are the whole batch's."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 
 from slap_jax.accumulate import gradient_in_parts, merge_rows, split_rows
 from slap_jax.optimizer import create_optimizer
-from slap_jax.parallel.mesh import batch_sharding, create_mesh
+from slap_jax.parallel.mesh import AXES, batch_sharding, create_mesh
 from slap_jax.train_state import abstract_learner, create_state, graph_of
 from slap_jax.train_step import make_gradient
 from tests.tiny import tiny_batch, tiny_config
@@ -54,6 +57,31 @@ def test_parts_are_of_every_device_on_a_mesh(whole):
     assert_same(gradient_of(config, tiny_batch(config), create_mesh(config.parallel, jax.devices()[:4])), whole)
 
 
+def contrastive_config(form):
+    """Clips enough that every device has some of each part, in several tiles."""
+    config = tiny_config(distillation=0.0, captioning=0.0)
+    config.data.rows = 16
+    config.objectives.contrastive.update(form=form, block=4)
+    return config
+
+
+@functools.cache
+def whole_contrastive(form):
+    config = contrastive_config(form)
+    return gradient_of(config, tiny_batch(config))
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+def test_every_contrastive_form_in_parts_on_a_mesh_has_the_gradient_of_the_whole_batch(form, sizes):
+    config = contrastive_config(form)
+    config.train.accumulate = 2
+    config.parallel.update(dict(zip(AXES, sizes, strict=True)))
+    found = gradient_of(config, tiny_batch(config), create_mesh(config.parallel))
+    assert_same(found, whole_contrastive(form))
+    assert float(np.abs(found[1]["objectives"]["contrastive"]["log_scale"])) > 0
+
+
 def test_a_loss_of_all_pairs_of_rows_is_not_the_sum_over_parts():
     """The case that adding up the parts' own losses gets wrong."""
     rows = jnp.asarray(np.random.default_rng(0).standard_normal((8, 3)), jnp.float32)
@@ -67,7 +95,7 @@ def test_a_loss_of_all_pairs_of_rows_is_not_the_sum_over_parts():
         value = jnp.mean(jax.nn.logsumexp(scores, axis=1)) + jnp.sum(params**2)
         return value, features["number"]
 
-    batch = (rows, jnp.arange(8))
+    batch: Any = (rows, jnp.arange(8))  # stands for rows of a batch and their numbers
     expected = jax.value_and_grad(lambda params: loss(params, features(params, batch)), has_aux=True)(params)
     for parts in (1, 2, 4, 8):
         (value, numbers), gradient = gradient_in_parts(features, loss, params, batch, parts)

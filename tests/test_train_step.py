@@ -29,7 +29,8 @@ def on_mesh(config, batch, parallel):
     init, step = build(config)
     state = jax.jit(init, out_shardings=shardings(jax.eval_shape(init), mesh))()
     batch = jax.device_put(batch, batch_sharding(mesh))
-    state, metrics = jax.jit(step, donate_argnums=0)(state, batch)
+    with jax.set_mesh(mesh):
+        state, metrics = jax.jit(step, donate_argnums=0)(state, batch)
     return jax.device_get(state), jax.device_get(metrics)
 
 
@@ -39,7 +40,7 @@ def one_device():
     return on_mesh(config, tiny_batch(config), {"data": 1, "fsdp": 1, "tensor": 1})
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (4, 2, 1), (2, 2, 2)])
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 1, 8)])
 def test_loss_gradient_and_update_do_not_depend_on_the_mesh(one_device, sizes):
     config = tiny_config()
     state, metrics = on_mesh(config, tiny_batch(config), dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))

@@ -68,7 +68,7 @@ def problem(clips: int, seed: int = 0):
     audio, text = generator.standard_normal((2, clips, 8)).astype(np.float32)
     audio, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (audio, text))
     recording, caption = generator.integers(0, clips, (2, clips)).astype(np.int32)
-    keys = ClipKeys(generator.random(clips) < 0.8, recording, caption)
+    keys = ClipKeys(jnp.asarray(generator.random(clips) < 0.8), recording, caption)
     return audio, text, keys, (generator.random(clips) * keys.valid).astype(np.float32)
 
 

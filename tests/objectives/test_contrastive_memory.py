@@ -57,6 +57,6 @@ def test_keys_of_clips_are_computed_where_their_rows_lie():
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), batch_shapes(8, 16, 4, 32, 2_560)
     )
-    program = jax.jit(clip_keys, out_shardings=rows).lower(batch).compile().as_text()
+    program = jax.jit(clip_keys, out_shardings=rows).lower(batch).compile().as_text() or ""
     assert not re.findall(COLLECTIVE, program)
-    assert largest_array(program) < 8 * 32  # the tokens of all rows
+    assert 1 < largest_array(program) < 8 * 32  # the tokens of all rows
