@@ -161,7 +161,12 @@ def test_prototype_head_equals_the_program():
         )
     )
     masked = jax.ShapeDtypeStruct((2 * COLUMNS, 32), jnp.float32)  # half of the row's tokens
-    traced = _traced(lambda params, tokens: nnx.merge(graph, params)(tokens), params, masked)
+
+    def scores(params, tokens):
+        head = nnx.merge(graph, params)
+        return head.units(tokens) @ head.unit_prototypes()
+
+    traced = _traced(scores, params, masked)
     assert traced == flops.prototype_head_flops(config, 4 * COLUMNS)
 
 

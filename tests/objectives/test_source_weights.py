@@ -18,7 +18,7 @@ from slap_jax.objectives.whole_batch import WholeBatch
 from slap_jax.optimizer import create_optimizer
 from slap_jax.train_state import abstract_learner, create_state, graph_of
 from slap_jax.train_step import make_loss
-from tests.objectives.test_distillation import numpy_sinkhorn
+from tests.objectives.test_sinkhorn import numpy_sinkhorn
 from tests.tiny import tiny_batch, tiny_config
 
 HALFWAY = jnp.float32(0.5)
@@ -144,14 +144,14 @@ def test_distillation_equals_a_dense_one(factors):
     counted = mask & (np.take_along_axis(np.pad(weights, ((0, 0), (1, 0))), segments, axis=1) > 0)
     temperature = float(objective.teacher_temperature(HALFWAY))
     targets = numpy_sinkhorn(
-        np.asarray(teacher.head.scores(teacher.head.units(teacher_tokens[counted]))), temperature, 3
+        np.asarray(teacher.head.units(teacher_tokens[counted]) @ teacher.head.unit_prototypes()), temperature, 3
     )
     assignment = np.zeros((*mask.shape, settings.prototypes))
     assignment[counted] = targets
 
     def dense(student_tokens):
-        scores = objective.head.scores(objective.head.units(student_tokens)) / settings.student_temperature
-        losses = -jnp.sum(assignment * jax.nn.log_softmax(scores, axis=-1), axis=-1)
+        scores = objective.head.units(student_tokens) @ objective.head.unit_prototypes()
+        losses = -jnp.sum(assignment * jax.nn.log_softmax(scores / settings.student_temperature), axis=-1)
         total = 0.0
         for row, slot in np.argwhere(weights > 0):
             patches = np.flatnonzero(counted[row] & (segments[row] == slot + 1))
