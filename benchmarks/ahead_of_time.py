@@ -31,7 +31,7 @@ DEPTH_CASE = ("configs/slap_small.py", "v5e:2x4")
 
 
 def ahead_of_time(config: str, topology: str, *overrides: str) -> dict[str, Any]:
-    """Returns the report of one case, or `error` with what it said."""
+    """Returns the report of one config on one topology, or `error` with what was said instead."""
     command = [sys.executable, "-m", "slap_jax.cli", "aot", "--config", config, "--topology", topology, "--json"]
     done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True)
     if done.returncode not in (0, 1) or not done.stdout.strip():
@@ -56,12 +56,12 @@ def line(name: str, result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Runs the cases, prints a table and writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What slap aot says of our configs.")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--only", default="", help="cases whose name holds this")
     options = parser.parse_args()
 
-    cases = {f"{config} {topology}": (config, topology) for config, topology in CONFIGS}
+    cases: dict[str, tuple[str, ...]] = {f"{config} {topology}": (config, topology) for config, topology in CONFIGS}
     for layers in DEPTHS:
         towers = (f"--config.model.{tower}.layers={layers}" for tower in ("audio_encoder", "text_encoder"))
         cases[f"{DEPTH_CASE[0]} with {layers} layers {DEPTH_CASE[1]}"] = (*DEPTH_CASE, *towers)
