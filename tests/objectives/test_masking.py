@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from slap_jax.objectives.masking import masked_positions, random_mask, segment_counts
+from slap_jax.objectives.masking import gather_places, masked_positions, random_mask, segment_counts
 
 SEGMENTS = jnp.array([[1] * 8 + [2] * 4 + [3] * 12 + [0] * 8, [1] * 5 + [2] * 20 + [3] * 7])
 
@@ -40,3 +41,24 @@ def test_mask_of_a_row_does_not_depend_on_the_rows_beside_it():
     both = random_mask(keys, SEGMENTS, 3, 0.5)
     np.testing.assert_array_equal(both[1:], random_mask(keys[1:], SEGMENTS[1:], 3, 0.5))
     assert np.any(np.asarray(both[0]) != np.asarray(random_mask(keys[1:], SEGMENTS[:1], 3, 0.5)[0]))
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.5, 0.97])
+def test_masked_are_the_patches_of_the_smallest_noise_of_each_clip(ratio):
+    keys = row_keys(3)
+    mask = np.asarray(random_mask(keys, SEGMENTS, 3, ratio))
+    for row, key in enumerate(keys):
+        noise = np.asarray(jax.random.uniform(key, SEGMENTS.shape[1:]))
+        for slot in (1, 2, 3):
+            patches = np.flatnonzero(SEGMENTS[row] == slot)
+            smallest = patches[np.argsort(noise[patches])][: round(ratio * len(patches))]
+            np.testing.assert_array_equal(patches[mask[row, patches]], np.sort(smallest))
+
+
+def test_gathered_tokens_pass_their_gradient_back_to_their_places():
+    tokens = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    positions = jnp.array([[3, 0, 4], [1, 2, 0]])
+    expected, pull = jax.vjp(lambda x: jnp.take_along_axis(x, positions[..., None], axis=1), tokens)
+    found, our_pull = jax.vjp(lambda x: gather_places(x, positions), tokens)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(our_pull(found)[0], pull(expected)[0])
