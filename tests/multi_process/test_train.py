@@ -60,6 +60,7 @@ def assert_same_run(run_dir: Path, expected_dir: Path, tolerance: float) -> None
         assert [line[name] for name in COUNTS] == [expected[name] for name in COUNTS]  # the same global batch
         for name in LOSSES:
             np.testing.assert_allclose(line[name], expected[name], rtol=tolerance, err_msg=f"{name} of {line['step']}")
+        np.testing.assert_allclose(line["gradient_norm"], expected["gradient_norm"], rtol=10 * tolerance)
 
 
 def test_two_processes_train_as_one_does(train_data, one_of_eight, tmp_path):
