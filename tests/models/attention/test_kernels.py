@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import print_saved_residuals
 
 from slap_jax.models.attention.flash import flash_attention
 from slap_jax.models.attention.splash import splash_attention
@@ -87,3 +88,16 @@ def test_bfloat16_is_close_and_kept(pack, kernel):
     expected = jax.grad(lambda qkv: jnp.sum(oracle(qkv, allow, jnp)))(exact)
     for got, wanted in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(np.float32(got), wanted, atol=0.03 * float(jnp.abs(wanted).max()))
+
+
+@kernels
+def test_a_remat_policy_can_keep_the_results(pack, kernel, capsys):
+    segments, _ = pack([[100]], LENGTH)
+    policy = jax.checkpoint_policies.save_only_these_names("attention")
+    function = jax.checkpoint(rows_of(kernel, segments, segments), policy=policy)
+    print_saved_residuals(function, *inputs(1, LENGTH, LENGTH))
+    kept = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    # Weighted values and the log of each query's sum, with which the backward pass runs no forward kernel again; in the
+    # kernel's own layout, filled up to whole tiles.
+    results = {"splash": {"f32[2,384,8]", "f32[2,384]"}, "flash": {"f32[1,320,2,16]", "f32[1,2,320]"}}
+    assert results[kernel.func.__name__.removesuffix("_attention")] <= set(kept), kept
