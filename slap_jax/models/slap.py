@@ -11,7 +11,7 @@ from slap_jax.models.audio_encoder import AudioEncoder, token_segments
 from slap_jax.models.layers import Linear
 from slap_jax.models.pooling import AttentionPooling
 from slap_jax.models.text_encoder import TextEncoder
-from slap_jax.parallel.per_device import ROWS, constrain
+from slap_jax.parallel.per_device import ROWS, constrain, per_device
 
 
 def unit(x: Float[Array, "*batch E"]) -> Float[Array, "*batch E"]:
@@ -44,7 +44,12 @@ class Slap(nnx.Module):
         self, waveform: Shaped[Array, "R S"], audio_segments: Int[Array, "R C"]
     ) -> Float[Array, "R C 16 mels"]:
         """Returns the normalised log-mel of packed samples: what SpecAugment works on."""
-        return frontend.normalise(frontend.log_mel(waveform, audio_segments, self.audio_config), self.audio_config)
+
+        def of_rows(waveform: Array, audio_segments: Array) -> Array:
+            return frontend.normalise(frontend.log_mel(waveform, audio_segments, self.audio_config), self.audio_config)
+
+        # The compiler does not split an FFT over devices: it would gather every row's frames first.
+        return per_device(of_rows, in_specs=(ROWS, ROWS), out_specs=ROWS)(waveform, audio_segments)
 
     def audio_patches(self, waveform: Shaped[Array, "R S"], audio_segments: Int[Array, "R C"]) -> Float[Array, "R L P"]:
         """Returns the normalised log-mel patches of packed samples, not augmented."""

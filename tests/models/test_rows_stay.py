@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
@@ -44,3 +45,18 @@ def test_no_tensor_of_tokens_is_sent(tiny_config, tower):
     in_layers = [shape for shape in sent if {str(length), str(ROWS * length)} & set(shape.split(","))]
     # The look-up of a table that is split over its features sends what was found, once.
     assert len(in_layers) <= (tower == "text"), in_layers
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_the_front_end_sends_nothing(tiny_config, sizes):
+    mesh = create_mesh(ConfigDict(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
+    model = nnx.eval_shape(lambda: Slap(tiny_config, rngs=nnx.Rngs(0)))
+    generator = np.random.default_rng(0)
+    waveform = generator.integers(-9_000, 9_000, (ROWS, COLUMNS * 2_560), np.int16)
+    segments = np.repeat(np.arange(1, COLUMNS + 1, dtype=np.int32)[None] // 5, ROWS, axis=0)
+    expected = model.audio_mel(jnp.asarray(waveform), jnp.asarray(segments))
+    placed = jax.device_put((waveform, segments), batch_sharding(mesh))
+    with jax.set_mesh(mesh):
+        program = jax.jit(model.audio_mel).lower(*placed).compile()
+    assert not COLLECTIVE.findall(program.as_text() or "")
+    np.testing.assert_allclose(program(*placed), expected, atol=1e-4)
