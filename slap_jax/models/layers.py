@@ -16,6 +16,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from slap_jax.parallel.platform import target_platform
+
 
 def truncated_normal(key: jax.Array, shape: tuple[int, ...], variance: float) -> Array:
     """Draws fp32 values of the given variance, cut at two standard deviations."""
@@ -28,7 +30,31 @@ def matrix_product(x: Float[Array, "*batch inputs"], matrix: Float[Array, "input
 
     The gradient of the matrix then contracts one axis: XLA's CPU backend is twice as slow over two.
     """
-    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+    inputs, outputs = matrix.shape
+    product = _tall_product if target_platform() == "cpu" and inputs > outputs else jnp.matmul
+    return product(x.reshape(-1, inputs), matrix).reshape(*x.shape[:-1], outputs)
+
+
+@jax.custom_vjp
+def _tall_product(x: Float[Array, "n inputs"], matrix: Float[Array, "inputs outputs"]) -> Float[Array, "n outputs"]:
+    """`x @ matrix` for more inputs than outputs, whose matrix gets its gradient as the transpose of a wide product.
+
+    XLA's CPU backend (0.10) computes [1024, n] x [n, 384] at three quarters of the speed of [384, n] x [n, 1024].
+    """
+    return x @ matrix
+
+
+def _tall_product_forward(x: Array, matrix: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ matrix, (x, matrix)
+
+
+def _tall_product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, matrix = saved
+    # Without the barrier XLA turns the product round again.
+    return gradient @ matrix.T, jax.lax.optimization_barrier(gradient.T @ x).T
+
+
+_tall_product.defvjp(_tall_product_forward, _tall_product_backward)
 
 
 class Linear(nnx.Module):
