@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     findings = attempt("versions", lambda: check_versions(ROOT / "requirements.txt"), _UNKNOWN)
     config = _read(options.config, overrides, findings)
     distributed.initialize(config.distributed if config else None)
-    if not all(json.loads(told) for told in tell("preflight config", json.dumps(config is not None))):
+    if not all(json.loads(told) for told in tell("preflight config was read", json.dumps(config is not None))):
         config = None  # a check that one host cannot make would wait for it on the others
     findings += attempt("devices", lambda: check_devices(config), _UNKNOWN)
     findings += attempt("all-reduce", lambda: check_all_reduce(_mesh(config)), _UNKNOWN)
