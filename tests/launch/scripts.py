@@ -33,3 +33,8 @@ def launch(script: str, *arguments: str, **variables: str) -> subprocess.Complet
 
 def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
+
+
+def variables_of(written: list[str]) -> dict[str, str]:
+    """Reads what `env` has written."""
+    return {name: value for name, _, value in (line.partition("=") for line in written)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slap_jax.checkpoints import EXIT_PREEMPTED
-from tests.launch.scripts import LAUNCH, ROOT, TRAIN, environment, lines, program
+from tests.launch.scripts import LAUNCH, ROOT, TRAIN, environment, lines, program, variables_of
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_process_takes_the_gpus_that_are_its_own(tmp_path, tasks, devices):
     }
     command = ["bash", str(LAUNCH / "gpu_slurm.sbatch"), "--task", "node7:61481", *TRAIN]
     assert subprocess.run(command, env=environment(**task), timeout=60, check=False).returncode == 0
-    seen = dict(line.partition("=")[::2] for line in lines(tmp_path / "environment"))
+    seen = variables_of(lines(tmp_path / "environment"))
     assert seen["JAX_LOCAL_DEVICE_IDS"] == devices
     assert (seen["SLAP_COORDINATOR"], seen["SLAP_NUM_PROCESSES"], seen["SLAP_PROCESS_ID"]) == (
         "node7:61481",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slap_jax.checkpoints import EXIT_PREEMPTED
-from tests.launch.scripts import LAUNCH, ROOT, TRAIN, environment, launch, lines, program
+from tests.launch.scripts import LAUNCH, ROOT, TRAIN, environment, launch, lines, program, variables_of
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def run(python: Path, *options: str, **variables: str) -> tuple[subprocess.Compl
     """Returns how run.sh ended and the environment that it gave to Python."""
     ended = launch("run.sh", "--python", str(python), *options, "--", *TRAIN, **variables)
     written = lines(python.parent / "environment")
-    return ended, dict(line.partition("=")[::2] for line in written)
+    return ended, variables_of(written)
 
 
 def test_what_an_earlier_job_left_is_removed(python):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.launch.scripts import LAUNCH, environment
+from tests.launch.scripts import LAUNCH, environment, variables_of
 
 PROGRAM = """
 import jax
@@ -24,7 +24,7 @@ def flags(platform: str) -> dict[str, str]:
     """Returns the variables that the script sets for a platform, two slices."""
     script = f'source "{LAUNCH}/xla_flags.sh"; set_flags {platform} 2 0; env'
     shown = subprocess.run(["bash", "-c", script], env=environment(), capture_output=True, text=True, check=True)
-    variables = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
+    variables = variables_of(shown.stdout.splitlines())
     return {name: variables[name] for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") if name in variables}
 
 
