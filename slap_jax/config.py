@@ -265,6 +265,8 @@ def _validate_objectives(config: ConfigDict) -> None:
         any(objective.weight > 0 for objective in config.objectives.values()),
         "every config.objectives.*.weight is 0: nothing would be trained; set at least one above 0",
     )
+    block = config.objectives.contrastive.block
+    require(block >= 1, f"config.objectives.contrastive.block is {block}; write 1 or more")
     ratio = config.objectives.distillation.mask_ratio
     require(0 < ratio < 1, f"config.objectives.distillation.mask_ratio is {ratio}; write a value between 0 and 1")
 

@@ -198,7 +198,12 @@ class SuperBlock(nnx.Module):
 
 
 REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    # The attention kernels of TPU and GPU are no matrix products to XLA: by the name of what they return they are not
+    # run again in the backward pass.
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names("attention"),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -239,7 +244,7 @@ class Transformer(nnx.Module):
             cross: whether each layer also reads a memory.
             backend: of attention, see `slap_jax.models.attention`.
             remat: "none" keeps every intermediate value for the backward pass, "dots" the results of the weight
-                matrices, "full" the stream between super-blocks only.
+                matrices and of attention kernels, "full" the stream between super-blocks only.
             scan_unroll: super-blocks per scan iteration.
             dtype: of the computation.
             rngs: source of the initial values.
