@@ -143,7 +143,7 @@ def default_config() -> ConfigDict:
                     freeze_last_layer=0.01,  # share of all steps
                     momentum_start=0.994,
                     sinkhorn_iterations=3,
-                    token_chunk=256,  # masked patches of a row whose prototype scores exist at a time
+                    token_chunk=256,  # masked patches of a row whose prototype scores exist at a time; 0: all
                 )
             ),
             captioning=ConfigDict(
@@ -267,7 +267,11 @@ def _validate_objectives(config: ConfigDict) -> None:
     )
     block = config.objectives.contrastive.block
     require(block >= 1, f"config.objectives.contrastive.block is {block}; write 1 or more")
-    ratio = config.objectives.distillation.mask_ratio
+    distillation = config.objectives.distillation
+    for name, least in (("token_chunk", 0), ("sinkhorn_iterations", 1)):
+        value = distillation[name]
+        require(value >= least, f"config.objectives.distillation.{name} is {value}; write {least} or more")
+    ratio = distillation.mask_ratio
     require(0 < ratio < 1, f"config.objectives.distillation.mask_ratio is {ratio}; write a value between 0 and 1")
 
 
@@ -279,6 +283,10 @@ def _validate_training(config: ConfigDict) -> None:
         parts >= 1 and config.data.rows % parts == 0,
         f"config.train.accumulate is {parts}; write 1 or more, a divisor of config.data.rows={config.data.rows}",
     )
+    for name in ("profile_start", "profile_steps", "watchdog_seconds"):
+        require(config.train[name] >= 0, f"config.train.{name} is {config.train[name]}; write 0 (for none) or more")
+    for name, seconds in config.distributed.items():
+        require(seconds >= 1, f"config.distributed.{name} is {seconds}; write the seconds to wait, 1 or more")
     require(config.train.log_every >= 1, f"config.train.log_every is {config.train.log_every}; write 1 or more")
     require(config.checkpoint.every >= 1, f"config.checkpoint.every is {config.checkpoint.every}; write 1 or more")
     require(

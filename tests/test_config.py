@@ -50,6 +50,12 @@ def test_shipped_configs_are_valid_and_say_how_to_run_them(path):
         ({"optimizer__warmup_steps": 10**6}, "more than config.train.steps=100000"),
         ({"optimizer__learning_rate_factors": (("audio_encoder(", 0.1),)}, "is not a regex"),
         ({"objectives__distillation__mask_ratio": 1.0}, "write a value between 0 and 1"),
+        ({"objectives__contrastive__block": 0}, "config.objectives.contrastive.block is 0; write 1 or more"),
+        ({"objectives__distillation__token_chunk": -1}, "token_chunk is -1; write 0 or more"),
+        ({"objectives__distillation__sinkhorn_iterations": 0}, "sinkhorn_iterations is 0; write 1 or more"),
+        ({"train__accumulate": 3}, "config.train.accumulate is 3; write 1 or more, a divisor of config.data.rows=256"),
+        ({"train__profile_steps": -1}, "config.train.profile_steps is -1; write 0 (for none) or more"),
+        ({"distributed__heartbeat_timeout": 0}, "config.distributed.heartbeat_timeout is 0; write the seconds"),
         ({"data__temperature": 0.0}, "config.data.temperature is 0.0; write a number above 0, or None"),
         ({"data__read_threads": -1}, "config.data.read_threads is -1; write 0 to read as needed"),
         ({"data__decode_threads": 0}, "config.data.decode_threads is 0; write 1 or more"),
@@ -82,6 +88,13 @@ def test_impossible_settings_say_what_to_write(changes, message):
     with pytest.raises(ConfigError) as error:
         validate(config_with(**changes))
     assert message in str(error.value)
+
+
+def test_parts_of_a_batch_need_rows_for_every_device():
+    config = config_with(train__accumulate=4, data__rows=64, data__virtual_shards=64)
+    validate(config, device_count=16)
+    with pytest.raises(ConfigError, match="accumulate=4 parts on 32 devices need a multiple of 128"):
+        validate(config, device_count=32)
 
 
 def test_no_source_no_objective_and_hosts_that_do_not_divide():
