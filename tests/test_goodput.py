@@ -45,7 +45,10 @@ def test_steps_lost_by_a_later_restart_count_as_repeated_too():
 
 def test_kill_and_resume_with_a_clock(tmp_path):
     now = [100.0]
-    clock = lambda: now[0]  # noqa: E731  (one clock for both)
+
+    def clock() -> float:
+        return now[0]
+
     phases = Phases(clock)
     now[0] = 120.0  # starting
     phases.enter("other")
