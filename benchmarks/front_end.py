@@ -1,0 +1,102 @@
+"""The log-mel front end on the CPU, in seconds of audio per second, and its share of a training step's FLOPs.
+
+Speed is that of packed int16 rows to patches, alone; the share is that of `slap_base` with all objectives, counted.
+
+Run: python benchmarks/front_end.py [--threads 2] > front_end.json
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+sys.path.append(str(Path(__file__).parent))  # tests import this file as part of a package
+
+from machine import machine
+from mixed_clips import COLUMN_SAMPLES, SAMPLE_RATE, MixedClip, mixed_clips
+
+from slap_jax.config import default_config, patches_per_column
+from slap_jax.flops import train_step_parts
+
+
+def counts_of(config: ConfigDict, clips: list[MixedClip]) -> dict[str, float]:
+    """Returns what the training step reports of a batch of these clips, for `train_step_parts`."""
+    tokens = np.array([clip.columns * patches_per_column(config.audio) for clip in clips], float)
+    words = np.array([len(clip.tokens) for clip in clips], float)
+    return {
+        "clips": float(len(clips)),
+        "audio_tokens": float(tokens.sum()),
+        "audio_tokens_squared": float((tokens**2).sum()),
+        "text_tokens": float(words.sum()),
+        "text_tokens_squared": float((words**2).sum()),
+        "cross_tokens": float((tokens * words).sum()),
+    }
+
+
+def share_of_flops(config: ConfigDict, clips: list[MixedClip]) -> float:
+    """Returns the front end's part of a step's useful FLOPs."""
+    parts = train_step_parts(config, counts_of(config, clips))
+    return parts["front_end"] / sum(parts.values())
+
+
+def speeds(config: ConfigDict, rows: int, columns: int, repeats: int) -> list[tuple[float, float]]:
+    """Returns (seconds of audio per second, per CPU second) of each repeat, on full rows of noise."""
+    import jax
+
+    from slap_jax.models import frontend
+
+    generator = np.random.default_rng(0)
+    waveform = (generator.standard_normal((rows, columns * COLUMN_SAMPLES)) * 3_000).astype(np.int16)
+    segments = 1 + np.broadcast_to(np.arange(columns) // 38, (rows, columns)).astype(np.int32)  # clips of 6 s
+    audio = config.audio
+
+    @jax.jit
+    def compute(waveform: Any, segments: Any) -> Any:
+        return frontend.patches(frontend.normalise(frontend.log_mel(waveform, segments, audio), audio), audio)
+
+    arguments = jax.device_put(waveform), jax.device_put(segments)
+    jax.block_until_ready(compute(*arguments))
+    seconds, found = rows * columns * COLUMN_SAMPLES / SAMPLE_RATE, []
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        jax.block_until_ready(compute(*arguments))
+        found.append((seconds / (time.perf_counter() - wall), seconds / (time.process_time() - cpu)))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2, help="cores to use")
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--columns", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=20, help="the median counts")
+    options = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])  # before XLA counts them
+    config = default_config()
+    per_second, per_cpu_second = zip(*speeds(config, options.rows, options.columns, options.repeats), strict=True)
+    contrastive = default_config()
+    contrastive.objectives.distillation.weight = contrastive.objectives.captioning.weight = 0.0
+    clips = mixed_clips(2_048, config.model.vocab_size)
+    results = {
+        "machine": machine("jax", "jaxlib"),
+        "threads": options.threads,
+        "audio_s_per_s": round(statistics.median(per_second)),
+        "audio_s_per_cpu_s": round(statistics.median(per_cpu_second)),
+        "share_of_step_flops": {
+            "all_objectives": round(share_of_flops(config, clips), 5),
+            "contrastive_alone": round(share_of_flops(contrastive, clips), 5),
+        },
+    }
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

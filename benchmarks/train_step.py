@@ -1,0 +1,245 @@
+"""The contrastive training step and embedding on the CPU, in seconds of real audio per CPU second, beside PyTorch.
+
+All sides have the same model sizes and clips of the same log-normal durations, in fp32, on the same cores, and compute
+their log-mel from int16 samples themselves. They take turns, each in a process of its own; the median of the rounds
+counts. Reading and batching is left out: batches lie in memory.
+
+    slap_jax_packed      clips share rows
+    slap_jax_padded      the same program, one clip a row, rows as long as the longest clip: what packing alone gives
+    torch_padded         PyTorch with `scaled_dot_product_attention`, padded to the longest clip of each batch
+    torch_bucketed       the same, batches from 8 buckets of length, padded to the longest clip of each batch
+    torch_bucketed_32    32 buckets: hardly any padding is left, and a pool of 32 batches to draw from is needed
+    clap_model           the audio tower of transformers' ClapModel, each clip cut or repeated to 10 s; embedding only
+
+Run: pip install -e '.[benchmarks]' && python benchmarks/train_step.py > train_step.json
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+sys.path.append(str(Path(__file__).parent))  # tests import this file as part of a package
+
+from machine import machine
+from mixed_clips import COLUMN_SAMPLES, Batches, MixedClip, by_length, in_order, mixed_clips
+
+from slap_jax.config import default_config, source
+
+OURS = ("slap_jax_packed", "slap_jax_padded")
+PEERS = ("torch_padded", "torch_bucketed", "torch_bucketed_32", "clap_model")
+TASKS = ("train", "embed")
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers")
+ROW_COLUMNS = 304  # of a packed row: 48.6 s
+
+
+def benchmark_config(clips_per_step: int = 32) -> ConfigDict:
+    """Returns the model of the benchmark, contrastive alone; a step holds about that many clips."""
+    config = default_config()
+    config.data.train.clips = source("unused", "train")
+    # 8 clips of 6 s fill a row.
+    config.data.update(rows=max(1, clips_per_step // 8), columns=ROW_COLUMNS, slots=32, text_tokens=192)
+    config.model.update(embed_dim=256, vocab_size=2_000, compute_dtype="float32")
+    config.model.scan_unroll = 2  # all super-blocks: on a CPU a loop over layers costs copies of what it keeps
+    config.model.audio_encoder.update(layers=6, heads=6, width=384, mlp_width=1_024)
+    config.model.text_encoder.update(layers=3, heads=3, width=192, mlp_width=512)
+    config.objectives.distillation.weight = 0.0
+    config.objectives.captioning.weight = 0.0
+    config.spec_augment.update(time_masks=0, frequency_masks=0)  # the peers have none
+    config.optimizer.warmup_steps = 100
+    return config
+
+
+def batches_of(side: str, config: ConfigDict, clips_per_step: int, count: int) -> Batches:
+    """Returns the clips of each batch of a side; of a packed one, the clips of each row in turn.
+
+    Padded sides run the first batches only: in each of them one clip is close to the longest.
+    """
+    if side == "torch_bucketed_32":
+        return by_length(mixed_clips(32 * clips_per_step, config.model.vocab_size), clips_per_step, 32, count)
+    if side == "slap_jax_packed":
+        rows, bins = max(1, count // 2) * config.data.rows, config.data.packing_bins
+        # The first rows to be complete are the fullest: those after them are as full as in a long run.
+        clips = mixed_clips(24 * bins + 10 * rows, config.model.vocab_size)
+        return packed_rows(clips, config)[bins : bins + rows]
+    clips = mixed_clips(count * clips_per_step, config.model.vocab_size)
+    if side == "torch_bucketed":
+        return by_length(clips, clips_per_step, count, count)
+    return in_order(clips, clips_per_step)[: max(1, count // 4)]
+
+
+def packed_rows(clips: Sequence[MixedClip], config: ConfigDict) -> Batches:
+    """Returns the clips of each row, as the packer of training places them."""
+    from slap_jax.data.batches.row_packing import RowPacker
+
+    data = config.data
+    packer: RowPacker[MixedClip] = RowPacker(data.columns, data.text_tokens, data.slots, data.packing_bins)
+    rows = (packer.add(clip, clip.columns, len(clip.tokens)) for clip in clips)
+    return [[placed.item for placed in row] for row in rows if row is not None]
+
+
+def our_batches(side: str, config: ConfigDict, clips_per_step: int, count: int) -> Iterator[tuple[Any, float]]:
+    """Yields batches on the device, with their seconds of audio; sets the config's row sizes for a padded side."""
+    import jax
+    import numpy as np
+
+    from slap_jax.data.packing import Clip, pack_rows
+
+    groups = batches_of(side, config, clips_per_step, count)
+    if side == "slap_jax_padded":
+        longest = max(clip.columns for clips in groups for clip in clips)
+        captions = max(len(clip.tokens) for clips in groups for clip in clips)
+        config.data.update(rows=clips_per_step, columns=longest, slots=1, text_tokens=captions)
+        groups = [[clip] for clips in groups for clip in clips]
+    data = config.data
+    rows = [
+        pack_rows(
+            [Clip(clip.waveform, clip.tokens, key=index * data.slots + slot) for slot, clip in enumerate(row)],
+            *(data.columns, data.slots, data.text_tokens, COLUMN_SAMPLES),
+            rows=1,
+        )[0]
+        for index, row in enumerate(groups)
+    ]
+    for start in range(0, len(rows) - data.rows + 1, data.rows):
+        batch = jax.tree.map(lambda *parts: np.concatenate(parts), *rows[start : start + data.rows])
+        seconds = sum(clip.seconds for row in groups[start : start + data.rows] for clip in row)
+        yield jax.device_put(batch), seconds
+
+
+def our_side(
+    side: str, task: str, config: ConfigDict, clips_per_step: int, count: int
+) -> Iterator[tuple[Callable[[], Any], float]]:
+    """Yields calls that compute one batch of ours each, with its seconds of audio."""
+    import jax
+    from flax import nnx
+
+    from slap_jax.inference.embedder import inference_config
+    from slap_jax.models.slap import Slap
+    from slap_jax.optimizer import create_optimizer
+    from slap_jax.train_state import abstract_learner, create_state
+    from slap_jax.train_step import make_train_step
+
+    batches = list(our_batches(side, config, clips_per_step, count))
+    transform = create_optimizer(config.optimizer, config.train.steps)
+    state = jax.jit(lambda: create_state(config, transform))()
+    if task == "train":
+        step = jax.jit(make_train_step(config, abstract_learner(config), transform), donate_argnums=0)
+
+        def train(batch: Any) -> Any:
+            nonlocal state
+            state, metrics = step(state, batch)
+            return jax.block_until_ready(metrics)
+
+        call = train
+    else:
+        inference = inference_config(config)
+        graph, _ = nnx.split(nnx.eval_shape(lambda: Slap(inference, rngs=nnx.Rngs(0))))
+
+        @jax.jit
+        def embed_rows(params: Any, batch: Any) -> Any:
+            model = nnx.merge(graph, params)
+            patches = model.audio_patches(batch.waveform, batch.audio_segments)
+            tokens = model.audio_tokens(patches, batch.audio_segments, batch.audio_columns)
+            return model.audio_embeddings(tokens, batch.audio_segments, config.data.slots)
+
+        def embed(batch: Any) -> Any:
+            return jax.block_until_ready(embed_rows(state.params["model"], batch))
+
+        call = embed
+    for batch, seconds in batches:
+        yield lambda batch=batch: call(batch), seconds
+
+
+def measure(calls: Sequence[tuple[Callable[[], Any], float]], warm_up: Sequence[int]) -> dict[str, float]:
+    """Runs every call once, after those that compile or fill pools; CPU time is that of all threads."""
+    for index in warm_up:
+        calls[index][0]()
+    wall, cpu, audio = time.perf_counter(), time.process_time(), 0.0
+    for call, seconds in calls:
+        call()
+        audio += seconds
+    return {"audio_s": audio, "cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+
+
+def run_side(side: str, task: str, clips_per_step: int, count: int, threads: int) -> dict[str, float]:
+    """Measures one side in this process, on the first cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # before XLA counts them
+    config = benchmark_config(clips_per_step)
+    if side in OURS:
+        return measure(list(our_side(side, task, config, clips_per_step, count)), [0])
+    import train_step_peers
+
+    batches = batches_of(side, config, clips_per_step, count)
+    if side == "clap_model":
+        calls = train_step_peers.clap_calls(batches, threads)
+    else:
+        calls = train_step_peers.torch_calls(task, config, batches, threads)
+    return measure(calls, [len(calls) // 2])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="all sides take turns; the median counts")
+    parser.add_argument("--clips", type=int, default=32, help="clips in a step, in the mean")
+    parser.add_argument("--batches", type=int, default=8, help="of the bucketed sides in a round: one for each bucket")
+    parser.add_argument("--threads", type=int, default=1, help="cores that a side may use")
+    parser.add_argument("--sides", nargs="+", default=[*OURS, *PEERS], choices=(*OURS, *PEERS))
+    parser.add_argument("--task", choices=TASKS, help="one of the tasks alone")
+    parser.add_argument("--one-side", choices=(*OURS, *PEERS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one_side:
+        print(json.dumps(run_side(options.one_side, options.task, options.clips, options.batches, options.threads)))
+        return
+
+    with tempfile.TemporaryDirectory() as folder:
+        # A program is compiled in the first round only.
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"}
+        environment.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+
+        def in_own_process(side: str, task: str) -> dict[str, float]:
+            sizes = ["--clips", options.clips, "--batches", options.batches, "--threads", options.threads]
+            command = [sys.executable, __file__, "--one-side", side, "--task", task, *map(str, sizes)]
+            run = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
+            result = json.loads(run.stdout.splitlines()[-1])
+            print(f"{task} {side}: {result}", file=sys.stderr)
+            return result
+
+        runs = [
+            (side, task)
+            for task in ([options.task] if options.task else TASKS)
+            for side in options.sides
+            if task == "embed" or side != "clap_model"
+        ]
+        rounds = [{run: in_own_process(*run) for run in runs} for _ in range(options.rounds)]
+    sizes = {"clips_per_step": options.clips, "threads": options.threads, "rounds": options.rounds}
+    print(json.dumps({"machine": machine(*LIBRARIES), **sizes, **summary(rounds)}, indent=2))
+
+
+def summary(rounds: list[dict[tuple[str, str], dict[str, float]]]) -> dict[str, Any]:
+    """Returns medians of real audio seconds per second by task and side, and the ratios of our packed rows to each."""
+    results: dict[str, Any] = {}
+    for side, task in rounds[0]:
+        of_task = results.setdefault(task, {"audio_s_per_cpu_s": {}, "audio_s_per_wall_s": {}})
+        for name, time_key in (("audio_s_per_cpu_s", "cpu_s"), ("audio_s_per_wall_s", "wall_s")):
+            speeds = [run[side, task]["audio_s"] / run[side, task][time_key] for run in rounds]
+            of_task[name][side] = round(statistics.median(speeds), 2)
+    for of_task in results.values():
+        speeds = of_task["audio_s_per_cpu_s"]
+        if "slap_jax_packed" in speeds:
+            ours = speeds["slap_jax_packed"]
+            others = {side: speed for side, speed in speeds.items() if side != "slap_jax_packed"}
+            of_task["packed_rows_to"] = {side: round(ours / speed, 2) for side, speed in others.items()}
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The same model in PyTorch, as its users write it, and the audio tower of transformers' ClapModel.
+
+The PyTorch model takes padded int16 samples and tokens. It has one matrix for queries, keys and values and one for the
+two halves of the gated MLP, `scaled_dot_product_attention` with boolean masks, PyTorch's own RMS norm, and AdamW in one
+fused kernel. Local layers mask the band: without the band's mask they compute the same scores.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import librosa
+import numpy as np
+import torch
+from mixed_clips import COLUMN_SAMPLES, SAMPLE_RATE, Batches, MixedClip
+from ml_collections import ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional
+
+Calls = list[tuple[Callable[[], object], float]]
+CLAP_SECONDS = 10
+
+
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's, with our epsilon."""
+
+    def __init__(self, width: int):
+        super().__init__(width, eps=1e-6)
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns a vector for each input vector."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(functional.silu(gate) * up)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turns pairs (i, i + d / 2) of the last axis."""
+    cosine, sine = rotation
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+class Block(nn.Module):
+    """A pre-norm layer."""
+
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = RMSNorm(width), RMSNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.mlp = GatedMLP(width, hidden)
+
+    def forward(self, x: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """Returns the stream after this layer."""
+        batch, length, width = x.shape
+        projected = self.query_key_value(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
+        query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key = rotate(query, rotation), rotate(key, rotation)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Pooling(nn.Module):
+    """Attention pooling with one probe."""
+
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.heads = heads
+        self.probe = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.norm = RMSNorm(width)
+        self.mlp = GatedMLP(width, hidden)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Returns a vector for each clip."""
+        batch, length, width = tokens.shape
+        query = self.query(self.probe).view(1, self.heads, 1, -1).expand(batch, -1, -1, -1)
+        key, value = self.key_value(tokens).view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        pooled = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).reshape(batch, width)
+        pooled = self.out(pooled)
+        return pooled + self.mlp(self.norm(pooled))
+
+
+class Tower(nn.Module):
+    """Layers, norm, pooling and projection to unit vectors."""
+
+    def __init__(self, tower: ConfigDict, embed_dim: int):
+        super().__init__()
+        sizes = (tower.width, tower.heads, tower.mlp_width)
+        self.blocks = nn.ModuleList(Block(*sizes) for _ in range(tower.layers))
+        self.norm, self.pooling = RMSNorm(tower.width), Pooling(*sizes)
+        self.projection = nn.Linear(tower.width, embed_dim, bias=False)
+        self.period, self.window = tower.get("locals_per_global", 0) + 1, tower.local_window
+
+    def forward(self, x: Tensor, lengths: Tensor, angles: Tensor) -> Tensor:
+        """Returns a unit vector for each clip; `angles` are those of the rotary positions."""
+        rotation = angles.cos(), angles.sin()
+        place = torch.arange(x.shape[1])
+        inside = (place[None] < lengths[:, None])[:, None, None]
+        if self.period > 1:
+            distance = (place[:, None] - place[None]).abs()
+            # A query of padding far from the clip sees itself, so that no softmax is over nothing.
+            local = (inside & (distance <= self.window)) | (distance == 0)
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, inside if number % self.period == 0 else local, rotation)
+        return functional.normalize(self.projection(self.pooling(self.norm(x), inside)), dim=-1)
+
+
+class DualEncoder(nn.Module):
+    """The model of a config of ours."""
+
+    def __init__(self, config: ConfigDict):
+        super().__init__()
+        self.audio_config, model = config.audio, config.model
+        audio, text = model.audio_encoder, model.text_encoder
+        self.patches = self.audio_config.mels // self.audio_config.mels_per_patch
+        self.patch_values = self.audio_config.frames_per_column * self.audio_config.mels_per_patch
+        self.head_dims = audio.width // audio.heads, text.width // text.heads
+        self.bases = audio.rope_base_time, audio.rope_base_frequency, text.rope_base
+        self.patch_embedding = nn.Linear(self.patch_values, audio.width, bias=False)
+        self.audio_tower, self.text_tower = Tower(audio, model.embed_dim), Tower(text, model.embed_dim)
+        self.embedding = nn.Embedding(model.vocab_size, text.width)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        bank = librosa.filters.mel(
+            sr=self.audio_config.sample_rate, n_fft=self.audio_config.n_fft, n_mels=self.audio_config.mels
+        )
+        self.register_buffer("bank", torch.from_numpy(bank).T.contiguous())
+        self.register_buffer("window", torch.hann_window(self.audio_config.window_length))
+
+    @torch.no_grad()
+    def log_mel_patches(self, waveform: Tensor) -> Tensor:
+        """int16 [B, S] to patches [B, L, P]."""
+        audio = self.audio_config
+        sizes = (audio.n_fft, audio.hop_length, audio.window_length)
+        spectrum = torch.stft(waveform * 2.0**-15, *sizes, self.window, pad_mode="constant", return_complex=True)
+        power = (spectrum.real.square() + spectrum.imag.square()).transpose(1, 2)
+        mel = torch.log(torch.clamp(power[:, : waveform.shape[1] // audio.hop_length] @ self.bank, min=audio.log_floor))
+        mel = ((mel - audio.mean) / audio.std).unflatten(1, (-1, audio.frames_per_column))
+        return mel.unflatten(3, (self.patches, -1)).transpose(2, 3).reshape(len(mel), -1, self.patch_values)
+
+    def audio(self, waveform: Tensor, columns: Tensor) -> Tensor:
+        """Unit vectors of padded clips."""
+        x = self.patch_embedding(self.log_mel_patches(waveform))
+        pairs = torch.arange(self.head_dims[0] // 4) / (self.head_dims[0] // 4)
+        place = torch.arange(x.shape[1])[:, None]
+        time = (place // self.patches) * self.bases[0] ** -pairs
+        frequency = (place % self.patches) * self.bases[1] ** -pairs
+        return self.audio_tower(x, columns * self.patches, torch.cat([time, frequency], dim=-1))
+
+    def text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Unit vectors of padded captions."""
+        pairs = torch.arange(self.head_dims[1] // 2) / (self.head_dims[1] // 2)
+        angles = torch.arange(tokens.shape[1])[:, None] * self.bases[2] ** -pairs
+        return self.text_tower(self.embedding(tokens), lengths, angles)
+
+
+def padded(clips: Sequence[MixedClip]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Samples, columns, tokens and their counts, padded to the longest of the batch."""
+    columns, words = [clip.columns for clip in clips], [len(clip.tokens) for clip in clips]
+    waveform = np.zeros((len(clips), max(columns) * COLUMN_SAMPLES), np.int16)
+    tokens = np.zeros((len(clips), max(words)), np.int64)
+    for row, clip in enumerate(clips):
+        waveform[row, : len(clip.waveform)], tokens[row, : len(clip.tokens)] = clip.waveform, clip.tokens
+    return torch.from_numpy(waveform), torch.tensor(columns), torch.from_numpy(tokens), torch.tensor(words)
+
+
+def torch_calls(task: str, config: ConfigDict, batches: Batches, threads: int) -> Calls:
+    """Returns a call for each batch that trains on it or embeds its audio, and its seconds of audio."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model, settings = DualEncoder(config), config.optimizer
+    optimizer = torch.optim.AdamW(
+        model.parameters(), settings.learning_rate, (settings.b1, settings.b2), settings.eps, settings.weight_decay,
+        fused=True,
+    )  # fmt: skip
+
+    def train(waveform: Tensor, columns: Tensor, tokens: Tensor, words: Tensor) -> float:
+        logits = model.log_scale.exp().clamp(max=100.0) * (model.audio(waveform, columns) @ model.text(tokens, words).T)
+        own = torch.arange(len(logits))
+        loss = (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm, foreach=True)
+        optimizer.step()
+        return loss.item()
+
+    @torch.inference_mode()
+    def embed(waveform: Tensor, columns: Tensor, tokens: Tensor, words: Tensor) -> Tensor:
+        return model.audio(waveform, columns)
+
+    call = train if task == "train" else embed
+    arrays = [padded(clips) for clips in batches]
+    return [
+        (lambda batch=batch: call(*batch), sum(clip.seconds for clip in clips))
+        for batch, clips in zip(arrays, batches, strict=True)
+    ]
+
+
+def clap_calls(batches: Batches, threads: int) -> Calls:
+    """The audio tower at transformers' default sizes with random weights, on log-mels of 10 s made beforehand.
+
+    Longer clips are cut: their seconds of audio count up to 10 s.
+    """
+    from transformers import ClapAudioConfig, ClapAudioModelWithProjection
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = ClapAudioModelWithProjection(ClapAudioConfig()).eval()
+    frames = CLAP_SECONDS * 48_000 // 480 + 1
+
+    @torch.inference_mode()
+    def embed(features: Tensor) -> Tensor:
+        return model(input_features=features).audio_embeds
+
+    calls: Calls = []
+    for clips in batches:
+        features = torch.randn(len(clips), 1, frames, 64)
+        used = sum(min(len(clip.waveform) / SAMPLE_RATE, CLAP_SECONDS) for clip in clips)
+        calls.append((lambda features=features: embed(features), used))
+    return calls
