@@ -17,8 +17,8 @@ from benchmarks.machine import machine
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = (
-    ("configs/slap_small.py", "v5e:2x4"),
-    ("configs/slap_small.py", "h100:1"),
+    ("configs/slap_small.py:remat=full", "v5e:2x4"),
+    ("configs/slap_small.py", "h100:4"),
     ("configs/slap_base.py:remat=full", "v5e:4x4"),
     ("configs/slap_base.py", "v5p:2x2x2"),
     ("configs/slap_base.py", "h100:8"),
@@ -27,7 +27,7 @@ CONFIGS = (
 )
 # Both towers as deep, so that the whole program would grow if it grew with depth.
 DEPTHS = (12, 24)
-DEPTH_CASE = ("configs/slap_small.py", "v5e:2x4")
+DEPTH_CASE = ("configs/slap_small.py:remat=full", "v5e:2x4")
 
 
 def ahead_of_time(config: str, topology: str, *overrides: str) -> dict[str, Any]:

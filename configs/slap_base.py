@@ -1,10 +1,23 @@
 """SLAP at the paper's size (arXiv 2601.12594): 12 x 768 audio and 22 x 768 text layers, 2 epochs of 109 M clips.
 
-    slap train --config configs/slap_base.py:data=DATA --run-dir RUNS/slap_base
+TPU v5p, 8 chips (v5p:2x2x2):
 
-DATA and RUNS lie on a file system that all hosts share. About 2,048 clips of 10 s in a step, as packed rows: 256 rows
+    launch/tpu_vm.sh up slap-base --zone us-east5-a --type v5p-16 --bucket MY_BUCKET -- \\
+        train --config configs/slap_base.py:data=/gcs/data --run-dir /gcs/runs/slap_base
+
+TPU v5e, 16 chips (v5e:4x4), whose memory wants more computed again:
+
+    launch/tpu_vm.sh up slap-base --zone us-west4-a --type v5litepod-16 --bucket MY_BUCKET -- \\
+        train --config configs/slap_base.py:data=/gcs/data,remat=full --run-dir /gcs/runs/slap_base
+
+Eight H100 (h100:8), or more nodes with `sbatch --nodes N`:
+
+    launch/gpu_single.sh -- train --config configs/slap_base.py:data=DATA --run-dir RUNS/slap_base
+
+DATA and RUNS lie on a file system that all hosts share. About 2,060 clips of 10 s in a step, as packed rows: 256 rows
 of 512 columns (81.9 s each). The paper starts its text tower from ModernBERT-base; this one has its depth and width but
-starts from scratch. Not run by us: it needs a TPU slice or GPU nodes.
+starts from scratch. What `slap aot` says of each topology, memory and bound MFU: docs/aot.md, "Our configs". Not run by
+us: it needs a TPU slice or GPU nodes.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,18 @@
 """A large SLAP: an audio tower of 0.3 B parameters (24 x 1,024) and a text tower of 0.3 B, all three objectives.
 
-    slap train --config configs/slap_large.py:data=DATA --run-dir RUNS/slap_large
+TPU v5p, 16 chips (v5p:2x2x4):
+
+    launch/tpu_vm.sh up slap-large --zone us-east5-a --type v5p-32 --bucket MY_BUCKET -- \\
+        train --config configs/slap_large.py:data=/gcs/data --run-dir /gcs/runs/slap_large
+
+Four nodes of eight H100 (h100:4x8):
+
+    sbatch --nodes 4 launch/gpu_slurm.sbatch \\
+        train --config configs/slap_large.py:data=DATA --run-dir RUNS/slap_large
 
 DATA and RUNS lie on a file system that all hosts share. The paper's 2,048 clips of 10 s in a step, as 256 packed rows.
-The learning rate stays constant and falls over the last fifth of the steps (WSD), so a run can be extended.
+The learning rate stays constant and falls over the last fifth of the steps (WSD), so a run can be extended. What
+`slap aot` says of each topology, memory and bound MFU: docs/aot.md, "Our configs". Not run by us.
 """
 
 from ml_collections import ConfigDict

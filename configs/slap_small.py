@@ -1,9 +1,17 @@
-"""A small SLAP: an audio tower of 22 M parameters (12 x 384), for one TPU host or one GPU, all three objectives.
+"""A small SLAP: an audio tower of 22 M parameters (12 x 384), for one host, all three objectives.
 
-    slap train --config configs/slap_small.py:data=DATA --run-dir RUNS/slap_small
+TPU v5e, one host of 8 chips (v5e:2x4), whose memory wants more computed again:
+
+    launch/tpu_vm.sh up slap-small --zone us-west4-a --type v5litepod-8 --bucket MY_BUCKET -- \\
+        train --config configs/slap_small.py:data=/gcs/data,remat=full --run-dir /gcs/runs/slap_small
+
+Four H100 (h100:4):
+
+    launch/gpu_single.sh -- train --config configs/slap_small.py:data=DATA --run-dir RUNS/slap_small
 
 DATA and RUNS lie on a file system that all hosts share. The paper's 2,048 clips of 10 s in a step, as 256 packed rows.
-The learning rate stays constant and falls over the last fifth of the steps (WSD), so a run can be extended.
+The learning rate stays constant and falls over the last fifth of the steps (WSD), so a run can be extended. What
+`slap aot` says of each topology, memory and bound MFU: docs/aot.md, "Our configs". Not run by us.
 """
 
 from ml_collections import ConfigDict

@@ -13,6 +13,8 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
+from slap_jax.aot.hlo import ARRAY, array_bytes, computations
+
 KINDS = (
     "all-gather",
     "all-reduce",
@@ -23,12 +25,7 @@ KINDS = (
     "collective-broadcast",
 )
 _NETWORK = "network-"
-_ITEM_BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4}
-_ITEM_BYTES |= {"u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
-
-_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<result>.*?) (?P<operation>[a-z][a-z0-9\-]*)\(")
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computations)=\{?%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
@@ -106,11 +103,11 @@ def find_collectives(hlo: str, n_devices: int, slices: int = 1) -> Collectives:
         slices: of a TPU topology; the devices of one follow those of the other.
     """
     peers = tuple(range(0, n_devices, n_devices // slices))
-    computations, entry = _split(hlo)
-    times, unknown = _runs(computations, entry)
+    programs, entry = computations(hlo)
+    times, unknown = _runs(programs, entry)
     # A collective that runs beside other work is spread over several fusions, each with a copy of it.
     found: dict[tuple[object, ...], Collective] = {}
-    for computation, lines in computations.items():
+    for computation, lines in programs.items():
         count = times.get(computation, 0)
         if not count:
             continue
@@ -130,24 +127,11 @@ def find_collectives(hlo: str, n_devices: int, slices: int = 1) -> Collectives:
     return Collectives(tuple(found.values()), unknown)
 
 
-def _split(hlo: str) -> tuple[dict[str, list[str]], str]:
-    computations: dict[str, list[str]] = {}
-    entry, lines = "", []
-    for line in hlo.splitlines():
-        match = _COMPUTATION.match(line) if line and not line.startswith(" ") else None
-        if match:
-            lines = computations.setdefault(match["name"], [])
-            entry = match["name"] if match["entry"] else entry
-        else:
-            lines.append(line)
-    return computations, entry
-
-
-def _runs(computations: dict[str, list[str]], entry: str) -> tuple[dict[str, int], int]:
+def _runs(programs: dict[str, list[str]], entry: str) -> tuple[dict[str, int], int]:
     """How often each computation runs in a step, and how many loops have no length."""
     calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
     unknown: set[str] = set()
-    for computation, lines in computations.items():
+    for computation, lines in programs.items():
         for line in lines:
             called = _CALLED.findall(line)
             for branches in _BRANCHES.findall(line):
@@ -156,11 +140,11 @@ def _runs(computations: dict[str, list[str]], entry: str) -> tuple[dict[str, int
                 continue
             count = 1
             if " while(" in line:
-                length = _loop_length(line, computations)
+                length = _loop_length(line, programs)
                 if length is None:
                     unknown.add(line)
                 count = 1 if length is None else length
-            calls[computation] += [(name, count) for name in called if name in computations]
+            calls[computation] += [(name, count) for name in called if name in programs]
     times: dict[str, int] = defaultdict(int)
 
     def visit(computation: str, count: int) -> None:
@@ -172,12 +156,12 @@ def _runs(computations: dict[str, list[str]], entry: str) -> tuple[dict[str, int
     return times, len(unknown)
 
 
-def _loop_length(line: str, computations: dict[str, list[str]]) -> int | None:
+def _loop_length(line: str, programs: dict[str, list[str]]) -> int | None:
     known = _TRIP_COUNT.search(line)
     if known:
         return int(known[1])
     condition = re.search(r"condition=%?([\w.\-]+)", line)
-    lines = computations.get(condition[1], []) if condition else []
+    lines = programs.get(condition[1], []) if condition else []
     # Every loop of ours counts up from zero by one: XLA's text for `lax.scan`.
     if not any(_LIMIT.search(text) for text in lines):
         return None
@@ -197,10 +181,7 @@ def _kind(operation: str, computation: str, line: str) -> str | None:
 
 def _bytes(result: str, operation: str) -> float:
     """Of the result; a `-start` or `send` returns its operands and flags too."""
-    sizes = [
-        math.prod(map(int, filter(None, shape.split(",")))) * _ITEM_BYTES.get(kind, 4)
-        for kind, shape in _ARRAY.findall(result)
-    ]
+    sizes = [array_bytes(kind, shape) for kind, shape in ARRAY.findall(result)]
     if operation == "send" or (operation.endswith("-start") and operation != "all-reduce-start"):
         return max(sizes, default=0)
     return sum(sizes)

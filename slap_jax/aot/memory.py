@@ -81,13 +81,3 @@ def out_of_memory(error: Exception) -> StepMemory | None:
 def _bytes_after(before: str, text: str) -> int | None:
     match = re.search(before + _SIZE, text)
     return round(float(match[1]) * _UNITS[match[2]]) if match else None
-
-
-def largest_buffers(hlo: str, count: int = 12) -> list[str]:
-    """Returns the largest arrays that appear in a program's text, for a step that is larger than it should be."""
-    sizes = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s16": 2, "pred": 1, "s8": 1, "u8": 1}
-    found = {
-        (math.prod(map(int, shape.split(","))) * sizes[kind], f"{kind}[{shape}]")
-        for kind, shape in re.findall(r"= (f32|s32|u32|bf16|f16|s16|pred|s8|u8)\[([\d,]+)\]", hlo)
-    }
-    return [f"{size / 2**30:8.3f} GiB  {name}" for size, name in sorted(found, reverse=True)[:count]]

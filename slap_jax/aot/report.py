@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from ml_collections import ConfigDict
 
 from slap_jax.aot.collectives import Collectives, find_collectives
+from slap_jax.aot.hlo import largest_arrays
 from slap_jax.aot.memory import StepMemory, argument_bytes, compiled_memory, out_of_memory
 from slap_jax.aot.program_costs import gradient_costs, kept_for_backward
 from slap_jax.aot.roofline import Roofline, expected_counts, roofline
@@ -36,6 +37,7 @@ class Compiled:
         memory: what the compiler says.
         choices: attention backends.
         collectives: of the program; None if there is none.
+        arrays: the largest that the program stores, and their bytes.
         seconds: that the compiler took.
         trace_seconds: that tracing and lowering took.
         mesh: of the devices.
@@ -45,6 +47,7 @@ class Compiled:
     memory: StepMemory
     choices: tuple[Choice, ...]
     collectives: Collectives | None
+    arrays: dict[str, int]
     seconds: float
     trace_seconds: float
     mesh: Mesh
@@ -95,6 +98,7 @@ def report(config: ConfigDict, topology: str, *, log: Callable[[str], None] = lo
     if compiled.collectives:
         result["collectives"] = compiled.collectives.by_kind()
         result["loops_of_unknown_length"] = compiled.collectives.unknown_loops
+        result["largest_arrays"] = compiled.arrays
         result["state_in_place_bytes"] = compiled.memory.in_place
     if compiled.memory.message:
         result["reason"] = compiled.memory.message
@@ -115,7 +119,7 @@ def compile_step(config: ConfigDict, topology: Topology, log: Callable[[str], No
     trace_seconds = time.perf_counter() - started
     log(f"compiling {config.data.rows} rows of {config.data.columns} columns for {topology.name}")
     started = time.perf_counter()
-    collectives = None
+    collectives, arrays = None, {}
     try:
         compiled = lowered.compile()
         memory = compiled_memory(compiled)
@@ -126,8 +130,10 @@ def compile_step(config: ConfigDict, topology: Topology, log: Callable[[str], No
         memory, compiled = refused, None
     seconds = time.perf_counter() - started
     if compiled is not None:
-        collectives = find_collectives(compiled.as_text() or "", len(devices), topology.slices)
-    return Compiled(argument_bytes(program), memory, tuple(choices), collectives, seconds, trace_seconds, mesh)
+        text = compiled.as_text() or ""
+        collectives = find_collectives(text, len(devices), topology.slices)
+        arrays = largest_arrays(text)
+    return Compiled(argument_bytes(program), memory, tuple(choices), collectives, arrays, seconds, trace_seconds, mesh)
 
 
 def _without_compiler(config: ConfigDict, topology: Topology, log: Callable[[str], None]) -> dict[str, Any]:

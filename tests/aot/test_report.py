@@ -73,6 +73,15 @@ def test_kinds_of_memory_add_up_and_the_state_is_written_in_place(compiled):
     assert sizes["activations"] > 0
 
 
+def test_no_array_of_scores_is_stored(compiled):
+    length = 384  # tokens of an audio row; attention has that many scores squared
+    arrays = compiled["split"]["largest_arrays"]
+    assert len(arrays) == 8
+    for shape in arrays:
+        sizes = list(map(int, shape.partition("[")[2].rstrip("]").split(",")))
+        assert sizes.count(length) < 2, arrays
+
+
 def test_parameters_in_pieces_are_gathered(compiled):
     split, whole = compiled["split"], compiled["slices"]
     assert split["bytes_per_device"]["parameters"] < whole["bytes_per_device"]["parameters"]
