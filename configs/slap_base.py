@@ -1,13 +1,13 @@
-"""SLAP at the paper's size (arXiv 2601.12594): 12 x 768 audio and 22 x 768 text layers, 2 epochs of 109 M clips.
+r"""SLAP at the paper's size (arXiv 2601.12594): 12 x 768 audio and 22 x 768 text layers, 2 epochs of 109 M clips.
 
 TPU v5p, 8 chips (v5p:2x2x2):
 
-    launch/tpu_vm.sh up slap-base --zone us-east5-a --type v5p-16 --bucket MY_BUCKET -- \\
+    launch/tpu_vm.sh up slap-base --zone us-east5-a --type v5p-16 --bucket MY_BUCKET -- \
         train --config configs/slap_base.py:data=/gcs/data --run-dir /gcs/runs/slap_base
 
 TPU v5e, 16 chips (v5e:4x4), whose memory wants more computed again:
 
-    launch/tpu_vm.sh up slap-base --zone us-west4-a --type v5litepod-16 --bucket MY_BUCKET -- \\
+    launch/tpu_vm.sh up slap-base --zone us-west4-a --type v5litepod-16 --bucket MY_BUCKET -- \
         train --config configs/slap_base.py:data=/gcs/data,remat=full --run-dir /gcs/runs/slap_base
 
 Eight H100 (h100:8), or more nodes with `sbatch --nodes N`:

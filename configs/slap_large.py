@@ -1,13 +1,13 @@
-"""A large SLAP: an audio tower of 0.3 B parameters (24 x 1,024) and a text tower of 0.3 B, all three objectives.
+r"""A large SLAP: an audio tower of 0.3 B parameters (24 x 1,024) and a text tower of 0.3 B, all three objectives.
 
 TPU v5p, 16 chips (v5p:2x2x4):
 
-    launch/tpu_vm.sh up slap-large --zone us-east5-a --type v5p-32 --bucket MY_BUCKET -- \\
+    launch/tpu_vm.sh up slap-large --zone us-east5-a --type v5p-32 --bucket MY_BUCKET -- \
         train --config configs/slap_large.py:data=/gcs/data --run-dir /gcs/runs/slap_large
 
 Four nodes of eight H100 (h100:4x8):
 
-    sbatch --nodes 4 launch/gpu_slurm.sbatch \\
+    sbatch --nodes 4 launch/gpu_slurm.sbatch \
         train --config configs/slap_large.py:data=DATA --run-dir RUNS/slap_large
 
 DATA and RUNS lie on a file system that all hosts share. The paper's 2,048 clips of 10 s in a step, as 256 packed rows.

@@ -1,8 +1,8 @@
-"""A small SLAP: an audio tower of 22 M parameters (12 x 384), for one host, all three objectives.
+r"""A small SLAP: an audio tower of 22 M parameters (12 x 384), for one host, all three objectives.
 
 TPU v5e, one host of 8 chips (v5e:2x4), whose memory wants more computed again:
 
-    launch/tpu_vm.sh up slap-small --zone us-west4-a --type v5litepod-8 --bucket MY_BUCKET -- \\
+    launch/tpu_vm.sh up slap-small --zone us-west4-a --type v5litepod-8 --bucket MY_BUCKET -- \
         train --config configs/slap_small.py:data=/gcs/data,remat=full --run-dir /gcs/runs/slap_small
 
 Four H100 (h100:4):
