@@ -40,6 +40,7 @@ PEERS = ("torch_padded", "torch_bucketed", "torch_bucketed_32", "clap_model")
 TASKS = ("train", "embed")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers")
 ROW_COLUMNS = 304  # of a packed row: 48.6 s
+POOL = 32  # batches of which some stand for all
 
 
 def benchmark_config(clips_per_step: int = 32) -> ConfigDict:
@@ -60,21 +61,26 @@ def benchmark_config(clips_per_step: int = 32) -> ConfigDict:
 
 
 def batches_of(side: str, config: ConfigDict, clips_per_step: int, count: int) -> Batches:
-    """Returns the clips of each batch of a side; of a packed one, the clips of each row in turn.
-
-    Padded sides run the first batches only: in each of them one clip is close to the longest.
-    """
-    if side == "torch_bucketed_32":
-        return by_length(mixed_clips(32 * clips_per_step, config.model.vocab_size), clips_per_step, 32, count)
+    """Returns the clips of each batch of a side; of a packed one, the clips of each row in turn."""
     if side == "slap_jax_packed":
         rows, bins = max(1, count // 2) * config.data.rows, config.data.packing_bins
         # The first rows to be complete are the fullest: those after them are as full as in a long run.
         clips = mixed_clips(24 * bins + 10 * rows, config.model.vocab_size)
         return packed_rows(clips, config)[bins : bins + rows]
-    clips = mixed_clips(count * clips_per_step, config.model.vocab_size)
     if side == "torch_bucketed":
-        return by_length(clips, clips_per_step, count, count)
-    return in_order(clips, clips_per_step)[: max(1, count // 4)]
+        return by_length(mixed_clips(count * clips_per_step, config.model.vocab_size), clips_per_step, count, count)
+    clips = mixed_clips(POOL * clips_per_step, config.model.vocab_size)
+    if side == "torch_bucketed_32":
+        return by_length(clips, clips_per_step, POOL, count)
+    # Padded batches take longest: a few stand for all, those with a short, a middling and a long longest clip.
+    ordered = sorted(in_order(clips, clips_per_step), key=longest_columns)
+    chosen = max(1, count * 3 // 8)
+    return [ordered[POOL * (2 * number + 1) // (2 * chosen)] for number in range(chosen)]
+
+
+def longest_columns(clips: Sequence[MixedClip]) -> int:
+    """Columns of the longest clip."""
+    return max(clip.columns for clip in clips)
 
 
 def packed_rows(clips: Sequence[MixedClip], config: ConfigDict) -> Batches:
@@ -96,7 +102,7 @@ def our_batches(side: str, config: ConfigDict, clips_per_step: int, count: int) 
 
     groups = batches_of(side, config, clips_per_step, count)
     if side == "slap_jax_padded":
-        longest = max(clip.columns for clips in groups for clip in clips)
+        longest = max(map(longest_columns, groups))
         captions = max(len(clip.tokens) for clips in groups for clip in clips)
         config.data.update(rows=clips_per_step, columns=longest, slots=1, text_tokens=captions)
         groups = [[clip] for clips in groups for clip in clips]
