@@ -164,7 +164,7 @@ def make_train_step(
         metrics |= batch_counts(batch, config)
         metrics |= {
             "gradient_norm": norm,
-            "learning_rate": schedule(state.step),
+            "learning_rate": jnp.asarray(schedule(state.step)),
             "bad_steps": bad_steps.astype(jnp.float32),
         }
         return TrainState(state.step + 1, params, teacher, optimizer, bad_steps), metrics

@@ -13,9 +13,11 @@ Initialisation, in one place:
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from slap_jax.parallel.per_device import constrain
 from slap_jax.parallel.platform import target_platform
 
 
@@ -119,7 +121,9 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
         """Looks the tokens up."""
-        return jnp.take(self.table[...], tokens, axis=0).astype(self.dtype)
+        # A table that fsdp keeps in pieces is gathered: XLA would send the vectors of all tokens instead.
+        table = constrain(self.table[...], PartitionSpec())
+        return jnp.take(table, tokens, axis=0).astype(self.dtype)
 
     def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
         """Returns fp32 scores of every token."""

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +46,7 @@ class Views:
         self,
         student: Slap,
         teacher: Slap,
-        teacher_objectives: dict,
+        teacher_objectives: Mapping[str, Any],
         batch: PackedBatch,
         row_numbers: Int[Array, " R"],
         key: PRNGKeyArray,

@@ -1,6 +1,8 @@
 """What the losses know of the global batch, in however many parts the towers see it."""
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -15,7 +17,9 @@ from slap_jax.objectives.source_weights import clip_weights
 class WholeBatch:
     """Facts of the global batch, computed once and only if a loss asks; no tower is run here."""
 
-    def __init__(self, batch: PackedBatch, teacher_objectives: dict, progress: Float[Array, ""], config: ConfigDict):
+    def __init__(
+        self, batch: PackedBatch, teacher_objectives: Mapping[str, Any], progress: Float[Array, ""], config: ConfigDict
+    ):
         """Prepares.
 
         Args:
