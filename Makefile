@@ -1,6 +1,7 @@
 # make demo     real and synthetic clips in; a trained, evaluated, exported model and its report out, in runs/demo
 # make test     the whole test suite
 # make check    lint, format and types, of Python and of the shell scripts
+# make gpu-aot  a small step compiled for every kind of GPU, none needed; installs the CUDA plug-in (several GB)
 # make format   put the sources in the form that `make check` wants
 # make clean    remove environments, caches and runs
 #
@@ -15,7 +16,7 @@ RUN := runs/demo
 # One worker per core, no more than memory carries; tests of one file share what the file compiles.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test check format environment clean
+.PHONY: demo test check gpu-aot format environment clean
 .DELETE_ON_ERROR:
 
 environment: $(VENV)/.dev
@@ -47,6 +48,12 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/shellcheck -x launch/*.sh launch/*.sbatch
+
+# In an environment of its own: elsewhere JAX would look for a GPU at every start.
+gpu-aot:
+	@$(MAKE) --no-print-directory VENV=.venv-cuda environment
+	@.venv-cuda/bin/python -m pip install -qq --disable-pip-version-check --editable '.[cuda12]'
+	@.venv-cuda/bin/python -m tests.aot.compile_for_gpus
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix --quiet . || true

@@ -1,4 +1,4 @@
-"""Compiles a small step for every kind of GPU, none of which is there: `make test-gpu-aot`.
+"""Compiles a small step for every kind of GPU, none of which is there: `make gpu-aot`.
 
 Not part of the test suite, because the compiler is several GB: pip install 'slap-jax[cuda12]'.
 """
