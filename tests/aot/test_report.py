@@ -19,6 +19,7 @@ from slap_jax.models.attention.select import AttentionError
 from slap_jax.parallel.platform import compiling_for
 from tests.aot.compile_worker import LOOPS, VALUES
 from tests.aot.small_config import small_config
+from tests.models.attention.test_lowering import GPU_MESH
 
 ROOT = Path(__file__).parents[2]
 KEYS = {
@@ -129,7 +130,7 @@ def test_gpus_without_their_compiler_are_told_the_rest(no_plugin):
 
 def test_the_step_lowers_for_cuda_without_a_gpu():
     loss, shapes = _loss_of_rows(small_config(), 2)
-    with compiling_for("gpu"):
+    with jax.sharding.use_abstract_mesh(GPU_MESH), compiling_for("gpu"):
         text = jax.jit(jax.grad(loss)).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
     for kernel in ("flash_attention_forward", "flash_attention_query_gradient", "flash_attention_key_gradient"):
         assert kernel in text
