@@ -75,6 +75,8 @@ def _rounds(
         neighbours = [(device, (device - 1) % ways) for device in range(ways)]
         # As one array: on CPUs, several sends under way at once may meet in another order in another process, and hang.
         leaves, structure = jax.tree.flatten(tree)
+        if not leaves:
+            return tree
         words = [jax.lax.bitcast_convert_type(x.astype(jnp.int32) if x.dtype == bool else x, jnp.int32) for x in leaves]
         packed = jax.lax.ppermute(jnp.concatenate([x.reshape(-1) for x in words]), axes, neighbours)
         found, start = [], 0
