@@ -69,22 +69,11 @@ def _rounds(
     merged = functools.partial(jax.tree.map, merge)
     ways = math.prod(map(axis_size, axes))
 
-    def send(tree: Any) -> Any:
+    def send(tree: Clips) -> Clips:
         if ways == 1:
             return tree
         neighbours = [(device, (device - 1) % ways) for device in range(ways)]
-        # As one array: on CPUs, several sends under way at once may meet in another order in another process, and hang.
-        leaves, structure = jax.tree.flatten(tree)
-        if not leaves:
-            return tree
-        words = [jax.lax.bitcast_convert_type(x.astype(jnp.int32) if x.dtype == bool else x, jnp.int32) for x in leaves]
-        packed = jax.lax.ppermute(jnp.concatenate([x.reshape(-1) for x in words]), axes, neighbours)
-        found, start = [], 0
-        for x in leaves:
-            part = packed[start : start + x.size].reshape(x.shape)
-            found.append(part != 0 if x.dtype == bool else jax.lax.bitcast_convert_type(part, x.dtype))
-            start += x.size
-        return jax.tree.unflatten(structure, found)
+        return jax.tree.map(lambda x: jax.lax.ppermute(x, axes, neighbours), tree)
 
     def one_round(of_audio: Clips, text: Clips) -> tuple[Clips, Clips]:
         (_, of_audio, of_text), _ = jax.lax.scan(one_hop, (text, of_audio, empty_text), None, length=ways)
@@ -94,8 +83,7 @@ def _rounds(
         text, of_audio, of_text = carry
         to_text, of_audio = jax.lax.scan(functools.partial(one_tile, text), empty_text, (audio, of_audio))
         # What was summed up for these captions comes a hop behind them, so that sending need not wait for the work.
-        text, of_text = send((text, of_text))
-        return (text, of_audio, merged(of_text, to_text)), None
+        return (send(text), of_audio, merged(send(of_text), to_text)), None
 
     def one_tile(text: Clips, of_text: Clips, blocks: tuple[Clips, Clips]) -> tuple[Clips, Clips]:
         audio, of_audio = blocks
