@@ -80,6 +80,10 @@ def initialize(settings: ConfigDict | None = None, environment: Mapping[str, str
         )
     elif kind != "single":
         jax.distributed.initialize(**timeouts)
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        # A CPU program that is read back from the cache does not keep the order of its exchanges with other processes
+        # (jax 0.10): two processes then wait in different ones for ever.
+        jax.config.update("jax_enable_compilation_cache", False)
     if jax.process_index() == 0:
         logging.info("%s", device_table())
 
