@@ -10,8 +10,9 @@ from slap_jax.config_file import read_config
 
 @pytest.mark.parametrize(("config", "topology"), CONFIGS)
 def test_every_config_is_possible_on_its_topology(config, topology):
-    devices = parse_topology(topology).n_devices
-    validate(read_config(config), process_count=max(1, devices // 8), device_count=devices)
+    devices, settings = parse_topology(topology).n_devices, read_config(config)
+    validate(settings, process_count=max(1, devices // 8), device_count=devices)
+    assert settings.data.rows * settings.data.columns * 0.16 > 2_000 * 10  # seconds: the paper's 2,048 clips of 10 s
 
 
 def test_a_row_of_the_table():

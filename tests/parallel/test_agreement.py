@@ -1,11 +1,15 @@
 """Processes that were started differently are told apart, fact by fact."""
 
+from slap_jax.parallel import agreement
 from slap_jax.parallel.agreement import describe_disagreement, flattened, require_agreement, run_facts
 from tests.tiny import tiny_config
 
 
-def test_one_process_agrees_with_itself():
+def test_one_process_agrees_with_itself_and_asks_nobody(monkeypatch):
+    asked = []
+    monkeypatch.setattr(agreement, "exchange", lambda *arguments: asked.append(arguments))
     require_agreement("anything", {"a": 1}, seconds=0.0)
+    assert not asked
 
 
 def test_facts_have_the_names_of_settings():

@@ -42,8 +42,11 @@ def test_half_an_explicit_launch_is_an_error():
 
 
 def test_initialize_alone_starts_no_service(monkeypatch):
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("joined other processes"))
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *values, **settings: joined.append((values, settings)))
     distributed.initialize(environment={})
+    assert not joined
+    assert jax.config.jax_enable_compilation_cache  # which only processes of one run on CPUs do without
 
 
 def test_initialize_hands_on_the_explicit_values_and_the_timeouts(monkeypatch, caplog):

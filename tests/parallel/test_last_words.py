@@ -53,3 +53,4 @@ def test_a_lost_companion_does_no_harm():
     words._companion.wait(timeout=60)
     words.become("to nobody")
     words.close()
+    assert words._companion.returncode == 0 and signal.set_wakeup_fd(-1) == -1
