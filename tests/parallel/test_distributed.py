@@ -46,7 +46,7 @@ def test_initialize_alone_starts_no_service(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *values, **settings: joined.append((values, settings)))
     distributed.initialize(environment={})
     assert not joined
-    assert jax.config.jax_enable_compilation_cache  # which only processes of one run on CPUs do without
+    assert jax.config.values["jax_enable_compilation_cache"]  # which only processes of one run on CPUs do without
 
 
 def test_initialize_hands_on_the_explicit_values_and_the_timeouts(monkeypatch, caplog):
