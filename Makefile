@@ -1,6 +1,7 @@
 # make demo     real and synthetic clips in; a trained, evaluated, exported model and its report out, in runs/demo
 # make test     the whole test suite
 # make check    lint, format and types, of Python and of the shell scripts
+# make oracle   exports and text towers held against torch and transformers (several GB)
 # make gpu-aot  a small step compiled for every kind of GPU, none needed; installs the CUDA plug-in (several GB)
 # make format   put the sources in the form that `make check` wants
 # make clean    remove environments, caches and runs
@@ -16,7 +17,7 @@ RUN := runs/demo
 # One worker per core, no more than memory carries; tests of one file share what the file compiles.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test check gpu-aot format environment clean
+.PHONY: demo test check oracle gpu-aot format environment clean
 .DELETE_ON_ERROR:
 
 environment: $(VENV)/.dev
@@ -48,6 +49,12 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/shellcheck -x launch/*.sh launch/*.sbatch
+
+# Held against torch, transformers and a browser, in an environment of its own.
+oracle:
+	@$(MAKE) --no-print-directory VENV=.venv-oracle environment
+	@.venv-oracle/bin/python -m pip install -qq --disable-pip-version-check --editable '.[oracle]'
+	@SLAP_TEST_ORACLES=1 .venv-oracle/bin/python -m pytest tests/oracle
 
 # In an environment of its own: elsewhere JAX would look for a GPU at every start.
 gpu-aot:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slap_jax import cli_data
+from slap_jax import cli_data, cli_evaluation, cli_export, cli_inference
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,85 +73,6 @@ def aot(options: argparse.Namespace) -> int:
     return 1 if result["fits"] is False else 0
 
 
-def evaluate(options: argparse.Namespace) -> None:
-    """Scores a model on its run's evaluation sets or on the named ones."""
-    import jax
-
-    from slap_jax.config import ConfigError
-    from slap_jax.data.tokenizer import Tokenizer
-    from slap_jax.evaluation.evaluate import evaluate, load_tasks, parse_data_argument, table, write_results
-    from slap_jax.export.run import read_model
-    from slap_jax.inference.embedder import Embedder
-
-    model = read_model(options.model, options.step)
-    sources = dict(map(parse_data_argument, options.data)) if options.data else model.config.data.get("evaluation", {})
-    if not sources:
-        raise ConfigError("nothing to evaluate on: name a set with --data NAME=PATH:SPLIT[:LABEL]")
-    vocabulary = Tokenizer(model.tokenizer_path)
-    tasks = load_tasks(sources, vocabulary, model.config.data.max_caption_tokens, options.template)
-    params = jax.device_put(model.params["model"])
-    results = evaluate(Embedder(model.config), params, tasks, seed=options.seed)
-    results["model"] = {"path": str(options.model), "step": model.step}
-    print(table(results))
-    is_run = (Path(options.model) / "checkpoints").is_dir()
-    output = options.output or (Path(options.model) / "evaluation.json" if is_run else None)
-    if output:
-        write_results(results, output)
-        print(f"wrote {output}")
-
-
-def export(options: argparse.Namespace) -> None:
-    """Writes a run's model for inference."""
-    from slap_jax.export.run import export_run
-
-    print(f"wrote {export_run(options.run_dir, options.output, options.step)}")
-
-
-def embed(options: argparse.Namespace) -> None:
-    """Embeds files, or texts."""
-    import numpy as np
-
-    import slap_jax
-    from slap_jax.export.safetensors import ExportError
-
-    if options.output.suffix not in (".npz", ".json"):
-        raise ExportError(f"--output {options.output} is neither .npz nor .json")
-    model = slap_jax.load(options.model)
-    embeddings = model.embed_text(options.inputs) if options.text else model.embed_audio(options.inputs)
-    if options.output.suffix == ".npz":
-        np.savez(options.output, names=np.array(options.inputs), embeddings=embeddings)
-    else:
-        content = {"names": options.inputs, "embeddings": embeddings.tolist()}
-        options.output.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    print(f"wrote {options.output}: {len(embeddings)} vectors of {model.embed_dim}")
-
-
-def classify(options: argparse.Namespace) -> None:
-    """Prints the most probable labels of files."""
-    import slap_jax
-
-    labels = [label.strip() for label in options.labels.split(",") if label.strip()]
-    results = slap_jax.load(options.model).classify(options.audio, labels, options.template)
-    if options.json:
-        print(json.dumps(dict(zip(options.audio, results, strict=True)), indent=2))
-        return
-    for path, probabilities in zip(options.audio, results, strict=True):
-        best = list(probabilities.items())[: options.top]
-        print(f"{path}: " + ", ".join(f"{label} {probability:.3f}" for label, probability in best))
-
-
-def caption(options: argparse.Namespace) -> None:
-    """Prints a caption of each file."""
-    import slap_jax
-
-    captions = slap_jax.load(options.model).caption(options.audio)
-    if options.json:
-        print(json.dumps(dict(zip(options.audio, captions, strict=True)), indent=2, ensure_ascii=False))
-        return
-    for path, text in zip(options.audio, captions, strict=True):
-        print(f"{path}: {text}")
-
-
 def report(options: argparse.Namespace) -> None:
     """Writes the report of a run."""
     from slap_jax.report.page import build_report
@@ -194,37 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print as JSON")
     add("--output", type=Path, metavar="FILE", help="write the JSON too")
 
-    add = verb(evaluate).add_argument
-    add("model", metavar="DIR", help="run directory or export")
-    add("--data", action="append", metavar="NAME=PATH:SPLIT[:LABEL]", help="instead of the run's sets; repeatable")
-    add("--output", metavar="FILE", help="JSON results (evaluation.json of a run directory)")
-    add("--template", default="ensemble", help="name of the zero-shot prompts, or a prompt with {} (ensemble)")
-    add("--step", type=int, help="of a run's checkpoint (the newest)")
-    add("--seed", type=int, default=0, help="of the bootstrap (0)")
-
-    add = verb(export).add_argument
-    add("run_dir", metavar="RUN_DIR")
-    add("--output", metavar="DIR", help="to write to (RUN_DIR/export)")
-    add("--step", type=int, help="of the checkpoint (the newest)")
-
-    add = verb(embed).add_argument
-    add("inputs", nargs="+", metavar="FILE", help="audio files, or texts with --text")
-    add("--model", required=True, metavar="DIR", help="export directory")
-    add("--output", type=Path, required=True, metavar="FILE", help=".npz or .json with names and embeddings")
-    add("--text", action="store_true", help="embed the arguments as texts")
-
-    add = verb(classify).add_argument
-    add("--model", required=True, metavar="DIR", help="export directory")
-    add("--audio", nargs="+", required=True, metavar="FILE")
-    add("--labels", required=True, help="separated by commas")
-    add("--template", default="ensemble", help="name of the prompts, or a prompt with {} (ensemble)")
-    add("--top", type=int, default=3, help="labels to print (3)")
-    add("--json", action="store_true", help="print all probabilities as JSON")
-
-    add = verb(caption).add_argument
-    add("audio", nargs="+", metavar="FILE")
-    add("--model", required=True, metavar="DIR", help="export directory")
-    add("--json", action="store_true", help="print as JSON")
+    cli_evaluation.add_verbs(verb)
+    cli_export.add_verbs(verb)
+    cli_inference.add_verbs(verb)
 
     verb(report).add_argument("run_dir", type=Path, metavar="RUN_DIR")
     return parser

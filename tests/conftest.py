@@ -15,6 +15,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 import pytest  # noqa: E402  (the environment must be set before anything imports jax)
 from absl import flags  # noqa: E402
 
+# These want torch and transformers, which `make oracle` installs.
+collect_ignore = [] if os.environ.get("SLAP_TEST_ORACLES") else ["oracle"]
+
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags
 
 
