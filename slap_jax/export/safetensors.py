@@ -1,4 +1,4 @@
-"""The exported model: a directory of `model.safetensors`, `config.json` and `tokenizer.model` for inference."""
+"""The exported model: a directory of `model.safetensors`, `config.json` and a tokenizer, for inference."""
 
 import dataclasses
 import hashlib
@@ -18,8 +18,13 @@ from slap_jax import __version__
 from slap_jax.paths import flatten, unflatten
 
 FORMAT = "slap_jax"
-FORMAT_VERSION = 1
+# 1: three files, the vocabulary always tokenizer.model. 2: the description names the vocabulary's file and holds
+# data.max_seconds; a model card and a fingerprint may lie beside.
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
+TOKENIZER_JSON = "tokenizer.json"
+FINGERPRINT, CARD = "fingerprint.json", "README.md"
 
 # What inference needs; teachers, prediction heads and prototypes stay behind.
 _EXPORTED = ("model", "objectives/contrastive", "objectives/captioning/decoder")
@@ -34,10 +39,11 @@ class Export:
     """A model as its export directory holds it.
 
     Attributes:
-        config: `audio`, `model`, `objectives.contrastive` and `data.max_caption_tokens` of the run.
+        config: `audio`, `model`, `objectives.contrastive`, and `data.max_caption_tokens` and `data.max_seconds` of the
+            run; exports of version 1 lack `data.max_seconds`.
         params: nested dict of fp32 NumPy arrays: `model`, and under `objectives` the contrastive scale and, if
             captioning was trained, its decoder.
-        tokenizer_path: the SentencePiece file.
+        tokenizer_path: the vocabulary: SentencePiece's `tokenizer.model`, or `tokenizer.json`.
         step: updates that the parameters had.
     """
 
@@ -54,7 +60,9 @@ def export(
     out_dir: str | os.PathLike[str],
     step: int = 0,
 ) -> Path:
-    """Writes an export directory, replacing the three files of an older one there.
+    """Writes an export directory, replacing the files of an older one there.
+
+    What was derived from an older model there, its card and its fingerprint, is removed.
 
     Args:
         params: the run's parameters, `{"model": ..., "objectives": ...}`, arrays on any device.
@@ -83,24 +91,28 @@ def export(
         "audio": config.audio.to_dict(),
         "model": config.model.to_dict(),
         "objectives": {"contrastive": config.objectives.contrastive.to_dict()},
-        "data": {"max_caption_tokens": config.data.max_caption_tokens},
+        "data": {name: config.data[name] for name in ("max_caption_tokens", "max_seconds") if name in config.data},
     }
+    vocabulary = TOKENIZER_JSON if tokenizer_path.suffix == ".json" else TOKENIZER
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "slap_jax_version": __version__,
         "step": int(step),
+        "tokenizer": vocabulary,
         "tokenizer_sha256": _sha256(tokenizer_path),
         "config": exported,
     }
     out_dir.mkdir(parents=True, exist_ok=True)
     # Each file appears whole or not at all; the config, which `load_export` reads first, appears last.
-    weights, copy, text = (out_dir / f".{name}.partial" for name in (WEIGHTS, TOKENIZER, CONFIG))
+    weights, copy, text = (out_dir / f".{name}.partial" for name in (WEIGHTS, vocabulary, CONFIG))
     save_file(tensors, weights, metadata={"format": FORMAT, "format_version": str(FORMAT_VERSION)})
     shutil.copyfile(tokenizer_path, copy)
+    for derived in {FINGERPRINT, CARD, TOKENIZER, TOKENIZER_JSON} - {vocabulary}:
+        (out_dir / derived).unlink(missing_ok=True)
     text.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     weights.chmod(copy.stat().st_mode)  # safetensors makes files that only their owner may read
-    for partial, name in ((weights, WEIGHTS), (copy, TOKENIZER), (text, CONFIG)):
+    for partial, name in ((weights, WEIGHTS), (copy, vocabulary), (text, CONFIG)):
         os.replace(partial, out_dir / name)
     return out_dir
 
@@ -114,28 +126,17 @@ def load_export(directory: str | os.PathLike[str]) -> Export:
     directory = Path(directory)
     if not directory.is_dir():
         raise ExportError(f"{directory} is not a directory; give one that `slap export` wrote")
-    missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (directory / name).is_file()]
+    description = _description(directory / CONFIG) if (directory / CONFIG).is_file() else {}
+    vocabulary = description.get("tokenizer", TOKENIZER)  # version 1 does not name it
+    missing = [name for name in (CONFIG, WEIGHTS, vocabulary) if not (directory / name).is_file()]
     if missing:
         raise ExportError(
-            f"{directory} lacks {', '.join(missing)}; an export holds {CONFIG}, {WEIGHTS} and {TOKENIZER}: write it "
+            f"{directory} lacks {', '.join(missing)}; an export holds {CONFIG}, {WEIGHTS} and {vocabulary}: write it "
             "again with `slap export RUN_DIR`"
         )
-    try:
-        description = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        kind, version = description["format"], description["format_version"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    if description.get("tokenizer_sha256") != _sha256(directory / vocabulary):
         raise ExportError(
-            f"{directory / CONFIG} is not the description of an export ({type(error).__name__}: {error}); expected "
-            "JSON with 'format' and 'format_version': write it again with `slap export RUN_DIR`"
-        ) from None
-    if (kind, version) != (FORMAT, FORMAT_VERSION):
-        raise ExportError(
-            f"{directory / CONFIG} has format {kind!r} version {version!r}; this slap_jax {__version__} reads "
-            f"{FORMAT!r} version {FORMAT_VERSION}: export the run again, or install the version that wrote it"
-        )
-    if description.get("tokenizer_sha256") != _sha256(directory / TOKENIZER):
-        raise ExportError(
-            f"{directory / TOKENIZER} is not the vocabulary that this model was trained with; write the directory "
+            f"{directory / vocabulary} is not the vocabulary that this model was trained with; write the directory "
             "again with `slap export RUN_DIR`"
         )
     try:
@@ -147,9 +148,28 @@ def load_export(directory: str | os.PathLike[str]) -> Export:
     return Export(
         config=ConfigDict(description["config"]),
         params=unflatten(tensors),
-        tokenizer_path=directory / TOKENIZER,
+        tokenizer_path=directory / vocabulary,
         step=int(description.get("step", 0)),
     )
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """Reads `config.json` of an export, if this code reads its format."""
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        kind, version = description["format"], description["format_version"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ExportError(
+            f"{path} is not the description of an export ({type(error).__name__}: {error}); expected "
+            "JSON with 'format' and 'format_version': write it again with `slap export RUN_DIR`"
+        ) from None
+    if kind != FORMAT or version not in READABLE_VERSIONS:
+        raise ExportError(
+            f"{path} has format {kind!r} version {version!r}; this slap_jax {__version__} reads "
+            f"{FORMAT!r} versions {READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}: export the run again, or install "
+            "the version that wrote it"
+        )
+    return description
 
 
 def check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> None:

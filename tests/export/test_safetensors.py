@@ -55,6 +55,36 @@ def test_parameters_on_devices_are_gathered(run, tmp_path):
     assert np.array_equal(load_file(tmp_path / "model.safetensors")["model/kernel"], np.asarray(kernel))
 
 
+def test_version_1_is_read(run, exported):
+    path = exported / "config.json"
+    content = json.loads(path.read_text())
+    del content["tokenizer"], content["config"]["data"]["max_seconds"]
+    path.write_text(json.dumps({**content, "format_version": 1}))
+    config, params, _ = run
+    loaded = load_export(exported)
+    assert loaded.config.data.to_dict() == {"max_caption_tokens": config.data.max_caption_tokens}
+    assert loaded.tokenizer_path == exported / "tokenizer.model" and loaded.step == 7
+    assert np.array_equal(flatten(loaded.params)["model/text_pooling/probe"], params["model"]["text_pooling"]["probe"])
+
+
+def test_a_vocabulary_in_json_keeps_its_form(run, tmp_path):
+    config, params, _ = run
+    (tmp_path / "words.json").write_text('{"model": {}}')
+    directory = export(params, config, tmp_path / "words.json", tmp_path / "export")
+    loaded = load_export(directory)
+    assert loaded.tokenizer_path == directory / "tokenizer.json"
+    assert loaded.tokenizer_path.read_text() == '{"model": {}}'
+    assert not (directory / "tokenizer.model").exists()
+
+
+def test_what_was_derived_from_an_older_model_is_removed(run, exported):
+    config, params, tokenizer = run
+    (exported / "fingerprint.json").write_text("{}")
+    (exported / "README.md").write_text("numbers of the older model")
+    export(params, config, tokenizer, exported)
+    assert sorted(path.name for path in exported.iterdir()) == ["config.json", "model.safetensors", "tokenizer.model"]
+
+
 def test_a_second_export_replaces_the_first(run, exported):
     config, params, tokenizer = run
     params = {"model": jax.tree.map(lambda leaf: leaf + 1, params["model"])}
@@ -77,7 +107,7 @@ def test_not_a_directory(tmp_path):
 def test_another_version(exported):
     path = exported / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
-    with pytest.raises(ExportError, match=r"version 99; this slap_jax .* reads 'slap_jax' version 1"):
+    with pytest.raises(ExportError, match=r"version 99; this slap_jax .* reads 'slap_jax' versions 1 to 2"):
         load_export(exported)
 
 
