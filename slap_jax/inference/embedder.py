@@ -91,6 +91,8 @@ class Embedder:
         out = self.rows.output_sharding()
         self._audio_program = jax.jit(self._audio_rows, out_shardings=out)
         self._text_program = jax.jit(self._text_rows, out_shardings=out)
+        self._frame_program = jax.jit(self._frame_rows, out_shardings=out)
+        self._frame_embedding_program = jax.jit(self._frame_embedding_rows, out_shardings=out)
 
     def model(self, params: Mapping[str, Any]) -> Slap:
         """The model with these parameters, for use inside a jitted function."""
@@ -115,6 +117,40 @@ class Embedder:
         """
         outputs = self.map_audio(functools.partial(self._audio_program, params), waveforms)
         return np.stack(outputs) if outputs else np.zeros((0, self.config.model.embed_dim), np.float32)
+
+    def frames(
+        self, params: Mapping[str, Any], waveforms: Sequence[Shaped[np.ndarray, " n"]]
+    ) -> list[Float[np.ndarray, "c D"]]:
+        """Dense features before pooling.
+
+        Args:
+            params: of the model.
+            waveforms: as for `audio`.
+
+        Returns:
+            For each clip fp32 features of its columns (160 ms each): the mean over the F patches of a column.
+        """
+        return self._columns(functools.partial(self._frame_program, params), waveforms)
+
+    def frame_embeddings(
+        self, params: Mapping[str, Any], waveforms: Sequence[Shaped[np.ndarray, " n"]]
+    ) -> list[Float[np.ndarray, "c E"]]:
+        """Embeds every column of clips: attention pooling over the column's own patches, then the projection.
+
+        Args:
+            params: of the model.
+            waveforms: as for `audio`.
+
+        Returns:
+            For each clip fp32 unit vectors of its columns, comparable with texts.
+        """
+        return self._columns(functools.partial(self._frame_embedding_program, params), waveforms)
+
+    def _columns(self, program: Any, waveforms: Sequence[Shaped[np.ndarray, " n"]]) -> list[np.ndarray]:
+        """Results for each column, without those of the padding."""
+        outputs = self.map_audio(program, waveforms)
+        columns = [clip_columns(len(waveform), self.per_column) for waveform in waveforms]
+        return [output[:count] for output, count in zip(outputs, columns, strict=True)]
 
     def map_audio(self, function: Any, waveforms: Sequence[Shaped[np.ndarray, " n"]]) -> list[np.ndarray]:
         """Calls a jitted `function(waveform [R, S], samples [R]) -> [R, ...]` on rows of one clip each."""
@@ -154,14 +190,35 @@ class Embedder:
         outputs = self.rows.run(program, build, lengths, SMALLEST_TOKENS, 1)
         return np.stack(outputs) if outputs else np.zeros((0, self.config.model.embed_dim), np.float32)
 
+    def _tokens(
+        self, model: Slap, waveform: Float[Array, "R S"], samples: Int[Array, " R"]
+    ) -> tuple[Float[Array, "R L D"], Int[Array, "R C"]]:
+        """Dense features of rows of one clip each, and the owner of each column."""
+        self.programs += 1  # Python runs only while tracing
+        segments, columns = one_clip_rows(samples, waveform.shape[1] // self.per_column, self.per_column)
+        return model.audio_tokens(model.audio_patches(waveform, segments), segments, columns), segments
+
     def _audio_rows(
         self, params: Mapping[str, Any], waveform: Float[Array, "R S"], samples: Int[Array, " R"]
     ) -> Float[Array, "R E"]:
-        self.programs += 1  # Python runs only while tracing
         model = self.model(params)
-        segments, columns = one_clip_rows(samples, waveform.shape[1] // self.per_column, self.per_column)
-        tokens = model.audio_tokens(model.audio_patches(waveform, segments), segments, columns)
+        tokens, segments = self._tokens(model, waveform, samples)
         return model.audio_embeddings(tokens, segments, 1)[:, 0]
+
+    def _frame_rows(
+        self, params: Mapping[str, Any], waveform: Float[Array, "R S"], samples: Int[Array, " R"]
+    ) -> Float[Array, "R C D"]:
+        tokens, segments = self._tokens(self.model(params), waveform, samples)
+        return tokens.astype(jnp.float32).reshape(*segments.shape, self.patches, -1).mean(axis=2)
+
+    def _frame_embedding_rows(
+        self, params: Mapping[str, Any], waveform: Float[Array, "R S"], samples: Int[Array, " R"]
+    ) -> Float[Array, "R C E"]:
+        model = self.model(params)
+        tokens, segments = self._tokens(model, waveform, samples)
+        # Each column becomes a row of its own with one slot: as slots of the row they would take [R, C, L] memory.
+        columns = tokens.reshape(-1, self.patches, tokens.shape[-1])
+        return model.audio_embeddings(columns, segments.reshape(-1, 1), 1).reshape(*segments.shape, -1)
 
     def _text_rows(
         self, params: Mapping[str, Any], tokens: Int[Array, "R T"], lengths: Int[Array, " R"]
