@@ -1,4 +1,4 @@
-"""The smallest parts of every tower: linear map, RMS norm, gated MLP and token embedding, and how they start.
+"""The smallest parts of every tower: linear map, norms, gated MLP and token embedding, and how they start.
 
 Initialisation, in one place:
     matrices: truncated normal, variance 1 / fan-in, so that unit-variance inputs give unit-variance outputs;
@@ -9,6 +9,8 @@ Initialisation, in one place:
         unit variance and keeps the input small in the stream, else a new decoder would repeat its input with certainty;
     norm scales: one.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -96,18 +98,55 @@ class RMSNorm(nnx.Module):
         return (x * inverse * self.scale[...]).astype(self.dtype)
 
 
-class GatedMLP(nnx.Module):
-    """SwiGLU: `down(silu(gate(x)) * up(x))` (Shazeer 2020), without biases."""
+class LayerNorm(nnx.Module):
+    """Layer norm (Ba et al. 2016) with a learned scale and no bias; statistics in fp32."""
 
-    def __init__(self, width: int, hidden: int, *, out_scale: float, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, dtype: DTypeLike, epsilon: float = 1e-5):
+        """Creates the norm over a last axis of `width`."""
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.dtype = jnp.dtype(dtype)
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Returns `scale * (x - mean(x)) / sqrt(variance(x) + epsilon)`."""
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return (x * inverse * self.scale[...]).astype(self.dtype)
+
+
+def unchanged(x: Array) -> Array:
+    """Stands where a layer has no norm."""
+    return x
+
+
+def gelu(x: Array) -> Array:
+    """The exact GELU (Hendrycks and Gimpel 2016), by the error function."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+class GatedMLP(nnx.Module):
+    """`down(activation(gate(x)) * up(x))`, without biases: SwiGLU with SiLU, GeGLU with GELU (Shazeer 2020)."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        out_scale: float,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         """Creates the MLP; `out_scale` is the factor on the initial standard deviation of `down`."""
+        self.activation = activation
         self.gate = Linear(width, hidden, dtype=dtype, rngs=rngs)
         self.up = Linear(width, hidden, dtype=dtype, rngs=rngs)
         self.down = Linear(hidden, width, scale=out_scale, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """Returns a vector for each input vector."""
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
 class Embedding(nnx.Module):

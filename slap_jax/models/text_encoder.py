@@ -1,17 +1,17 @@
-"""The text tower, trained from scratch: caption tokens to features."""
+"""The text tower: caption tokens to features."""
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from slap_jax.models.layers import Embedding
+from slap_jax.models.layers import Embedding, LayerNorm, unchanged
 from slap_jax.models.rope import rotation_1d
 from slap_jax.models.transformer import Transformer
 
 
 class TextEncoder(nnx.Module):
-    """Bidirectional Transformer over packed captions."""
+    """Bidirectional Transformer over packed captions: our own, or ModernBERT, which norms its embeddings too."""
 
     def __init__(self, model_config: ConfigDict, *, rngs: nnx.Rngs):
         """Creates the tower of `config.model.text_encoder` for `config.model.vocab_size` tokens."""
@@ -19,7 +19,11 @@ class TextEncoder(nnx.Module):
         dtype = jnp.dtype(model_config.compute_dtype)
         self.head_dim = tower.width // tower.heads
         self.rope_base = float(tower.rope_base)
+        local = tower.get("rope_base_local")
+        self.rope_base_local = self.rope_base if local is None else float(local)
         self.embedding = Embedding(model_config.vocab_size, tower.width, tied=False, dtype=dtype, rngs=rngs)
+        modernbert = tower.get("kind") == "modernbert"
+        self.embedding_norm = LayerNorm(tower.width, dtype=dtype) if modernbert else unchanged
         self.transformer = Transformer.of_tower(model_config, tower, rngs=rngs)
 
     def __call__(
@@ -27,4 +31,8 @@ class TextEncoder(nnx.Module):
     ) -> Float[Array, "R T D"]:
         """Returns a feature for every token of the packed captions."""
         rotation = rotation_1d(text_positions, self.head_dim, self.rope_base)
-        return self.transformer(self.embedding(text_tokens), text_segments, rotation)
+        local = rotation
+        if self.rope_base_local != self.rope_base:
+            local = rotation_1d(text_positions, self.head_dim, self.rope_base_local)
+        x = self.embedding_norm(self.embedding(text_tokens))
+        return self.transformer(x, text_segments, rotation, local_rotation=local)
