@@ -17,7 +17,7 @@ Definitions, over a whole evaluation set of N clips with M captions:
 Source of the definition: Mei et al., WavCaps (arXiv 2303.17395), `retrieval/tools/utils.py` of its repository.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ from slap_jax.evaluation.bootstrap import cluster_interval
 
 CUTOFFS = (1, 5, 10)
 _METRICS = ("r1", "r5", "r10", "map10")
-_CHUNK_ELEMENTS = 4_000_000  # similarities ranked at a time
+_TOP = CUTOFFS[-1]
+_CHUNK_ELEMENTS = 8_000_000  # similarities ranked at a time, 32 MB and as much again while they are compared
 
 
 def caption_groups(captions: Sequence[str]) -> Int[np.ndarray, " M"]:
@@ -48,27 +49,74 @@ def rank_queries(
     Returns:
         The 1-based rank of the best-ranked relevant candidate, and the average precision at 10.
     """
-    similarity = np.where(np.isnan(similarity), -np.inf, similarity)
-    best = np.where(relevant, similarity, -np.inf).max(axis=1, keepdims=True)
-    best_rank = 1 + np.sum(~relevant & (similarity >= best), axis=1)
-    top = np.lexsort((relevant, -similarity), axis=-1)[:, :10]  # ties: irrelevant (False) first
-    hit = np.take_along_axis(relevant, top, axis=1)
-    precision = np.cumsum(hit, axis=1) / np.arange(1, hit.shape[1] + 1)
-    average_precision = np.sum(precision * hit, axis=1) / relevant.sum(axis=1)
-    return best_rank, average_precision
+    return _rank(np.array(similarity), *np.nonzero(relevant))
 
 
-def _ownership(
-    owner: Int[np.ndarray, " M"], group: Int[np.ndarray, " M"], clips: int, wanted: Int[np.ndarray, " X"]
-) -> Bool[np.ndarray, "N X"]:
-    """Whether clip n owns a caption of group `wanted[x]`."""
-    distinct, inverse = np.unique(wanted, return_inverse=True)
-    place = np.searchsorted(distinct, group)
-    place = np.minimum(place, len(distinct) - 1)
-    known = distinct[place] == group
-    owned = np.zeros((clips, len(distinct)), bool)
-    owned[owner[known], place[known]] = True
-    return owned[:, inverse]
+def _rank(
+    similarity: Float[np.ndarray, "Q X"], query: Int[np.ndarray, " P"], candidate: Int[np.ndarray, " P"]
+) -> tuple[Int[np.ndarray, " Q"], Float[np.ndarray, " Q"]]:
+    """As `rank_queries`, of pairs that are relevant, ordered by query; overwrites `similarity`.
+
+    Nothing is sorted but what is relevant: the rank of the i-th best relevant candidate is i plus the number of
+    irrelevant ones that are at least as similar, and beyond rank 10 nothing counts, so the ten most similar irrelevant
+    candidates are all that is needed of the others.
+    """
+    lowest = np.finfo(similarity.dtype).min
+    np.nan_to_num(similarity, copy=False, nan=lowest, posinf=np.finfo(similarity.dtype).max, neginf=lowest)
+    value = similarity[query, candidate]
+    order = np.lexsort((-value, query))
+    value = value[order]
+    first = np.searchsorted(query, np.arange(len(similarity)))  # place of each query's best relevant candidate
+    count = np.bincount(query, minlength=len(similarity))
+    similarity[query, candidate] = -np.inf  # what is left are the irrelevant candidates
+    best_rank = 1 + np.count_nonzero(similarity >= value[first][:, None], axis=1)
+    width = similarity.shape[1]
+    if width > _TOP:
+        similarity.partition(width - _TOP, axis=1)
+    top = similarity[:, -_TOP:]
+    place = 1 + np.arange(len(query)) - first[query]
+    query, value, place = (array[place <= _TOP] for array in (query, value, place))
+    rank = place + np.count_nonzero(top[query] >= value[:, None], axis=1)
+    precision = np.where(rank <= _TOP, place / rank, 0.0)
+    return best_rank, np.bincount(query, precision, minlength=len(similarity)) / count
+
+
+class _Relevance:
+    """Which clips and captions are relevant to each other, as lists: a table of all pairs would not fit in memory."""
+
+    def __init__(self, owner: Int[np.ndarray, " M"], group: Int[np.ndarray, " M"]):
+        # A clip that owns a caption twice owns it once.
+        pairs = np.unique(np.stack([group, owner], axis=1), axis=0)
+        self._clips_of_group = _Lists(pairs[:, 0], pairs[:, 1], int(group.max()) + 1)
+        self._groups_of_clip = _Lists(pairs[:, 1], pairs[:, 0], int(owner.max()) + 1)
+        self._captions_of_group = _Lists(group, np.arange(len(group)), int(group.max()) + 1)
+        self._group = group
+
+    def clips_of(self, captions: Int[np.ndarray, " q"]) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:
+        """The pairs (place in `captions`, clip), ordered by the former."""
+        return self._clips_of_group.of(self._group[captions])
+
+    def captions_of(self, clips: Int[np.ndarray, " q"]) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:
+        """The pairs (place in `clips`, caption), ordered by the former."""
+        place, group = self._groups_of_clip.of(clips)
+        inner, caption = self._captions_of_group.of(group)
+        return place[inner], caption
+
+
+class _Lists:
+    """A list of integers for each of some keys."""
+
+    def __init__(self, keys: Int[np.ndarray, " P"], values: Int[np.ndarray, " P"], count: int):
+        order = np.argsort(keys, kind="stable")
+        self._values = values[order]
+        self._start = np.searchsorted(keys[order], np.arange(count + 1))
+
+    def of(self, keys: Int[np.ndarray, " q"]) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:
+        """The lists of some keys joined: to which of `keys` each value belongs, and the values."""
+        lengths = self._start[keys + 1] - self._start[keys]
+        place = np.repeat(np.arange(len(keys)), lengths)
+        within = np.arange(len(place)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return place, self._values[self._start[keys][place] + within]
 
 
 def retrieval(
@@ -92,7 +140,7 @@ def retrieval(
 
     Returns:
         `{t2a,a2t}_{r1,r5,r10,map10}` with their `..._interval` ([low, high], 95 %), `{t2a,a2t}_medr`, `chance_r1` (of
-        T2A), `a2t_chance_r1`, `n_clips`, `n_captions`, `n_distinct_captions`.
+        T2A), `a2t_chance_r1`, `n_clips`, `n_captions`, `n_distinct_captions`, `captions_per_clip` ([fewest, most]).
 
     Raises:
         ValueError: shapes that do not fit, or a clip without a caption.
@@ -105,36 +153,42 @@ def retrieval(
         raise ValueError(f"each of the {clips} clips must own a caption, and every owner must be one of 0..{clips - 1}")
     group = caption_groups(captions)
 
-    chunk = max(1, _CHUNK_ELEMENTS // clips)
-    t2a, t2a_chance = [], []
-    for start in range(0, texts, chunk):
-        queries = slice(start, start + chunk)
-        relevant = _ownership(owner, group, clips, group[queries]).T
-        t2a.append(rank_queries(text[queries] @ audio.T, relevant))
-        t2a_chance.append(relevant.mean(axis=1))
-
-    chunk = max(1, _CHUNK_ELEMENTS // texts)
-    a2t, a2t_chance = [], []
-    for start in range(0, clips, chunk):
-        queries = slice(start, start + chunk)
-        inside = (owner >= start) & (owner < start + chunk)
-        count = len(audio[queries])
-        relevant = _ownership(owner[inside] - start, group[inside], count, group)
-        a2t.append(rank_queries(audio[queries] @ text.T, relevant))
-        a2t_chance.append(relevant.mean(axis=1))
+    relevance = _Relevance(owner, group)
+    t2a = _rank_all(text, audio, relevance.clips_of)
+    a2t = _rank_all(audio, text, relevance.captions_of)
 
     results: dict[str, Any] = {}
-    for direction, parts, clusters in (("t2a", t2a, owner), ("a2t", a2t, np.arange(clips))):
-        rank, average_precision = (np.concatenate(part) for part in zip(*parts, strict=True))
+    for direction, ranked, clusters in (("t2a", t2a, owner), ("a2t", a2t, np.arange(clips))):
+        rank, average_precision, _ = ranked
         values = np.stack([*(rank <= k for k in CUTOFFS), average_precision], axis=1).astype(np.float64)
         low, high = cluster_interval(values, clusters, seed=seed, resamples=resamples)
         for index, metric in enumerate(_METRICS):
             results[f"{direction}_{metric}"] = float(values[:, index].mean())
             results[f"{direction}_{metric}_interval"] = [float(low[index]), float(high[index])]
         results[f"{direction}_medr"] = float(np.median(rank))
-    results["chance_r1"] = float(np.concatenate(t2a_chance).mean())
-    results["a2t_chance_r1"] = float(np.concatenate(a2t_chance).mean())
+    results["chance_r1"] = float(t2a[2].mean())
+    results["a2t_chance_r1"] = float(a2t[2].mean())
     results["n_clips"] = clips
     results["n_captions"] = texts
     results["n_distinct_captions"] = int(group.max()) + 1
+    per_clip = np.bincount(owner)
+    results["captions_per_clip"] = [int(per_clip.min()), int(per_clip.max())]
     return results
+
+
+def _rank_all(
+    queries: Float[np.ndarray, "Q E"],
+    candidates: Float[np.ndarray, "X E"],
+    relevant: Callable[[Int[np.ndarray, " q"]], tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]]],
+) -> tuple[Int[np.ndarray, " Q"], Float[np.ndarray, " Q"], Float[np.ndarray, " Q"]]:
+    """Ranks all candidates for some queries at a time; returns ranks, average precisions and shares of the relevant."""
+    rank = np.empty(len(queries), np.int64)
+    precision, share = np.empty(len(queries)), np.empty(len(queries))
+    chunk = max(1, _CHUNK_ELEMENTS // len(candidates))
+    for start in range(0, len(queries), chunk):
+        part = slice(start, min(start + chunk, len(queries)))
+        query, candidate = relevant(np.arange(part.start, part.stop))
+        similarity = np.asarray(queries[part] @ candidates.T)
+        rank[part], precision[part] = _rank(similarity, query, candidate)
+        share[part] = np.bincount(query, minlength=len(similarity)) / len(candidates)
+    return rank, precision, share

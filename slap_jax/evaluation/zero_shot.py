@@ -1,12 +1,13 @@
-"""Zero-shot classification: a clip gets the class whose text embedding is most similar. One true class per clip."""
+"""Zero-shot classification: a clip gets the class whose text embedding is most similar; or a score for every class."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from slap_jax.evaluation.bootstrap import cluster_interval
+from slap_jax.evaluation.ranking_scores import average_precisions, resampled_mean
 
 # Named prompt sets; {} is the class name. A result is only comparable with another of the same template.
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
@@ -38,10 +39,19 @@ def template_prompts(template: str) -> tuple[str, ...]:
     )
 
 
-def class_prompts(classes: Sequence[str], template: str = DEFAULT_TEMPLATE) -> list[str]:
-    """Returns the prompts of all classes, the prompts of a class together; underscores of names become spaces."""
+def class_prompts(
+    classes: Sequence[str], template: str = DEFAULT_TEMPLATE, words: Mapping[str, str] | None = None
+) -> list[str]:
+    """Returns the prompts of all classes, the prompts of a class together; underscores of names become spaces.
+
+    Args:
+        classes: their names.
+        template: see `template_prompts`.
+        words: class -> what stands for its name in the prompts, for those that are called otherwise.
+    """
     prompts = template_prompts(template)
-    return [prompt.replace("{}", name.replace("_", " ")) for name in classes for prompt in prompts]
+    names = [(words or {}).get(name, name).replace("_", " ") for name in classes]
+    return [prompt.replace("{}", name) for name in names for prompt in prompts]
 
 
 def class_embeddings(prompts: Float[np.ndarray, "P E"], classes: int) -> Float[np.ndarray, "Y E"]:
@@ -79,19 +89,40 @@ def true_classes(labels: Sequence[Sequence[str]], key: str) -> tuple[list[str], 
         values.append(found[0] if found else None)
     classes = sorted({value for value in values if value is not None})
     if not classes:
-        known = label_keys(labels)
-        raise ZeroShotError(
-            f"no clip has the label {key!r}; labels found: {', '.join(known) or 'none'}. Set `label` of the evaluation "
-            "source to one of them, or to '' for retrieval alone"
-        )
+        raise _no_label(labels, key)
     index = {name: number for number, name in enumerate(classes)}
     return classes, np.array([-1 if value is None else index[value] for value in values], np.int64)
+
+
+def true_sets(labels: Sequence[Sequence[str]], key: str) -> tuple[list[str], Bool[np.ndarray, "N Y"]]:
+    """As `true_classes`, of clips that may have several values of the label, or none.
+
+    Raises:
+        ZeroShotError: no clip has the label.
+    """
+    found = [{label.partition("=")[2] for label in clip if label.partition("=")[:2] == (key, "=")} for clip in labels]
+    classes = sorted(set().union(*found))
+    if not classes:
+        raise _no_label(labels, key)
+    index = {name: number for number, name in enumerate(classes)}
+    truth = np.zeros((len(labels), len(classes)), bool)
+    for clip, values in enumerate(found):
+        truth[clip, [index[value] for value in values]] = True
+    return classes, truth
+
+
+def _no_label(labels: Sequence[Sequence[str]], key: str) -> ZeroShotError:
+    return ZeroShotError(
+        f"no clip has the label {key!r}; labels found: {', '.join(label_keys(labels)) or 'none'}. Set `label` of the "
+        "evaluation source to one of them, or to '' for retrieval alone"
+    )
 
 
 def zero_shot(
     audio: Float[np.ndarray, "N E"],
     classes: Float[np.ndarray, "Y E"],
     truth: Int[np.ndarray, " N"],
+    folds: Sequence[str] | None = None,
     *,
     seed: int = 0,
     resamples: int = 1_000,
@@ -105,12 +136,14 @@ def zero_shot(
         audio: unit embeddings of the clips.
         classes: unit embeddings of the classes (`class_embeddings`).
         truth: class of each clip; clips with -1 are left out.
+        folds: of each clip; the accuracy is then the mean of the folds' accuracies, whatever their sizes.
         seed: of the bootstrap.
         resamples: of the bootstrap.
 
     Returns:
         `accuracy`, `interval` ([low, high], 95 %), `chance` (1 / classes), `majority` (share of the most frequent
-        class, what always naming it would score), `n`, `n_classes`.
+        class, what always naming it would score), `n`, `n_classes`; with folds `fold_accuracies` and
+        `pooled_accuracy`.
     """
     kept = truth >= 0
     similarity, truth = audio[kept] @ classes.T, truth[kept]
@@ -119,13 +152,73 @@ def zero_shot(
     similarity = np.where(np.isnan(similarity), -np.inf, similarity)
     own = np.take_along_axis(similarity, truth[:, None], axis=1)
     correct = (similarity >= own).sum(axis=1) == 1
-    values = correct[:, None].astype(np.float64)
-    low, high = cluster_interval(values, np.arange(len(truth)), seed=seed, resamples=resamples)
+    parts = None if folds is None else np.asarray(folds)[kept]
     return {
-        "accuracy": float(correct.mean()),
-        "interval": [float(low[0]), float(high[0])],
+        **accuracy(correct, parts, seed=seed, resamples=resamples),
         "chance": 1.0 / len(classes),
         "majority": float(np.bincount(truth).max() / len(truth)),
         "n": len(truth),
         "n_classes": len(classes),
+    }
+
+
+def accuracy(
+    correct: Bool[np.ndarray, " N"], folds: Sequence[str] | np.ndarray | None, *, seed: int, resamples: int
+) -> dict[str, Any]:
+    """`accuracy` and `interval` of clips that are right or wrong; with folds as `zero_shot` says."""
+    values, about = correct.astype(np.float64), {}
+    if folds is not None:
+        names, fold, sizes = np.unique(np.asarray(folds), return_inverse=True, return_counts=True)
+        means = np.bincount(fold, values) / sizes
+        about = {
+            "fold_accuracies": {str(name): float(mean) for name, mean in zip(names, means, strict=True)},
+            "pooled_accuracy": float(values.mean()),
+        }
+        values = values * (len(values) / len(names) / sizes)[fold]  # their mean is the mean of the folds' means
+    low, high = cluster_interval(values[:, None], np.arange(len(values)), seed=seed, resamples=resamples)
+    return {"accuracy": float(values.mean()), "interval": [float(low[0]), float(high[0])], **about}
+
+
+def zero_shot_multi_label(
+    audio: Float[np.ndarray, "N E"],
+    classes: Float[np.ndarray, "Y E"],
+    truth: Bool[np.ndarray, "N Y"],
+    *,
+    seed: int = 0,
+    resamples: int = 1_000,
+) -> dict[str, Any]:
+    """Macro mAP of the similarities of clips and classes; see `mean_average_precision`."""
+    return mean_average_precision(audio @ classes.T, truth, seed=seed, resamples=resamples)
+
+
+def mean_average_precision(
+    scores: Float[np.ndarray, "N Y"], truth: Bool[np.ndarray, "N Y"], *, seed: int = 0, resamples: int = 1_000
+) -> dict[str, Any]:
+    """Macro mAP: the mean over the classes of the average precision of each, over all clips.
+
+    Args:
+        scores: of each clip for each class; what is not a number ranks last.
+        truth: which classes each clip has; a class that no clip has is left out.
+        seed: of the bootstrap.
+        resamples: of the bootstrap, at most 200.
+
+    Returns:
+        `map`, `interval` ([low, high], 95 %), `chance` (the mean share of clips of a class, what a constant score
+        earns), `n`, `n_classes`, `n_classes_scored`, `resamples`.
+    """
+    scored = truth.any(axis=0)
+    if not scored.any():
+        raise ZeroShotError("no clip to score: none has a class")
+    resamples = min(resamples, 200)
+    value, low, high = resampled_mean(
+        average_precisions, scores[:, scored], truth[:, scored], np.arange(len(truth)), seed=seed, resamples=resamples
+    )
+    return {
+        "map": value,
+        "interval": [low, high],
+        "chance": float(truth[:, scored].mean()),
+        "n": len(truth),
+        "n_classes": truth.shape[1],
+        "n_classes_scored": int(scored.sum()),
+        "resamples": resamples,
     }
