@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ RESAMPLE_QUALITY = "HQ"
 INT16_SCALE = 32_768.0
 
 _MOST_CHANNELS = 64
-_BLOCK_FRAMES = 1 << 18
+BLOCK_FRAMES = 1 << 18
 # A file with less than this share of the samples that its header promises is broken off, not merely rounded.
 _COMPLETE = 0.9
 # Writers to a pipe do not know the length and leave 0 or a very large chunk size in the header.
@@ -69,23 +69,39 @@ def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "")
         AudioError: missing, empty, unreadable, broken off, or with NaN or infinite samples.
     """
     name = name or _name_of(source)
+    rate, blocks = audio_blocks(source, name)
+    return _finish(np.concatenate(list(blocks)), rate, sample_rate, name)
+
+
+def audio_blocks(source: Source, name: str = "") -> tuple[int, Iterator[Float[np.ndarray, " n"]]]:
+    """Opens a file to be decoded piece by piece, with one piece in memory.
+
+    Args:
+        source: as for `decode_audio`.
+        name: what errors call a source that is not a path.
+
+    Returns:
+        The file's own sample rate in Hz, and its mono float32 samples in order; reading on may raise, too.
+
+    Raises:
+        AudioError: missing, empty, unreadable, or broken off.
+    """
+    name = name or _name_of(source)
     readable = _open(source, name)
     try:
         file = soundfile.SoundFile(readable)
     except (soundfile.SoundFileError, RuntimeError) as error:
-        samples, rate, complete = _decode_container(readable, name, _reason_of(error))
-    else:
-        with file:
-            samples, rate, complete = _decode_sound_file(file, name)
-    if samples.size == 0:
-        raise AudioError(f"{name} holds no samples; leave it out", "empty_audio")
-    if not complete:
-        raise AudioError(
-            f"{name} is broken off: its header promises more than the {samples.size / rate:.2f} s that are there; "
-            "copy it again, or leave it out",
-            "truncated_audio",
-        )
-    return _finish(samples, rate, sample_rate, name)
+        from slap_jax.data.container_audio import container_blocks
+
+        rate, promised, blocks = container_blocks(readable, name, _reason_of(error))
+        return rate, _checked(blocks, rate, lambda samples: promised is None or samples >= _COMPLETE * promised, name)
+    comments, promised = file.extra_info, file.frames
+    return file.samplerate, _checked(
+        _sound_file_blocks(file, name),
+        file.samplerate,
+        lambda samples: not _is_broken_off(comments, promised, samples),
+        name,
+    )
 
 
 def prepare_waveform(
@@ -224,22 +240,30 @@ def _open(source: Source, name: str) -> str | io.BytesIO:
     return str(path)
 
 
-def _decode_sound_file(file: soundfile.SoundFile, name: str) -> tuple[Float[np.ndarray, " n"], int, bool]:
-    """Returns mono samples, their rate, and whether they are as many as the header promises."""
+def _sound_file_blocks(file: soundfile.SoundFile, name: str) -> Iterator[Float[np.ndarray, " n"]]:
     try:
-        blocks = list(_mono_blocks(file))
+        with file:
+            yield from _mono_blocks(file)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise unreadable(name, _reason_of(error)) from error
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    return samples, file.samplerate, not _is_broken_off(file.extra_info, file.frames, samples.size)
 
 
-def _decode_container(readable: str | io.BytesIO, name: str, reason: str) -> tuple[Float[np.ndarray, " n"], int, bool]:
-    """Tries PyAV on what libsndfile does not know; returns the same as `_decode_sound_file`."""
-    from slap_jax.data.container_audio import decode_container
-
-    samples, rate, promised = decode_container(readable, name, reason)
-    return samples, rate, promised is None or samples.size >= _COMPLETE * promised
+def _checked(
+    blocks: Iterator[Float[np.ndarray, " n"]], rate: int, is_complete: Callable[[int], bool], name: str
+) -> Iterator[Float[np.ndarray, " n"]]:
+    """Passes blocks on, and at their end raises if there were none or fewer than the header promises."""
+    samples = 0
+    for block in blocks:
+        samples += block.size
+        yield block
+    if samples == 0:
+        raise AudioError(f"{name} holds no samples; leave it out", "empty_audio")
+    if not is_complete(samples):
+        raise AudioError(
+            f"{name} is broken off: its header promises more than the {samples / rate:.2f} s that are there; "
+            "copy it again, or leave it out",
+            "truncated_audio",
+        )
 
 
 def _reason_of(error: Exception) -> str:
@@ -251,7 +275,7 @@ def _mono_blocks(file: soundfile.SoundFile) -> Iterator[Float[np.ndarray, " n"]]
 
     `SoundFile.blocks` is not used: of a file shorter than its header says, it gives uninitialised memory.
     """
-    while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+    while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
         yield block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
 
 
