@@ -7,8 +7,8 @@ program is compiled once per bucket and an item meets the same program whether i
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +21,10 @@ from slap_jax.parallel.platform import target_platform
 # row. Accelerators get batches of about that many tokens.
 ACCELERATOR_TOKENS = 32_768
 _IN_FLIGHT = 4  # calls whose inputs may be in memory at once
+# Rows wait until their program is full, at most so many tokens in all: about 0.7 GB of samples.
+_WAITING_TOKENS = 8 * ACCELERATOR_TOKENS
+
+Item = TypeVar("Item")
 
 
 def bucket_size(length: int, smallest: int = 1) -> int:
@@ -68,6 +72,63 @@ class Rows:
             return jax.device_put(array)
         return jax.make_array_from_callback(array.shape, batch_sharding(self.mesh), lambda index: array[index])
 
+    def stream(
+        self,
+        function: Callable[..., jax.Array],
+        build: Callable[[Sequence[Item], int, int], Sequence[np.ndarray]],
+        items: Iterable[Item],
+        length: Callable[[Item], int],
+        smallest: int,
+        tokens_per_unit: int,
+    ) -> Iterator[tuple[Item, np.ndarray]]:
+        """Calls `function` on rows of items as they come; memory does not grow with their number.
+
+        Args:
+            function: jitted; arrays with a leading row axis to an array with one.
+            build: (items, rows, bucket) -> its arguments; rows beyond the items are padding.
+            items: one row each.
+            length: units (columns, tokens) of an item.
+            smallest: the smallest bucket.
+            tokens_per_unit: tokens that one unit stands for.
+
+        Yields:
+            Each item and its row of the result, when its program has run: in the order of the items where a program
+            takes one row (CPU), else not. The next items are fetched while programs run.
+        """
+        waiting: dict[int, list[Item]] = collections.defaultdict(list)
+        waiting_tokens = 0
+        running: collections.deque[tuple[list[Item], jax.Array]] = collections.deque()
+
+        def launch(bucket: int, rows: int) -> None:
+            members = waiting.pop(bucket)
+            # With the mesh in context every device runs attention on its own rows.
+            with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+                arguments = [self.place(array) for array in build(members, rows, bucket)]
+                running.append((members, function(*arguments)))
+
+        def collect(limit: int) -> Iterator[tuple[Item, np.ndarray]]:
+            while len(running) > limit:
+                members, output = running.popleft()
+                yield from zip(members, jax.device_get(output), strict=False)
+
+        for item in items:
+            bucket = bucket_size(length(item), smallest)
+            waiting[bucket].append(item)
+            waiting_tokens += bucket * tokens_per_unit
+            rows = self.count(bucket * tokens_per_unit)
+            if len(waiting[bucket]) < rows:
+                if waiting_tokens <= _WAITING_TOKENS:
+                    continue
+                bucket = max(waiting, key=lambda bucket: bucket * len(waiting[bucket]))
+                rows = self.count(bucket * tokens_per_unit)
+            waiting_tokens -= bucket * tokens_per_unit * len(waiting[bucket])
+            launch(bucket, rows)
+            yield from collect(_IN_FLIGHT - 1)
+        for bucket in sorted(waiting):
+            launch(bucket, self.count(bucket * tokens_per_unit))
+            yield from collect(_IN_FLIGHT - 1)
+        yield from collect(0)
+
     def run(
         self,
         function: Callable[..., jax.Array],
@@ -76,11 +137,11 @@ class Rows:
         smallest: int,
         tokens_per_unit: int,
     ) -> list[np.ndarray]:
-        """Calls `function` on rows of all items.
+        """Calls `function` on rows of items that are all in memory.
 
         Args:
-            function: jitted; arrays with a leading row axis to an array with one.
-            build: (indices of the items, rows, bucket) -> its arguments; rows beyond the items are padding.
+            function: as for `stream`.
+            build: as for `stream`; an item is its index.
             lengths: units (columns, tokens) of each item.
             smallest: the smallest bucket.
             tokens_per_unit: tokens that one unit stands for.
@@ -88,26 +149,8 @@ class Rows:
         Returns:
             The result row of each item, in the order of `lengths`.
         """
-        buckets: dict[int, list[int]] = collections.defaultdict(list)
-        for index, length in enumerate(lengths):
-            buckets[bucket_size(length, smallest)].append(index)
         results: list[Any] = [None] * len(lengths)
-        running: collections.deque[tuple[list[int], jax.Array]] = collections.deque()
-
-        def collect(limit: int) -> None:
-            while len(running) > limit:
-                indices, output = running.popleft()
-                for index, row in zip(indices, jax.device_get(output), strict=False):
-                    results[index] = row
-
-        # With the mesh in context every device runs attention on its own rows.
-        with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
-            for bucket, members in sorted(buckets.items()):
-                rows = self.count(bucket * tokens_per_unit)
-                for start in range(0, len(members), rows):
-                    indices = members[start : start + rows]
-                    arguments = [self.place(array) for array in build(indices, rows, bucket)]
-                    running.append((indices, function(*arguments)))
-                    collect(_IN_FLIGHT - 1)
-        collect(0)
+        indices = range(len(lengths))
+        for index, row in self.stream(function, build, indices, lengths.__getitem__, smallest, tokens_per_unit):
+            results[index] = row
         return results
