@@ -33,7 +33,7 @@ from slap_jax.data.batches.row_assembly import RowAssembler
 from slap_jax.data.batches.shard_rows import open_sources, planned_rows
 from slap_jax.data.preparation.prepare import prepare
 from slap_jax.data.records import open_split
-from slap_jax.data.tokenizer import Tokenizer, train_tokenizer
+from slap_jax.data.tokenizer import load_tokenizer, train_tokenizer
 
 DEMO = Path(__file__).parent.parent / "demo_data" / "manifest.jsonl"
 OURS: dict[str, dict[str, Any]] = {
@@ -85,7 +85,7 @@ def set_up(manifest: Path, directory: Path) -> None:
 def our_batches(directory: Path, log_mel: bool = False, **changes: Any) -> Iterator[float]:
     """Yields the seconds of audio in each batch of ours."""
     config = benchmark_config(directory, **changes)
-    batches = TrainBatches(config, Tokenizer(config.data.tokenizer))
+    batches = TrainBatches(config, load_tokenizer(config.data.tokenizer))
     compute: Callable[[Any], Any] = our_log_mel(config) if log_mel else lambda batch: None
     try:
         for batch in batches:
@@ -142,7 +142,7 @@ def profile(directory: Path) -> dict[str, float]:
     """Returns the share of the time of each part of our path, in one thread."""
     config = benchmark_config(directory, decode_threads=1, read_threads=0)
     sources = open_sources(config)
-    rows = planned_rows(config, Tokenizer(config.data.tokenizer), sources, [1.0], range(4))
+    rows = planned_rows(config, load_tokenizer(config.data.tokenizer), sources, [1.0], range(4))
     assemble = RowAssembler(config, sources, Augmenter(config.data.augment))
     assemble(next(rows))
     profiler = cProfile.Profile()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slap_jax.data.tokenizer import PAD, Tokenizer
+from slap_jax.data.tokenizer import PAD, load_tokenizer
 
 BATCH = 32
 LONGEST_SECONDS = 30.0
@@ -37,7 +37,7 @@ def torch_dataloader(directory: Path) -> Iterator[float]:
     filters = torch.from_numpy(librosa.filters.mel(sr=16_000, n_fft=512, n_mels=64)).T.contiguous()
     files = sorted((directory / "files").iterdir())
     captions = json.loads((directory / "captions.json").read_text())
-    tokenizer = Tokenizer(directory / "tokenizer.model")
+    tokenizer = load_tokenizer(directory / "tokenizer.model")
 
     class Clips(torch.utils.data.Dataset):
         def __len__(self) -> int:
@@ -107,7 +107,7 @@ def numpy_batches(directory: Path, log_mel: Callable[[Path], tuple[np.ndarray, f
     """Pads log-mels and tokens to the longest of each batch."""
     files = sorted((directory / "files").iterdir())
     captions = json.loads((directory / "captions.json").read_text())
-    tokenizer = Tokenizer(directory / "tokenizer.model")
+    tokenizer = load_tokenizer(directory / "tokenizer.model")
     order = endless_order(len(files))
     while True:
         chosen = [next(order) for _ in range(BATCH)]

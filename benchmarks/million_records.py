@@ -27,7 +27,7 @@ from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.shard_rows import open_sources, planned_rows
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import Record, make_record
-from slap_jax.data.tokenizer import Tokenizer, train_tokenizer
+from slap_jax.data.tokenizer import load_tokenizer, train_tokenizer
 
 SOUNDS = 500
 WORDS = ("low", "high", "soft", "loud", "short", "long", "tone", "buzz", "click", "hum")
@@ -87,7 +87,7 @@ def starting(directory: Path) -> dict[str, float]:
     """From the start of the process to the first batch."""
     imported = seconds_since_start()
     config = benchmark_config(directory)
-    batches = TrainBatches(config, Tokenizer(config.data.tokenizer))
+    batches = TrainBatches(config, load_tokenizer(config.data.tokenizer))
     opened = seconds_since_start()
     clips = int(next(batches).clip_valid.sum())
     done = seconds_since_start()
@@ -104,7 +104,7 @@ def memory(directory: Path) -> dict[str, Any]:
     """Resident memory before anything is opened, and as batches go by."""
     imported = resident_mebibytes()
     config = benchmark_config(directory)
-    batches = TrainBatches(config, Tokenizer(config.data.tokenizer))
+    batches = TrainBatches(config, load_tokenizer(config.data.tokenizer))
     after = {}
     clips = 0
     for number in range(1, 401):
@@ -120,7 +120,7 @@ def memory(directory: Path) -> dict[str, Any]:
 def resuming(directory: Path) -> dict[str, float]:
     """Setting a state and giving the next batch, for places near and far; imports not included."""
     config = benchmark_config(directory)
-    tokenizer = Tokenizer(config.data.tokenizer)
+    tokenizer = load_tokenizer(config.data.tokenizer)
     batches = TrainBatches(config, tokenizer)
     for _ in range(20):
         next(batches)
@@ -143,7 +143,7 @@ def shuffling(directory: Path) -> dict[str, float]:
     config = benchmark_config(directory)
     sources = open_sources(config)
     shards = range(config.data.virtual_shards)
-    rows = planned_rows(config, Tokenizer(config.data.tokenizer), sources, [1.0], shards)
+    rows = planned_rows(config, load_tokenizer(config.data.tokenizer), sources, [1.0], shards)
     chosen = np.array([clip.reference.record for _ in range(4) for row in next(rows) for clip in row])
     rows.close()
     count = len(sources["clips"])

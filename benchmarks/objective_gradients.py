@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from slap_jax.checkpoints import Checkpoints
 from slap_jax.data.batches.pipeline import TrainBatches
-from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.optimizer import create_optimizer
 from slap_jax.train_state import TrainState, abstract_learner, create_state, graph_of
 from slap_jax.train_step import make_loss
@@ -69,7 +69,7 @@ def main() -> None:
     config = ConfigDict(json.loads((options.run_dir / "config.json").read_text()))
     state = restore(config, options.run_dir)
     compute = audio_tower_gradients(config, state)
-    batches = TrainBatches(config, Tokenizer(config.data.tokenizer))
+    batches = TrainBatches(config, load_tokenizer(config.data.tokenizer))
     results = [compare(compute(next(batches))) for _ in range(options.batches)]
     batches.close()
     mean = {name: round(float(np.mean([result[name] for result in results])), 4) for name in results[0]}

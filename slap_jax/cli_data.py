@@ -81,7 +81,7 @@ def stats(options: argparse.Namespace) -> None:
     from slap_jax.data.statistics.figure import save_figure
     from slap_jax.data.statistics.measure import measure
     from slap_jax.data.statistics.summary import summarise, summary_lines
-    from slap_jax.data.tokenizer import Tokenizer
+    from slap_jax.data.tokenizer import load_tokenizer
     from slap_jax.drawing.theme import PRINT, drawing
 
     if (options.data is None) == (options.config is None):
@@ -97,7 +97,7 @@ def stats(options: argparse.Namespace) -> None:
     if options.output:
         with drawing(PRINT):
             pass  # a missing matplotlib is an error before minutes of measuring
-    tokenizer = Tokenizer(config.data.tokenizer) if config.data.tokenizer else None
+    tokenizer = load_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
     statistics = measure(config, tokenizer, options.clips, options.seed)
     summary = summarise(statistics, config.audio)
     print(json.dumps(summary, indent=2) if options.json else "\n".join(summary_lines(summary)))
@@ -123,7 +123,7 @@ def show(options: argparse.Namespace) -> None:
     from slap_jax.config import validate
     from slap_jax.config_file import read_config
     from slap_jax.data.show import show
-    from slap_jax.data.tokenizer import Tokenizer
+    from slap_jax.data.tokenizer import load_tokenizer
 
     config = read_config(options.config, options.rest)
     validate(config)
@@ -133,7 +133,7 @@ def show(options: argparse.Namespace) -> None:
 
         start = restore_data_state(options.run_dir, at_most=options.step)
         step = start[0] if options.step is None else options.step
-    show(config, Tokenizer(config.data.tokenizer), options.output, options.rows, step, start)
+    show(config, load_tokenizer(config.data.tokenizer), options.output, options.rows, step, start)
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ def evaluate(options: argparse.Namespace) -> None:
     import jax
 
     from slap_jax.config import ConfigError
-    from slap_jax.data.tokenizer import Tokenizer
+    from slap_jax.data.tokenizer import load_tokenizer
     from slap_jax.evaluation.evaluate import evaluate, load_tasks, parse_data_argument, table, write_results
     from slap_jax.export.run import read_model
     from slap_jax.inference.embedder import Embedder
@@ -20,7 +20,7 @@ def evaluate(options: argparse.Namespace) -> None:
     sources = dict(map(parse_data_argument, options.data)) if options.data else model.config.data.get("evaluation", {})
     if not sources:
         raise ConfigError("nothing to evaluate on: name a set with --data NAME=PATH:SPLIT[:LABEL]")
-    vocabulary = Tokenizer(model.tokenizer_path)
+    vocabulary = load_tokenizer(model.tokenizer_path)
     tasks = load_tasks(sources, vocabulary, model.config.data.max_caption_tokens, options.template)
     params = jax.device_put(model.params["model"])
     results = evaluate(Embedder(model.config), params, tasks, seed=options.seed)

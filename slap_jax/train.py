@@ -22,7 +22,7 @@ from slap_jax.config import ConfigError, validate
 from slap_jax.data.batches.leakage import check_leakage
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.prefetch import Prefetch
-from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.device_memory import describe_program_memory, device_memory, program_memory
 from slap_jax.evaluation.evaluate import evaluate, load_tasks, scalars
 from slap_jax.flops import peak_flops
@@ -76,7 +76,7 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     validate(config, jax.process_count(), jax.device_count())
     first_process = jax.process_index() == 0
     mesh = create_mesh(config.parallel)
-    tokenizer = Tokenizer(config.data.tokenizer)
+    tokenizer = load_tokenizer(config.data.tokenizer)
     if tokenizer.vocab_size > config.model.vocab_size:
         raise ConfigError(
             f"config.model.vocab_size is {config.model.vocab_size}, but {config.data.tokenizer} has "

@@ -9,7 +9,7 @@ from slap_jax.checkpoints import Checkpoints
 from slap_jax.cli import main
 from slap_jax.config_file import read_config
 from slap_jax.data.batches.pipeline import TrainBatches
-from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.data.tokenizer import load_tokenizer
 from tests.data.tiny_data import tiny_dataset, tiny_tokenizer
 
 CONFIG = """
@@ -68,7 +68,7 @@ def test_data_show(root, capsys):
 
 def test_data_show_of_a_run(root, tmp_path, capsys):
     config = read_config(str(root / "config.py"))
-    train = TrainBatches(config, Tokenizer(config.data.tokenizer))
+    train = TrainBatches(config, load_tokenizer(config.data.tokenizer))
     with Checkpoints(tmp_path / "checkpoints", handle_signals=False) as checkpoints:
         for step in (1, 2):
             next(train)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from slap_jax.aot import parse_topology
 from slap_jax.config import samples_per_column
 from slap_jax.data.batches.pipeline import TrainBatches
-from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.data.tokenizer import load_tokenizer
 
 from .finding import OK, PROBLEM, SKIPPED, Finding
 
@@ -75,7 +75,7 @@ def check_read_speed(config: ConfigDict, seconds: float, step_seconds: float | N
         seconds: to read for; at least one batch is read after the first.
         step_seconds: bound of `slap aot`; None if it is not known.
     """
-    tokenizer = Tokenizer(config.data.tokenizer)
+    tokenizer = load_tokenizer(config.data.tokenizer)
     processes = jax.process_count()
     with contextlib.closing(TrainBatches(config, tokenizer, jax.process_index(), processes)) as batches:
         next(batches)  # starts what reads

@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from slap_jax.data.records import open_split
-from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.optimizer import create_optimizer
 from slap_jax.train_state import create_state
 
@@ -44,7 +44,7 @@ def _check_source(check: str, source: ConfigDict) -> list[Finding]:
 
 
 def _check_tokenizer(config: ConfigDict) -> list[Finding]:
-    pieces = Tokenizer(config.data.tokenizer).vocab_size
+    pieces = load_tokenizer(config.data.tokenizer).vocab_size
     text = f"{config.data.tokenizer}: {pieces:,} pieces"
     if pieces > config.model.vocab_size:
         remedy = f"write config.model.vocab_size={pieces} or more"

@@ -1,5 +1,6 @@
-"""SentencePiece vocabulary of captions: training it, and text to ids and back."""
+"""Vocabularies of captions: text to ids and back, by SentencePiece or a Hugging Face file; training one's own."""
 
+import abc
 import io
 import os
 from collections.abc import Iterable, Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import sentencepiece
 
+# The ids that `slap tokenizer` gives its special tokens.
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 
 # NFKC, white space merged, lower case: captions of different collections differ in case without meaning anything by it.
@@ -17,46 +19,35 @@ class TokenizerError(ValueError):
     """A vocabulary that is missing or cannot be trained; the message says what to do."""
 
 
-class Tokenizer:
-    """Turns captions into token ids with a SentencePiece model file.
+class Tokenizer(abc.ABC):
+    """Turns captions into token ids and back; `load_tokenizer` reads one.
 
     Attributes:
-        path: the model file.
-        vocab_size: number of ids; `config.model.vocab_size` must be at least this.
+        path: the file it was read from.
+        vocab_size: one more than its largest id; `config.model.vocab_size` must be at least this.
+        pad: id of padding.
+        bos: id of the start of a caption.
+        eos: id of the end of a caption.
+        unk: id of what the vocabulary cannot spell.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        """Loads a model.
+    path: str
+    vocab_size: int
+    pad: int
+    bos: int
+    eos: int
+    unk: int
 
-        Args:
-            path: SentencePiece `.model` file with ids pad, bos, eos, unk = 0, 1, 2, 3, as `slap tokenizer` writes it.
+    @abc.abstractmethod
+    def _pieces(self, text: str) -> list[int]:
+        """Returns the ids of a text, special tokens not among them."""
 
-        Raises:
-            TokenizerError: no such file, no SentencePiece model, or other special ids.
-        """
-        self.path = os.fspath(path)
-        if not Path(path).is_file():
-            raise TokenizerError(
-                f"tokenizer {self.path or '(config.data.tokenizer is empty)'} is missing; "
-                "train one with `slap tokenizer` and set config.data.tokenizer to it"
-            )
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(Path(path).read_bytes())
-        except RuntimeError as error:
-            raise TokenizerError(
-                f"tokenizer {self.path} is not a SentencePiece model; train one with `slap tokenizer`"
-            ) from error
-        found = tuple(getattr(self._processor, f"{special}_id")() for special in ("pad", "bos", "eos", "unk"))
-        if found != (PAD, BOS, EOS, UNK):
-            raise TokenizerError(
-                f"tokenizer {self.path} has pad, bos, eos, unk = {found}; expected {(PAD, BOS, EOS, UNK)}: "
-                "train one with `slap tokenizer`"
-            )
-        self.vocab_size: int = self._processor.vocab_size()
+    @abc.abstractmethod
+    def _spell(self, pieces: list[int]) -> str:
+        """Returns the text of ids other than padding, start and end."""
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
-        """Returns `[BOS, ...pieces..., EOS]`, the pieces cut so that the whole has at most `max_tokens` ids.
+        """Returns `[bos, ...pieces..., eos]`, the pieces cut so that the whole has at most `max_tokens` ids.
 
         Args:
             text: one caption.
@@ -64,21 +55,79 @@ class Tokenizer:
         """
         if max_tokens < 2:
             raise ValueError(f"max_tokens is {max_tokens}; the start and end tokens alone take 2")
-        return [BOS, *self._processor.encode(text)[: max_tokens - 2], EOS]
+        return [self.bos, *self._pieces(text)[: max_tokens - 2], self.eos]
 
     def length(self, text: str) -> int:
         """Returns the number of ids of a caption that is not cut."""
-        return len(self._processor.encode(text)) + 2
+        return len(self._pieces(text)) + 2
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text up to the first EOS, without special tokens, in the normalised (lower) case."""
+        """Returns the text up to the first end, without special tokens, as the vocabulary normalises it."""
         pieces = []
         for token in map(int, ids):
-            if token == EOS:
+            if token == self.eos:
                 break
-            if token not in (PAD, BOS):
+            if token not in (self.pad, self.bos):
                 pieces.append(token)
+        return self._spell(pieces)
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model file, as `slap tokenizer` writes it; captions become lower case."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        """Loads a model.
+
+        Args:
+            path: SentencePiece `.model` file with ids pad, bos, eos, unk = 0, 1, 2, 3.
+
+        Raises:
+            TokenizerError: no SentencePiece model, or other special ids.
+        """
+        self.path = os.fspath(path)
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(Path(path).read_bytes())
+        except RuntimeError as error:
+            raise TokenizerError(
+                f"tokenizer {self.path} is not a SentencePiece model; train one with `slap tokenizer`, or give a "
+                "Hugging Face tokenizer.json by a name that ends in .json"
+            ) from error
+        found = tuple(getattr(self._processor, f"{special}_id")() for special in ("pad", "bos", "eos", "unk"))
+        if found != (PAD, BOS, EOS, UNK):
+            raise TokenizerError(
+                f"tokenizer {self.path} has pad, bos, eos, unk = {found}; expected {(PAD, BOS, EOS, UNK)}: "
+                "train one with `slap tokenizer`"
+            )
+        self.pad, self.bos, self.eos, self.unk = PAD, BOS, EOS, UNK
+        self.vocab_size = self._processor.vocab_size()
+
+    def _pieces(self, text: str) -> list[int]:
+        return self._processor.encode(text)
+
+    def _spell(self, pieces: list[int]) -> str:
         return self._processor.decode(pieces)
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Reads a vocabulary: a SentencePiece model, or a Hugging Face file if its name ends in `.json`.
+
+    Raises:
+        TokenizerError: no such file, not a vocabulary, special tokens that are missing or have other ids, or the
+            package that reads it is not installed.
+    """
+    name = os.fspath(path) or "(config.data.tokenizer is empty)"
+    if not Path(path).is_file():
+        found = "is a directory" if Path(name).is_dir() else "is missing"
+        raise TokenizerError(
+            f"tokenizer {name} {found}; train one with `slap tokenizer` and set config.data.tokenizer to it, or to the "
+            "tokenizer.json of a ModernBERT folder"
+        )
+    if Path(path).suffix == ".json":
+        from slap_jax.data.tokenizer_json import JsonTokenizer
+
+        return JsonTokenizer(path)
+    return SentencePieceTokenizer(path)
 
 
 def train_tokenizer(
@@ -132,4 +181,4 @@ def train_tokenizer(
         ) from error
     Path(model_path).parent.mkdir(parents=True, exist_ok=True)
     Path(model_path).write_bytes(model.getvalue())
-    return Tokenizer(model_path)
+    return SentencePieceTokenizer(model_path)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
 from slap_jax.evaluation.zero_shot import DEFAULT_TEMPLATE, ZeroShotError, class_embeddings, class_prompts
 from slap_jax.export.safetensors import ExportError, check_shapes, load_export
 from slap_jax.inference.audio_input import Audio, as_list, read_audio
@@ -94,7 +94,7 @@ class SlapModel:
             if compute_dtype not in ("float32", "bfloat16"):
                 raise ExportError(f"compute_dtype is {compute_dtype!r}; write 'float32' or 'bfloat16'")
             exported.config.model.compute_dtype = compute_dtype
-        return cls(exported.config, exported.params, Tokenizer(exported.tokenizer_path))
+        return cls(exported.config, exported.params, load_tokenizer(exported.tokenizer_path))
 
     @property
     def can_caption(self) -> bool:

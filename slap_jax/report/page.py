@@ -142,9 +142,9 @@ def _packed_row(run: RunRecord, sets: Mapping[str, Sequence[Any]]) -> ExampleRow
     path = exported if exported.is_file() else run.config.data.tokenizer
     if not clips or not path:
         return None
-    from slap_jax.data.tokenizer import Tokenizer
+    from slap_jax.data.tokenizer import load_tokenizer
 
-    return example_row(clips, Tokenizer(path), run.config)
+    return example_row(clips, load_tokenizer(path), run.config)
 
 
 def _captions(

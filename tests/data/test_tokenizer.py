@@ -1,7 +1,7 @@
 import pytest
 import sentencepiece
 
-from slap_jax.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, TokenizerError, train_tokenizer
+from slap_jax.data.tokenizer import BOS, EOS, PAD, UNK, TokenizerError, load_tokenizer, train_tokenizer
 from tests.data.tiny_data import tiny_captions
 
 CAPTIONS = [caption for index in range(40) for caption in tiny_captions(index)]
@@ -60,18 +60,18 @@ def test_impossible_training_says_what_to_do(tmp_path, captions, size, words):
 
 def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(TokenizerError, match=r"t\.model is missing; train one with `slap tokenizer`"):
-        Tokenizer(tmp_path / "t.model")
+        load_tokenizer(tmp_path / "t.model")
     with pytest.raises(TokenizerError, match=r"config\.data\.tokenizer is empty"):
-        Tokenizer("")
+        load_tokenizer("")
     (tmp_path / "t.model").write_text("hello")
     with pytest.raises(TokenizerError, match="not a SentencePiece model"):
-        Tokenizer(tmp_path / "t.model")
+        load_tokenizer(tmp_path / "t.model")
     with (tmp_path / "other.model").open("wb") as file:
         sentencepiece.SentencePieceTrainer.Train(
             sentence_iterator=iter(CAPTIONS), model_writer=file, vocab_size=60, minloglevel=2
         )
     with pytest.raises(TokenizerError, match="pad, bos, eos, unk"):
-        Tokenizer(tmp_path / "other.model")
+        load_tokenizer(tmp_path / "other.model")
 
 
 def test_rare_letters_are_kept_unless_less_is_asked_for(tmp_path):

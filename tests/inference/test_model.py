@@ -10,7 +10,7 @@ import soundfile
 
 import slap_jax
 from slap_jax.data.audio import AudioError
-from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.evaluation.zero_shot import ZeroShotError
 from slap_jax.export.safetensors import ExportError, export
 from slap_jax.inference.model import SlapModel, TextError
@@ -163,7 +163,7 @@ def test_a_vocabulary_larger_than_the_model(directory, tmp_path):
     config = tiny_config()
     config.model.vocab_size = 20
     with pytest.raises(ExportError, match=r"has \d+ ids, the model only 20"):
-        SlapModel(config, PARAMS, Tokenizer(directory / "words.model"))
+        SlapModel(config, PARAMS, load_tokenizer(directory / "words.model"))
 
 
 def text_file() -> bytes:

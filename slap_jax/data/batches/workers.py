@@ -22,7 +22,7 @@ from slap_jax.batch import PackedBatch
 from slap_jax.config import samples_per_column
 from slap_jax.data.batches.shard_rows import ShardRows, open_sources
 from slap_jax.data.packing import empty_rows
-from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.data.tokenizer import load_tokenizer
 
 # Batches of rows that a worker may be ahead of the host.
 _AHEAD = 2
@@ -72,7 +72,7 @@ class WorkerRows:
         if self._states is None:
             rows = ShardRows(
                 self._config,
-                Tokenizer(self._config.data.tokenizer),
+                load_tokenizer(self._config.data.tokenizer),
                 open_sources(self._config),
                 self._shares,
                 [shard for part in self._parts for shard in part],
@@ -164,7 +164,7 @@ def _work(connection: multiprocessing.connection.Connection, job: _Job) -> None:
     try:
         memory = multiprocessing.shared_memory.SharedMemory(job.memory)
         rows = ShardRows(
-            job.config, Tokenizer(job.config.data.tokenizer), open_sources(job.config), job.shares, job.shards
+            job.config, load_tokenizer(job.config.data.tokenizer), open_sources(job.config), job.shares, job.shards
         )
         if job.states is not None:
             rows.set_state(job.states)

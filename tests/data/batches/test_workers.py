@@ -87,9 +87,9 @@ def test_missing_shared_memory_says_what_to_do():
 
 
 def _own_rows(config, tokenizer_path, index, count, steps, results) -> None:
-    from slap_jax.data.tokenizer import Tokenizer
+    from slap_jax.data.tokenizer import load_tokenizer
 
-    train = TrainBatches(config, Tokenizer(tokenizer_path), index, count)
+    train = TrainBatches(config, load_tokenizer(tokenizer_path), index, count)
     results.put((index, global_batches([train], steps)))
     train.close()
 
