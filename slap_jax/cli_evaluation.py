@@ -12,7 +12,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
     from slap_jax.config import ConfigError
     from slap_jax.data.tokenizer import load_tokenizer
-    from slap_jax.evaluation.evaluate import evaluate, load_tasks, parse_data_argument, table, write_results
+    from slap_jax.evaluation.evaluate import evaluate, load_tasks, parse_data_argument, write_results
+    from slap_jax.evaluation.text_table import table
     from slap_jax.export.run import read_model
     from slap_jax.inference.embedder import Embedder
 

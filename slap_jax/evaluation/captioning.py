@@ -1,0 +1,245 @@
+"""Captions beside what people wrote: BLEU, ROUGE-L, METEOR and CIDEr-D as pycocoevalcap computes them.
+
+The order of the field: the captions are tokenised by the Penn Treebank tokeniser of CoreNLP, in lower case and without
+punctuation, and each score compares a caption with all of its clip's references. CIDEr-D weighs words by how rare they
+are in the references of this evaluation set, so it depends on the set: no two sets' values compare.
+"""
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from slap_jax.data.evaluation_set import waveform_chunks
+from slap_jax.evaluation.bootstrap import cluster_interval
+from slap_jax.evaluation.embeddings import Progress
+from slap_jax.evaluation.extra_caption_scores import EXTRA_SCORES
+from slap_jax.evaluation.task import EvaluationTask
+
+Tokenised = dict[int, list[str]]
+
+_SHOWN = 5  # captions kept in the results, to look at
+
+
+class CaptioningError(ValueError):
+    """Captions that cannot be written or scored; the message says what is missing and how to get it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions:
+    """What writes captions of clips.
+
+    Attributes:
+        write: waveforms to as many texts.
+        decoding: how it does, for the record, such as the width of its beam.
+        extra_scores: names of `EXTRA_SCORES` to compute of its captions.
+    """
+
+    write: Callable[[Sequence[np.ndarray]], Sequence[str]]
+    decoding: Mapping[str, Any]
+    extra_scores: Sequence[str] = ()
+
+
+def captioning(
+    task: EvaluationTask,
+    captions: Captions | None,
+    *,
+    seed: int = 0,
+    resamples: int = 1_000,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Captions every clip that has references, and scores the captions.
+
+    Args:
+        task: of captioning.
+        captions: of the model.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+        progress: called after every part.
+
+    Returns:
+        The numbers of `caption_scores`, `n_clips`, `n_captions`, `captions_per_clip`, `n_empty`, how the captions were
+        written, and a few of them.
+
+    Raises:
+        CaptioningError: the model writes no captions, or pycocoevalcap is missing.
+    """
+    if captions is None:
+        raise CaptioningError(
+            f"evaluation set {task.name!r} is for captioning, and this model has no caption decoder: it was trained "
+            "with config.objectives.captioning.weight=0"
+        )
+    require_scorers()
+    clips, owner = np.unique(task.owner, return_inverse=True)
+    written: list[str] = []
+    for _, waveforms in waveform_chunks(task.clips, task.samples, clips):
+        written.extend(captions.write(waveforms))
+        if progress:
+            progress(task.name, len(written), len(clips))
+    references: list[list[str]] = [[] for _ in clips]
+    for caption, clip in zip(task.captions, owner, strict=True):
+        references[clip].append(caption)
+    counts = np.bincount(owner)
+    return {
+        **caption_scores(written, references, seed=seed, resamples=resamples, extra=captions.extra_scores),
+        "n_clips": len(clips),
+        "n_captions": len(task.captions),
+        "captions_per_clip": [int(counts.min()), int(counts.max())],
+        "n_empty": sum(not text.strip() for text in written),
+        "n_distinct_written": len(set(written)),
+        "decoding": dict(captions.decoding),
+        "examples": [
+            {"written": text, "references": some} for text, some in zip(written[:_SHOWN], references, strict=False)
+        ],
+    }
+
+
+def caption_scores(
+    written: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    seed: int = 0,
+    resamples: int = 1_000,
+    extra: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Scores captions against references.
+
+    Args:
+        written: one caption a clip.
+        references: one or more for each clip.
+        seed: of the bootstrap over clips.
+        resamples: of the bootstrap.
+        extra: names of `EXTRA_SCORES` to compute too.
+
+    Returns:
+        `bleu_1` to `bleu_4`, `rouge_l`, `meteor`, `cider_d` (not times 100), each with `..._interval` ([low, high],
+        95 %); `tokeniser`; `not_computed`, score -> what it lacks.
+
+    Raises:
+        CaptioningError: pycocoevalcap is missing.
+    """
+    bleu_scorer, cider, rouge = require_scorers()
+    (guesses, truths), tokeniser = tokenise([[text] for text in written], references)
+    values: dict[str, Float[np.ndarray, " N"]] = {}
+    not_computed: dict[str, str] = {}
+    _, values["cider_d"] = cider().compute_score(truths, guesses)
+    _, values["rouge_l"] = rouge().compute_score(truths, guesses)
+    if _java() is None:
+        not_computed["meteor"] = "needs Java: install a Java runtime, so that `java` is found"
+    else:
+        values["meteor"] = _meteor(truths, guesses)
+    for name in extra:
+        try:
+            values |= EXTRA_SCORES[name](list(written), [list(some) for some in references], guesses, truths)
+        except RuntimeError as error:
+            not_computed[name] = str(error)
+    if "spice" in values:
+        values["spider"] = (np.asarray(values["spice"]) + np.asarray(values["cider_d"])) / 2
+    scores: dict[str, Any] = {}
+    for name, per_clip in values.items():
+        per_clip = np.asarray(per_clip, np.float64)
+        clips = np.arange(len(per_clip))
+        low, high = cluster_interval(per_clip[:, None], clips, seed=seed, resamples=resamples)
+        scores |= {name: float(per_clip.mean()), f"{name}_interval": [float(low[0]), float(high[0])]}
+    scores |= _bleu(bleu_scorer, guesses, truths, seed, resamples)
+    return {**scores, "tokeniser": tokeniser, "not_computed": not_computed}
+
+
+def require_scorers() -> tuple[Any, Any, Any]:
+    """Imports pycocoevalcap: the classes of BLEU's counts, CIDEr-D and ROUGE-L.
+
+    Raises:
+        CaptioningError: it is not installed.
+    """
+    try:
+        from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+        from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
+    except ImportError as error:
+        raise CaptioningError(
+            f"scores of captions need pycocoevalcap ({error}): pip install 'slap-jax[eval]'"
+        ) from error
+    return BleuScorer, Cider, Rouge
+
+
+def tokenise(*sets: Sequence[Sequence[str]]) -> tuple[list[Tokenised], str]:
+    """Tokenises lists of texts for the scorers.
+
+    Args:
+        *sets: each with some texts for every clip.
+
+    Returns:
+        For each set clip -> its texts, lower case, tokens separated by spaces; and the tokeniser's name: "ptb" where
+        Java is there, else "words", which splits at what is no letter or digit.
+    """
+    if _java() is None:
+        return [{clip: list(map(_words, texts)) for clip, texts in enumerate(texts_of)} for texts_of in sets], "words"
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    found = []
+    for texts_of in sets:
+        # The tokeniser wants a line for each text, and takes an empty one for none.
+        lines = {
+            clip: [{"caption": " ".join(text.split()) or "."} for text in texts] for clip, texts in enumerate(texts_of)
+        }
+        try:
+            found.append(PTBTokenizer().tokenize(lines))
+        except PermissionError as error:
+            raise CaptioningError(
+                f"pycocoevalcap writes its temporary files beside its code, and {error.filename} cannot be written; "
+                "install slap-jax[eval] into an environment of your own"
+            ) from error
+    return found, "ptb"
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+(?:'\w+)?", text.lower()))
+
+
+def _java() -> str | None:
+    return shutil.which("java")
+
+
+def _meteor(truths: Tokenised, guesses: Tokenised) -> Float[np.ndarray, " N"]:
+    from pycocoevalcap.meteor import meteor
+
+    jar = Path(os.path.abspath(meteor.__file__)).with_name(meteor.METEOR_JAR)
+    if not jar.is_file():
+        raise CaptioningError(f"{jar} is missing: install pycocoevalcap again")
+    # METEOR of a set is not the mean over its clips; the mean is what has an interval, and they differ little.
+    corpus, per_clip = meteor.Meteor().compute_score(truths, guesses)
+    values = np.array(per_clip)
+    return values + (corpus - values.mean())
+
+
+def _bleu(scorer: Any, guesses: Tokenised, truths: Tokenised, seed: int, resamples: int) -> dict[str, Any]:
+    """BLEU of the set, whose counts are summed over clips before they are divided, hence so in the bootstrap too."""
+    counted = scorer(n=4)
+    for clip, texts in guesses.items():
+        counted += (texts[0], truths[clip])
+    rows = []
+    for counts in counted.ctest:
+        closest = min((abs(length - counts["testlen"]), length) for length in counts["reflen"])[1]
+        rows.append([*counts["correct"], *counts["guess"], counts["testlen"], closest])
+    table = np.array(rows, np.float64)
+    value = _bleu_of(table.sum(axis=0)[None])[0]
+    generator = np.random.default_rng(seed)
+    clips = len(table)
+    drawn = [np.bincount(generator.integers(clips, size=clips), minlength=clips) @ table for _ in range(resamples)]
+    low, high = np.quantile(_bleu_of(np.stack(drawn)), [0.025, 0.975], axis=0)
+    scores = {f"bleu_{n + 1}": float(value[n]) for n in range(4)}
+    return scores | {f"bleu_{n + 1}_interval": [float(low[n]), float(high[n])] for n in range(4)}
+
+
+def _bleu_of(counts: Float[np.ndarray, "B 10"]) -> Float[np.ndarray, "B 4"]:
+    """Papineni et al., 2002: geometric means of the precisions of 1 to n words, less where captions are too short."""
+    correct, guessed, length, reference = counts[:, :4], counts[:, 4:8], counts[:, 8:9], counts[:, 9:]
+    precision = np.maximum(correct, 1e-15) / np.maximum(guessed, 1e-9)
+    bleu = np.exp(np.cumsum(np.log(precision), axis=1) / np.arange(1, 5))
+    return bleu * np.exp(np.minimum(0.0, 1.0 - reference / np.maximum(length, 1e-9)))

@@ -1,0 +1,95 @@
+"""Results as text for the terminal, with N and chance beside every number."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_DIRECTIONS = (("t2a", "text to audio", "chance_r1"), ("a2t", "audio to text", "a2t_chance_r1"))
+_CAPTION_SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice", "spider", "fense")
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Formats the results of `evaluate`; sets that lack clips, and those that could not be evaluated, are listed."""
+    lines = [
+        *_retrieval(results.get("retrieval", {})),
+        *_classes("zero-shot", "accuracy", results.get("zero_shot", {})),
+        *_classes("zero-shot, mAP", "map", results.get("zero_shot_multi_label", {})),
+        *_classes("probe", "accuracy", _with(results, "accuracy")),
+        *_classes("probe, mAP", "map", _with(results, "map")),
+        *_captioning(results.get("captioning", {})),
+        *_frames(results.get("frames", {})),
+    ]
+    lines += [line for sets in results.values() if isinstance(sets, Mapping) for line in _incomplete(sets)]
+    for name, reason in results.get("missing", {}).items():
+        lines.append(f"not evaluated: {name}: {reason}")
+    return "\n".join(dict.fromkeys(lines)) or "nothing was evaluated"
+
+
+def _with(results: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    return {name: scores for name, scores in results.get("probe", {}).items() if metric in scores}
+
+
+def _retrieval(sets: Mapping[str, Any]) -> list[str]:
+    if not sets:
+        return []
+    lines = [f"{'retrieval':<32}{'clips':>7}{'captions':>10}  {'R@1 (95 %)':>20}{'R@10':>8}{'mAP@10':>8}{'chance':>8}"]
+    for name, scores in sets.items():
+        for direction, arrow, chance in _DIRECTIONS:
+            lines.append(
+                f"{name + ', ' + arrow:<32}{scores['n_clips']:>7}{scores['n_captions']:>10}  "
+                f"{_value(scores, direction + '_r1', direction + '_r1_interval'):>20}"
+                f"{scores[f'{direction}_r10']:>8.3f}{scores[f'{direction}_map10']:>8.3f}{scores[chance]:>8.3f}"
+            )
+    return lines
+
+
+def _classes(title: str, metric: str, sets: Mapping[str, Any]) -> list[str]:
+    if not sets:
+        return []
+    lines = [f"{title:<32}{'clips':>7}{'classes':>10}  {metric + ' (95 %)':>20}{'':>8}{'major':>8}{'chance':>8}"]
+    for name, scores in sets.items():
+        lines.append(
+            f"{name + ', ' + scores['label']:<32}{scores['n']:>7}{scores['n_classes']:>10}  "
+            f"{_value(scores, metric, 'interval'):>20}{'':>8}{_number(scores, 'majority')}{_number(scores, 'chance')}"
+        )
+    return lines
+
+
+def _captioning(sets: Mapping[str, Any]) -> list[str]:
+    if not sets:
+        return []
+    lines = [f"{'captioning':<32}{'clips':>7}{'captions':>10}  " + "".join(f"{score:>9}" for score in _CAPTION_SCORES)]
+    for name, scores in sets.items():
+        values = "".join(f"{scores[score]:>9.3f}" if score in scores else f"{'-':>9}" for score in _CAPTION_SCORES)
+        lines.append(f"{name:<32}{scores['n_clips']:>7}{scores['n_captions']:>10}  {values}")
+        lines += [f"  {score} was not computed: it {reason}" for score, reason in scores["not_computed"].items()]
+    return lines
+
+
+def _frames(sets: Mapping[str, Any]) -> list[str]:
+    if not sets:
+        return []
+    lines = [f"{'text against time':<32}{'clips':>7}{'texts':>10}  {'AUROC (95 %)':>20}{'':>16}{'chance':>8}"]
+    for name, scores in sets.items():
+        lines.append(
+            f"{name + ', by ' + scores['by']:<32}{scores['n_clips']:>7}{scores['n_scored']:>10}  "
+            f"{_value(scores, 'auroc', 'interval'):>20}{'':>16}{_number(scores, 'chance')}"
+        )
+    return lines
+
+
+def _incomplete(sets: Mapping[str, Any]) -> list[str]:
+    """A line for each set that has fewer, or more, clips than its publisher's."""
+    return [
+        f"note: {name} has {scores['set_size']} clips, not the {scores['n_published']} that were published"
+        for name, scores in sets.items()
+        if isinstance(scores, Mapping) and scores.get("n_published") and scores["set_size"] != scores["n_published"]
+    ]
+
+
+def _value(scores: Mapping[str, Any], metric: str, interval: str) -> str:
+    low, high = scores[interval]
+    return f"{scores[metric]:.3f} ({low:.3f}-{high:.3f})"
+
+
+def _number(scores: Mapping[str, Any], metric: str) -> str:
+    return f"{scores[metric]:>8.3f}" if metric in scores else f"{'':>8}"
