@@ -1,0 +1,221 @@
+"""The front end and the parts of every tower, in PyTorch."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def mel_bank(sample_rate: int, n_fft: int, mels: int, f_min: float, f_max: float) -> np.ndarray:
+    """Returns triangular filters [n_fft / 2 + 1, mels] of unit area, evenly spaced on Slaney's mel scale.
+
+    The scale (Slaney's Auditory Toolbox) is linear up to 1 kHz, 15 mel, and logarithmic above, 27 mel for a factor 6.4.
+    """
+
+    def to_mel(hertz: float) -> float:
+        return hertz * 3 / 200 if hertz < 1_000 else 15 + 27 * math.log(hertz / 1_000) / math.log(6.4)
+
+    mel = np.linspace(to_mel(f_min), to_mel(f_max), mels + 2)
+    edges = np.where(mel < 15, mel * 200 / 3, 1_000 * 6.4 ** ((mel - 15) / 27))
+    low, peak, high = edges[:-2], edges[1:-1], edges[2:]
+    hertz = np.arange(n_fft // 2 + 1)[:, None] * sample_rate / n_fft
+    rising, falling = (hertz - low) / (peak - low), (high - hertz) / (high - peak)
+    return (np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)).astype(np.float32)
+
+
+class LogMel(nn.Module):
+    """Samples to normalised log-mel patches; frames are centred, and there is silence before and after a clip."""
+
+    def __init__(self, audio: dict[str, Any]):
+        super().__init__()
+        self.audio = audio
+        n_fft, width = audio["n_fft"], audio["window_length"]
+        angle = 2 * np.pi * np.outer(np.arange(n_fft // 2 + 1), np.arange(width)) / n_fft
+        window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(width) / width)
+        waves = np.concatenate([np.cos(angle), -np.sin(angle)]) * window
+        self.register_buffer("waves", torch.from_numpy(waves.astype(np.float32))[:, None])
+        bank = mel_bank(audio["sample_rate"], n_fft, audio["mels"], audio["f_min"], audio["f_max"])
+        self.register_buffer("bank", torch.from_numpy(bank))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Returns patches [B, L, frames x mels of a patch] of samples [B, whole columns], in float32."""
+        audio, device = self.audio, waveform.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self(waveform)
+        n_fft, width, hop = audio["n_fft"], audio["window_length"], audio["hop_length"]
+        before = n_fft // 2 - (n_fft - width) // 2
+        samples = functional.pad(waveform.float()[:, None], (before, max(0, width - hop - before)))
+        parts = functional.conv1d(samples, self.waves.float(), stride=hop).square()
+        frames = waveform.shape[1] // hop
+        real, imaginary = parts[:, :, :frames].chunk(2, dim=1)
+        mel = (real + imaginary).transpose(1, 2) @ self.bank.float()
+        mel = (mel.clamp_min(audio["log_floor"]).log() - audio["mean"]) / audio["std"]
+        time, height = audio["frames_per_column"], audio["mels_per_patch"]
+        patches = mel.unflatten(2, (-1, height)).unflatten(1, (-1, time)).transpose(2, 3)  # [B, C, F, frames, mels]
+        return patches.flatten(3).flatten(1, 2)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learned scale, in float32."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `weight * x / sqrt(mean(x^2) + 1e-6)`."""
+        wide = x.float()
+        inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)
+        return (wide * inverse * self.weight.float()).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with a learned scale and no bias, in float32."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `weight * (x - mean(x)) / sqrt(variance(x) + 1e-5)`."""
+        return functional.layer_norm(x.float(), x.shape[-1:], self.weight.float(), None, 1e-5).to(x.dtype)
+
+
+class GatedMLP(nn.Module):
+    """`down(silu(gate(x)) * up(x))`, or with GELU."""
+
+    def __init__(self, width: int, hidden: int, gelu: bool = False):
+        super().__init__()
+        self.activation = functional.gelu if gelu else functional.silu
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns a vector for each vector."""
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+def angles(positions: Tensor, pairs: int, base: float) -> Tensor:
+    """Returns the turn of each pair of dimensions, [..., pairs], at positions of any shape."""
+    frequencies = [base ** (-pair / pairs) for pair in range(pairs)]
+    return positions[..., None].float() * torch.tensor(frequencies, dtype=torch.float32, device=positions.device)
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turns dimension i with dimension i + d / 2 of heads [B, H, N, d] by angles [N, d / 2]."""
+    cosine, sine = turns.cos(), turns.sin()
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention, to the tokens themselves or to a memory."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.heads = heads
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B, N, W] to [B, H, N, d]."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def keys_values(self, x: Tensor, turns: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns keys and values [B, H, N, d]."""
+        key, value = self.split(self.key(x)), self.split(self.value(x))
+        return (key if turns is None else rotate(key, turns)), value
+
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], turns: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        """Reads `keys_values` where `mask` (broadcast to [B, H, N, M]) is True."""
+        query = self.split(self.query(x))
+        query = query if turns is None else rotate(query, turns)
+        mixed = functional.scaled_dot_product_attention(query, *keys_values, attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """One pre-norm layer: self-attention, cross-attention in a decoder, gated MLP."""
+
+    def __init__(self, tower: dict[str, Any], window: int | None, cross: bool, normed: bool):
+        super().__init__()
+        width, heads, modernbert = tower["width"], tower["heads"], tower.get("kind") == "modernbert"
+        norm = LayerNorm if modernbert else RMSNorm
+        self.window = window
+        self.attention_norm = norm(width) if normed else nn.Identity()
+        self.attention = Attention(width, heads)
+        if cross:
+            self.cross_norm = norm(width)
+            self.cross_attention = Attention(width, heads)
+        self.mlp_norm = norm(width)
+        self.mlp = GatedMLP(width, tower["mlp_width"], gelu=modernbert)
+
+    def forward(self, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
+        """Layer of an encoder."""
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, self.attention.keys_values(normed, turns), turns, mask)
+        return x + self.mlp(self.mlp_norm(x))
+
+    def decode(
+        self,
+        x: Tensor,
+        turns: Tensor,
+        past: tuple[Tensor, Tensor] | None,
+        memory: tuple[Tensor, Tensor],
+        memory_mask: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Advances one token [B, 1, W] of a decoder; `past` are keys and values of the tokens before it."""
+        normed = self.attention_norm(x)
+        present = self.attention.keys_values(normed, turns)
+        if past is not None:
+            present = (torch.cat([past[0], present[0]], dim=2), torch.cat([past[1], present[1]], dim=2))
+        x = x + self.attention(normed, present, turns, None)
+        x = x + self.cross_attention(self.cross_norm(x), memory, None, memory_mask)
+        return x + self.mlp(self.mlp_norm(x)), present
+
+
+class Transformer(nn.Module):
+    """A stack of layers and a norm: local layers, then a global one, and again; ModernBERT has a global one first."""
+
+    def __init__(self, tower: dict[str, Any], cross: bool = False):
+        super().__init__()
+        period, modernbert = tower.get("locals_per_global", 0) + 1, tower.get("kind") == "modernbert"
+        layers = []
+        for number in range(tower["layers"]):
+            is_global = (number if modernbert else number + 1) % period == 0
+            window = None if is_global else tower["local_window"]
+            # ModernBERT's first attention reads the embeddings, which are normed already.
+            layers.append(Block(tower, window, cross, normed=not (modernbert and number == 0)))
+        self.layers = nn.ModuleList(layers)
+        self.norm = LayerNorm(tower["width"]) if modernbert else RMSNorm(tower["width"])
+
+    def forward(self, x: Tensor, turns: Tensor, valid: Tensor, local_turns: Tensor | None = None) -> Tensor:
+        """Returns features [B, N, W].
+
+        Args:
+            x: embedded tokens.
+            turns: rotary angles of the tokens, [N, d / 2].
+            valid: [B, N], False for padding, which only padding sees.
+            local_turns: the angles of local layers, if they have others.
+        """
+        seen = valid[:, None, :, None] == valid[:, None, None, :]  # [B, 1, N, N]
+        place = torch.arange(x.shape[1], device=x.device)
+        near = seen & ((place[:, None] - place[None]).abs() <= self._window())
+        for layer in self.layers:
+            if layer.window is None:
+                x = layer(x, turns, seen)
+            else:
+                x = layer(x, turns if local_turns is None else local_turns, near)
+        return self.norm(x)
+
+    def _window(self) -> int:
+        return max((layer.window for layer in self.layers if layer.window is not None), default=0)

@@ -1,0 +1,189 @@
+"""The whole model in PyTorch, and its weights from an export."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from slap_jax.export.pytorch.layers import LogMel
+from slap_jax.export.pytorch.towers import (
+    BOS,
+    EOS,
+    PAD,
+    AttentionPooling,
+    AudioEncoder,
+    CaptionDecoder,
+    TextEncoder,
+)
+
+FORMAT_VERSIONS = (1, 2)
+
+
+class Slap(nn.Module):
+    """Audio and text towers with pooling and projection into one space, and the caption decoder if there is one.
+
+    Attributes:
+        config: the `config` of the export: `audio`, `model`, `data`, `objectives`.
+        tokenizer_path: of the vocabulary; set by `load`.
+    """
+
+    def __init__(self, config: dict[str, Any], captions: bool = True):
+        super().__init__()
+        model, audio = config["model"], config["audio"]
+        kind = model["text_encoder"].get("kind", "slap")
+        if kind not in ("slap", "modernbert"):
+            raise ValueError(f"config.model.text_encoder.kind is {kind!r}; this file knows 'slap' and 'modernbert'")
+        self.config = config
+        self.per_column = audio["hop_length"] * audio["frames_per_column"]
+        self.tokenizer_path: Path | None = None
+        audio_tower, text_tower = model["audio_encoder"], model["text_encoder"]
+        self.log_mel = LogMel(audio)
+        self.audio_encoder = AudioEncoder(audio_tower, audio)
+        self.audio_pooling = AttentionPooling(audio_tower)
+        self.audio_projection = nn.Linear(audio_tower["width"], model["embed_dim"], bias=False)
+        self.text_encoder = TextEncoder(text_tower, model["vocab_size"])
+        self.text_pooling = AttentionPooling(text_tower)
+        self.text_projection = nn.Linear(text_tower["width"], model["embed_dim"], bias=False)
+        self.decoder = None
+        if captions:
+            self.decoder = CaptionDecoder(model["caption_decoder"], model["vocab_size"], audio_tower["width"])
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def audio_features(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns dense features [B, L, W] before pooling, and which of them [B, L] belong to the clip.
+
+        Args:
+            waveform: [B, S] mono samples at `config["audio"]["sample_rate"]`, full scale 1; what is not finite counts
+                as zero.
+            lengths: [B] samples of each clip, at least 1; what follows is ignored. None: S for all.
+        """
+        if lengths is None:
+            lengths = torch.full_like(waveform[:, 0], waveform.shape[1], dtype=torch.int64)
+        waveform = functional.pad(waveform, (0, -waveform.shape[1] % self.per_column))
+        inside = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
+        waveform = torch.where(inside & waveform.isfinite(), waveform, 0.0)
+        patches = self.log_mel(waveform)
+        place = torch.arange(patches.shape[1], device=waveform.device) // self.audio_encoder.patches
+        valid = place * self.per_column < lengths[:, None]
+        return self.audio_encoder(patches, valid), valid
+
+    def embed_audio(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Returns unit vectors [B, E]; arguments as for `audio_features`."""
+        pooled = self.audio_pooling(*self.audio_features(waveform, lengths))
+        return functional.normalize(self.audio_projection(pooled).float(), dim=-1, eps=1e-6)
+
+    def embed_text(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Returns unit vectors [B, E] of token ids [B, T], `BOS ... EOS` and padding; lengths [B] in tokens."""
+        place = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        valid = torch.ones_like(tokens, dtype=torch.bool) if lengths is None else place < lengths[:, None]
+        pooled = self.text_pooling(self.text_encoder(tokens, valid), valid)
+        return functional.normalize(self.text_projection(pooled).float(), dim=-1, eps=1e-6)
+
+    def forward(
+        self,
+        waveform: Tensor,
+        lengths: Tensor | None,
+        tokens: Tensor,
+        token_lengths: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the embeddings of clips and of texts."""
+        return self.embed_audio(waveform, lengths), self.embed_text(tokens, token_lengths)
+
+    def scale(self) -> Tensor:
+        """Returns the factor on cosine similarity whose softmax over labels gives probabilities."""
+        return self.log_scale.exp().clamp_max(self.config["objectives"]["contrastive"]["max_scale"])
+
+    def caption(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Returns token ids [B, N] of a caption of each clip, PAD after EOS; `decode_text` spells them."""
+        if self.decoder is None:
+            raise ValueError("this model was exported without a caption decoder: it was trained without captioning")
+        return self.decoder.greedy(*self.audio_features(waveform, lengths), self.config["data"]["max_caption_tokens"])
+
+    def tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Returns token ids [B, T] and lengths [B] for `embed_text`."""
+        processor, most = self._processor(), self.config["data"]["max_caption_tokens"]
+        ids = [[BOS, *processor.encode(text)[: most - 2], EOS] for text in texts]
+        lengths = [len(line) for line in ids]
+        rows = [line + [PAD] * (max(lengths) - len(line)) for line in ids]
+        device = self.log_scale.device
+        return torch.tensor(rows, device=device), torch.tensor(lengths, device=device)
+
+    def decode_text(self, ids: Tensor) -> list[str]:
+        """Spells token ids [B, N]."""
+        processor = self._processor()
+        known = processor.vocab_size()
+        return [processor.decode([i for i in row if EOS < i < known]) for row in ids.tolist()]
+
+    def _processor(self) -> Any:
+        import sentencepiece
+
+        if self.tokenizer_path is None:
+            raise ValueError("set tokenizer_path to the export's tokenizer.model")
+        return sentencepiece.SentencePieceProcessor(model_file=os.fspath(self.tokenizer_path))
+
+
+def state_of(tensors: dict[str, Tensor], towers: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
+    """Translates the names of `model.safetensors` into those of `Slap`.
+
+    Layers are stored together, [repetitions, ...], each repetition being the local layers and the global one after
+    them, after ModernBERT's first; matrices are stored [inputs, outputs].
+
+    Args:
+        tensors: as stored.
+        towers: `config["model"]`.
+    """
+    state = {}
+    for name, value in tensors.items():
+        name = name.replace("objectives/captioning/", "").replace("objectives/contrastive/", "").replace("model/", "")
+        *path, kind = name.split("/")
+        if kind == "mask_token":  # of training
+            continue
+        if kind == "kernel":
+            value = value.transpose(-1, -2)
+        kind = {"kernel": "weight", "scale": "weight", "table": "weight"}.get(kind, kind)
+        at = next((path.index(part) for part in ("blocks", "first") if part in path), None)
+        if at is None:
+            state[".".join([*path, kind])] = value
+            continue
+        tower = towers["caption_decoder" if path[0] == "decoder" else path[0]]
+        if path[at] == "first":  # TOWER, transformer, first, ...
+            state[".".join([*path[:at], "layers.0", *path[at + 1 :], kind])] = value
+            continue
+        # TOWER, transformer, blocks, layers, local_0 or global, ...
+        period, start = tower.get("locals_per_global", 0) + 1, int(tower.get("kind") == "modernbert")
+        within = period - 1 if path[at + 2] == "global" else int(path[at + 2].removeprefix("local_"))
+        for repetition, part in enumerate(value):
+            number = str(start + repetition * period + within)
+            state[".".join([*path[:at], "layers", number, *path[at + 3 :], kind])] = part
+    return state
+
+
+def load(directory: str | os.PathLike[str]) -> Slap:
+    """Reads a directory that `slap export` wrote; the model is in evaluation mode, on the CPU, in float32.
+
+    Raises:
+        ValueError: another format, or weights that are not those of the config.
+    """
+    directory = Path(directory)
+    description = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if description.get("format") != "slap_jax" or description.get("format_version") not in FORMAT_VERSIONS:
+        raise ValueError(
+            f"{directory}/config.json has format {description.get('format')!r} version "
+            f"{description.get('format_version')!r}; this file reads 'slap_jax' versions {FORMAT_VERSIONS}: write both "
+            "again with `slap export RUN_DIR --format pytorch`"
+        )
+    config = description["config"]
+    state = state_of(load_file(directory / "model.safetensors"), config["model"])
+    model = Slap(config, captions=any(name.startswith("decoder.") for name in state))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.startswith("log_mel.") and name != "log_scale"]
+    if missing or unexpected:
+        raise ValueError(f"{directory}/model.safetensors: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    model.tokenizer_path = directory / description.get("tokenizer", "tokenizer.model")
+    return model.eval()

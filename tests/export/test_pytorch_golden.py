@@ -1,0 +1,55 @@
+"""Our models give what the PyTorch file gave with the same weights (`tests/golden/make_pytorch_module.py`)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slap_jax.inference.captioner import Captioner
+from slap_jax.inference.embedder import Embedder
+from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params
+from tests.inference.tiny import tiny_tokenizer
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "pytorch_module.npz")
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = seeded_config("slap")
+    return config, Embedder(config), seeded_params(config)
+
+
+def test_embeddings_of_clips_of_any_duration(model):
+    _, embedder, params = model
+    found = embedder.audio(params["model"], seeded_clips())
+    assert np.abs(found - GOLDEN["slap_audio"]).max() < TOLERANCE
+    # The comparison could not fail if all clips were alike.
+    assert np.abs(found[:, None] - found[None])[~np.eye(len(found), dtype=bool)].max(-1).min() > 0.01
+
+
+def test_dense_features(model):
+    _, embedder, params = model
+    found = embedder.frames(params["model"], [seeded_clips()[2]])[0]
+    expected = GOLDEN["slap_features"].reshape(len(found), embedder.patches, -1).mean(axis=1)
+    assert np.abs(found - expected).max() < 10 * TOLERANCE  # values of up to 3, not of a unit vector
+
+
+@pytest.mark.parametrize("kind", ["slap", "modernbert"])
+def test_embeddings_of_texts(kind, tmp_path):
+    config = seeded_config(kind)
+    embedder, params = Embedder(config), seeded_params(config)
+    tokenizer = tiny_tokenizer(tmp_path / "words.model")
+    tokens = [tokenizer.encode(text, config.data.max_caption_tokens) for text in TEXTS]
+    assert len({len(ids) for ids in tokens}) > 2
+    found = embedder.text(params["model"], tokens)
+    assert np.abs(found - GOLDEN[f"{kind}_text"]).max() < TOLERANCE
+
+
+def test_captions(model):
+    config, embedder, params = model
+    captioner = Captioner(embedder, config.data.max_caption_tokens)
+    found = captioner(params["model"], params["objectives"]["captioning"]["decoder"], seeded_clips()[:4])
+    expected = GOLDEN["slap_captions"][:4]
+    assert len(np.unique(expected)) > 3
+    assert np.array_equal(np.array(found)[:, : expected.shape[1]], expected)

@@ -1,0 +1,58 @@
+"""Writes pytorch_module.npz: what the PyTorch file computes with seeded models, which our models are held to.
+
+pip install torch && PYTHONPATH=. JAX_PLATFORMS=cpu python tests/golden/make_pytorch_module.py
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.export.pytorch.model import load
+from slap_jax.export.safetensors import export
+from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params
+from tests.inference.tiny import tiny_tokenizer
+
+KINDS = ("slap", "modernbert")
+
+
+def padded(rows: list, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns rows of different lengths with zeros after them, and their lengths."""
+    filled = torch.zeros(len(rows), max(map(len, rows)), dtype=dtype)
+    for row, values in zip(filled, rows, strict=True):
+        row[: len(values)] = torch.as_tensor(values)
+    return filled, torch.tensor(list(map(len, rows)))
+
+
+def outputs(kind: str, tokenizer: Tokenizer, directory: Path) -> dict[str, np.ndarray]:
+    """Computes what one kind of text tower makes of the texts, and the rest, which is the same for both, once."""
+    config = seeded_config(kind)
+    model = load(export(seeded_params(config), config, tokenizer.path, directory))
+    waveforms, lengths = padded(seeded_clips(), torch.float32)
+    tokens = [tokenizer.encode(text, config.data.max_caption_tokens) for text in TEXTS]
+    with torch.inference_mode():
+        values = {f"{kind}_text": model.embed_text(*padded(tokens, torch.int64)).numpy()}
+        if kind == "slap":
+            features, valid = model.audio_features(waveforms, lengths)
+            values["slap_audio"] = model.embed_audio(waveforms, lengths).numpy()
+            values["slap_features"] = features[2][valid[2]].numpy()
+            values["slap_captions"] = model.caption(waveforms, lengths).numpy()
+    return values
+
+
+def main() -> None:
+    """Writes the file."""
+    values: dict[str, np.ndarray] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        tokenizer = tiny_tokenizer(Path(directory) / "words.model")
+        for kind in KINDS:
+            values |= outputs(kind, tokenizer, Path(directory) / kind)
+    np.savez_compressed(Path(__file__).with_name("pytorch_module.npz"), version=torch.__version__, **values)
+    for name, value in values.items():
+        print(name, value.shape, float(np.abs(value).max()))
+
+
+if __name__ == "__main__":
+    main()
