@@ -1,0 +1,1 @@
+"""Finding moments in a folder of recordings by text or by sound."""

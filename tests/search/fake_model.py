@@ -1,0 +1,52 @@
+"""A stand-in for a model whose vectors are understood at a glance: which of a few tones a clip is made of."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import soundfile
+
+from slap_jax.inference.audio_input import read_audio
+from slap_jax.inference.results import Windows
+
+RATE = 16_000
+TONES = (500, 1_000, 2_000, 4_000)
+
+
+def tone(kind: int, seconds: float) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * TONES[kind] * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+def write(path, *parts: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.concatenate(parts), RATE)
+
+
+class FakeModel:
+    """Embeds sound by the power of its tones, and text "tone 2" as that tone alone."""
+
+    embed_dim = len(TONES)
+    config = SimpleNamespace(audio=SimpleNamespace(sample_rate=RATE))
+
+    def __init__(self, model_id: str = "fake00000001"):
+        self.model_id = model_id
+        self.heard: list[int] = []  # samples of each clip that was embedded
+
+    def embed_audio(self, audio):
+        return np.stack([self._vector(read_audio(item, RATE)) for item in audio])
+
+    def embed_text(self, texts):
+        return np.stack([np.eye(self.embed_dim, dtype=np.float32)[int(text.split()[1])] for text in texts])
+
+    def windows(self, clip, seconds=10.0, hop=5.0, sample_rate=None):
+        samples = read_audio(clip, RATE)
+        starts = np.arange(0, max(len(samples) - round((seconds - hop) * RATE), 1), round(hop * RATE))
+        ends = np.minimum(starts + round(seconds * RATE), len(samples))
+        vectors = np.stack([self._vector(samples[a:b]) for a, b in zip(starts, ends, strict=True)])
+        return Windows(starts / np.float32(RATE), ends / np.float32(RATE), vectors)
+
+    def _vector(self, samples: np.ndarray) -> np.ndarray:
+        self.heard.append(len(samples))
+        spectrum = np.abs(np.fft.rfft(samples)) ** 2
+        places = [round(frequency * len(samples) / RATE) for frequency in TONES]
+        power = np.array([spectrum[max(0, place - 3) : place + 4].sum() for place in places], np.float32) + 1e-9
+        return power / np.linalg.norm(power)
