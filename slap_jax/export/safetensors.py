@@ -82,11 +82,7 @@ def export(
         raise ExportError(f"tokenizer {tokenizer_path} is missing: an export needs the vocabulary of the run")
     if "model" not in params:
         raise ExportError(f"parameters hold {', '.join(params) or 'nothing'}; expected 'model' (and 'objectives')")
-    tensors = {
-        name: np.array(value, np.float32, order="C")
-        for name, value in flatten(params).items()
-        if any(name.startswith(kept + "/") for kept in _EXPORTED)
-    }
+    tensors = {name: np.array(value, np.float32, order="C") for name, value in flatten(exported_params(params)).items()}
     exported = {
         "audio": config.audio.to_dict(),
         "model": config.model.to_dict(),
@@ -115,6 +111,14 @@ def export(
     for partial, name in ((weights, WEIGHTS), (copy, vocabulary), (text, CONFIG)):
         os.replace(partial, out_dir / name)
     return out_dir
+
+
+def exported_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Keeps of a run's parameters those that an export holds."""
+    kept = {
+        name: value for name, value in flatten(params).items() if any(name.startswith(part + "/") for part in _EXPORTED)
+    }
+    return unflatten(kept)
 
 
 def load_export(directory: str | os.PathLike[str]) -> Export:
