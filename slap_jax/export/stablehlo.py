@@ -1,0 +1,131 @@
+"""The model as StableHLO programs for CPU, TPU and CUDA, which JAX runs without slap_jax.
+
+Programs take the weights as an argument, the tensors of `model.safetensors` by their names, so they are small and share
+one file of weights. Batch and lengths are free. Attention is dense, since a program for all platforms can neither use a
+platform's kernel nor choose by length: its memory grows with the square of the longest clip.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import export as jax_export
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from slap_jax.config import patches_per_column, samples_per_column
+from slap_jax.export.optional import require_packages
+from slap_jax.export.safetensors import CONFIG, WEIGHTS, Export
+from slap_jax.inference.embedder import inference_config, one_clip_rows
+from slap_jax.models.caption_decoder import CaptionDecoder
+from slap_jax.models.slap import Slap, token_segments
+from slap_jax.parallel.platform import compiling_for
+from slap_jax.paths import flatten, unflatten
+
+STABLEHLO_DIRECTORY = "stablehlo"  # inside an export
+PLATFORMS = ("cpu", "tpu", "cuda")
+
+Weights = Mapping[str, Array]
+
+
+def write_stablehlo(model: Export, directory: str | os.PathLike[str]) -> Path:
+    """Writes `audio`, `text` and, if the model has a decoder, `caption` programs into an export directory.
+
+    Args:
+        model: of that export.
+        directory: the export; the programs go to `stablehlo/` in it.
+
+    Returns:
+        The directory of the programs; `programs.json` in it tells what they take and give.
+
+    Raises:
+        ExportError: the package that serialises programs is not installed.
+    """
+    # jax.export asks for the package too, but only after everything is lowered.
+    require_packages("writing StableHLO programs", "stablehlo", "flatbuffers")
+    out = Path(directory) / STABLEHLO_DIRECTORY
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in flatten(model.params).items()}
+    programs = Programs(model.config, "captioning" in model.params.get("objectives", {}))
+    rows, length = jax_export.symbolic_shape("b, n")
+    takes = {
+        "audio": (programs.audio, jnp.float32, "waveform", "samples of each clip"),
+        "text": (programs.text, jnp.int32, "token ids", "tokens of each text"),
+        "caption": (programs.caption, jnp.float32, "waveform", "samples of each clip"),
+    }
+    described = {}
+    for name, (function, dtype, values, lengths) in takes.items():
+        if name == "caption" and programs.decoder_graph is None:
+            continue
+        shapes = (jax.ShapeDtypeStruct((rows, length), dtype), jax.ShapeDtypeStruct((rows,), jnp.int32))
+        with compiling_for("any"):  # no platform of its own: nothing that only one of them has is chosen
+            program = jax_export.export(jax.jit(function), platforms=PLATFORMS)(weights, *shapes)
+        partial = out / f".{name}.partial"
+        partial.write_bytes(program.serialize())
+        os.replace(partial, out / f"{name}.stablehlo")
+        described[name] = {
+            "takes": [f"tensors of ../{WEIGHTS} by name", f"{values} {dtype.__name__} [b, n]", f"{lengths} int32 [b]"],
+            "gives": str(program.out_avals[0]),
+            "platforms": list(program.platforms),
+        }
+    text = json.dumps({"jax_version": jax.__version__, "config": f"../{CONFIG}", "programs": described}, indent=2)
+    (out / "programs.json").write_text(text + "\n", encoding="utf-8")
+    return out
+
+
+class Programs:
+    """The functions that are lowered, of weights by name, padded rows [b, n] and their lengths [b]."""
+
+    def __init__(self, config: ConfigDict, captions: bool):
+        self.config = inference_config(config)
+        with self.config.unlocked():
+            self.config.model.attention = "dense"
+            self.config.audio.dft = "matmul"
+        self.per_column = samples_per_column(config.audio)
+        self.patches = patches_per_column(config.audio)
+        self.graph = nnx.split(nnx.eval_shape(self._model))[0]
+        self.decoder_graph = nnx.split(nnx.eval_shape(self._decoder))[0] if captions else None
+
+    def audio(self, weights: Weights, waveform: Float[Array, "b n"], samples: Int[Array, " b"]) -> Float[Array, "b E"]:
+        """Embeddings of clips."""
+        model = self._merged(weights)
+        tokens, segments = self._audio_tokens(model, waveform, samples)
+        return model.audio_embeddings(tokens, segments, 1)[:, 0]
+
+    def text(self, weights: Weights, tokens: Int[Array, "b n"], lengths: Int[Array, " b"]) -> Float[Array, "b E"]:
+        """Embeddings of texts."""
+        model = self._merged(weights)
+        position = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+        inside = position < lengths[:, None]
+        segments = inside.astype(jnp.int32)
+        hidden = model.text_tokens(tokens, segments, jnp.where(inside, position, 0))
+        return model.text_embeddings(hidden, segments, 1)[:, 0]
+
+    def caption(self, weights: Weights, waveform: Float[Array, "b n"], samples: Int[Array, " b"]) -> Int[Array, "b N"]:
+        """Token ids of captions, likeliest first; padding after the end."""
+        assert self.decoder_graph is not None
+        memory, segments = self._audio_tokens(self._merged(weights), waveform, samples)
+        decoder = nnx.merge(self.decoder_graph, unflatten(weights)["objectives"]["captioning"]["decoder"])
+        owners = token_segments(segments, self.patches)
+        return decoder.greedy(memory, owners, 1, self.config.data.max_caption_tokens)[:, 0]
+
+    def _audio_tokens(self, model: Slap, waveform: Array, samples: Array) -> tuple[Array, Array]:
+        columns = (waveform.shape[1] + self.per_column - 1) // self.per_column
+        waveform = jnp.pad(waveform, ((0, 0), (0, columns * self.per_column - waveform.shape[1])))
+        inside = jnp.arange(waveform.shape[1])[None] < samples[:, None]
+        segments, places = one_clip_rows(samples, columns, self.per_column)
+        patches = model.audio_patches(jnp.where(inside, waveform, 0.0), segments)
+        return model.audio_tokens(patches, segments, places), segments
+
+    def _merged(self, weights: Weights) -> Slap:
+        return nnx.merge(self.graph, unflatten(weights)["model"])
+
+    def _model(self) -> Slap:
+        return Slap(self.config, rngs=nnx.Rngs(0))
+
+    def _decoder(self) -> CaptionDecoder:
+        return CaptionDecoder(self.config.model, self.config.model.audio_encoder.width, rngs=nnx.Rngs(0))
