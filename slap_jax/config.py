@@ -12,6 +12,7 @@ from slap_jax.config_data_checks import validate_data
 from slap_jax.config_sizes import columns_of, patches_per_column, samples_per_column
 from slap_jax.config_source import source
 
+from slap_jax.config_tower_checks import validate_towers
 __all__ = [
     "ConfigError",
     "columns_of",
@@ -31,6 +32,7 @@ def default_config() -> ConfigDict:
     config.init_from = ""  # a checkpoint or export directory whose parameters start a new run
 
     config.audio = ConfigDict(
+    config.init_text_from = ""  # a Hugging Face folder of ModernBERT whose weights start the text tower
         dict(
             sample_rate=16_000,
             n_fft=512,
@@ -54,7 +56,7 @@ def default_config() -> ConfigDict:
             train=ConfigDict(),  # name -> source(...): the weighted mixture
             temperature=placeholder(float),  # None: the weights as given; T: weight x clips^(1/T)
             evaluation=ConfigDict(),  # name -> source(...): each evaluated by itself
-            tokenizer="",  # a SentencePiece .model file
+            tokenizer="",  # a SentencePiece .model file, or a Hugging Face tokenizer.json
             rows=256,  # R, of the global batch
             columns=512,  # C
             slots=32,  # K
@@ -87,6 +89,9 @@ def default_config() -> ConfigDict:
             vocab_size=32_000,
             compute_dtype="bfloat16",  # bfloat16 | float32
             attention="auto",  # auto | dense | blocked | chunked | splash (TPU) | flash (GPU)
+            pad_id=0,  # the tokenizer's
+            bos_id=1,
+            eos_id=2,
             remat="none",  # none | dots | full
             scan_unroll=1,  # super-blocks per scan iteration
             audio_encoder=ConfigDict(
@@ -105,6 +110,7 @@ def default_config() -> ConfigDict:
                 dict(
                     layers=12,
                     heads=12,
+                    kind="scratch",  # scratch | modernbert
                     width=768,
                     mlp_width=2_048,
                     locals_per_global=0,
@@ -112,6 +118,7 @@ def default_config() -> ConfigDict:
                     rope_base=10_000.0,
                 )
             ),
+                    rope_base_local=placeholder(float),  # of local layers; None: rope_base
             caption_decoder=ConfigDict(dict(layers=8, heads=8, width=512, mlp_width=2_048, rope_base=10_000.0)),
         )
     )
@@ -223,7 +230,7 @@ def validate(config: ConfigDict, process_count: int = 1, device_count: int | Non
 
 
 def _validate_audio_and_model(config: ConfigDict) -> None:
-    audio, model = config.audio, config.model
+    audio = config.audio
     require(
         audio.mels % audio.mels_per_patch == 0,
         f"config.audio.mels is {audio.mels}, not a multiple of config.audio.mels_per_patch={audio.mels_per_patch}",
@@ -237,25 +244,7 @@ def _validate_audio_and_model(config: ConfigDict) -> None:
         f"config.audio.n_fft is {audio.n_fft}, longer than a column of {samples_per_column(audio)} samples",
     )
     require(audio.std > 0, f"config.audio.std is {audio.std}; write the positive value that `slap stats` prints")
-    for name in ("audio_encoder", "text_encoder", "caption_decoder"):
-        tower = model[name]
-        require(
-            tower.width % tower.heads == 0,
-            f"config.model.{name}.width is {tower.width}, not a multiple of its heads={tower.heads}",
-        )
-        head_dim = tower.width // tower.heads
-        multiple = 4 if name == "audio_encoder" else 2
-        require(
-            head_dim % multiple == 0,
-            f"config.model.{name}: head size {tower.width}/{tower.heads}={head_dim} must be a multiple of {multiple}",
-        )
-        if "locals_per_global" in tower:
-            period = tower.locals_per_global + 1
-            require(
-                tower.layers % period == 0,
-                f"config.model.{name}.layers is {tower.layers}; with locals_per_global={tower.locals_per_global} "
-                f"write a multiple of {period}",
-            )
+    validate_towers(config)
 
 
 def _validate_objectives(config: ConfigDict) -> None:

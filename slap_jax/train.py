@@ -3,8 +3,8 @@
     slap train --config configs/demo.py --run-dir runs/demo
 
 What starts a run, the first that applies: (1) the newest checkpoint of the run directory, with its data state; (2) the
-parameters of `config.init_from`; (3) scratch. Everything random is derived from (seed, step), so a resumed run is
-bit-identical to an uninterrupted one.
+parameters of `config.init_from`, or for the text tower of `config.init_text_from`; (3) scratch. Everything random is
+derived from (seed, step), so a resumed run is bit-identical to an uninterrupted one.
 """
 
 import functools
@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from slap_jax.checkpoints import EXIT_PREEMPTED, Checkpoints
 from slap_jax.compile_step import step_program
 from slap_jax.config import ConfigError, validate
+from slap_jax.config_tower_checks import require_vocabulary
 from slap_jax.data.batches.leakage import check_leakage
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.prefetch import Prefetch
@@ -29,7 +30,7 @@ from slap_jax.flops import peak_flops
 from slap_jax.goodput import Goodput
 from slap_jax.hardware_use import HardwareUse
 from slap_jax.inference.embedder import Embedder
-from slap_jax.init_from import read_params, replace_params
+from slap_jax.init_from import check_start, start_from
 from slap_jax.metrics import MetricWriter
 from slap_jax.parallel import distributed
 from slap_jax.parallel.agreement import require_agreement, run_facts
@@ -57,7 +58,8 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
         run has lost another one ends with `slap_jax.parallel.membership.EXIT_LOST` or is aborted by JAX.
 
     Raises:
-        ConfigError, TokenizerError, LeakageError, DataMismatchError, CheckpointError: see their messages.
+        ConfigError, TokenizerError, ModernBertError, LeakageError, DataMismatchError, CheckpointError: see their
+            messages.
         NonFiniteError: after `config.optimizer.max_bad_steps`.
     """
     if "://" in str(run_dir):
@@ -77,11 +79,8 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     first_process = jax.process_index() == 0
     mesh = create_mesh(config.parallel)
     tokenizer = load_tokenizer(config.data.tokenizer)
-    if tokenizer.vocab_size > config.model.vocab_size:
-        raise ConfigError(
-            f"config.model.vocab_size is {config.model.vocab_size}, but {config.data.tokenizer} has "
-            f"{tokenizer.vocab_size} pieces; write vocab_size={tokenizer.vocab_size} or more"
-        )
+    require_vocabulary(config.model, tokenizer)
+    check_start(config, run_dir)
 
     # Data -------------------------------------------------------------------------------------------------------------
     data = config.data
@@ -108,9 +107,7 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
         state, data_state, _ = checkpoints.restore(program.state)
         batches.set_state(data_state)
     else:
-        state = jax.jit(program.init, out_shardings=program.state_shardings)()
-        if config.init_from:
-            state = replace_params(state, read_params(config.init_from), config.init_from)
+        state = start_from(jax.jit(program.init, out_shardings=program.state_shardings)(), config)
     step = int(np.asarray(state.step))
     phases.enter("starting")
     if first_process:

@@ -1,0 +1,189 @@
+"""ModernBERT's weights from a local Hugging Face folder, in the names and shapes of our text tower.
+
+Source: Warner et al., "Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder" (arXiv 2412.13663).
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from slap_jax.paths import unflatten
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# What transformers takes where a config.json is silent, as ModernBERT-base has it.
+DEFAULTS = {
+    "vocab_size": 50_368,
+    "hidden_size": 768,
+    "intermediate_size": 1_152,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 12,
+    "local_attention": 128,
+    "global_attn_every_n_layers": 3,
+    "global_rope_theta": 160_000.0,
+    "local_rope_theta": 10_000.0,
+}
+# What our layers are made of, and no other.
+FIXED = {
+    "hidden_activation": "gelu",
+    "norm_eps": 1e-5,
+    "norm_bias": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+
+Tensors = Mapping[str, Float[np.ndarray, "..."]]
+
+
+class ModernBertError(ValueError):
+    """A folder that is not the ModernBERT which the config describes; the message says what differs."""
+
+
+def read_modernbert(directory: str | os.PathLike[str], model: ConfigDict) -> dict[str, Any]:
+    """Reads the weights of a folder.
+
+    Args:
+        directory: holds `config.json` and `model.safetensors`, of the bare model or with a head, which is left out.
+        model: `config.model`, of the same sizes.
+
+    Returns:
+        The parameters of `TextEncoder`: nested dict of fp32 arrays.
+
+    Raises:
+        ModernBertError: a file is missing or damaged, another architecture, or other sizes.
+    """
+    check_modernbert(directory, model)
+    path = Path(directory) / WEIGHTS
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModernBertError(f"{path} cannot be read ({error}); download the file again") from error
+    prefix = "model." if any(name.startswith("model.") for name in tensors) else ""
+    return unflatten(_parameters({name.removeprefix(prefix): value for name, value in tensors.items()}, model, path))
+
+
+def check_modernbert(directory: str | os.PathLike[str], model: ConfigDict) -> None:
+    """Holds a folder's `config.json` against `config.model`; the weights are not read.
+
+    Raises:
+        ModernBertError: as for `read_modernbert`.
+    """
+    directory = Path(directory)
+    missing = [name for name in (CONFIG, WEIGHTS) if not (directory / name).is_file()]
+    if missing:
+        found = f"lacks {' and '.join(missing)}" if directory.is_dir() else "is not a directory"
+        raise ModernBertError(
+            f"config.init_text_from: {directory} {found}; give the local folder of a ModernBERT, with {CONFIG}, "
+            f"{WEIGHTS} and tokenizer.json as they are on Hugging Face"
+        )
+    path = directory / CONFIG
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        kind = described["model_type"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ModernBertError(f"{path} is not the config of a model ({type(error).__name__}: {error})") from None
+    if kind != "modernbert":
+        raise ModernBertError(f"{path} describes a {kind!r}; expected model_type 'modernbert'")
+    for name, value in FIXED.items():
+        if described.get(name, value) != value:
+            raise ModernBertError(
+                f"{path} has {name}={described[name]!r}; expected {value!r}, all that is computed here"
+            )
+    _check_sizes(described, model, path)
+
+
+def _check_sizes(described: Mapping[str, Any], model: ConfigDict, path: Path) -> None:
+    tower = model.text_encoder
+    values = DEFAULTS | {name: described[name] for name in DEFAULTS if name in described}
+    # Newer files hold the rotary bases by the kind of layer.
+    ropes = described.get("rope_parameters") or {}
+    for kind, name in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
+        rope = ropes.get(kind) or {}
+        if rope.get("rope_type", "default") != "default":
+            raise ModernBertError(
+                f"{path} has rope_type={rope['rope_type']!r}; expected 'default', all that is computed"
+            )
+        values[name] = rope.get("rope_theta", values[name])
+    pairs = {
+        "vocab_size": (model.vocab_size, values["vocab_size"]),
+        "text_encoder.layers": (tower.layers, values["num_hidden_layers"]),
+        "text_encoder.heads": (tower.heads, values["num_attention_heads"]),
+        "text_encoder.width": (tower.width, values["hidden_size"]),
+        "text_encoder.mlp_width": (tower.mlp_width, values["intermediate_size"]),
+        "text_encoder.locals_per_global": (tower.locals_per_global, _global_every(described, values, path) - 1),
+        "text_encoder.local_window": (tower.local_window, values["local_attention"] // 2),
+        "text_encoder.rope_base": (tower.rope_base, values["global_rope_theta"]),
+        "text_encoder.rope_base_local": (tower.rope_base_local or tower.rope_base, values["local_rope_theta"]),
+    }
+    different = [f"{name}={there} (found {here})" for name, (here, there) in pairs.items() if here != there]
+    if different:
+        raise ModernBertError(
+            f"{path} is of another size than this config; write config.model with {', '.join(different)}"
+        )
+
+
+def _global_every(described: Mapping[str, Any], values: Mapping[str, Any], path: Path) -> int:
+    """Of how many layers one is global; newer files name the kind of every layer."""
+    kinds = described.get("layer_types")
+    if not kinds:
+        return values["global_attn_every_n_layers"]
+    every = next((index for index in range(1, len(kinds)) if kinds[index] == "full_attention"), len(kinds))
+    if kinds != ["sliding_attention" if index % every else "full_attention" for index in range(len(kinds))]:
+        raise ModernBertError(
+            f"{path} has layer_types={kinds}; expected a global layer first and then at even distances"
+        )
+    return every
+
+
+def _parameters(tensors: Tensors, model: ConfigDict, path: Path) -> dict[str, np.ndarray]:
+    """Returns every parameter by its path in the text tower."""
+    tower = model.text_encoder
+    width, hidden, period = tower.width, tower.mlp_width, tower.locals_per_global + 1
+
+    def tensor(name: str, *shape: int) -> np.ndarray:
+        found = tensors.get(f"{name}.weight")
+        if found is None or found.shape != shape:
+            have = "is missing" if found is None else f"has shape {list(found.shape)}"
+            raise ModernBertError(f"{path}: {name}.weight {have}; expected {list(shape)} by the {CONFIG} beside it")
+        return np.asarray(found, np.float32)
+
+    def layer(index: int) -> dict[str, np.ndarray]:
+        """The parameters of one layer; matrices are [outputs, inputs] in the file, and some are stacked."""
+        start = f"layers.{index}"
+        query, key, value = np.split(tensor(f"{start}.attn.Wqkv", 3 * width, width), 3)
+        gate, up = np.split(tensor(f"{start}.mlp.Wi", 2 * hidden, width), 2)
+        parts = {
+            "attention/query/kernel": query.T,
+            "attention/key/kernel": key.T,
+            "attention/value/kernel": value.T,
+            "attention/out/kernel": tensor(f"{start}.attn.Wo", width, width).T,
+            "mlp_norm/scale": tensor(f"{start}.mlp_norm", width),
+            "mlp/gate/kernel": gate.T,
+            "mlp/up/kernel": up.T,
+            "mlp/down/kernel": tensor(f"{start}.mlp.Wo", width, hidden).T,
+        }
+        if index > 0:
+            parts["attention_norm/scale"] = tensor(f"{start}.attn_norm", width)
+        return parts
+
+    found = {
+        "embedding/table": tensor("embeddings.tok_embeddings", model.vocab_size, width),
+        "embedding_norm/scale": tensor("embeddings.norm", width),
+        "transformer/norm/scale": tensor("final_norm", width),
+    }
+    found |= {f"transformer/first/{name}": value for name, value in layer(0).items()}
+    for place in range(period):
+        name = "global" if place == period - 1 else f"local_{place}"
+        layers = [layer(index) for index in range(1 + place, tower.layers, period)]
+        found |= {
+            f"transformer/blocks/layers/{name}/{part}": np.stack([values[part] for values in layers])
+            for part in layers[0]
+        }
+    return found
