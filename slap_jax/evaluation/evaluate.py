@@ -48,8 +48,8 @@ def evaluate(
     Returns:
         JSON: `{"retrieval": {set: ...}, "zero_shot": {set: ...}}`, and `zero_shot_multi_label`, `captioning`, `probe`
         and `frames` where a task asks for them. Every entry has the numbers with their intervals and `split`,
-        `split_fingerprint`, `crop`, `n_published`, `text`; classification also `template`, `label`, `classes`. A set
-        of fewer than two captioned clips has no retrieval, one without a label no zero-shot entry.
+        `split_fingerprint`, `crop`, `set_size`, `n_published`, `text`; classification also `template`, `label`,
+        `classes`. A set of fewer than two captioned clips has no retrieval, one without a label no zero-shot entry.
 
     Raises:
         CaptioningError, ProbeError: what a task needs is not there.
@@ -89,7 +89,7 @@ def _retrieval(
 def _zero_shot(
     embedder: Embedder, params: Mapping[str, Any], task: EvaluationTask, audio: np.ndarray, bootstrap: Mapping[str, int]
 ) -> dict[str, dict[str, Any]]:
-    """An entry for each template: the first has the name of the set, others have theirs behind it."""
+    """An entry for each template: the first has the name of the set, an ensemble `_ensemble` behind it."""
     labels = task.labels
     assert labels is not None  # `make_task` sees to it
     entries = {}
@@ -103,7 +103,7 @@ def _zero_shot(
         about = {"template": template, "label": labels.key, "classes": list(labels.classes)}
         if labels.words:
             about["words"] = dict(labels.words)
-        name = task.name if template == labels.templates[0] else f"{task.name}_{template}"
+        name = task.name if template == labels.templates[0] else f"{task.name}_{template.partition('_')[0]}"
         entries[name] = {**scores, **about}
     return entries
 
@@ -119,8 +119,7 @@ def _about(task: EvaluationTask, audio_alone: bool) -> dict[str, Any]:
     }
     if audio_alone:
         return about
-    tokenizer = os.path.basename(str(task.tokenizer.path))
-    return {**about, "text": {"changes": "none", "tokenizer": tokenizer, "cut_at_tokens": task.max_tokens}}
+    return {**about, "text": {"changes": "none", "cut_at_tokens": task.max_tokens}}
 
 
 def scalars(results: Mapping[str, Any]) -> dict[str, float]:

@@ -138,8 +138,8 @@ def _judge(
     }
 
 
-def _linear() -> Learn:
-    """Imports scikit-learn; the probe of one class for each clip, and that of several.
+def require_classifier() -> Any:
+    """Imports scikit-learn's logistic regression.
 
     Raises:
         ProbeError: it is not installed.
@@ -148,9 +148,15 @@ def _linear() -> Learn:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise ProbeError(f"a linear probe needs scikit-learn ({error}): pip install 'slap-jax[eval]'") from error
+    return LogisticRegression
+
+
+def _linear() -> Learn:
+    """The linear probe: of clips with one class each, or of each class against the rest."""
+    classifier = require_classifier()
 
     def fit(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> np.ndarray:
-        model = LogisticRegression(C=1.0, max_iter=1_000).fit(x, y)
+        model = classifier(C=1.0, max_iter=1_000).fit(x, y)
         if len(model.classes_) == 2:  # one column of scores, for the second class
             score = model.decision_function(test)
             return np.stack([-score, score], axis=1)

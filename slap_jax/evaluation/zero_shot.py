@@ -15,6 +15,20 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "sound": ("this is a sound of {}",),
     "heard": ("{} can be heard",),
     "plain": ("{}",),
+    "ensemble_music": (
+        "{} music can be heard",
+        "this is a {} song",
+        "this audio is a {} song",
+        "the music in the style of {}",
+    ),
+    "ensemble_instrument": (
+        "{}",
+        "the musical instrument sound of {} can be heard",
+        "a note played on a {}",
+        "the sound of a {}",
+    ),
+    "ensemble_emotion": ("{}", "this person is feeling {}", "a {} voice", "someone speaks in a {} voice"),
+    "ensemble_word": ("{}", "someone says {}", "a person saying {}", "the word {}"),
 }
 DEFAULT_TEMPLATE = "ensemble"
 

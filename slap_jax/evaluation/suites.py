@@ -1,0 +1,213 @@
+"""Which sets a suite has, and how the field measures on each: split, classes, prompts, folds.
+
+`SETS` is the whole protocol. Sources of the rules: WavCaps (arXiv 2303.17395) for retrieval; for prompts LAION-CLAP
+("This is a sound of {}."), EVAR (github.com/nttcslab/eval-audio-repr: "... can be heard", and a sentence for each
+emotion of CREMA-D), MS-CLAP (RAVDESS) and GLAP (bare words of Speech Commands); the publishers for folds and splits.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from slap_jax.config import ConfigError
+from slap_jax.data.audio import AudioError
+from slap_jax.data.builders.registry import DATASETS
+from slap_jax.data.evaluation_set import load_evaluation
+from slap_jax.data.records import RecordsError
+from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.evaluation.task import EvaluationTask, make_task, parts_of_split
+from slap_jax.evaluation.zero_shot import ZeroShotError
+
+SUITES = ("paper", "retrieval", "zero_shot", "captioning", "probe", "frames", "all")
+
+# What is cheap enough to be measured while a run trains, and needs no other package.
+IN_LOOP = ("retrieval", "zero_shot", "zero_shot_multi_label", "frames")
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteSet:
+    """One row of a suite.
+
+    Attributes:
+        name: key of the results.
+        kind: what is measured.
+        dataset: as `slap prepare --dataset` names it.
+        split: of the prepared data, several joined by "+".
+        folder: below the data directory; "" for the name of the data set.
+        template: the field's prompt.
+        ensemble: name of several prompts, reported too.
+        words: class -> what stands for its name in the prompts.
+        other_classes: to choose from, though no clip of the split has them.
+        folds: key of the label that folds are made of, and their number; see `make_task`.
+        test_part: split that a probe is tested on.
+        paper: whether the SLAP paper reports it.
+    """
+
+    name: str
+    kind: str
+    dataset: str
+    split: str
+    folder: str = ""
+    template: str = ""
+    ensemble: str = "ensemble"
+    words: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    other_classes: Sequence[str] = ()
+    folds: tuple[str, int] | None = None
+    test_part: str = ""
+    paper: bool = False
+
+    @property
+    def n_published(self) -> int:
+        """Clips that the publisher's splits have."""
+        return sum(DATASETS[self.dataset].expected[split].clips for split in self.split.split("+"))
+
+    def prepare_command(self, data_dir: str | Path) -> str:
+        """The command that prepares the data, with the publisher's folder left to fill in."""
+        has_splits = "splits" in DATASETS[self.dataset].options
+        splits = f" --option splits={self.split}" if has_splits else ""
+        return f"slap prepare PUBLISHERS_FOLDER {self.path(data_dir)} --dataset {self.dataset}{splits}"
+
+    def path(self, data_dir: str | Path) -> Path:
+        """Where the prepared data are."""
+        return Path(data_dir) / (self.folder or self.dataset)
+
+
+_SOUND = "This is a sound of {}."
+_HEARD = "{} can be heard"
+_FIVE = "+".join(f"fold{fold}" for fold in range(1, 6))
+_TEN = "+".join(f"fold{fold}" for fold in range(1, 11))
+_EMOTIONS = {
+    "anger": "angry person talking",
+    "disgust": "someone talking in disgust",
+    "fear": "someone talking with a sense of fear",
+    "happy": "someone talking happily and joyfully",
+    "neutral": "someone talking calmly",
+    "sad": "someone talking sadly",
+}
+
+SETS: Sequence[SuiteSet] = (
+    SuiteSet("audiocaps", "retrieval", "audiocaps", "test", paper=True),
+    SuiteSet("clotho", "retrieval", "clotho", "evaluation", paper=True),
+    SuiteSet("audiocaps", "captioning", "audiocaps", "test", paper=True),
+    SuiteSet("clotho", "captioning", "clotho", "evaluation", paper=True),
+    SuiteSet("esc50", "zero_shot", "esc50", _FIVE, template=_SOUND, folds=("fold", 0), paper=True),
+    SuiteSet("urbansound8k", "zero_shot", "urbansound8k", _TEN, template=_SOUND, folds=("fold", 0), paper=True),
+    SuiteSet("crema_d", "zero_shot", "crema_d", "full", template=_HEARD, words=_EMOTIONS, paper=True),
+    SuiteSet(
+        "ravdess",
+        "zero_shot",
+        "ravdess",
+        "speech",
+        template="this person is feeling {}",
+        ensemble="ensemble_emotion",
+        paper=True,
+    ),
+    SuiteSet(
+        "gtzan",
+        "zero_shot",
+        "gtzan",
+        "test",
+        folder="gtzan_filtered",
+        template="{} music can be heard",
+        ensemble="ensemble_music",
+        paper=True,
+    ),
+    SuiteSet(
+        "gtzan_all",
+        "zero_shot",
+        "gtzan",
+        "full",
+        template="{} music can be heard",
+        ensemble="ensemble_music",
+        paper=True,
+    ),
+    SuiteSet("vggsound", "zero_shot", "vggsound", "test", template=_SOUND),
+    SuiteSet(
+        "nsynth",
+        "zero_shot",
+        "nsynth",
+        "test",
+        template="the musical instrument sound of {} can be heard",
+        ensemble="ensemble_instrument",
+        other_classes=("synth lead",),
+    ),
+    SuiteSet("speech_commands", "zero_shot", "speech_commands", "test", template="{}", ensemble="ensemble_word"),
+    SuiteSet("fsd50k", "zero_shot_multi_label", "fsd50k", "eval", template=_HEARD),
+    SuiteSet("audioset", "zero_shot_multi_label", "audioset", "eval", template=_HEARD),
+    SuiteSet("esc50", "probe", "esc50", _FIVE, folds=("fold", 0)),
+    SuiteSet("urbansound8k", "probe", "urbansound8k", _TEN, folds=("fold", 0)),
+    SuiteSet("gtzan", "probe", "gtzan", "train+valid+test", folder="gtzan_filtered", test_part="test"),
+    # These two have no official folds; actors are dealt out, so that nobody is in two of them.
+    SuiteSet("crema_d", "probe", "crema_d", "full", folds=("actor", 5)),
+    SuiteSet("ravdess", "probe", "ravdess", "speech", folds=("actor", 4)),
+    SuiteSet("vggsound", "probe", "vggsound", "train+test", test_part="test"),
+    SuiteSet("nsynth", "probe", "nsynth", "train+test", test_part="test"),
+    SuiteSet("speech_commands", "probe", "speech_commands", "train+test", test_part="test"),
+    SuiteSet("fsd50k", "probe", "fsd50k", "train+val+eval", test_part="eval"),
+    SuiteSet("audioset", "probe", "audioset", "balanced_train+eval", test_part="eval"),
+    SuiteSet("audioset", "frames", "audioset", "eval"),
+    SuiteSet("tacos", "frames", "tacos", "test"),
+)
+
+_MULTI_LABEL = ("fsd50k", "audioset")
+
+
+def suite_sets(suite: str) -> list[SuiteSet]:
+    """Returns the rows of a suite.
+
+    Raises:
+        ConfigError: no such suite.
+    """
+    if suite not in SUITES:
+        raise ConfigError(f"there is no suite {suite!r}; choose one of {', '.join(SUITES)}")
+    if suite == "all":
+        return list(SETS)
+    if suite == "paper":
+        return [row for row in SETS if row.paper]
+    return [row for row in SETS if row.kind.removesuffix("_multi_label") == suite]
+
+
+def load_suite(
+    rows: Sequence[SuiteSet], data_dir: str | Path, tokenizer: Tokenizer, max_tokens: int
+) -> tuple[list[EvaluationTask], dict[str, str]]:
+    """Opens the sets of a suite that are prepared.
+
+    Args:
+        rows: from `suite_sets`.
+        data_dir: holds a folder for each data set, as `slap prepare` wrote it.
+        tokenizer: of the model.
+        max_tokens: `config.data.max_caption_tokens`.
+
+    Returns:
+        The tasks, and for every set that cannot be evaluated "NAME, KIND" -> why, and what to do.
+    """
+    tasks, missing = [], {}
+    for row in rows:
+        try:
+            tasks.append(_task(row, str(row.path(data_dir)), tokenizer, max_tokens))
+        except (RecordsError, ConfigError, ZeroShotError, AudioError) as error:
+            there = row.path(data_dir).is_dir()
+            why = f"{error}; " if there else f"{row.path(data_dir)} is not there; "
+            missing[f"{row.name}, {row.kind}"] = f"{why}prepare it with `{row.prepare_command(data_dir)}`"
+    return tasks, missing
+
+
+def _task(row: SuiteSet, path: str, tokenizer: Tokenizer, max_tokens: int) -> EvaluationTask:
+    labelled = row.kind not in ("retrieval", "captioning", "frames")
+    return make_task(
+        row.name,
+        load_evaluation(path, row.split),
+        tokenizer,
+        max_tokens,
+        split=row.split,
+        label="label" if labelled else "",
+        template=(row.template, row.ensemble) if row.template else (),
+        kinds=(row.kind,),
+        multi_label=labelled and row.dataset in _MULTI_LABEL,
+        words=row.words,
+        other_classes=row.other_classes,
+        parts=parts_of_split(path, row.split) if row.test_part else (),
+        folds=row.folds,
+        test_part=row.test_part,
+        n_published=row.n_published,
+    )
