@@ -114,7 +114,7 @@ def test_train_hands_over_the_config(root, monkeypatch):
         (["evaluate", "{root}/run", "--data", "a={root}/scenes:test:genre"], "no clip has the label 'genre'"),
         (["evaluate", "{root}/run", "--template", "loud"], "template 'loud' is not known"),
         (["export", "{root}/run/export"], "slap export: {root}/run/export is an export already"),
-        (["embed", "no.wav", "--model", "{root}/run/export", "--output", "x.npz"], "clip 0: no.wav is missing"),
+        (["embed", "no.wav", "--model", "{root}/run/export", "--output", "x.npz"], "slap embed: no.wav is missing"),
         (["embed", "no.wav", "--model", "{root}/run/export", "--output", "x.txt"], "x.txt is neither .npz nor .json"),
         (["caption", "no.wav", "--model", "{root}"], "lacks config.json, model.safetensors, tokenizer.model"),
         (["classify", "--audio", "a", "--labels", ",", "--model", "{root}/run/export"], "expected a list of distinct"),

@@ -22,8 +22,8 @@ class EmbeddingModel(Protocol):
         ...
 
     @property
-    def model_id(self) -> str:
-        """A short name that changes with whatever changes what vectors mean."""
+    def model_id(self) -> Any:
+        """A short name, a string that changes with whatever changes what vectors mean."""
         ...
 
     def embed_audio(self, audio: Sequence[Any], /) -> Float[ndarray, "n E"]:

@@ -1,12 +1,12 @@
 """A stand-in for a model whose vectors are understood at a glance: which of a few tones a clip is made of."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import soundfile
+from ml_collections import ConfigDict
 
+from slap_jax.evaluation.zero_shot import ZeroShotError
 from slap_jax.inference.audio_input import read_audio
-from slap_jax.inference.results import Windows
+from slap_jax.inference.results import Frames, Scores, Windows
 
 RATE = 16_000
 TONES = (500, 1_000, 2_000, 4_000)
@@ -25,7 +25,7 @@ class FakeModel:
     """Embeds sound by the power of its tones, and text "tone 2" as that tone alone."""
 
     embed_dim = len(TONES)
-    config = SimpleNamespace(audio=SimpleNamespace(sample_rate=RATE))
+    config = ConfigDict({"audio": {"sample_rate": RATE}, "data": {"max_seconds": 30.0}})
 
     def __init__(self, model_id: str = "fake00000001"):
         self.model_id = model_id
@@ -43,6 +43,22 @@ class FakeModel:
         ends = np.minimum(starts + round(seconds * RATE), len(samples))
         vectors = np.stack([self._vector(samples[a:b]) for a, b in zip(starts, ends, strict=True)])
         return Windows(starts / np.float32(RATE), ends / np.float32(RATE), vectors)
+
+    def classify(self, audio, labels, template="ensemble"):
+        if template != "ensemble":
+            raise ZeroShotError(f"template {template!r} is not known")
+        fits = [self.embed_audio([clip])[0] @ self.embed_text(labels).T for clip in audio]
+        return [dict(sorted(zip(labels, row.tolist(), strict=True), key=lambda item: -item[1])) for row in fits]
+
+    def caption(self, audio, beam=1):
+        return [f"tone {vector.argmax()}" + " again" * (beam - 1) for vector in self.embed_audio(audio)]
+
+    def frames(self, clip, sample_rate=None):
+        return Frames(*self.windows(clip, 0.16, 0.16))
+
+    def scores(self, clip, texts, sample_rate=None):
+        start, end, vectors = self.windows(clip, 0.16, 0.16)
+        return Scores(start, end, vectors @ self.embed_text(texts).T)
 
     def _vector(self, samples: np.ndarray) -> np.ndarray:
         self.heard.append(len(samples))

@@ -1,0 +1,180 @@
+"""The verbs of inference on a stand-in for a model: which files they find, what they print, how they end."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import slap_jax
+from slap_jax.cli import main
+from tests.search.fake_model import FakeModel, tone, write
+
+
+@pytest.fixture
+def sounds(tmp_path, monkeypatch):
+    """Returns a folder with three sounds and one file that is none; the present directory is its parent."""
+    monkeypatch.setattr(slap_jax, "load", lambda directory: FakeModel(f"{directory:0>12}"))
+    monkeypatch.setenv("SLAP_MODEL", "m")
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "sounds" / "low.wav", tone(0, 1))
+    write(tmp_path / "sounds" / "deep" / "high.flac", tone(3, 1))
+    write(tmp_path / "sounds" / "long.wav", 2 * tone(1, 20), tone(2, 20))
+    (tmp_path / "sounds" / "notes.txt").write_text("no audio")
+    return tmp_path / "sounds"
+
+
+def run(capsys, *words, code=0):
+    """Runs a verb; returns what it printed and what it told on standard error."""
+    assert main([str(word) for word in words]) == code
+    printed = capsys.readouterr()
+    return printed.out, printed.err
+
+
+def test_folders_patterns_and_files_are_inputs(sounds, capsys):
+    write(sounds / ".hidden.wav", tone(1, 1))
+    expected = ["sounds/deep/high.flac", "sounds/long.wav", "sounds/low.wav"]
+    for inputs in (["sounds"], ["sounds/**/*.wav", "sounds/deep"], ["sou*"], [*expected, "sounds"]):
+        out, err = run(capsys, "caption", *inputs, "--json")
+        assert sorted(json.loads(out)) == expected and err == ""
+    out, _ = run(capsys, "caption", "sounds")
+    assert out == "sounds/deep/high.flac: tone 3\nsounds/long.wav: tone 1\nsounds/low.wav: tone 0\n"
+
+
+def test_bad_files_are_told_and_the_rest_is_done(sounds, capsys):
+    (sounds / "broken.wav").write_bytes(b"RIFFnothing")
+    write(sounds / "silent.wav", np.zeros(1_600, np.float32))
+    out, err = run(capsys, "caption", "sounds", "gone.wav", "*.mp3", "--beam", "2", "--json", code=1)
+    assert json.loads(out)["sounds/low.wav"] == "tone 0 again" and len(json.loads(out)) == 3
+    lines = err.splitlines()
+    assert len(lines) == 5 and all(line.startswith("slap caption: ") for line in lines)
+    for part in ("left out: *.mp3 fits no file", "sounds/broken.wav is not readable", "sounds/silent.wav is silent"):
+        assert sum(part in line for line in lines) == 1
+    assert "gone.wav is missing" in err and lines[-1] == "slap caption: 3 files done, 4 left out; see above"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["caption", "gone.wav"], "slap caption: gone.wav is missing"),
+        (["caption", "*.mp3"], "slap caption: *.mp3 fits no file"),
+        (["caption", "empty"], "slap caption: empty holds no audio files"),
+        (["embed", "sounds"], "slap embed: give --output FILE, or --json"),
+        (["classify", "--labels", "tone 1"], "slap classify: no input: give files, folders, or patterns"),
+        (["classify", "sounds", "--labels", "tone 1", "--template", "loud"], "template 'loud' is not known"),
+        (["index", "empty"], "slap index: empty holds no audio files"),
+        (["index", "gone"], "slap index: gone is not a folder"),
+        (["search", "tone 1"], "slap search: . has no index; make one with `slap index . --model DIR`"),
+    ],
+)
+def test_where_nothing_can_be_done(sounds, capsys, words, message):
+    (sounds.parent / "empty").mkdir()
+    out, err = run(capsys, *words, code=2)
+    assert out == "" and message in err and err.count("\n") == 1
+
+
+def test_only_bad_files(sounds, capsys):
+    (sounds / "deep" / "high.flac").write_bytes(b"nothing")
+    _, err = run(capsys, "embed", "sounds/deep", "gone.wav", "--output", "x.npz", code=2)
+    assert (
+        err.splitlines()[-1] == "slap embed: none of 2 files could be used; see above" and err.count("left out:") == 2
+    )
+    assert not os.path.exists("x.npz")
+    _, err = run(capsys, "index", "sounds/deep", code=2)
+    assert "sounds/deep/high.flac is not readable" in err
+
+
+def test_embed(sounds, capsys):
+    out, _ = run(capsys, "embed", "sounds", "--json")
+    content = json.loads(out)
+    assert content["names"] == ["sounds/deep/high.flac", "sounds/long.wav", "sounds/low.wav"]
+    assert content["embeddings"] == FakeModel().embed_audio(content["names"]).tolist()
+    out, _ = run(capsys, "embed", "sounds", "--output", "x.npz")
+    assert out == "wrote x.npz: 3 vectors of 4\n"
+    assert np.load("x.npz")["embeddings"].tolist() == content["embeddings"]
+    out, _ = run(capsys, "embed", "--text", "tone 2", "--json", "--output", "x.json")
+    assert (
+        json.loads(out) == json.loads(Path("x.json").read_text()) == {"names": ["tone 2"], "embeddings": [[0, 0, 1, 0]]}
+    )
+
+
+def test_classify(sounds, capsys):
+    words = ["classify", "sounds/low.wav", "--audio", "sounds/deep", "--labels", "tone 3, tone 0,tone 1", "--top", "2"]
+    out, _ = run(capsys, *words)
+    assert out == "sounds/low.wav: tone 0 1.000, tone 3 0.000\nsounds/deep/high.flac: tone 3 1.000, tone 0 0.000\n"
+    out, _ = run(capsys, *words, "--json")
+    assert [max(row, key=row.get) for row in json.loads(out).values()] == ["tone 0", "tone 3"]
+
+
+def test_frames(sounds, capsys):
+    out, _ = run(capsys, "frames", "sounds", "--output", "out", "--text", "tone 2", "--text", "tone 1")
+    assert "sounds/long.wav: 250 frames, 40.00 s; tone 2: 1.000 at 20.00 s; tone 1: 1.000 at 0.00 s\n" in out
+    assert sorted(path.as_posix() for path in (sounds.parent / "out").rglob("*.npz")) == [
+        str(sounds.parent / "out" / name) for name in ("deep/high.flac.npz", "long.wav.npz", "low.wav.npz")
+    ]
+    arrays = np.load("out/long.wav.npz")
+    assert sorted(arrays) == ["end", "features", "scores", "start", "texts"]
+    assert arrays["features"].shape == (250, 4) and arrays["scores"].shape == (250, 2)
+    assert arrays["scores"][0].round(2).tolist() == [0, 1] and arrays["scores"][-1].round(2).tolist() == [1, 0]
+    out, _ = run(capsys, "frames", "sounds/low.wav", "--output", "out", "--json")
+    assert json.loads(out) == {"sounds/low.wav": {"output": "out/low.wav.npz", "frames": 7, "seconds": 1.0}}
+    assert sorted(np.load("out/low.wav.npz")) == ["end", "features", "start"]
+
+
+def test_index_and_search(sounds, capsys):
+    (sounds / "broken.wav").write_bytes(b"RIFFnothing")
+    out, err = run(capsys, "index", "sounds", code=1)
+    assert out.startswith("sounds/.slap_index: 3 files, 9 windows (3 embedded, 0 known by their bytes, 0 unchanged")
+    assert err.startswith("slap index: left out: sounds/broken.wav is not readable") and err.count("\n") == 1
+    (sounds / "broken.wav").unlink()
+    out, _ = run(capsys, "index", "sounds", "--json")
+    facts = json.loads(out)
+    assert (facts["files"], facts["unchanged"], facts["windows"], facts["bad"]) == (3, 3, 9, [])
+
+    out, _ = run(capsys, "search", "tone 2", "--index", "sounds", "-k", "2")
+    assert out == (" 1.000     20.00 -    30.00 s  sounds/long.wav\n 1.000     30.00 -    40.00 s  sounds/long.wav\n")
+    out, _ = run(capsys, "search", "--audio", "sounds/low.wav", "--index", "sounds", "--per-file", "1", "--json")
+    hits = json.loads(out)
+    assert hits[0] == {"path": "sounds/low.wav", "start": 0.0, "end": 1.0, "score": pytest.approx(1)} and len(hits) == 3
+    _, err = run(capsys, "search", "--index", "sounds", code=2)
+    assert "nothing to search for" in err
+    _, err = run(capsys, "search", "--audio", "gone.wav", "--index", "sounds", code=2)
+    assert "gone.wav is missing" in err
+    _, err = run(capsys, "search", "tone 2", "--index", "sounds", "--model", "other", code=2)
+    assert "was made with model 00000000000m" in err and "0000000other" in err and err.count("\n") == 1
+    out, _ = run(capsys, "index", "sounds", "--model", "other", "--rebuild", "--window", "5", "--half", "--approximate")
+    assert "3 files, 17 windows (3 embedded" in out
+    out, _ = run(capsys, "search", "tone 2", "--index", "sounds", "--model", "other", "--approximate", "-k", "1")
+    assert out.endswith("sounds/long.wav\n") and out.count("\n") == 1
+
+
+def test_a_bar_only_on_a_terminal(sounds, capsys, monkeypatch):
+    _, err = run(capsys, "caption", "sounds")
+    assert err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    _, err = run(capsys, "caption", "sounds")
+    assert "3/3" in err
+    _, err = run(capsys, "index", "sounds")
+    assert "index" in err and "3/3" in err
+    _, err = run(capsys, "index", "sounds", "--json")
+    assert err == ""
+    _, err = run(capsys, "caption", "sounds", "--json")
+    assert err == ""
+
+
+def test_a_model_must_be_named(monkeypatch, capsys):
+    monkeypatch.delenv("SLAP_MODEL", raising=False)
+    with pytest.raises(SystemExit) as exit:
+        main(["caption", "a.wav"])
+    assert exit.value.code == 2 and "--model" in capsys.readouterr().err
+
+
+def test_help_is_instant():
+    for words in (["--help"], ["search", "--help"]):
+        program = f"import sys; from slap_jax.cli import main\ntry: main({words})\nexcept SystemExit: pass\n"
+        program += "assert not {'jax', 'numpy', 'tqdm'} & set(sys.modules)"
+        printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        assert "search" in printed
