@@ -152,11 +152,16 @@ def caption_decoder_flops(model: ConfigDict, counts: Mapping[str, float], dense_
 
 
 def _encoder_flops(tower: ConfigDict, tokens: float, squared: float, dense_attention: bool) -> float:
-    global_layers = tower.layers // (tower.locals_per_global + 1)
+    global_layers = global_layers_of(tower)
     local_layers = tower.layers - global_layers
     # Tokens near the ends of a clip see fewer; clips shorter than a window are caught by the minimum.
     local_pairs = squared if dense_attention else min(tokens * (2 * tower.local_window + 1), squared)
     return global_layers * _layer_flops(tower, tokens, squared) + local_layers * _layer_flops(
+def global_layers_of(tower: ConfigDict) -> int:
+    """How many layers of a tower are global: one of each super-block, and ModernBERT's first."""
+    return math.ceil(tower.layers / (tower.locals_per_global + 1))
+
+
         tower, tokens, local_pairs
     )
 

@@ -220,7 +220,8 @@ def _in_kernels(config: ConfigDict, choices: Sequence[Choice]) -> tuple[str, ...
     calls = {
         "audio_local": ("local", audio, audio),
         "audio_global": ("global", audio, audio),
-        "text": ("global", text, text),
+        "text_local": ("local", text, text),
+        "text_global": ("global", text, text),
         "decoder_self": ("causal", text, text),
         "decoder_cross": ("cross", text, audio),
     }

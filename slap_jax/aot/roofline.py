@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from slap_jax.aot.program_costs import Costs
 from slap_jax.aot.topology import Topology
 from slap_jax.config import columns_of, patches_per_column, samples_per_column
-from slap_jax.flops import train_step_flops
+from slap_jax.flops import global_layers_of, train_step_flops
 
 # What an average batch is taken to hold. Fill: benchmarks/packing.py on a realistic mix of durations.
 FILL = 0.99
@@ -65,26 +65,30 @@ def kernel_flops(
     passes = {
         "audio_local": audio_passes,
         "audio_global": audio_passes,
-        "text": trained * (weights["contrastive"] > 0),
+        "text_local": trained * (weights["contrastive"] > 0),
+        "text_global": trained * (weights["contrastive"] > 0),
         "decoder_self": trained * captioning,
         "decoder_cross": trained * captioning,
     }
     return sum(passes[kind] * attention_flops(config.model, counts, kind) for kind in in_kernels)
 
 
-ATTENTION_KINDS = ("audio_local", "audio_global", "text", "decoder_self", "decoder_cross")
+ATTENTION_KINDS = ("audio_local", "audio_global", "text_local", "text_global", "decoder_self", "decoder_cross")
 
 
 def attention_flops(model: ConfigDict, counts: Mapping[str, float], kind: str) -> float:
     """One forward pass of one kind of attention call: scores and weighted values of the pairs that see each other."""
     audio, text, decoder = model.audio_encoder, model.text_encoder, model.caption_decoder
-    global_layers = audio.layers // (audio.locals_per_global + 1)
-    local_pairs = min(counts["audio_tokens"] * (2 * audio.local_window + 1), counts["audio_tokens_squared"])
+    audio_global, text_global = global_layers_of(audio), global_layers_of(text)
+    audio_pairs, text_pairs = counts["audio_tokens_squared"], counts["text_tokens_squared"]
+    audio_near = min(counts["audio_tokens"] * (2 * audio.local_window + 1), audio_pairs)
+    text_near = min(counts["text_tokens"] * (2 * text.local_window + 1), text_pairs)
     layers, pairs, width = {
-        "audio_local": (audio.layers - global_layers, local_pairs, audio.width),
-        "audio_global": (global_layers, counts["audio_tokens_squared"], audio.width),
-        "text": (text.layers, counts["text_tokens_squared"], text.width),
-        "decoder_self": (decoder.layers, (counts["text_tokens_squared"] + counts["text_tokens"]) / 2, decoder.width),
+        "audio_local": (audio.layers - audio_global, audio_near, audio.width),
+        "audio_global": (audio_global, audio_pairs, audio.width),
+        "text_local": (text.layers - text_global, text_near, text.width),
+        "text_global": (text_global, text_pairs, text.width),
+        "decoder_self": (decoder.layers, (text_pairs + counts["text_tokens"]) / 2, decoder.width),
         "decoder_cross": (decoder.layers, counts["cross_tokens"], decoder.width),
     }[kind]
     return 4.0 * layers * pairs * width

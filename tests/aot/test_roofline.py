@@ -85,7 +85,7 @@ def test_kernels_add_the_pairs_that_see_each_other():
     config.objectives.distillation.weight = 0.0
     assert kernel_flops(config, counts, kinds) == pytest.approx(4.5 * forward)
     config.objectives.contrastive.weight = 0.0
-    assert kernel_flops(config, counts, ("text",)) == 0.0
+    assert kernel_flops(config, counts, ("text_global",)) == 0.0
 
 
 def test_a_forward_kernel_that_runs_again_is_counted():
