@@ -20,7 +20,7 @@ def completion_script(shell: str) -> str:
     try:
         import shtab
     except ImportError:
-        raise ArgumentError("completion needs shtab, which is missing: pip install 'shtab>=1.8,<2'") from None
+        raise ArgumentError("completion needs shtab, which is missing: pip install 'shtab>=1.9,<2'") from None
     from slap_jax.cli import _parser
 
     parser = _parser()
