@@ -1,13 +1,14 @@
 """The forms in which a person hands over a clip, as samples at the model's rate."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from slap_jax.data.audio import AudioError, decode_audio, prepare_waveform
+from slap_jax.data.audio_stream import stream_array, stream_audio
 
 # A file's path, its encoded bytes, (samples, sample rate in Hz), or samples whose rate is told beside them.
 Audio = str | os.PathLike[str] | bytes | tuple[Any, int] | np.ndarray
@@ -38,6 +39,32 @@ def read_audio(item: Audio, rate: int, name: str = "", array_rate: int | None = 
             raise named(error, name) from error
     samples, own_rate = _samples_and_rate(item, name or "clip", array_rate)
     return prepare_waveform(samples, own_rate, rate, name=name or "clip")
+
+
+def stream_item(
+    item: Audio, rate: int, name: str = "", array_rate: int | None = None
+) -> Iterator[Float[np.ndarray, " n"]]:
+    """Reads one recording of any length piece by piece; the pieces together are what `read_audio` returns.
+
+    Args:
+        item: as for `read_audio`, and the other arguments too.
+        rate: of the result, in Hz.
+        name: what errors call the recording.
+        array_rate: sample rate of samples that come alone.
+
+    Raises:
+        AudioError: where the fault is met.
+    """
+    if isinstance(item, bytes):
+        yield from stream_audio(item, rate, name=f"{name or 'clip'} ({len(item)} bytes)")
+    elif isinstance(item, (str, os.PathLike)):
+        try:
+            yield from stream_audio(item, rate)
+        except AudioError as error:
+            raise named(error, name) from error
+    else:
+        samples, own_rate = _samples_and_rate(item, name or "clip", array_rate)
+        yield from stream_array(samples, own_rate, rate, name=name or "clip")
 
 
 def named(error: AudioError, name: str) -> AudioError:

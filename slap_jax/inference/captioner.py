@@ -1,4 +1,4 @@
-"""Captions of clips of any length by greedy decoding."""
+"""Captions of clips, by greedy decoding or beam search."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -9,22 +9,32 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
-from slap_jax.inference.embedder import Embedder, one_clip_rows
+from slap_jax.inference.embedder import AudioProgram, Embedder, one_clip_rows
 from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.models.slap import token_segments
+
+
+class CaptionError(ValueError):
+    """A way of decoding that does not exist; the message says what to write."""
 
 
 class Captioner:
     """Writes captions with the decoder that the captioning objective trained."""
 
-    def __init__(self, embedder: Embedder, max_tokens: int):
+    def __init__(self, embedder: Embedder, max_tokens: int, beam: int = 1):
         """Prepares; nothing is compiled before the first call.
 
         Args:
             embedder: of the same config; it forms the rows.
             max_tokens: at which a caption ends even without EOS.
+            beam: beginnings of a caption that are followed at a time, see `CaptionDecoder.beam`; 1 is greedy decoding.
+
+        Raises:
+            CaptionError: a beam that is not a positive integer.
         """
-        self._embedder, self._max_tokens = embedder, max_tokens
+        if not isinstance(beam, int) or isinstance(beam, bool) or beam < 1:
+            raise CaptionError(f"beam is {beam!r}; write a whole number, 1 or more")
+        self._embedder, self._max_tokens, self._beam = embedder, max_tokens, beam
         self._graph, state = nnx.split(nnx.eval_shape(self._decoder))
         self.abstract_params: dict[str, Any] = nnx.to_pure_dict(state)
         self._program = jax.jit(self._caption_rows, out_shardings=embedder.rows.output_sharding())
@@ -42,8 +52,12 @@ class Captioner:
             decoder_params: `params["objectives"]["captioning"]["decoder"]` of a run.
             waveforms: as for `Embedder.audio`.
         """
-        program = functools.partial(self._program, model_params, decoder_params)
+        program = self.program(model_params, decoder_params)
         return [tokens.tolist() for tokens in self._embedder.map_audio(program, waveforms)]
+
+    def program(self, model_params: Mapping[str, Any], decoder_params: Mapping[str, Any]) -> AudioProgram:
+        """A program for `Embedder.stream_audio` that writes the token ids of a caption for each row."""
+        return functools.partial(self._program, model_params, decoder_params)
 
     def _decoder(self) -> CaptionDecoder:
         model = self._embedder.config.model
@@ -62,4 +76,6 @@ class Captioner:
         segments, columns = one_clip_rows(samples, waveform.shape[1] // per_column, per_column)
         memory = model.audio_tokens(model.audio_patches(waveform, segments), segments, columns)
         memory_segments = token_segments(segments, self._embedder.patches)
-        return decoder.greedy(memory, memory_segments, 1, self._max_tokens)[:, 0]
+        if self._beam == 1:
+            return decoder.greedy(memory, memory_segments, 1, self._max_tokens)[:, 0]
+        return decoder.beam(memory, memory_segments, 1, self._max_tokens, self._beam)[0][:, 0]

@@ -1,8 +1,8 @@
 """Embeddings of clips and captions of any length; parameters are an argument, so training evaluates with this too."""
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,16 @@ from ml_collections import ConfigDict
 from slap_jax.config import patches_per_column, samples_per_column
 from slap_jax.data.audio import INT16_SCALE
 from slap_jax.data.packing import clip_columns
-from slap_jax.inference.rows import Rows
+from slap_jax.inference.rows import Item, Rows
 from slap_jax.models.slap import Slap
 
 # Below these a row costs little whatever its length, and compiling one more program costs a second or more.
 SMALLEST_COLUMNS = 16  # 2.56 s
 SMALLEST_TOKENS = 32
+
+# (waveform [R, S], samples [R]) -> [R, ...]
+AudioProgram = Callable[[Any, Any], jax.Array]
+Output = Literal["audio", "frames", "frame_embeddings"]
 
 
 def inference_config(config: ConfigDict) -> ConfigDict:
@@ -89,10 +93,12 @@ class Embedder:
         self.patches = patches_per_column(self.config.audio)
         self._graph, _ = nnx.split(nnx.eval_shape(lambda: Slap(self.config, rngs=nnx.Rngs(0))))
         out = self.rows.output_sharding()
-        self._audio_program = jax.jit(self._audio_rows, out_shardings=out)
+        self._programs: dict[str, Any] = {
+            "audio": jax.jit(self._audio_rows, out_shardings=out),
+            "frames": jax.jit(self._frame_rows, out_shardings=out),
+            "frame_embeddings": jax.jit(self._frame_embedding_rows, out_shardings=out),
+        }
         self._text_program = jax.jit(self._text_rows, out_shardings=out)
-        self._frame_program = jax.jit(self._frame_rows, out_shardings=out)
-        self._frame_embedding_program = jax.jit(self._frame_embedding_rows, out_shardings=out)
 
     def model(self, params: Mapping[str, Any]) -> Slap:
         """The model with these parameters, for use inside a jitted function."""
@@ -115,7 +121,7 @@ class Embedder:
         Returns:
             fp32 unit vectors.
         """
-        outputs = self.map_audio(functools.partial(self._audio_program, params), waveforms)
+        outputs = self.map_audio(self.audio_program(params), waveforms)
         return np.stack(outputs) if outputs else np.zeros((0, self.config.model.embed_dim), np.float32)
 
     def frames(
@@ -130,7 +136,7 @@ class Embedder:
         Returns:
             For each clip fp32 features of its columns (160 ms each): the mean over the F patches of a column.
         """
-        return self._columns(functools.partial(self._frame_program, params), waveforms)
+        return self._columns(self.audio_program(params, "frames"), waveforms)
 
     def frame_embeddings(
         self, params: Mapping[str, Any], waveforms: Sequence[Shaped[np.ndarray, " n"]]
@@ -144,7 +150,7 @@ class Embedder:
         Returns:
             For each clip fp32 unit vectors of its columns, comparable with texts.
         """
-        return self._columns(functools.partial(self._frame_embedding_program, params), waveforms)
+        return self._columns(self.audio_program(params, "frame_embeddings"), waveforms)
 
     def _columns(self, program: Any, waveforms: Sequence[Shaped[np.ndarray, " n"]]) -> list[np.ndarray]:
         """Results for each column, without those of the padding."""
@@ -152,20 +158,50 @@ class Embedder:
         columns = [clip_columns(len(waveform), self.per_column) for waveform in waveforms]
         return [output[:count] for output, count in zip(outputs, columns, strict=True)]
 
-    def map_audio(self, function: Any, waveforms: Sequence[Shaped[np.ndarray, " n"]]) -> list[np.ndarray]:
-        """Calls a jitted `function(waveform [R, S], samples [R]) -> [R, ...]` on rows of one clip each."""
+    def map_audio(self, program: AudioProgram, waveforms: Sequence[Shaped[np.ndarray, " n"]]) -> list[np.ndarray]:
+        """Calls `program` on rows of one clip each; returns the row of each clip."""
+        results: list[Any] = [None] * len(waveforms)
+        for index, row in self.stream_audio(program, range(len(waveforms)), waveforms.__getitem__):
+            results[index] = row
+        return results
 
-        def build(indices: Sequence[int], rows: int, bucket: int) -> tuple[np.ndarray, np.ndarray]:
-            waveform = np.zeros((rows, bucket * self.per_column), np.float32)
+    def stream_audio(
+        self, program: AudioProgram, items: Iterable[Item], waveform: Callable[[Item], Shaped[np.ndarray, " n"]]
+    ) -> Iterator[tuple[Item, np.ndarray]]:
+        """Calls `program` on rows of one clip each as they come.
+
+        Args:
+            program: jitted (waveform [R, S], samples [R]) -> [R, ...], see `audio_program`.
+            items: things with samples, fetched while programs run; few are in memory at a time.
+            waveform: the samples of an item, as for `audio`.
+
+        Yields:
+            Each item and its row of the result; in the order of the items on CPU, elsewhere not always.
+        """
+
+        def build(members: Sequence[Item], rows: int, bucket: int) -> tuple[np.ndarray, np.ndarray]:
+            rows_of_samples = np.zeros((rows, bucket * self.per_column), np.float32)
             samples = np.zeros(rows, np.int32)
-            for row, index in enumerate(indices):
-                clip = float_waveform(waveforms[index])
-                waveform[row, : len(clip)] = clip
+            for row, member in enumerate(members):
+                clip = float_waveform(waveform(member))
+                rows_of_samples[row, : len(clip)] = clip
                 samples[row] = len(clip)
-            return waveform, samples
+            return rows_of_samples, samples
 
-        lengths = [clip_columns(len(waveform), self.per_column) for waveform in waveforms]
-        return self.rows.run(function, build, lengths, SMALLEST_COLUMNS, self.patches)
+        def columns(item: Item) -> int:
+            return clip_columns(len(waveform(item)), self.per_column)
+
+        return self.rows.stream(program, build, items, columns, SMALLEST_COLUMNS, self.patches)
+
+    def audio_program(self, params: Mapping[str, Any], output: Output = "audio") -> AudioProgram:
+        """A program for `stream_audio`.
+
+        Args:
+            params: of the model.
+            output: "audio" for what `audio` returns of a clip; "frames" and "frame_embeddings" for what these return,
+                followed by columns of padding without meaning.
+        """
+        return functools.partial(self._programs[output], params)
 
     def text(self, params: Mapping[str, Any], captions: Sequence[Sequence[int]]) -> Float[np.ndarray, "M E"]:
         """Embeds captions.

@@ -2,8 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -11,20 +10,20 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from slap_jax.data.packing import clip_columns
 from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
 from slap_jax.evaluation.zero_shot import DEFAULT_TEMPLATE, ZeroShotError, class_embeddings, class_prompts
 from slap_jax.export.safetensors import ExportError, check_shapes, load_export
-from slap_jax.inference.audio_input import Audio, as_list, read_audio
+from slap_jax.inference.audio_input import Audio, as_list
 from slap_jax.inference.captioner import Captioner
-from slap_jax.inference.embedder import Embedder
+from slap_jax.inference.embedder import AudioProgram, Embedder, Output
 from slap_jax.inference.model_id import model_id
-from slap_jax.inference.results import Frames, Scores, Windows
-from slap_jax.inference.windows import Window, join_columns, overlapping_windows
+from slap_jax.inference.recordings import WHOLE, Cut, pieces
+from slap_jax.inference.results import Captions, Frames, Scores, Windows
+from slap_jax.inference.windows import Span, WindowError, join_columns, mean_of_windows
 
 # The longest clips of training where an export does not tell them.
 _USUAL_MAX_SECONDS = 30.0
-_DECODED_AT_ONCE = 64  # clips whose samples are in memory together
-_DECODE_THREADS = 4
 
 
 class TextError(ValueError):
@@ -57,6 +56,7 @@ class SlapModel:
         self.embed_dim: int = config.model.embed_dim
         self._tokenizer = tokenizer
         self._max_tokens: int = config.data.max_caption_tokens
+        self._rate: int = config.audio.sample_rate
         self._max_seconds: float = config.data.get("max_seconds", _USUAL_MAX_SECONDS)
         if tokenizer.vocab_size > config.model.vocab_size:
             raise ExportError(
@@ -66,16 +66,14 @@ class SlapModel:
         self._embedder = Embedder(config)
         check_shapes(params["model"], self._embedder.abstract_params(), "model")
         self._params = jax.device_put(params["model"])
-        self._captioner: Captioner | None = None
-        objectives = params.get("objectives", {})
-        decoder = objectives.get("captioning", {}).get("decoder")
-        if decoder is not None:
-            self._captioner = Captioner(self._embedder, self._max_tokens)
-            check_shapes(decoder, self._captioner.abstract_params, "caption decoder")
-            self._decoder_params = jax.device_put(decoder)
-        contrastive = objectives.get("contrastive", {})
+        self._objectives: dict[str, Any] = jax.device_put(dict(params.get("objectives", {})))
+        self._captioners: dict[int, Captioner] = {}  # by the size of the beam
+        self._decoder_params = self._objectives.get("captioning", {}).get("decoder")
+        if self._decoder_params is not None:
+            self._captioners[1] = Captioner(self._embedder, self._max_tokens)
+            check_shapes(self._decoder_params, self._captioners[1].abstract_params, "caption decoder")
+        contrastive = self._objectives.get("contrastive", {})
         scale = float(np.exp(contrastive["log_scale"])) if "log_scale" in contrastive else 1 / 0.07
-        self._all_params = {"model": self._params, "objectives": objectives}
         self._scale = min(scale, float(config.objectives.contrastive.max_scale))
 
     @classmethod
@@ -99,12 +97,12 @@ class SlapModel:
     @property
     def can_caption(self) -> bool:
         """Whether the model was trained with a caption decoder."""
-        return self._captioner is not None
+        return self._decoder_params is not None
 
     @functools.cached_property
     def model_id(self) -> str:
         """A short name by the content of weights, settings and vocabulary; an index of sounds knows its model by it."""
-        return model_id(self.config, self._all_params, self._tokenizer.path)
+        return model_id(self.config, {"model": self._params, "objectives": self._objectives}, self._tokenizer.path)
 
     def embed_audio(
         self,
@@ -128,14 +126,15 @@ class SlapModel:
         Raises:
             AudioError: unreadable, empty, or with NaN samples; the message gives the place in the list.
         """
-        parts = [
-            self._embedder.audio(self._params, self._decode(audio, start, sample_rate))
-            for start in range(0, len(as_list(audio)), _DECODED_AT_ONCE)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, self.embed_dim), np.float32)
+        clips = list(as_list(audio))
+        windows: list[list[tuple[Span, np.ndarray]]] = [[] for _ in clips]
+        for span, vector in self._stream(self._program("audio"), clips, self._cut(window_seconds), sample_rate):
+            windows[span.recording].append((span, vector))
+        vectors = [mean_of_windows(parts) for parts in windows]
+        return np.stack(vectors) if vectors else np.zeros((0, self.embed_dim), np.float32)
 
     def windows(self, clip: Audio, seconds: float = 10.0, hop: float = 5.0, sample_rate: int | None = None) -> Windows:
-        """Embeds overlapping windows of one recording.
+        """Embeds overlapping windows of one recording of any length.
 
         Args:
             clip: one clip, as in the list for `embed_audio`.
@@ -144,21 +143,19 @@ class SlapModel:
             sample_rate: of samples that come alone, in Hz.
 
         Returns:
-            Windows at 0, hop, 2 hop, ...; the last ends with the recording.
+            Windows at 0, hop, 2 hop, ...; the last one ends with the recording and may be shorter. A recording of up to
+            `seconds` is one window.
 
         Raises:
             AudioError: see `embed_audio`.
+            WindowError: windows without length, or gaps between them.
         """
-        rate = self.config.audio.sample_rate
-        waveform = read_audio(clip, rate, array_rate=sample_rate)
-        windows = list(overlapping_windows([waveform], round(seconds * rate), round(hop * rate)))
-        start = np.array([window.start / rate for window in windows], np.float32)
-        end = np.array([(window.start + len(window.samples)) / rate for window in windows], np.float32)
-        embeddings = self._embedder.audio(self._params, [window.samples for window in windows])
-        return Windows(start, end, embeddings)
+        found = self._stream(self._program("audio"), [clip], self._even_cut(seconds, hop), sample_rate, one=True)
+        parts = sorted(found, key=lambda part: part[0])
+        return Windows(*self._times([span for span, _ in parts]), np.stack([vector for _, vector in parts]))
 
     def frames(self, clip: Audio, sample_rate: int | None = None) -> Frames:
-        """Dense features of one recording, one for each 160 ms.
+        """Dense features of one recording of any length, one for each 160 ms.
 
         Args:
             clip: one clip, as in the list for `embed_audio`.
@@ -167,10 +164,10 @@ class SlapModel:
         Raises:
             AudioError: see `embed_audio`.
         """
-        return Frames(*self._over_time(clip, sample_rate, self._embedder.frames))
+        return Frames(*self._over_time("frames", clip, sample_rate, lambda columns: columns))
 
     def scores(self, clip: Audio, texts: Sequence[str], sample_rate: int | None = None) -> Scores:
-        """Similarity of every 160 ms of one recording with texts.
+        """Similarity of every 160 ms of one recording of any length with texts.
 
         Args:
             clip: one clip, as in the list for `embed_audio`.
@@ -182,28 +179,7 @@ class SlapModel:
             TextError: see `embed_text`.
         """
         text = self.embed_text(texts)
-
-        def scores(params: Any, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-            return [columns @ text.T for columns in self._embedder.frame_embeddings(params, waveforms)]
-
-        return Scores(*self._over_time(clip, sample_rate, scores))
-
-    def _over_time(
-        self, clip: Audio, sample_rate: int | None, of_windows: Callable[[Any, Sequence[np.ndarray]], list[np.ndarray]]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Starts and ends of the columns of a recording, and what `of_windows` says of them."""
-        rate, per_column = self.config.audio.sample_rate, self._embedder.per_column
-        waveform = read_audio(clip, rate, array_rate=sample_rate)
-        if len(waveform) <= self._max_seconds * rate:
-            windows = [Window(0, waveform)]
-        else:
-            length = int(self._max_seconds * rate) // per_column
-            windows = list(overlapping_windows([waveform], length * per_column, length * 2 // 3 * per_column))
-        values = of_windows(self._params, [window.samples for window in windows])
-        starts = [window.start // per_column for window in windows]
-        columns = join_columns(zip(starts, values, strict=True))
-        start = np.arange(len(columns), dtype=np.float32) * (per_column / rate)
-        return start, np.minimum(start + per_column / rate, np.float32(len(waveform) / rate)), columns
+        return Scores(*self._over_time("frame_embeddings", clip, sample_rate, lambda columns: columns @ text.T))
 
     def embed_text(self, texts: Sequence[str]) -> Float[np.ndarray, "m E"]:
         """Embeds texts, cut at `data.max_caption_tokens` tokens.
@@ -260,37 +236,120 @@ class SlapModel:
         return [{names[index]: float(row[index]) for index in np.argsort(-row, kind="stable")} for row in probabilities]
 
     def caption(self, audio: Sequence[Audio], beam: int = 1, sample_rate: int | None = None) -> list[str]:
-        """Describes each clip in words, taking the likeliest token each time (greedy decoding).
+        """Describes each clip in words.
+
+        A recording longer than the clips of training gets one of the captions of its windows: that whose text embedding
+        is nearest to the recording's. `caption_windows` returns all of them.
 
         Args:
             audio: as for `embed_audio`.
-            beam: how many beginnings of a caption are followed at a time.
+            beam: how many beginnings of a caption are followed at a time; 1 takes the likeliest token each time.
             sample_rate: as for `embed_audio`.
 
         Raises:
             AudioError: see `embed_audio`.
             ExportError: the model has no caption decoder.
         """
-        if self._captioner is None:
-            raise ExportError(
-                "this model has no caption decoder: it was trained with config.objectives.captioning.weight=0; train "
-                "with a weight above 0 to get captions"
-            )
-        captions: list[str] = []
-        for start in range(0, len(as_list(audio)), _DECODED_AT_ONCE):
-            tokens = self._captioner(self._params, self._decoder_params, self._decode(audio, start, sample_rate))
-            # A model may have more ids than its vocabulary has pieces; the surplus ones spell nothing.
-            captions.extend(
-                self._tokenizer.decode([i for i in ids if i < self._tokenizer.vocab_size]) for ids in tokens
-            )
-        return captions
+        clips = list(as_list(audio))
+        found: list[list[str]] = [[] for _ in clips]
+        for span, text in self._captions(clips, self._cut("trained"), beam, sample_rate):
+            found[span.recording].append(text)
+        for index, texts in enumerate(found):
+            if len(texts) > 1:
+                distinct = sorted({text for text in texts if text.strip()})
+                if distinct:
+                    recording = self.embed_audio([clips[index]], sample_rate)
+                    found[index] = [distinct[int(self.similarity(recording, self.embed_text(distinct)).argmax())]]
+        return [texts[0] for texts in found]
+
+    def caption_windows(
+        self,
+        clip: Audio,
+        seconds: float = 10.0,
+        hop: float = 10.0,
+        beam: int = 1,
+        sample_rate: int | None = None,
+    ) -> Captions:
+        """Describes the windows of one recording of any length.
+
+        Args:
+            clip: one clip, as in the list for `embed_audio`.
+            seconds: length of a window.
+            hop: seconds from the start of one window to that of the next.
+            beam: as for `caption`.
+            sample_rate: of samples that come alone, in Hz.
+
+        Raises:
+            AudioError: see `embed_audio`.
+            ExportError: the model has no caption decoder.
+            WindowError: windows without length, or gaps between them.
+        """
+        parts = self._captions([clip], self._even_cut(seconds, hop), beam, sample_rate, one=True)
+        return Captions(*self._times([span for span, _ in parts]), [text for _, text in parts])
 
     # The names of transformers' models of this kind.
     get_audio_features = embed_audio
     get_text_features = embed_text
 
-    def _decode(self, audio: Sequence[Audio], start: int, sample_rate: int | None) -> list[np.ndarray]:
-        chunk = list(enumerate(audio))[start : start + _DECODED_AT_ONCE]
-        rate = self.config.audio.sample_rate
-        with ThreadPoolExecutor(_DECODE_THREADS) as threads:
-            return list(threads.map(lambda item: read_audio(item[1], rate, f"clip {item[0]}", sample_rate), chunk))
+    def _program(self, output: Output) -> AudioProgram:
+        return self._embedder.audio_program(self._params, output)
+
+    def _stream(
+        self, program: AudioProgram, audio: Sequence[Audio], cut: Cut, sample_rate: int | None, one: bool = False
+    ) -> Iterator[tuple[Span, np.ndarray]]:
+        """Where each window lies and what a program says of it; of the samples, few are in memory at a time."""
+        found = pieces(audio, self._rate, cut, sample_rate, one)
+        for piece, row in self._embedder.stream_audio(program, found, lambda piece: piece.samples):
+            yield piece.span, row
+
+    def _captions(
+        self, audio: Sequence[Audio], cut: Cut, beam: int, sample_rate: int | None, one: bool = False
+    ) -> list[tuple[Span, str]]:
+        """A caption of each window, in order."""
+        if self._decoder_params is None:
+            raise ExportError(
+                "this model has no caption decoder: it was trained with config.objectives.captioning.weight=0; train "
+                "with a weight above 0 to get captions"
+            )
+        if beam not in self._captioners:
+            self._captioners[beam] = Captioner(self._embedder, self._max_tokens, beam)
+        program = self._captioners[beam].program(self._params, self._decoder_params)
+        written = sorted(self._stream(program, audio, cut, sample_rate, one), key=lambda part: part[0])
+        # A model may have more ids than its vocabulary has pieces; the surplus ones spell nothing.
+        known = self._tokenizer.vocab_size
+        return [(span, self._tokenizer.decode([i for i in ids.tolist() if i < known])) for span, ids in written]
+
+    def _over_time(
+        self, output: Output, clip: Audio, sample_rate: int | None, of_columns: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Starts and ends of the columns of a recording, and what `of_columns` makes of their outputs."""
+        per_column = self._embedder.per_column
+        parts, samples = [], 0
+        for span, columns in self._stream(self._program(output), [clip], self._cut("trained"), sample_rate, one=True):
+            own = columns[: clip_columns(span.length, per_column)]
+            parts.append((span.start // per_column, of_columns(own)))
+            samples = max(samples, span.start + span.length)
+        values = join_columns(sorted(parts, key=lambda part: part[0]))
+        start = np.arange(len(values)) * (per_column / self._rate)
+        return start, np.minimum(start + per_column / self._rate, samples / self._rate), values
+
+    def _cut(self, window_seconds: float | Literal["trained"] | None) -> Cut:
+        """Windows of whole columns that share a third with the next one."""
+        if window_seconds is None:
+            return WHOLE
+        seconds = self._max_seconds if window_seconds == "trained" else window_seconds
+        columns = int(seconds * self._rate) // self._embedder.per_column
+        if columns < 3:
+            raise WindowError(f"window_seconds is {seconds}; write 1 or more, or None for recordings whole")
+        per_column = self._embedder.per_column
+        return Cut(columns * per_column, -(-columns * 2 // 3) * per_column, int(seconds * self._rate))
+
+    def _even_cut(self, seconds: float, hop: float) -> Cut:
+        if not 0 < hop <= seconds or round(hop * self._rate) < 1:
+            raise WindowError(f"windows of seconds={seconds} every hop={hop}; expected 0 < hop <= seconds")
+        return Cut(round(seconds * self._rate), round(hop * self._rate))
+
+    def _times(self, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
+        """Starts and ends in seconds."""
+        start = np.array([span.start for span in spans]) / self._rate
+        return start, start + np.array([span.length for span in spans]) / self._rate

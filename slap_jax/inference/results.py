@@ -46,3 +46,17 @@ class Scores(NamedTuple):
     start: Float[np.ndarray, " c"]
     end: Float[np.ndarray, " c"]
     scores: Float[np.ndarray, "c m"]
+
+
+class Captions(NamedTuple):
+    """Captions of the windows of a recording.
+
+    Attributes:
+        start: of each window, in seconds.
+        end: of each window; that of the last is the recording's.
+        texts: a caption of each window.
+    """
+
+    start: Float[np.ndarray, " w"]
+    end: Float[np.ndarray, " w"]
+    texts: list[str]

@@ -165,6 +165,7 @@ class Block(nnx.Module):
         position: Int[Array, ""],
         memory: KeysValues,
         memory_segments: Int[Array, "R M"],
+        beams: int = 1,
     ) -> tuple[Float[Array, "R K W"], tuple[Array, Array]]:
         """Advances one token of every slot.
 
@@ -175,6 +176,7 @@ class Block(nnx.Module):
             position: index of the newest token.
             memory: this layer's keys and values of the audio tokens.
             memory_segments: owner of each audio token.
+            beams: how many slots in a row read the same segment.
 
         Returns:
             The stream after this layer, and the cache with the new token in it.
@@ -196,6 +198,6 @@ class Block(nnx.Module):
             backend="dense",
         )
         x = x + self.attention.out(mixed.reshape(rows, slots, width))
-        owners = jnp.broadcast_to(jnp.arange(1, slots + 1), (rows, slots))
+        owners = jnp.broadcast_to(jnp.arange(slots) // beams + 1, (rows, slots))
         x = x + self.cross_attention(self.cross_norm(x), owners, memory, memory_segments)
         return x + self.mlp(self.mlp_norm(x)), cache

@@ -68,7 +68,7 @@ def test_alone_or_in_a_list(model, directory):
 def test_more_clips_than_are_decoded_at_once(model, monkeypatch):
     clips = [(noise(index, 0.3), 16_000) for index in range(5)]
     whole = model.embed_audio(clips)
-    monkeypatch.setattr("slap_jax.inference.model._DECODED_AT_ONCE", 2)
+    monkeypatch.setattr("slap_jax.inference.recordings.AHEAD", 1)
     assert np.array_equal(model.embed_audio(clips), whole)
 
 
@@ -122,7 +122,7 @@ def test_captions_equal_teacher_forcing(model):
     from slap_jax.models.slap import token_segments
 
     clip = noise(5, 1.0)
-    captioner = model._captioner
+    captioner = model._captioners[1]
     (tokens,) = captioner(PARAMS["model"], PARAMS["objectives"]["captioning"]["decoder"], [clip])
     tokens = [1, *tokens[: tokens.index(2) + 1 if 2 in tokens else len(tokens)]]
     decoder = CaptionDecoder(CONFIG.model, 32, rngs=nnx.Rngs(1))

@@ -73,6 +73,20 @@ def test_greedy_stops_a_caption_at_its_end_token(setup):
     np.testing.assert_array_equal(got, decode_without_cache(decoder, memory, memory_segments))
 
 
+def test_special_tokens_may_have_other_ids(tiny_config, setup):
+    decoder, memory, memory_segments = setup
+    first = np.asarray(decoder.greedy(memory, memory_segments, SLOTS, MAX_TOKENS))
+    tiny_config.model.update(pad_id=37, bos_id=38, eos_id=39)
+    other = CaptionDecoder(tiny_config.model, MEMORY_WIDTH, rngs=nnx.Rngs(0))
+    nnx.update(other, nnx.state(decoder))
+    # The vectors of the special tokens change their places, and nothing else does.
+    order = np.arange(40)
+    order[[PAD, BOS, EOS, 37, 38, 39]] = [37, 38, 39, PAD, BOS, EOS]
+    other.embedding.table[...] = other.embedding.table[...][order]
+    got = np.asarray(other.greedy(memory, memory_segments, SLOTS, MAX_TOKENS))
+    np.testing.assert_array_equal(got, order[first])
+
+
 def test_hidden_states_depend_on_earlier_tokens_and_own_audio_only(setup, pack):
     decoder, memory, memory_segments = setup
     segments, positions = pack([[5, 6, 4], [7, 5, 3]], 16)
