@@ -130,7 +130,7 @@ def caption_scores(
     not_computed: dict[str, str] = {}
     _, values["cider_d"] = cider().compute_score(truths, guesses)
     _, values["rouge_l"] = rouge().compute_score(truths, guesses)
-    if _java() is None:
+    if find_java() is None:
         not_computed["meteor"] = "needs Java: install a Java runtime, so that `java` is found"
     else:
         values["meteor"] = _meteor(truths, guesses)
@@ -178,23 +178,27 @@ def tokenise(*sets: Sequence[Sequence[str]]) -> tuple[list[Tokenised], str]:
         For each set clip -> its texts, lower case, tokens separated by spaces; and the tokeniser's name: "ptb" where
         Java is there, else "words", which splits at what is no letter or digit.
     """
-    if _java() is None:
+    if find_java() is None:
         return [{clip: list(map(_words, texts)) for clip, texts in enumerate(texts_of)} for texts_of in sets], "words"
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    found = []
-    for texts_of in sets:
-        # The tokeniser wants a line for each text, and takes an empty one for none.
-        lines = {
-            clip: [{"caption": " ".join(text.split()) or "."} for text in texts] for clip, texts in enumerate(texts_of)
-        }
-        try:
-            found.append(PTBTokenizer().tokenize(lines))
-        except PermissionError as error:
-            raise CaptioningError(
-                f"pycocoevalcap writes its temporary files beside its code, and {error.filename} cannot be written; "
-                "install slap-jax[eval] into an environment of your own"
-            ) from error
+    # One call for all, as Java takes seconds to start. The tokeniser wants a line for each text, and takes an empty one
+    # for none.
+    lines = {
+        (number, clip): [{"caption": " ".join(text.split()) or "."} for text in texts]
+        for number, texts_of in enumerate(sets)
+        for clip, texts in enumerate(texts_of)
+    }
+    try:
+        tokenised = PTBTokenizer().tokenize(lines)
+    except PermissionError as error:
+        raise CaptioningError(
+            f"pycocoevalcap writes its temporary files beside its code, and {error.filename} cannot be written; "
+            "install slap-jax[eval] into an environment of your own"
+        ) from error
+    found: list[Tokenised] = [{} for _ in sets]
+    for (number, clip), texts in tokenised.items():
+        found[number][clip] = texts
     return found, "ptb"
 
 
@@ -202,7 +206,8 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+(?:'\w+)?", text.lower()))
 
 
-def _java() -> str | None:
+def find_java() -> str | None:
+    """Where the program `java` is, None where there is none."""
     return shutil.which("java")
 
 
