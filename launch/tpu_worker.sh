@@ -48,8 +48,8 @@ mount_bucket() {
   gcsfuse --implicit-dirs --rename-dir-limit 100000 "$bucket" /gcs || die "cannot mount bucket $bucket at /gcs"
 }
 
-is_running() {
-  [[ -f $state/pid ]] && kill -0 "$(<"$state/pid")" 2>/dev/null
+is_running() { # a run with an exit code has only its shell left to end
+  [[ -f $state/pid && ! -f $state/exit_code ]] && kill -0 "$(<"$state/pid")" 2>/dev/null
 }
 
 start() {
@@ -59,7 +59,8 @@ start() {
   # A session of its own: it lives on when the ssh connection ends.
   # shellcheck disable=SC2016 # expanded by the inner shell
   setsid nohup bash -c 'echo $$ >"$1/pid"; "${@:2}" & child=$!; trap "kill -TERM $child; interrupted=1" TERM
-    while interrupted=; do wait $child; code=$?; [[ $interrupted ]] || break; done; echo $code >"$1/exit_code"' \
+    while interrupted=; do wait $child; code=$?; [[ $interrupted ]] || break; done
+    echo $code >"$1/exit_code.partial"; mv "$1/exit_code.partial" "$1/exit_code"' \
     slap_run "$state" "$ROOT/launch/run.sh" "$@" >>"$state/log" 2>&1 </dev/null &
   # So that who asks next is told that it is running.
   for _ in {1..50}; do
