@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 # NumPy on the host, `jax.Array` on the devices, `jax.ShapeDtypeStruct` where only shapes matter.
 Array = Any
@@ -46,10 +46,33 @@ class PackedBatch:
         return dataclasses.replace(self, **changes)
 
 
-def batch_shapes(rows: int, columns: int, slots: int, text_tokens: int, samples_per_column: int) -> PackedBatch:
-    """Returns the `jax.ShapeDtypeStruct` of every field, for ahead-of-time compilation and for checks."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LabelledBatch(PackedBatch):
+    """A packed batch whose clips also have classes: what the classification objective needs.
+
+    Attributes:
+        clip_labels: how much each of the Y classes applies to the clip, 0 to 1; all zero for a clip without a label.
+    """
+
+    clip_labels: Float[Array, "R K Y"]
+
+
+def with_labels(batch: PackedBatch, clip_labels: Array) -> LabelledBatch:
+    """Returns the batch with the classes of its clips [R, K, Y]."""
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(PackedBatch)}
+    return LabelledBatch(**fields, clip_labels=clip_labels)
+
+
+def batch_shapes(
+    rows: int, columns: int, slots: int, text_tokens: int, samples_per_column: int, classes: int = 0
+) -> PackedBatch:
+    """Returns the `jax.ShapeDtypeStruct` of every field, for ahead-of-time compilation and for checks.
+
+    With `classes` above 0 they are those of a `LabelledBatch`.
+    """
     shape = jax.ShapeDtypeStruct
-    return PackedBatch(
+    batch = PackedBatch(
         waveform=shape((rows, columns * samples_per_column), np.int16),
         audio_segments=shape((rows, columns), np.int32),
         audio_columns=shape((rows, columns), np.int32),
@@ -60,3 +83,4 @@ def batch_shapes(rows: int, columns: int, slots: int, text_tokens: int, samples_
         clip_key=shape((rows, slots), np.int32),
         clip_source=shape((rows, slots), np.int32),
     )
+    return with_labels(batch, shape((rows, slots, classes), np.float32)) if classes else batch

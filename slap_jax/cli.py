@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slap_jax import cli_data, cli_evaluation, cli_export, cli_inference
+from slap_jax import cli_data, cli_evaluation, cli_export, cli_finetune, cli_inference
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not takes_rest:  # settings of the config, flags of the engine
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.rest = rest
-    logging.basicConfig(format="%(message)s", level=logging.INFO if options.verb == "train" else logging.WARNING)
+    trains = options.verb in ("train", "finetune")
+    logging.basicConfig(format="%(message)s", level=logging.INFO if trains else logging.WARNING)
     for library in ("absl", "jax"):  # what they tell about their inner workings would bury the run's own lines
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print as JSON")
     add("--output", type=Path, metavar="FILE", help="write the JSON too")
 
+    cli_finetune.add_verbs(verb)
     cli_evaluation.add_verbs(verb)
     cli_export.add_verbs(verb)
     cli_inference.add_verbs(verb)

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch, batch_shapes
-from slap_jax.config import samples_per_column
+from slap_jax.config import classes_in_batch, samples_per_column
 from slap_jax.optimizer import create_optimizer
 from slap_jax.parallel.mesh import batch_sharding, replicated
 from slap_jax.parallel.rules import shardings, with_shardings
@@ -77,5 +77,7 @@ def step_program(config: ConfigDict, mesh: Mesh | AbstractMesh) -> StepProgram:
 
 def global_batch_shapes(config: ConfigDict) -> PackedBatch:
     """Returns the `jax.ShapeDtypeStruct` of every field of the batch that `config.data` describes."""
-    data = config.data
-    return batch_shapes(data.rows, data.columns, data.slots, data.text_tokens, samples_per_column(config.audio))
+    data, per_column = config.data, samples_per_column(config.audio)
+    return batch_shapes(
+        data.rows, data.columns, data.slots, data.text_tokens, per_column, classes=classes_in_batch(config)
+    )

@@ -8,13 +8,15 @@ from ml_collections.config_dict import placeholder
 
 from slap_jax.config_argument import parse_arg
 from slap_jax.config_checks import ConfigError, check_choice, check_keys, require
+from slap_jax.config_classification_checks import validate_classification
 from slap_jax.config_data_checks import validate_data
-from slap_jax.config_sizes import columns_of, patches_per_column, samples_per_column
+from slap_jax.config_sizes import classes_in_batch, columns_of, patches_per_column, samples_per_column
 from slap_jax.config_source import source
-
 from slap_jax.config_tower_checks import validate_towers
+
 __all__ = [
     "ConfigError",
+    "classes_in_batch",
     "columns_of",
     "default_config",
     "parse_arg",
@@ -30,9 +32,9 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.init_from = ""  # a checkpoint or export directory whose parameters start a new run
+    config.init_text_from = ""  # a Hugging Face folder of ModernBERT whose weights start the text tower
 
     config.audio = ConfigDict(
-    config.init_text_from = ""  # a Hugging Face folder of ModernBERT whose weights start the text tower
         dict(
             sample_rate=16_000,
             n_fft=512,
@@ -87,11 +89,11 @@ def default_config() -> ConfigDict:
         dict(
             embed_dim=512,  # E
             vocab_size=32_000,
-            compute_dtype="bfloat16",  # bfloat16 | float32
-            attention="auto",  # auto | dense | blocked | chunked | splash (TPU) | flash (GPU)
             pad_id=0,  # the tokenizer's
             bos_id=1,
             eos_id=2,
+            compute_dtype="bfloat16",  # bfloat16 | float32
+            attention="auto",  # auto | dense | blocked | chunked | splash (TPU) | flash (GPU)
             remat="none",  # none | dots | full
             scan_unroll=1,  # super-blocks per scan iteration
             audio_encoder=ConfigDict(
@@ -108,17 +110,17 @@ def default_config() -> ConfigDict:
             ),
             text_encoder=ConfigDict(
                 dict(
+                    kind="scratch",  # scratch | modernbert
                     layers=12,
                     heads=12,
-                    kind="scratch",  # scratch | modernbert
                     width=768,
                     mlp_width=2_048,
                     locals_per_global=0,
                     local_window=12,
                     rope_base=10_000.0,
+                    rope_base_local=placeholder(float),  # of local layers; None: rope_base
                 )
             ),
-                    rope_base_local=placeholder(float),  # of local layers; None: rope_base
             caption_decoder=ConfigDict(dict(layers=8, heads=8, width=512, mlp_width=2_048, rope_base=10_000.0)),
         )
     )
@@ -159,6 +161,17 @@ def default_config() -> ConfigDict:
                     vocabulary_chunk=8_192,  # tokens of the vocabulary whose logits exist at a time
                 )
             ),
+            classification=ConfigDict(
+                dict(
+                    weight=0.0,
+                    label="",  # key of the labels "key=value" whose values are the classes
+                    classes=(),  # in the order of the head's outputs; `slap finetune` reads them from the data
+                    multi_label=False,  # False: one class for each clip, softmax; True: any number, sigmoids
+                    class_weights=(),  # one for each class; () counts all alike
+                    mixup_probability=0.0,  # share of the clips into which another one is mixed
+                    mixup_alpha=1.0,  # the shares of the two are drawn from Beta(alpha, alpha)
+                )
+            ),
         )
     )
 
@@ -175,6 +188,7 @@ def default_config() -> ConfigDict:
             weight_decay=0.05,  # matrices only
             clip_norm=1.0,
             learning_rate_factors=(),  # ((path regex, factor), ...): the first that matches; 0 freezes
+            layer_decay=1.0,  # factor of the learning rate from each encoder layer to the one below it
             max_bad_steps=10,  # non-finite steps in a row that stop the run
         )
     )
@@ -184,6 +198,8 @@ def default_config() -> ConfigDict:
             accumulate=1,  # parts of the batch that are computed one after the other; the gradient is the whole batch's
             log_every=10,
             evaluate_every=0,
+            best_metric="",  # of an evaluation, like retrieval/val/t2a_r1: its best step is kept
+            patience=0,  # evaluations without a new best one after which the run ends; 0: never
             peak_flops_per_device=0.0,
             profile_start=0,  # first step of a profile
             profile_steps=0,  # its length; 0: none
@@ -223,6 +239,7 @@ def validate(config: ConfigDict, process_count: int = 1, device_count: int | Non
     check_choice(config, "optimizer.schedule", ("cosine", "wsd", "constant"))
     _validate_audio_and_model(config)
     _validate_objectives(config)
+    validate_classification(config)
     validate_data(config, process_count)
     _validate_training(config)
     if device_count is not None:
@@ -274,6 +291,21 @@ def _validate_training(config: ConfigDict) -> None:
     )
     for name in ("profile_start", "profile_steps", "watchdog_seconds"):
         require(config.train[name] >= 0, f"config.train.{name} is {config.train[name]}; write 0 (for none) or more")
+    best = config.train.best_metric
+    require(
+        config.train.patience >= 0,
+        f"config.train.patience is {config.train.patience}; write evaluations to wait, or 0 for no early stopping",
+    )
+    require(
+        best != "" or config.train.patience == 0,
+        f"config.train.patience is {config.train.patience}, but config.train.best_metric is empty; name the metric, "
+        "like retrieval/val/t2a_r1",
+    )
+    require(
+        best == "" or (config.train.evaluate_every > 0 and len(config.data.evaluation) > 0),
+        f"config.train.best_metric is {best!r}, but nothing is evaluated in the loop; set config.train.evaluate_every "
+        "and config.data.evaluation",
+    )
     for name, seconds in config.distributed.items():
         require(seconds >= 1, f"config.distributed.{name} is {seconds}; write the seconds to wait, 1 or more")
     require(config.train.log_every >= 1, f"config.train.log_every is {config.train.log_every}; write 1 or more")
@@ -281,6 +313,10 @@ def _validate_training(config: ConfigDict) -> None:
     require(
         optimizer.warmup_steps <= config.train.steps,
         f"config.optimizer.warmup_steps is {optimizer.warmup_steps}, more than config.train.steps={config.train.steps}",
+    )
+    require(
+        0 < optimizer.layer_decay <= 1,
+        f"config.optimizer.layer_decay is {optimizer.layer_decay}; write a value above 0, at most 1",
     )
     for rule in optimizer.learning_rate_factors:
         require(

@@ -13,7 +13,7 @@ from slap_jax.config import ConfigError
 
 
 def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Runs `get_config` of a config file and applies overrides, each parsed to the type of the value it replaces.
+    """Runs `get_config` of a config file and applies overrides; see `apply_overrides`.
 
     Args:
         path: a Python file, with `:argument` for `get_config(argument)`.
@@ -26,6 +26,19 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     config = _run_file(file)(*([argument] if colon else []))
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{file}: get_config returned {type(config).__name__}; return a ConfigDict")
+    return apply_overrides(config, overrides)
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Sets values of a config, each parsed to the type of the one it replaces.
+
+    Args:
+        config: changed in place, and returned.
+        overrides: `--config.a.b=value`, or `--config.a.b` and `value`.
+
+    Raises:
+        ConfigError: an unknown setting, or a value of another type.
+    """
     for override in overrides:
         if override.startswith("-"):
             _check_known(config, override)

@@ -1,4 +1,4 @@
-"""Sizes that follow from `config.audio`."""
+"""Sizes that follow from other settings."""
 
 import math
 
@@ -18,3 +18,9 @@ def patches_per_column(audio: ConfigDict) -> int:
 def columns_of(seconds: float, audio: ConfigDict) -> int:
     """Columns that a clip of that duration owns: `max(1, ceil(samples / samples_per_column))`."""
     return max(1, math.ceil(round(seconds * audio.sample_rate) / samples_per_column(audio)))
+
+
+def classes_in_batch(config: ConfigDict) -> int:
+    """Y, the classes whose labels are in the batch; 0 where no classification is trained."""
+    settings = config.objectives.classification
+    return len(settings.classes) if settings.weight > 0 else 0

@@ -7,7 +7,12 @@ from ml_collections import ConfigDict
 
 from slap_jax.config_checks import ConfigError, check_choice, check_keys, check_share, require
 
-OBJECTIVE_FACTORS: Mapping[str, float] = {"contrastive": 1.0, "distillation": 1.0, "captioning": 1.0}
+OBJECTIVE_FACTORS: Mapping[str, float] = {
+    "contrastive": 1.0,
+    "distillation": 1.0,
+    "captioning": 1.0,
+    "classification": 1.0,
+}
 
 CAPTION_POLICY: Mapping[str, Any] = {
     "choice": "uniform",  # uniform | first | by_length

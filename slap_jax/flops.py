@@ -71,14 +71,14 @@ def train_step_parts(
         dense_attention: count every pair of tokens in local and causal layers too, as a dense masked backend computes.
     """
     weights = {name: objective.weight for name, objective in config.objectives.items()}
-    contrastive, distillation, captioning = (
-        weights[name] > 0 for name in ("contrastive", "distillation", "captioning")
+    contrastive, distillation, captioning, classification = (
+        weights[name] > 0 for name in ("contrastive", "distillation", "captioning", "classification")
     )
     model = config.model
     audio_tokens, text_tokens, clips = counts["audio_tokens"], counts["text_tokens"], counts["clips"]
     audio_tower = audio_encoder_flops(config, counts, dense_attention)
     shared_view = distillation and config.objectives.distillation.view == "shared"
-    plain_pass = (contrastive or captioning) and not shared_view
+    plain_pass = (contrastive or captioning or classification) and not shared_view
 
     parts = {"front_end": front_end_flops(config.audio, audio_tokens)}
     parts["audio_encoder"] = 3 * audio_tower * (plain_pass + distillation)
@@ -95,6 +95,12 @@ def train_step_parts(
         parts["prototype_head"] = 3 * head
     if captioning:
         parts["caption_decoder"] = 3 * caption_decoder_flops(model, counts, dense_attention)
+    if classification:
+        width, classes = model.audio_encoder.width, len(config.objectives.classification.classes)
+        head = 2 * clips * width * classes
+        if not contrastive:  # which has paid for the pooling
+            head += pooling_flops(model.audio_encoder, audio_tokens, clips, embed_dim=0)
+        parts["classification"] = 3 * head
     return parts
 
 
@@ -151,17 +157,17 @@ def caption_decoder_flops(model: ConfigDict, counts: Mapping[str, float], dense_
     return memory + tower.layers * layer + 2 * text_tokens * width * model.vocab_size
 
 
+def global_layers_of(tower: ConfigDict) -> int:
+    """How many layers of a tower are global: one of each super-block, and ModernBERT's first."""
+    return math.ceil(tower.layers / (tower.locals_per_global + 1))
+
+
 def _encoder_flops(tower: ConfigDict, tokens: float, squared: float, dense_attention: bool) -> float:
     global_layers = global_layers_of(tower)
     local_layers = tower.layers - global_layers
     # Tokens near the ends of a clip see fewer; clips shorter than a window are caught by the minimum.
     local_pairs = squared if dense_attention else min(tokens * (2 * tower.local_window + 1), squared)
     return global_layers * _layer_flops(tower, tokens, squared) + local_layers * _layer_flops(
-def global_layers_of(tower: ConfigDict) -> int:
-    """How many layers of a tower are global: one of each super-block, and ModernBERT's first."""
-    return math.ceil(tower.layers / (tower.locals_per_global + 1))
-
-
         tower, tokens, local_pairs
     )
 

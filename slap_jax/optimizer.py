@@ -1,6 +1,7 @@
-"""AdamW with schedules, weight decay on matrices only, and learning-rate factors by parameter path."""
+"""AdamW with schedules, weight decay on matrices only, and learning-rate factors by parameter path and by layer."""
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,10 @@ import optax
 from ml_collections import ConfigDict
 
 from slap_jax.config import ConfigError
+from slap_jax.layer_decay import layer_decay_factors
 from slap_jax.paths import path_name
+
+Rules = Sequence[Sequence[Any]]  # (path regex, factor) pairs
 
 # Leaves that weight decay pulls on: matrices, by name, because stacked layers give every leaf one more axis.
 DECAYED = re.compile(r"(^|/)(kernel|table|prototypes)$")
@@ -52,7 +56,7 @@ def decay_mask(params: Any) -> Any:
     return jax.tree.map(lambda path: bool(DECAYED.search(path)), path_tree(params))
 
 
-def learning_rate_factors(params: Any, rules: tuple[tuple[str, float], ...]) -> Any:
+def learning_rate_factors(params: Any, rules: Rules) -> Any:
     """The factor of the first rule whose regex is found in the leaf's path; 1 where none is.
 
     Raises:
@@ -72,6 +76,20 @@ def learning_rate_factors(params: Any, rules: tuple[tuple[str, float], ...]) -> 
     return jax.tree.map(factor, paths)
 
 
+def frozen(params: Any, rules: Rules) -> Any:
+    """True for the leaves that never change: those whose factor is 0."""
+    return jax.tree.map(lambda factor: factor == 0.0, learning_rate_factors(params, rules))
+
+
+def stop_frozen(params: Any, rules: Rules) -> Any:
+    """Takes frozen parameters out of the gradient, so that neither its computation nor its norm knows them."""
+    if all(factor > 0 for _, factor in rules):
+        return params
+    return jax.tree.map(
+        lambda leaf, is_frozen: jax.lax.stop_gradient(leaf) if is_frozen else leaf, params, frozen(params, rules)
+    )
+
+
 def create_optimizer(optimizer: ConfigDict, steps: int) -> optax.GradientTransformation:
     """Builds the update rule from `config.optimizer`; `steps` is `config.train.steps`."""
     rules = tuple(tuple(rule) for rule in optimizer.learning_rate_factors)
@@ -82,14 +100,17 @@ def create_optimizer(optimizer: ConfigDict, steps: int) -> optax.GradientTransfo
         optax.scale_by_learning_rate(learning_rate_schedule(optimizer, steps)),
     ]
     if rules:
-        transforms.append(_scale_by_path(rules))
+        transforms.append(_scale_by(lambda params: learning_rate_factors(params, rules)))
+    if optimizer.layer_decay < 1:
+        transforms.append(_scale_by(lambda params: layer_decay_factors(params, optimizer.layer_decay)))
     return optax.chain(*transforms)
 
 
-def _scale_by_path(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
+def _scale_by(factors_of: Callable[[Any], Any]) -> optax.GradientTransformation:
     def scale(updates: Any, params: Any) -> Any:
         del params
-        factors = learning_rate_factors(updates, rules)
-        return jax.tree.map(lambda update, factor: update * jnp.asarray(factor, update.dtype), updates, factors)
+        return jax.tree.map(
+            lambda update, factor: update * jnp.asarray(factor, update.dtype), updates, factors_of(updates)
+        )
 
     return optax.stateless(scale)

@@ -16,16 +16,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from slap_jax.best_step import BestStep
 from slap_jax.checkpoints import EXIT_PREEMPTED, Checkpoints
 from slap_jax.compile_step import step_program
-from slap_jax.config import ConfigError, validate
+from slap_jax.config import ConfigError, classes_in_batch, validate
 from slap_jax.config_tower_checks import require_vocabulary
+from slap_jax.data.batches.labels import reads_captions
 from slap_jax.data.batches.leakage import check_leakage
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.prefetch import Prefetch
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.device_memory import describe_program_memory, device_memory, program_memory
 from slap_jax.evaluation.evaluate import evaluate, load_tasks, scalars
+from slap_jax.finetune.head_evaluation import HeadEvaluation
 from slap_jax.flops import peak_flops
 from slap_jax.goodput import Goodput
 from slap_jax.hardware_use import HardwareUse
@@ -86,7 +89,10 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     data = config.data
     check_leakage(*({name: (s.path, s.split) for name, s in part.items()} for part in (data.train, data.evaluation)))
     batches = TrainBatches(config, tokenizer, jax.process_index(), jax.process_count())
-    tasks = load_tasks(config.data.evaluation, tokenizer, config.data.max_caption_tokens)
+    scored_by_text = data.evaluation if reads_captions(config) else {}
+    tasks = load_tasks(scored_by_text, tokenizer, config.data.max_caption_tokens)
+    embedder = Embedder(config, mesh=mesh)
+    classification = HeadEvaluation(config, embedder, data.evaluation) if classes_in_batch(config) else None
     evaluation_sets = {task.name: task.fingerprint for task in tasks}
     read = {"training": batches.get_state()["fingerprint"], "evaluation": evaluation_sets}
     require_agreement("data", read, patience)
@@ -119,7 +125,7 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     logging.info("starting at step %d of %d", step, config.train.steps)
 
     # Loop: no host synchronisation but the metrics of the step before -------------------------------------------------
-    embedder = Embedder(config, mesh=mesh)
+    best = BestStep(config, run_dir, step, enabled=first_process)
     meta = {"config": json.loads(config.to_json_best_effort())}
     goodput = Goodput(run_dir, phases, step, enabled=first_process)
     peak = peak_flops(per_device=config.train.peak_flops_per_device)
@@ -141,7 +147,7 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     try:
         with jax.transfer_guard("disallow"):
             phases.enter("other")
-            while step < config.train.steps and not preempted:
+            while step < config.train.steps and not preempted and not best.stop:
                 with phases.during("data"):
                     batch = next(prefetch)
                 with phases.during("dispatch"), profile.step(step + 1):
@@ -152,16 +158,20 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
                 metrics |= {f"epoch/{name}": epochs for name, epochs in batches.epochs(prefetch.state).items()}
                 stop_if_not_finite(writer.write(step, metrics), config, checkpoints)
                 preempted = checkpoints.reached_preemption(step)
-                last = preempted or step == config.train.steps
+                every = config.train.evaluate_every
+                if every and step % every == 0 and (step < config.train.steps or best.wanted) and not preempted:
+                    writer.flush()
+                    with phases.during("evaluation"), jax.transfer_guard("allow"):
+                        results = evaluate(embedder, state.params["model"], tasks)
+                        if classification is not None:
+                            results["classification"] = classification(state.params)
+                        writer.write_scalars(step, scalars(results))
+                        best.update(step, scalars(results), state, prefetch.state, meta)
+                last = preempted or best.stop or step == config.train.steps
                 if last or checkpoints.is_due(step):
                     writer.flush()  # so that no line of a step that is never run again is lost
                     with phases.during("checkpoint"):
                         checkpoints.save(step, state, prefetch.state, meta, force=last)
-                every = config.train.evaluate_every
-                if every and step % every == 0 and step < config.train.steps and not preempted:
-                    writer.flush()
-                    with phases.during("evaluation"), jax.transfer_guard("allow"):
-                        writer.write_scalars(step, scalars(evaluate(embedder, state.params["model"], tasks)))
         phases.enter("checkpoint")
         checkpoints.wait()
     finally:
@@ -169,9 +179,12 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
         prefetch.close()
         batches.close()
         writer.close()
+        best.close()
         checkpoints.close()
     if first_process:
         logging.info("%s", goodput.describe(step))
+        if best.wanted:
+            logging.info("%s", best.describe())
     if preempted:
         logging.warning("stopped at step %d as asked; the same command goes on from there", step)
         return EXIT_PREEMPTED

@@ -15,7 +15,7 @@ from slap_jax.batch import PackedBatch
 from slap_jax.config import patches_per_column, samples_per_column
 from slap_jax.objectives import Views, WholeBatch
 from slap_jax.objectives.masking import segment_counts
-from slap_jax.optimizer import learning_rate_schedule
+from slap_jax.optimizer import learning_rate_schedule, stop_frozen
 from slap_jax.paths import at_path, overlay, unflatten
 from slap_jax.train_state import Learner, TrainState, graph_of
 
@@ -41,6 +41,7 @@ class Loss:
     def _learners(self, params: Any) -> tuple[Learner, Learner]:
         """Student and teacher."""
         averaged = jax.lax.stop_gradient(overlay(params, self.teacher))
+        params = stop_frozen(params, self.config.optimizer.learning_rate_factors)
         return nnx.merge(self.graph, params), nnx.merge(self.graph, averaged)
 
     def features(self, params: Any, rows: Rows) -> dict[str, dict[str, Array]]:

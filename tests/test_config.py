@@ -120,7 +120,7 @@ def test_a_source_that_no_objective_sees_is_named():
 
 def test_sources_take_what_differs_from_the_defaults_and_know_every_name():
     given = source("data", "train", objectives={"captioning": 0}, captions={"choice": "first"})
-    assert dict(given.objectives) == {"contrastive": 1.0, "distillation": 1.0, "captioning": 0.0}
+    assert dict(given.objectives) == {"contrastive": 1, "distillation": 1, "captioning": 0, "classification": 1}
     assert given.captions.choice == "first" and given.captions.tag_keys == ("label",)
     assert source("data", "train").captions.choice == "uniform"
     with pytest.raises(ConfigError, match=r"objectives=\{'caption': \.\.\.\}\) is not a setting; it takes: con"):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int16
 
-from slap_jax.batch import PackedBatch
+from slap_jax.batch import PackedBatch, with_labels
 from slap_jax.data.audio import INT16_SCALE
 
 
@@ -38,10 +38,16 @@ def clip_columns(samples: int, samples_per_column: int) -> int:
 
 
 def empty_rows(
-    rows: int, columns: int, slots: int, text_tokens: int, samples_per_column: int, dtype: Any = np.int16
+    rows: int,
+    columns: int,
+    slots: int,
+    text_tokens: int,
+    samples_per_column: int,
+    dtype: Any = np.int16,
+    classes: int = 0,
 ) -> PackedBatch:
-    """Returns R rows that hold no clip: every array is zero."""
-    return PackedBatch(
+    """Returns R rows that hold no clip: every array is zero. With `classes` above 0 they are a `LabelledBatch`."""
+    batch = PackedBatch(
         waveform=np.zeros((rows, columns * samples_per_column), dtype),
         audio_segments=np.zeros((rows, columns), np.int32),
         audio_columns=np.zeros((rows, columns), np.int32),
@@ -52,6 +58,7 @@ def empty_rows(
         clip_key=np.zeros((rows, slots), np.int32),
         clip_source=np.zeros((rows, slots), np.int32),
     )
+    return with_labels(batch, np.zeros((rows, slots, classes), np.float32)) if classes else batch
 
 
 def pack_rows(

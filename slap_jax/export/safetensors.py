@@ -27,7 +27,8 @@ TOKENIZER_JSON = "tokenizer.json"
 FINGERPRINT, CARD = "fingerprint.json", "README.md"
 
 # What inference needs; teachers, prediction heads and prototypes stay behind.
-_EXPORTED = ("model", "objectives/contrastive", "objectives/captioning/decoder")
+_EXPORTED = ("model", "objectives/contrastive", "objectives/captioning/decoder", "objectives/classification/head")
+_CLASSES = ("label", "classes", "multi_label")  # of config.objectives.classification, where there is a head
 
 
 class ExportError(ValueError):
@@ -41,8 +42,8 @@ class Export:
     Attributes:
         config: `audio`, `model`, `objectives.contrastive`, and `data.max_caption_tokens` and `data.max_seconds` of the
             run; exports of version 1 lack `data.max_seconds`.
-        params: nested dict of fp32 NumPy arrays: `model`, and under `objectives` the contrastive scale and, if
-            captioning was trained, its decoder.
+        params: nested dict of fp32 NumPy arrays: `model`, and under `objectives` the contrastive scale and, if they
+            were trained, the caption decoder and the classification head.
         tokenizer_path: the vocabulary: SentencePiece's `tokenizer.model`, or `tokenizer.json`.
         step: updates that the parameters had.
     """
@@ -89,6 +90,9 @@ def export(
         "objectives": {"contrastive": config.objectives.contrastive.to_dict()},
         "data": {name: config.data[name] for name in ("max_caption_tokens", "max_seconds") if name in config.data},
     }
+    if "classification" in params.get("objectives", {}):
+        settings = config.objectives.classification
+        exported["objectives"]["classification"] = {name: settings[name] for name in _CLASSES}
     vocabulary = TOKENIZER_JSON if tokenizer_path.suffix == ".json" else TOKENIZER
     description = {
         "format": FORMAT,

@@ -11,12 +11,18 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from slap_jax.objectives.captioning import Captioning
+from slap_jax.objectives.classification import Classification
 from slap_jax.objectives.contrastive import Contrastive
 from slap_jax.objectives.distillation import SelfDistillation
 from slap_jax.objectives.views import LossTerm, Views
 from slap_jax.objectives.whole_batch import WholeBatch
 
-OBJECTIVES = {"contrastive": Contrastive, "distillation": SelfDistillation, "captioning": Captioning}
+OBJECTIVES = {
+    "contrastive": Contrastive,
+    "distillation": SelfDistillation,
+    "captioning": Captioning,
+    "classification": Classification,
+}
 
 
 def build_objectives(config: ConfigDict, *, rngs: nnx.Rngs) -> nnx.Dict:
@@ -33,6 +39,7 @@ def build_objectives(config: ConfigDict, *, rngs: nnx.Rngs) -> nnx.Dict:
 __all__ = [
     "OBJECTIVES",
     "Captioning",
+    "Classification",
     "Contrastive",
     "LossTerm",
     "SelfDistillation",

@@ -112,6 +112,11 @@ class Views:
         return jax.lax.stop_gradient(tokens)
 
     @functools.cached_property
+    def pooled_audio(self) -> Float[Array, "R K D"]:
+        """The clips' audio features after pooling, before the projection."""
+        return self.student.audio_pooling(self.audio_tokens, self.token_segments, self.slots)
+
+    @functools.cached_property
     def audio_embeddings(self) -> Float[Array, "R K E"]:
         """Unit vectors of the clips' audio."""
         return self.student.audio_embeddings(self.audio_tokens, self.batch.audio_segments, self.slots)

@@ -8,8 +8,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
-from slap_jax.config import ConfigError, samples_per_column
+from slap_jax.config import ConfigError, classes_in_batch, samples_per_column
 from slap_jax.data.batches.augment import Augmenter
+from slap_jax.data.batches.labels import reads_captions
 from slap_jax.data.batches.mixture import mixing_weights
 from slap_jax.data.batches.shard_rows import ShardRows, open_sources
 from slap_jax.data.batches.virtual_shards import host_shards
@@ -154,6 +155,11 @@ def _fingerprint(
         "tokenizer": hashlib.blake2b(Path(tokenizer.path).read_bytes(), digest_size=8).hexdigest(),
         **Augmenter(data.augment).fingerprint,
     }
+    if classes_in_batch(config):
+        labelling = config.objectives.classification
+        for name in ("label", "classes", "multi_label", "mixup_probability", "mixup_alpha"):
+            fingerprint[f"config.objectives.classification.{name}"] = labelling[name]
+        fingerprint["captions are read"] = reads_captions(config)
     for number, (name, records) in enumerate(sources.items()):
         fingerprint[f"config.data.train.{name}"] = f"source {number}"
         fingerprint[f"config.data.train.{name}.split"] = records.split

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.batch import PackedBatch
-from slap_jax.config import samples_per_column
+from slap_jax.batch import LabelledBatch, PackedBatch
+from slap_jax.config import classes_in_batch, samples_per_column
 from slap_jax.data.audio import decode_flac_into
 from slap_jax.data.batches.augment import Augmenter
 from slap_jax.data.batches.clip_planning import PlannedClip
+from slap_jax.data.batches.mixup import mix_into, write_classes
 from slap_jax.data.batches.seeds import derive_seed, generator_at
 from slap_jax.data.packing import clip_columns, empty_rows, write_slot
 from slap_jax.data.records import Records
@@ -28,6 +29,7 @@ class RowAssembler:
             augmenter: of `config.data.augment`.
         """
         self._data, self._samples_per_column = config.data, samples_per_column(config.audio)
+        self._classes = classes_in_batch(config)
         self._augmenter = augmenter
         self._seeds = [derive_seed(config.seed, "augment", name) for name in sources]
         threads = max(1, config.data.decode_threads)
@@ -40,7 +42,8 @@ class RowAssembler:
             AudioError: a record's audio is damaged.
         """
         data = self._data
-        batch = empty_rows(len(rows), data.columns, data.slots, data.text_tokens, self._samples_per_column)
+        sizes = (len(rows), data.columns, data.slots, data.text_tokens, self._samples_per_column)
+        batch = empty_rows(*sizes, classes=self._classes)
         if self._pool is None:
             for row, clips in enumerate(rows):
                 self._write_row(batch, row, clips)
@@ -63,6 +66,10 @@ class RowAssembler:
             begin = column * self._samples_per_column
             samples = waveform[begin : begin + clip.samples]
             decode_flac_into(record.audio, samples, clip.start, f"record {record.source}/{record.id}")
+            if clip.mixed is not None:
+                mix_into(samples, clip.mixed)
+            if isinstance(batch, LabelledBatch):
+                write_classes(batch.clip_labels[row, slot], clip.classes, clip.mixed)
             if self._augmenter.active:
                 self._augmenter(samples, generator_at(self._seeds[reference.source], reference.place))
             columns = clip_columns(clip.samples, self._samples_per_column)

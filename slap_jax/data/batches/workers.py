@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.batch import PackedBatch
-from slap_jax.config import samples_per_column
+from slap_jax.batch import LabelledBatch, PackedBatch
+from slap_jax.config import classes_in_batch, samples_per_column
 from slap_jax.data.batches.shard_rows import ShardRows, open_sources
 from slap_jax.data.packing import empty_rows
 from slap_jax.data.tokenizer import load_tokenizer
@@ -58,7 +58,8 @@ class WorkerRows:
             self._workers = [_Worker(self._config, self._shares, part, self._states) for part in self._parts]
         data, taken = self._config.data, {}
         total = self._rows_per_shard * sum(map(len, self._parts))
-        batch = empty_rows(total, data.columns, data.slots, data.text_tokens, samples_per_column(self._config.audio))
+        sizes = (total, data.columns, data.slots, data.text_tokens, samples_per_column(self._config.audio))
+        batch = empty_rows(*sizes, classes=classes_in_batch(self._config))
         row = 0
         for worker, part in zip(self._workers, self._parts, strict=True):
             rows = self._rows_per_shard * len(part)
@@ -140,7 +141,7 @@ class _Worker:
         if isinstance(message, BaseException):
             raise message
         slot, states = message
-        for field in dataclasses.fields(PackedBatch):
+        for field in dataclasses.fields(batch):
             source: np.ndarray = getattr(self._views[slot], field.name)
             getattr(batch, field.name)[row : row + len(source)] = source
         with contextlib.suppress(BrokenPipeError):  # the next call tells that the worker is gone
@@ -172,7 +173,7 @@ def _work(connection: multiprocessing.connection.Connection, job: _Job) -> None:
             slot = connection.recv()
             view = _view(job.config, len(job.shards), memory, slot)
             batch = next(rows)
-            for field in dataclasses.fields(PackedBatch):
+            for field in dataclasses.fields(batch):
                 getattr(view, field.name)[...] = getattr(batch, field.name)
             del view
             connection.send((slot, rows.get_state()))
@@ -209,10 +210,11 @@ def _fields(config: ConfigDict, shards: int) -> dict[str, np.ndarray]:
     """Returns empty arrays of no memory's worth: only their shapes and types are used."""
     data = config.data
     rows = data.rows // data.virtual_shards * shards
-    one = empty_rows(1, data.columns, data.slots, data.text_tokens, samples_per_column(config.audio))
+    sizes = (1, data.columns, data.slots, data.text_tokens, samples_per_column(config.audio))
+    one = empty_rows(*sizes, classes=classes_in_batch(config))
     return {
         field.name: np.broadcast_to(getattr(one, field.name), (rows, *getattr(one, field.name).shape[1:]))
-        for field in dataclasses.fields(PackedBatch)
+        for field in dataclasses.fields(one)
     }
 
 
@@ -228,4 +230,4 @@ def _view(
     for name, like in _fields(config, shards).items():
         arrays[name] = np.ndarray(like.shape, like.dtype, memory.buf, offset)
         offset += -(-like.nbytes // _ALIGNMENT) * _ALIGNMENT
-    return PackedBatch(**arrays)
+    return LabelledBatch(**arrays) if classes_in_batch(config) else PackedBatch(**arrays)

@@ -1,0 +1,113 @@
+"""The verbs of the `slap` command that train a model further, and that use the classifiers which come of it."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from slap_jax.cli_data import AddVerb
+
+
+def finetune(options: argparse.Namespace) -> int:
+    """Trains a model further on one's own data: retrieval, classification or captioning."""
+    from slap_jax.config_file import apply_overrides
+    from slap_jax.finetune.config import finetune_config
+    from slap_jax.finetune.sources import training_sources, validation_sources
+
+    config = finetune_config(
+        options.model,
+        options.task,
+        training_sources(options.data),
+        validation_sources(options.data, options.validation),
+        label=options.label,
+        multi_label=options.multi_label,
+        balance=options.balance,
+        max_seconds=options.max_seconds,
+        clips_per_step=options.clips,
+        epochs=options.epochs,
+    )
+    config.objectives.classification.mixup_probability = options.mixup
+    config.train.patience = options.patience
+    if options.learning_rate is not None:
+        config.optimizer.learning_rate = options.learning_rate
+    if options.layer_decay is not None:
+        config.optimizer.layer_decay = options.layer_decay
+    frozen = tuple((pattern, 0.0) for pattern in options.freeze)
+    config.optimizer.learning_rate_factors = frozen + tuple(config.optimizer.learning_rate_factors)
+    apply_overrides(config, options.rest)
+    from slap_jax.train import main as train_main
+
+    return train_main(config, options.run_dir)
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Prints the classes of files, by a classifier that `slap finetune` trained."""
+    from slap_jax.finetune.classifier import load_classifier
+
+    results = load_classifier(options.model).predict(options.audio)
+    if options.json:
+        print(json.dumps(dict(zip(options.audio, results, strict=True)), indent=2, ensure_ascii=False))
+        return
+    for path, probabilities in zip(options.audio, results, strict=True):
+        best = list(probabilities.items())[: options.top]
+        print(f"{path}: " + ", ".join(f"{label} {probability:.3f}" for label, probability in best))
+
+
+def score(options: argparse.Namespace) -> None:
+    """Scores a classifier that `slap finetune` trained on prepared splits."""
+    from slap_jax.evaluation.evaluate import write_results
+    from slap_jax.finetune.head_evaluation import evaluate_classifier, score_table
+
+    results = evaluate_classifier(options.model, options.data, step=options.step, seed=options.seed)
+    print(score_table(results))
+    if options.output:
+        write_results(results, options.output)
+        print(f"wrote {options.output}")
+
+
+def add_verbs(verb: AddVerb) -> None:
+    """Adds the verbs and their arguments; `verb` makes the parser of one from its function."""
+    _add_finetune(verb(finetune))
+
+    add = verb(predict).add_argument
+    add("audio", nargs="+", metavar="FILE", help="audio files")
+    add("--model", required=True, metavar="DIR", help="run directory, its `best`, or an export of it")
+    add("--top", type=int, default=3, help="classes to print (3)")
+    add("--json", action="store_true", help="print all probabilities as JSON")
+
+    add = verb(score).add_argument
+    add("model", metavar="DIR", help="run directory, its `best`, or an export of it")
+    add("--data", action="append", default=[], metavar="NAME=PATH:SPLIT", help="instead of the run's sets; repeatable")
+    add("--output", type=Path, metavar="FILE", help="write the results as JSON")
+    add("--step", type=int, help="of a run's checkpoint (the newest)")
+    add("--seed", type=int, default=0, help="of the bootstrap (0)")
+
+
+def _add_finetune(added: argparse.ArgumentParser) -> None:
+    added.usage = (
+        "slap finetune --model DIR --task TASK --data DIR[:SPLIT] ... --run-dir DIR [options] "
+        "[--config.NAME.NAME=VALUE ...]"
+    )
+    added.set_defaults(config="")  # settings may follow
+    add: Any = added.add_argument
+    add("--model", required=True, metavar="DIR", help="run directory or export to start from")
+    add("--task", required=True, choices=("retrieval", "classification", "captioning"))
+    add("--data", required=True, action="append", metavar="DIR[:SPLIT]", help="prepared data (split train); repeatable")
+    add("--validation", action="append", metavar="DIR[:SPLIT]", help="(the split val or validation of the data)")
+    add("--run-dir", required=True, metavar="DIR", help="a run that is found there goes on")
+    add("--epochs", type=int, default=0, metavar="N", help="passes over the data, about (by the task: 10, 30, 10)")
+    add("--clips", type=int, default=64, metavar="N", help="in a step, about (64)")
+    add("--max-seconds", type=float, default=0.0, metavar="S", help="longer clips are cropped (the model's, or 30)")
+    add("--learning-rate", type=float, metavar="X", help="the peak (by the task: 3e-5, 3e-4, 1e-4)")
+    add("--layer-decay", type=float, metavar="X", help="of the rate, from a layer to the one below (0.9, 0.75, 0.75)")
+    add("--freeze", action="append", default=[], metavar="REGEX", help="parameters by path, as params.txt lists them")
+    add("--patience", type=int, default=0, metavar="N", help="end after N evaluations without a better one (0: never)")
+    add(
+        "--label",
+        default="",
+        metavar="KEY",
+        help="classification: key of the labels key=value (label, or the only one)",
+    )
+    add("--multi-label", action="store_true", help="classification: a clip may have several classes")
+    add("--balance", type=float, default=0.0, metavar="X", help="classification: 0 counts clips alike, 1 classes (0)")
+    add("--mixup", type=float, default=0.0, metavar="SHARE", help="classification: of the clips that are mixed (0)")

@@ -1,0 +1,178 @@
+"""A classifier from a user's side: fine-tune, stop early, predict, score, export; and what mistakes are told."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from slap_jax.cli import main
+from slap_jax.config import source
+from slap_jax.data.preparation.prepare import prepare_records
+from slap_jax.data.records import make_record, open_split
+from slap_jax.export.run import read_model
+from slap_jax.finetune.classifier import load_classifier
+from slap_jax.finetune.config import finetune_config
+from slap_jax.metrics import read_metrics
+from tests.data.tiny_data import tone
+
+PITCHES = {"low": 200.0, "high": 3_000.0}
+
+
+def pitch_record(index: int, **fields):
+    """A tone of one of two pitches, its class."""
+    name = list(PITCHES)[index % 2]
+    samples = tone(0.3 + 0.05 * (index % 5), PITCHES[name] * (1 + 0.02 * (index % 7)))
+    return make_record(f"clip-{index}", samples, [], source="pitches", labels=(f"pitch={name}", "plain"), **fields)
+
+
+@pytest.fixture(scope="module")
+def pitches(tmp_path_factory) -> Path:
+    """Clips with labels and no captions."""
+    directory = tmp_path_factory.mktemp("pitches") / "pitches"
+    sizes = {"train": (0, 32), "val": (32, 44), "test": (44, 56)}
+    splits = {name: (end - start, [pitch_record(i) for i in range(start, end)]) for name, (start, end) in sizes.items()}
+    prepare_records(splits, directory, {"pitches": 1}, log=lambda line: None)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run_dir(base_model, pitches, tmp_path_factory) -> Path:
+    """A classifier that was stopped early."""
+    directory = tmp_path_factory.mktemp("runs") / "pitch"
+    command = ["finetune", "--model", str(base_model), "--task", "classification", "--data", str(pitches)]
+    command += ["--run-dir", str(directory), "--clips", "16", "--max-seconds", "0.64", "--epochs", "40"]
+    command += ["--learning-rate", "0.02", "--mixup", "0.25", "--balance", "0.5", "--patience", "3"]
+    assert main([*command, "--freeze", "patch_embedding", "--config.metrics.tensorboard=False"]) == 0
+    return directory
+
+
+def test_it_learns_stops_early_and_keeps_the_best_step(run_dir, base_model):
+    history = json.loads((run_dir / "best.json").read_text())
+    values = dict(history["evaluations"])
+    assert history["metric"] == "classification/val/accuracy" and history["value"] == max(values.values()) > 0.8
+    assert history["stopped_early"] and list(values).index(history["step"]) == len(values) - 4
+    config = json.loads((run_dir / "config.json").read_text())
+    assert max(values) < config["train"]["steps"]
+    assert config["objectives"]["classification"]["classes"] == ["high", "low"]
+    assert [path.name for path in (run_dir / "best" / "checkpoints").iterdir()] == [str(history["step"])]
+    assert read_model(run_dir / "best").step == history["step"]
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    evaluated = {
+        line["step"]: line["classification/val/accuracy"] for line in lines if "classification/val/accuracy" in line
+    }
+    assert evaluated == values
+
+    before, after = read_model(base_model).params["model"], read_model(run_dir).params["model"]
+    for frozen in ("text_encoder", "text_pooling", "audio_projection"):
+        np.testing.assert_equal(after[frozen], before[frozen])
+    np.testing.assert_array_equal(
+        after["audio_encoder"]["patch_embedding"]["kernel"], before["audio_encoder"]["patch_embedding"]["kernel"]
+    )
+    layers = [params["audio_encoder"]["transformer"]["norm"]["scale"] for params in (before, after)]
+    assert np.abs(layers[0] - layers[1]).max() > 0
+
+
+def test_the_same_command_does_nothing_more(run_dir, base_model, pitches):
+    before = (run_dir / "best.json").read_text()
+    command = ["finetune", "--model", str(base_model), "--task", "classification", "--data", str(pitches)]
+    command += ["--run-dir", str(run_dir), "--clips", "16", "--max-seconds", "0.64", "--epochs", "40"]
+    command += ["--learning-rate", "0.02", "--mixup", "0.25", "--balance", "0.5", "--patience", "3"]
+    assert main([*command, "--freeze", "patch_embedding", "--config.metrics.tensorboard=False"]) == 0
+    assert (run_dir / "best.json").read_text() == before
+
+
+def test_predictions_of_a_run_and_of_its_export_have_names_and_are_the_same(run_dir, pitches, tmp_path, capsys):
+    assert main(["export", str(run_dir / "best")]) == 0
+    exported = str(run_dir / "best" / "export")
+    files = []
+    for record in open_split(pitches, "test"):
+        files.append(str(tmp_path / f"{record.id}.wav"))
+        soundfile.write(files[-1], record.waveform(), 16_000)
+    capsys.readouterr()
+    assert main(["predict", *files, "--model", exported, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == files and all(set(scores) == set(PITCHES) for scores in found.values())
+    assert sum(found[files[0]].values()) == pytest.approx(1.0, abs=1e-6)
+    again = load_classifier(run_dir / "best").predict(files[:2])
+    assert again == [found[file] for file in files[:2]]
+    assert main(["predict", files[0], "--model", exported, "--top", "1"]) == 0
+    assert capsys.readouterr().out.count(",") == 0
+
+    output = tmp_path / "scores.json"
+    assert main(["score", exported, "--data", f"held_out={pitches}:test", "--output", str(output)]) == 0
+    assert "held_out, pitch" in capsys.readouterr().out
+    scores = json.loads(output.read_text())["classification"]["held_out"]
+    right = [next(iter(found[file])) == list(PITCHES)[(44 + index) % 2] for index, file in enumerate(files)]
+    assert scores["accuracy"] == pytest.approx(np.mean(right)) and scores["n"] == 12
+    low, high = scores["interval"]
+    assert low <= scores["accuracy"] <= high and scores["n_unknown"] == 0
+
+
+def test_another_classifier_may_start_from_this_one(run_dir, pitches, tmp_path):
+    config = finetune_config(str(run_dir / "best"), "classification", {"pitches": source(str(pitches), "train")})
+    assert config.init_from == str(run_dir / "best") and config.data.tokenizer
+    assert config.model.audio_encoder.width == 16 and config.data.evaluation.to_dict() == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--task", "classification", "--label", "genre"],
+            "no clip in split 'train' of {data} has the label 'genre'; its label keys: pitch",
+        ),
+        (
+            ["--task", "retrieval"],
+            "no clip in split 'train' of {data} has a caption, and retrieval learns from captions; it has labels",
+        ),
+        (["--task", "captioning"], "has a caption, and captioning learns from captions"),
+        (["--task", "classification", "--data", "{data}:dev"], "{data} has no split 'dev'; it has train, val, test"),
+        (
+            ["--task", "classification", "--validation", "{scenes}"],
+            "has no validation split, but train, test; name one",
+        ),
+        (
+            ["--task", "classification", "--model", "nowhere"],
+            "nowhere is not a directory; give a directory that `slap train`",
+        ),
+        (["--task", "classification", "--model", "{scenes}"], "holds neither model.safetensors nor config.json"),
+        (["--task", "classification", "--config.train.stepps=3"], "config.train.stepps is not a setting; did you mean"),
+        (["--task", "classification", "--freeze", "audoi"], "no parameter's path matches 'audoi'"),
+        (
+            ["--task", "classification", "--validation", "{scenes}:test"],
+            "evaluation set 'val' ({scenes}, split 'test'): no clip has the label 'pitch'",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(base_model, pitches, train_data, tmp_path, capsys, arguments, message):
+    names = {"data": str(pitches), "scenes": str(train_data / "scenes")}
+    arguments = [argument.format(**names) for argument in arguments]
+    command = ["finetune", "--run-dir", str(tmp_path / "run"), *arguments]
+    command += [] if "--model" in arguments else ["--model", str(base_model)]
+    command += [] if "--data" in arguments else ["--data", str(pitches)]
+    assert main(command) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("slap finetune: ") and message.format(**names) in error
+
+
+def test_a_model_without_a_head_says_so(base_model, capsys):
+    assert main(["predict", "x.wav", "--model", str(base_model)]) == 2
+    assert (
+        "has no classification head; give a model that `slap finetune --task classification`" in capsys.readouterr().err
+    )
+
+
+def test_a_clip_with_two_classes_needs_multi_label(base_model, tmp_path):
+    silence = np.zeros(1_600, np.int16)
+    labels = [("tag=a", "tag=b"), ("tag=b",), ("tag=a", "tag=c"), ()]
+    records = [make_record(f"c{i}", silence, [], labels=one) for i, one in enumerate(labels)]
+    prepare_records({"train": (4, records)}, tmp_path / "tags", {"tags": 1}, log=lambda line: None)
+    train = {"tags": source(str(tmp_path / "tags"), "train")}
+    with pytest.raises(ValueError, match=r"record /c0 in .* has 2 values of the label 'tag' \(a, b\).*--multi-label"):
+        finetune_config(str(base_model), "classification", train)
+    config = finetune_config(str(base_model), "classification", train, multi_label=True, balance=1.0)
+    settings = config.objectives.classification
+    assert settings.classes == ("a", "b", "c") and settings.multi_label
+    np.testing.assert_allclose(settings.class_weights, np.array([0.5, 0.5, 1.0]) * 5 / 3)
