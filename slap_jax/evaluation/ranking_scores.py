@@ -84,7 +84,8 @@ def resampled_mean(
     drawn = [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(resamples)]
     times = np.stack([np.ones(count), *drawn])[:, clusters]
     values = np.stack([score(scores[:, y], truth[:, y], times) for y in range(scores.shape[1])])
-    means = np.nanmean(values, axis=0)
+    with np.errstate(invalid="ignore"):
+        means = np.nansum(values, axis=0) / np.sum(~np.isnan(values), axis=0)
     tail = (1.0 - level) / 2.0
     low, high = np.nanquantile(means[1:], [tail, 1.0 - tail]) if resamples else (means[0], means[0])
     return float(means[0]), float(low), float(high)

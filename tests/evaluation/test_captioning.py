@@ -1,4 +1,4 @@
-"""Scores of captions: pycocoevalcap's to the digit, a CIDEr-D of our own beside it, and what is said where a part lacks."""
+"""Scores of captions: pycocoevalcap's to the digit, a plain CIDEr-D beside it, and what is said where a part lacks."""
 
 import collections
 import math

@@ -1,0 +1,75 @@
+"""Texts against time: segments, what is positive, and AUROC against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from slap_jax.config import ConfigError
+from slap_jax.data.evaluation_set import EvaluationClip
+from slap_jax.evaluation.evaluate import evaluate
+from slap_jax.evaluation.frame_scores import positives, segments
+from slap_jax.evaluation.task import make_task
+from tests.evaluation.hashing_embedder import HashingEmbedder
+from tests.inference.tiny import noise, tiny_tokenizer
+
+COLUMN = 0.16
+
+
+def task_of(tmp_path, regions, seconds):
+    clips = [
+        EvaluationClip(f"{n}", noise(n, length), (), (), n, tuple(some))
+        for n, (some, length) in enumerate(zip(regions, seconds, strict=True))
+    ]
+    return make_task("tiny", clips, tiny_tokenizer(tmp_path / "words.model"), 24, kinds=("frames",))
+
+
+def test_a_column_belongs_to_the_second_of_its_middle():
+    # Columns of 0.16 s: the middle of number 6 is at 1.04 s, that of number 12 at 2.00 s.
+    assert segments(2.5, 16, COLUMN) == [(0, 6, 0), (6, 12, 1), (12, 16, 2)]
+    assert segments(0.05, 1, COLUMN) == [(0, 1, 0)]
+    assert segments(1.0, 7, COLUMN) == [(0, 7, 0)]  # the last column is mostly padding
+
+
+def test_a_segment_is_positive_where_a_region_overlaps_it():
+    regions = [(0.0, 1.0, "dog"), (1.9, 2.1, "rain"), (3.5, 3.6, "dog")]
+    truth = positives(regions, [0, 1, 2, 3], ["dog", "rain"])
+    assert truth[:, 0].tolist() == [True, False, False, True]
+    assert truth[:, 1].tolist() == [False, True, True, False]
+
+
+def segment_scores(embedder, task, texts):
+    vectors = embedder.text({}, task.encode(texts))
+    for clip in task.clips:
+        (columns,) = embedder.frame_embeddings({}, [clip.waveform])
+        middle = (np.arange(len(columns)) + 0.5) * COLUMN
+        scores = columns @ vectors.T
+        yield np.stack([scores[middle.astype(int) == second].mean(axis=0) for second in np.unique(middle.astype(int))])
+
+
+def test_classes_are_pooled_over_clips(tmp_path):
+    regions = [[(0.0, 1.5, "a dog"), (2.2, 4.0, "rain")], [(1.0, 2.0, "a dog")], [(0.5, 3.5, "rain")]]
+    task = task_of(tmp_path, [*regions, []], [4.0, 3.0, 4.96, 2.0])
+    found = evaluate(HashingEmbedder(), {}, [task], resamples=50)["frames"]["tiny"]
+    scores = np.concatenate(list(segment_scores(HashingEmbedder(), task, ["a dog", "rain"]))[:3])
+    dog = [*(1, 1, 0, 0), *(0, 1, 0), *(0, 0, 0, 0, 0)]
+    rain = [*(0, 0, 1, 1), *(0, 0, 0), *(1, 1, 1, 1, 0)]
+    assert found["by"] == "class" and found["n_clips"] == 3 and found["n_segments"] == 12
+    expected = np.mean([roc_auc_score(dog, scores[:, 0]), roc_auc_score(rain, scores[:, 1])])
+    assert found["auroc"] == pytest.approx(expected, abs=1e-9)
+    assert found["interval"][0] <= found["auroc"] <= found["interval"][1]
+
+
+def test_sentences_are_scored_within_their_clip(tmp_path):
+    regions = [[(0.0, 1.5, "a dog outside"), (0.0, 4.0, "all the time")], [(1.1, 1.9, "rain twice")]]
+    task = task_of(tmp_path, regions, [4.0, 3.0])
+    found = evaluate(HashingEmbedder(), {}, [task], resamples=50)["frames"]["tiny"]
+    texts = ["a dog outside", "rain twice"]
+    first, second = segment_scores(HashingEmbedder(), task, texts)
+    expected = [roc_auc_score([1, 1, 0, 0], first[:, 0]), roc_auc_score([0, 1, 0], second[:, 1])]
+    assert found["by"] == "region" and found["n_texts"] == 3 and found["n_scored"] == 2
+    assert found["auroc"] == pytest.approx(np.mean(expected))
+
+
+def test_a_set_without_regions_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="'tiny': frames needs clips with timed regions, and it has none"):
+        task_of(tmp_path, [[], []], [1.0, 1.0])
