@@ -1,6 +1,7 @@
 """A trained model as a person uses it: sound and text in, vectors, classes and captions out."""
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -16,11 +17,12 @@ from slap_jax.evaluation.zero_shot import DEFAULT_TEMPLATE, ZeroShotError, class
 from slap_jax.export.safetensors import ExportError, check_shapes, load_export
 from slap_jax.inference.audio_input import Audio, as_list
 from slap_jax.inference.captioner import Captioner
+from slap_jax.inference.compile_cache import use_compile_cache
 from slap_jax.inference.embedder import AudioProgram, Embedder, Output
 from slap_jax.inference.model_id import model_id
-from slap_jax.inference.recordings import WHOLE, Cut, pieces
+from slap_jax.inference.recordings import WHOLE, Cut, even_cut, overlapping_cut, pieces
 from slap_jax.inference.results import Captions, Frames, Scores, Windows
-from slap_jax.inference.windows import Span, WindowError, join_columns, mean_of_windows
+from slap_jax.inference.windows import Span, join_columns, mean_of_windows
 
 # The longest clips of training where an export does not tell them.
 _USUAL_MAX_SECONDS = 30.0
@@ -92,6 +94,7 @@ class SlapModel:
             if compute_dtype not in ("float32", "bfloat16"):
                 raise ExportError(f"compute_dtype is {compute_dtype!r}; write 'float32' or 'bfloat16'")
             exported.config.model.compute_dtype = compute_dtype
+        use_compile_cache()
         return cls(exported.config, exported.params, load_tokenizer(exported.tokenizer_path))
 
     @property
@@ -150,7 +153,7 @@ class SlapModel:
             AudioError: see `embed_audio`.
             WindowError: windows without length, or gaps between them.
         """
-        found = self._stream(self._program("audio"), [clip], self._even_cut(seconds, hop), sample_rate, one=True)
+        found = self._stream(self._program("audio"), [clip], even_cut(seconds, hop, self._rate), sample_rate, one=True)
         parts = sorted(found, key=lambda part: part[0])
         return Windows(*self._times([span for span, _ in parts]), np.stack([vector for _, vector in parts]))
 
@@ -182,7 +185,9 @@ class SlapModel:
         return Scores(*self._over_time("frame_embeddings", clip, sample_rate, lambda columns: columns @ text.T))
 
     def embed_text(self, texts: Sequence[str]) -> Float[np.ndarray, "m E"]:
-        """Embeds texts, cut at `data.max_caption_tokens` tokens.
+        """Embeds texts.
+
+        A text of more than `data.max_caption_tokens` tokens is cut there, with a warning in the log.
 
         Returns:
             fp32 unit vectors.
@@ -195,7 +200,14 @@ class SlapModel:
         for index, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise TextError(f"text {index} is {text!r}; expected a string with content")
-        return self._embedder.text(self._params, [self._tokenizer.encode(text, self._max_tokens) for text in texts])
+        captions = [self._tokenizer.encode(text, self._max_tokens) for text in texts]
+        for index, (text, tokens) in enumerate(zip(texts, captions, strict=True)):
+            # Only a text that fills the window may be longer.
+            if len(tokens) == self._max_tokens and (length := self._tokenizer.length(text)) > self._max_tokens:
+                logging.warning(
+                    "text %d has %d tokens and the model reads %d: the rest is cut off", index, length, self._max_tokens
+                )
+        return self._embedder.text(self._params, captions)
 
     @staticmethod
     def similarity(audio: Float[np.ndarray, "n E"], text: Float[np.ndarray, "m E"]) -> Float[np.ndarray, "n m"]:
@@ -284,7 +296,7 @@ class SlapModel:
             ExportError: the model has no caption decoder.
             WindowError: windows without length, or gaps between them.
         """
-        parts = self._captions([clip], self._even_cut(seconds, hop), beam, sample_rate, one=True)
+        parts = self._captions([clip], even_cut(seconds, hop, self._rate), beam, sample_rate, one=True)
         return Captions(*self._times([span for span, _ in parts]), [text for _, text in parts])
 
     # The names of transformers' models of this kind.
@@ -334,20 +346,8 @@ class SlapModel:
         return start, np.minimum(start + per_column / self._rate, samples / self._rate), values
 
     def _cut(self, window_seconds: float | Literal["trained"] | None) -> Cut:
-        """Windows of whole columns that share a third with the next one."""
-        if window_seconds is None:
-            return WHOLE
         seconds = self._max_seconds if window_seconds == "trained" else window_seconds
-        columns = int(seconds * self._rate) // self._embedder.per_column
-        if columns < 3:
-            raise WindowError(f"window_seconds is {seconds}; write 1 or more, or None for recordings whole")
-        per_column = self._embedder.per_column
-        return Cut(columns * per_column, -(-columns * 2 // 3) * per_column, int(seconds * self._rate))
-
-    def _even_cut(self, seconds: float, hop: float) -> Cut:
-        if not 0 < hop <= seconds or round(hop * self._rate) < 1:
-            raise WindowError(f"windows of seconds={seconds} every hop={hop}; expected 0 < hop <= seconds")
-        return Cut(round(seconds * self._rate), round(hop * self._rate))
+        return WHOLE if seconds is None else overlapping_cut(seconds, self._rate, self._embedder.per_column)
 
     def _times(self, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
         """Starts and ends in seconds."""

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from slap_jax.inference.audio_input import Audio, stream_item
-from slap_jax.inference.windows import Span, Window, overlapping_windows
+from slap_jax.inference.windows import Span, Window, WindowError, overlapping_windows
 
 DECODE_THREADS = max(2, min(8, os.cpu_count() or 1))
 AHEAD = 2 * DECODE_THREADS  # recordings of which the first window is decoded before it is wanted
@@ -37,6 +37,29 @@ class Cut(NamedTuple):
 
 # A recording of any length is one window.
 WHOLE = Cut(sys.maxsize, sys.maxsize)
+
+
+def overlapping_cut(seconds: float, rate: int, per_column: int) -> Cut:
+    """Recordings of up to `seconds` whole; longer ones in windows of whole columns that share a third with the next.
+
+    Raises:
+        WindowError: too short for that.
+    """
+    columns = int(seconds * rate) // per_column
+    if columns < 3:
+        raise WindowError(f"windows of {seconds} s are too short; write 1 or more")
+    return Cut(columns * per_column, -(-columns * 2 // 3) * per_column, int(seconds * rate))
+
+
+def even_cut(seconds: float, hop: float, rate: int) -> Cut:
+    """Windows of `seconds` every `hop`.
+
+    Raises:
+        WindowError: windows without length, or gaps between them.
+    """
+    if not 0 < hop <= seconds or round(hop * rate) < 1:
+        raise WindowError(f"windows of {seconds} s every {hop} s were asked for; expected 0 < hop <= seconds")
+    return Cut(round(seconds * rate), round(hop * rate))
 
 
 class Piece(NamedTuple):

@@ -1,0 +1,48 @@
+"""Compiled programs on disk, so that the first answer of the next process does not wait for the compiler."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+_DIRECTORY = "jax_compilation_cache_dir"
+VARIABLE = "SLAP_COMPILE_CACHE"
+_OFF = ("0", "off", "none")
+_WORTH_KEEPING = 0.1  # seconds of compiling
+
+
+def cache_directory(environment: Mapping[str, str]) -> Path | None:
+    """Returns where programs are kept, or None for nowhere.
+
+    Args:
+        environment: `SLAP_COMPILE_CACHE` is a directory, or 0, off or none; without it, programs are kept in the user's
+            cache directory.
+    """
+    chosen = environment.get(VARIABLE, "")
+    if chosen.lower() in _OFF:
+        return None
+    if chosen:
+        return Path(chosen).expanduser()
+    base = environment.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "slap_jax" / "programs"
+
+
+def use_compile_cache(environment: Mapping[str, str] = os.environ) -> None:
+    """Has JAX keep what it compiles from now on, unless the user has chosen a cache of JAX already.
+
+    Several processes that work together compile for themselves: see `slap_jax.parallel.distributed`.
+    """
+    if getattr(jax.config, _DIRECTORY) is not None or jax.process_count() > 1:
+        return
+    directory = cache_directory(environment)
+    if directory is None:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logging.warning("compiled programs are not kept: %s (%s=DIR chooses another directory)", error, VARIABLE)
+        return
+    jax.config.update(_DIRECTORY, str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
