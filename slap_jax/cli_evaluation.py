@@ -1,7 +1,6 @@
 """The verbs of the `slap` command that score models, and set the scores beside published ones."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ def evaluate(options: argparse.Namespace) -> int:
     """Scores a model on its run's evaluation sets, on named ones, or on a suite."""
     from slap_jax.config import ConfigError
     from slap_jax.evaluation.evaluate import load_tasks, parse_data_argument
+    from slap_jax.evaluation.model_scorer import ModelScorer
     from slap_jax.evaluation.suites import load_suite, suite_sets
 
     if options.suite and options.data:
@@ -19,14 +19,14 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.suite and options.data_dir is None:
         raise ArgumentError("--suite wants --data-dir DIR, which holds a folder for each prepared data set")
     rows = suite_sets(options.suite) if options.suite else []
-    scorer = _Scorer(options)
+    scorer = ModelScorer(options.model, options.step)
     missing: dict[str, str] = {}
     if options.suite:
         tasks, missing = load_suite(rows, options.data_dir, scorer.vocabulary, scorer.max_tokens)
         tasks, cannot = scorer.able(tasks)
         missing |= cannot
     else:
-        data = scorer.model.config.data
+        data = scorer.config.data
         sources = dict(map(parse_data_argument, options.data)) if options.data else data.get("evaluation", {})
         if not sources:
             raise ConfigError("nothing to evaluate on: name a set with --data NAME=PATH:SPLIT[:LABEL]")
@@ -36,13 +36,22 @@ def evaluate(options: argparse.Namespace) -> int:
     if not tasks:
         reasons = "\n".join(f"  {name}: {why}" for name, why in missing.items())
         raise ConfigError(f"no set of suite {options.suite!r} can be evaluated:\n{reasons}")
-    return scorer.score(tasks, missing, f"evaluation_{options.suite}.json" if options.suite else "evaluation.json")
+    results = scorer.score(
+        tasks,
+        seed=options.seed,
+        beam=options.beam,
+        extra_scores=[name for name in options.scores.split(",") if name],
+        missing=missing,
+        setting=options.setting,
+    )
+    return _report(options, results, f"evaluation_{options.suite}.json" if options.suite else "evaluation.json")
 
 
 def probe(options: argparse.Namespace) -> int:
     """Trains simple classifiers on a model's frozen features of one's own labelled data."""
     from slap_jax.data.evaluation_set import load_evaluation
     from slap_jax.evaluation.evaluate import parse_data_argument
+    from slap_jax.evaluation.model_scorer import ModelScorer
     from slap_jax.evaluation.task import make_task, parts_of_split
 
     if bool(options.folds) == bool(options.test):
@@ -53,7 +62,7 @@ def probe(options: argparse.Namespace) -> int:
     key, _, count = (options.folds or "").partition(":")
     if count and not count.isdigit():
         raise ArgumentError(f"--folds {options.folds!r} is not LABEL or LABEL:NUMBER")
-    scorer = _Scorer(options)
+    scorer = ModelScorer(options.model, options.step)
     task = make_task(
         name,
         load_evaluation(settings.path, settings.split),
@@ -67,7 +76,7 @@ def probe(options: argparse.Namespace) -> int:
         folds=(key, int(count or 0)) if options.folds else None,
         test_part=options.test or "",
     )
-    return scorer.score([task], {}, "probe.json")
+    return _report(options, scorer.score([task], seed=options.seed), "probe.json")
 
 
 def table(options: argparse.Namespace) -> None:
@@ -85,102 +94,18 @@ def table(options: argparse.Namespace) -> None:
         print(markdown(sections, missing), end="")
 
 
-class _Scorer:
-    """A model, read once, with what the verbs do with it."""
+def _report(options: argparse.Namespace, results: dict[str, Any], file_name: str) -> int:
+    """Prints and writes results; returns the exit code, 1 where a set was missing."""
+    from slap_jax.evaluation.evaluate import write_results
+    from slap_jax.evaluation.text_table import table
 
-    def __init__(self, options: argparse.Namespace):
-        from slap_jax.data.tokenizer import load_tokenizer
-        from slap_jax.export.run import read_model
-
-        self.options = options
-        self.model = read_model(options.model, options.step)
-        self.vocabulary = load_tokenizer(self.model.tokenizer_path)
-        self.max_tokens: int = self.model.config.data.max_caption_tokens
-        self.decoder: Any = self.model.params.get("objectives", {}).get("captioning", {}).get("decoder")
-
-    def able(self, tasks: list[Any]) -> tuple[list[Any], dict[str, str]]:
-        """Leaves out tasks that this model or this installation cannot do; says why."""
-        from slap_jax.evaluation.captioning import CaptioningError, require_scorers
-        from slap_jax.evaluation.probe import ProbeError, require_classifier
-
-        reasons: dict[str, str] = {}
-        try:
-            require_scorers()
-        except CaptioningError as error:
-            reasons["captioning"] = str(error)
-        if self.decoder is None:
-            reasons["captioning"] = "the model has no caption decoder: it was trained without the captioning objective"
-        try:
-            require_classifier()
-        except ProbeError as error:
-            reasons["probe"] = str(error)
-        left = [task for task in tasks if not set(task.kinds) & set(reasons)]
-        return left, {f"{task.name}, {kind}": reasons[kind] for task in tasks for kind in task.kinds if kind in reasons}
-
-    def score(self, tasks: list[Any], missing: dict[str, str], file_name: str) -> int:
-        """Evaluates, prints, writes; returns the exit code, 1 where a set was missing."""
-        import jax
-
-        from slap_jax.evaluation.evaluate import evaluate, write_results
-        from slap_jax.evaluation.text_table import table
-        from slap_jax.inference.embedder import Embedder
-
-        model, options = self.model, self.options
-        embedder, params = Embedder(model.config), jax.device_put(model.params["model"])
-        captions = self._captions(embedder, params) if self.decoder is not None else None
-        progress = _progress if sys.stderr.isatty() else None
-        results = evaluate(embedder, params, tasks, seed=options.seed, captions=captions, progress=progress)
-        if missing:
-            results["missing"] = missing
-        results["model"] = self._about()
-        print(table(results))
-        is_run = (Path(options.model) / "checkpoints").is_dir()
-        output = options.output or (Path(options.model) / file_name if is_run else None)
-        if output:
-            write_results(results, output)
-            print(f"wrote {output}")
-        return 1 if missing else 0
-
-    def _captions(self, embedder: Any, params: Any) -> Any:
-        import jax
-
-        from slap_jax.evaluation.captioning import Captions
-        from slap_jax.inference.captioner import Captioner
-
-        beam = getattr(self.options, "beam", 1)
-        captioner = Captioner(embedder, self.max_tokens, **({"beam": beam} if beam > 1 else {}))
-        decoder, size = jax.device_put(self.decoder), self.vocabulary.vocab_size
-
-        def write(waveforms: Any) -> list[str]:
-            # A model may have more ids than its vocabulary has pieces; the surplus ones spell nothing.
-            written = captioner(params, decoder, waveforms)
-            return [self.vocabulary.decode([token for token in tokens if token < size]) for tokens in written]
-
-        extra = tuple(name for name in (getattr(self.options, "scores", "") or "").split(",") if name)
-        return Captions(write, {"beam": beam}, extra)
-
-    def _about(self) -> dict[str, Any]:
-        """The model, for the record."""
-        from slap_jax.export.safetensors import exported_params
-        from slap_jax.inference.model_id import model_id
-
-        model = self.model
-        train = model.config.data.get("train")
-        about = {
-            "path": str(self.options.model),
-            "step": model.step,
-            "model_id": model_id(model.config, exported_params(model.params), str(model.tokenizer_path)),
-            # An export does not tell what it was trained on.
-            "trained_on": None if train is None else sorted({Path(part.path).name for part in train.values()}),
-        }
-        if getattr(self.options, "setting", None):
-            about["setting"] = self.options.setting
-        return about
-
-
-def _progress(name: str, done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    print(f"\r{name}: {done} of {total} clips", end=end, file=sys.stderr, flush=True)
+    print(table(results))
+    is_run = (Path(options.model) / "checkpoints").is_dir()
+    output = options.output or (Path(options.model) / file_name if is_run else None)
+    if output:
+        write_results(results, output)
+        print(f"wrote {output}")
+    return 1 if results.get("missing") else 0
 
 
 def add_verbs(verb: AddVerb) -> None:

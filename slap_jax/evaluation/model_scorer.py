@@ -1,0 +1,133 @@
+"""Evaluates the model of a run directory or an export, and records which model it was."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from slap_jax.data.tokenizer import load_tokenizer
+from slap_jax.evaluation.captioning import CaptioningError, Captions, require_scorers
+from slap_jax.evaluation.evaluate import evaluate
+from slap_jax.evaluation.extra_caption_scores import EXTRA_SCORES
+from slap_jax.evaluation.probe import ProbeError, require_classifier
+from slap_jax.evaluation.task import EvaluationTask
+from slap_jax.export.run import read_model
+from slap_jax.export.safetensors import exported_params
+from slap_jax.inference.captioner import Captioner
+from slap_jax.inference.embedder import Embedder
+from slap_jax.inference.model_id import model_id
+
+
+class ModelScorer:
+    """A model, read once.
+
+    Attributes:
+        config: of the run, or of the export.
+        vocabulary: its tokenizer.
+        max_tokens: at which captions and prompts are cut.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], step: int | None = None):
+        """Reads a run directory or an export.
+
+        Raises:
+            ExportError, CheckpointError: see `slap_jax.export.run.read_model`.
+        """
+        self._directory = directory
+        self._model = read_model(directory, step)
+        self.config = self._model.config
+        self.vocabulary = load_tokenizer(self._model.tokenizer_path)
+        self.max_tokens: int = self.config.data.max_caption_tokens
+        self._decoder: Any = self._model.params.get("objectives", {}).get("captioning", {}).get("decoder")
+
+    def able(self, tasks: Sequence[EvaluationTask]) -> tuple[list[EvaluationTask], dict[str, str]]:
+        """Leaves out tasks that this model or this installation cannot do.
+
+        Returns:
+            The others, and "NAME, KIND" -> why of those that were left out.
+        """
+        reasons: dict[str, str] = {}
+        try:
+            require_scorers()
+        except CaptioningError as error:
+            reasons["captioning"] = str(error)
+        if self._decoder is None:
+            reasons["captioning"] = "the model has no caption decoder: it was trained without the captioning objective"
+        try:
+            require_classifier()
+        except ProbeError as error:
+            reasons["probe"] = str(error)
+        left = [task for task in tasks if not set(task.kinds) & set(reasons)]
+        return left, {f"{task.name}, {kind}": reasons[kind] for task in tasks for kind in task.kinds if kind in reasons}
+
+    def score(
+        self,
+        tasks: Sequence[EvaluationTask],
+        *,
+        seed: int = 0,
+        beam: int = 1,
+        extra_scores: Sequence[str] = (),
+        missing: Mapping[str, str] | None = None,
+        setting: str | None = None,
+    ) -> dict[str, Any]:
+        """Evaluates; tells of its progress where a person watches.
+
+        Args:
+            tasks: what to measure.
+            seed: of the bootstrap.
+            beam: hypotheses that captioning keeps.
+            extra_scores: names of `slap_jax.evaluation.extra_caption_scores.EXTRA_SCORES`.
+            missing: sets that could not be evaluated, for the record.
+            setting: what the model knew of the sets, for the record.
+
+        Returns:
+            The results of `evaluate`, with `model` and, where some are, `missing`.
+
+        Raises:
+            CaptioningError: an unknown score.
+        """
+        unknown = [name for name in extra_scores if name not in EXTRA_SCORES]
+        if unknown:
+            raise CaptioningError(f"there is no score {unknown[0]!r} of captions; choose of {', '.join(EXTRA_SCORES)}")
+        embedder, params = Embedder(self.config), jax.device_put(self._model.params["model"])
+        captions = None
+        if self._decoder is not None:
+            captions = Captions(self._writer(embedder, params, beam), {"beam": beam}, extra_scores)
+        progress = _progress if sys.stderr.isatty() else None
+        results = evaluate(embedder, params, tasks, seed=seed, captions=captions, progress=progress)
+        if missing:
+            results["missing"] = dict(missing)
+        results["model"] = self._about(setting)
+        return results
+
+    def _writer(self, embedder: Embedder, params: Mapping[str, Any], beam: int) -> Any:
+        captioner = Captioner(embedder, self.max_tokens, beam)
+        decoder, size = jax.device_put(self._decoder), self.vocabulary.vocab_size
+
+        def write(waveforms: Sequence[np.ndarray]) -> list[str]:
+            # A model may have more ids than its vocabulary has pieces; the surplus ones spell nothing.
+            written = captioner(params, decoder, waveforms)
+            return [self.vocabulary.decode([token for token in tokens if token < size]) for tokens in written]
+
+        return write
+
+    def _about(self, setting: str | None) -> dict[str, Any]:
+        model = self._model
+        train = self.config.data.get("train")
+        about = {
+            "path": str(self._directory),
+            "step": model.step,
+            "model_id": model_id(self.config, exported_params(model.params), str(model.tokenizer_path)),
+            # An export does not tell what it was trained on.
+            "trained_on": None if train is None else sorted({Path(part.path).name for part in train.values()}),
+        }
+        return about | ({"setting": setting} if setting else {})
+
+
+def _progress(name: str, done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    print(f"\r{name}: {done} of {total} clips", end=end, file=sys.stderr, flush=True)
