@@ -8,7 +8,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from slap_jax.checkpoints import restore_params
-from slap_jax.export.safetensors import CONFIG, TOKENIZER, WEIGHTS, Export, ExportError, export, load_export
+from slap_jax.export.safetensors import (
+    CONFIG,
+    TOKENIZER,
+    TOKENIZER_JSON,
+    WEIGHTS,
+    Export,
+    ExportError,
+    export,
+    load_export,
+)
 
 EXPORT_DIRECTORY = "export"  # inside a run directory
 
@@ -33,11 +42,12 @@ def read_model(directory: str | os.PathLike[str], step: int | None = None) -> Ex
     if not (directory / CONFIG).is_file():
         found = "is not a directory" if not directory.is_dir() else f"holds neither {WEIGHTS} nor {CONFIG}"
         raise ExportError(f"{directory} {found}; give a directory that `slap train` or `slap export` wrote")
-    config = _run_config(directory / CONFIG)
+    config = run_config(directory / CONFIG)
     exported = directory / EXPORT_DIRECTORY
     tokenizer = Path(config.data.tokenizer)
-    if not tokenizer.is_file() and (exported / TOKENIZER).is_file():
-        tokenizer = exported / TOKENIZER
+    kept = exported / (TOKENIZER_JSON if tokenizer.suffix == ".json" else TOKENIZER)
+    if not tokenizer.is_file() and kept.is_file():
+        tokenizer = kept
     has_checkpoint = any(child.name.isdigit() for child in (directory / "checkpoints").glob("*"))
     if not has_checkpoint and exported.is_dir() and step is None:
         model = load_export(exported)
@@ -75,7 +85,12 @@ def export_run(
     return export(model.params, model.config, model.tokenizer_path, out_dir, model.step)
 
 
-def _run_config(path: Path) -> ConfigDict:
+def run_config(path: Path) -> ConfigDict:
+    """Reads the `config.json` of a run directory.
+
+    Raises:
+        ExportError: another file, or damaged.
+    """
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         config = ConfigDict(values)

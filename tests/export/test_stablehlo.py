@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,8 +61,9 @@ def test_runs_without_slap_jax(exported, tmp_path):
     cases = {"clips": padded(clips, np.float32)}
     cases["clips"][0][0, len(clips[0]) :] = np.nan  # what lies after a clip is ignored
     cases |= {"texts": padded(tokens, np.int32), "first": padded(tokens[:1], np.int32)}
-    lengths = {f"{case}_lengths": values[1] for case, values in cases.items()}
-    np.savez(tmp_path / "inputs.npz", **{case: values[0] for case, values in cases.items()}, **lengths)
+    arrays: dict[str, Any] = {case: values for case, (values, _) in cases.items()}
+    arrays |= {f"{case}_lengths": lengths for case, (_, lengths) in cases.items()}
+    np.savez(tmp_path / "inputs.npz", **arrays)
     paths = [str(directory), str(tmp_path / "inputs.npz"), str(tmp_path / "results.npz")]
     done = subprocess.run([sys.executable, "-c", RUNNER, *paths], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from slap_jax.export.pytorch.layers import LogMel
-from slap_jax.export.pytorch.towers import (
-    BOS,
-    EOS,
-    PAD,
-    AttentionPooling,
-    AudioEncoder,
-    CaptionDecoder,
-    TextEncoder,
-)
+from slap_jax.export.pytorch.towers import AttentionPooling, AudioEncoder, CaptionDecoder, TextEncoder
 
 FORMAT_VERSIONS = (1, 2)
+# What is read of an export: names after these; heads of other objectives are left alone.
+PREFIXES = ("model/", "objectives/captioning/", "objectives/contrastive/")
+UNUSED = ("model/audio_encoder/mask_token", "objectives/contrastive/bias")  # of training
 
 
 class Slap(nn.Module):
@@ -36,10 +32,12 @@ class Slap(nn.Module):
     def __init__(self, config: dict[str, Any], captions: bool = True):
         super().__init__()
         model, audio = config["model"], config["audio"]
-        kind = model["text_encoder"].get("kind", "slap")
-        if kind not in ("slap", "modernbert"):
-            raise ValueError(f"config.model.text_encoder.kind is {kind!r}; this file knows 'slap' and 'modernbert'")
+        kind = model["text_encoder"].get("kind", "scratch")
+        if kind not in ("scratch", "modernbert"):
+            raise ValueError(f"config.model.text_encoder.kind is {kind!r}; this file knows 'scratch' and 'modernbert'")
         self.config = config
+        # The ids of padding, start and end; exports that do not name them have those of `slap tokenizer`.
+        self.pad, self.bos, self.eos = (model.get(f"{name}_id", id) for id, name in enumerate(("pad", "bos", "eos")))
         self.per_column = audio["hop_length"] * audio["frames_per_column"]
         self.tokenizer_path: Path | None = None
         audio_tower, text_tower = model["audio_encoder"], model["text_encoder"]
@@ -103,29 +101,41 @@ class Slap(nn.Module):
         """Returns token ids [B, N] of a caption of each clip, PAD after EOS; `decode_text` spells them."""
         if self.decoder is None:
             raise ValueError("this model was exported without a caption decoder: it was trained without captioning")
-        return self.decoder.greedy(*self.audio_features(waveform, lengths), self.config["data"]["max_caption_tokens"])
+        special, most = (self.pad, self.bos, self.eos), self.config["data"]["max_caption_tokens"]
+        return self.decoder.greedy(*self.audio_features(waveform, lengths), most, special)
 
     def tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Returns token ids [B, T] and lengths [B] for `embed_text`."""
-        processor, most = self._processor(), self.config["data"]["max_caption_tokens"]
-        ids = [[BOS, *processor.encode(text)[: most - 2], EOS] for text in texts]
+        most, encode = self.config["data"]["max_caption_tokens"], self._vocabulary()[0]
+        ids = [[self.bos, *encode(text)[: most - 2], self.eos] for text in texts]
         lengths = [len(line) for line in ids]
-        rows = [line + [PAD] * (max(lengths) - len(line)) for line in ids]
+        rows = [line + [self.pad] * (max(lengths) - len(line)) for line in ids]
         device = self.log_scale.device
         return torch.tensor(rows, device=device), torch.tensor(lengths, device=device)
 
     def decode_text(self, ids: Tensor) -> list[str]:
         """Spells token ids [B, N]."""
-        processor = self._processor()
-        known = processor.vocab_size()
-        return [processor.decode([i for i in row if EOS < i < known]) for row in ids.tolist()]
+        _, decode, known = self._vocabulary()
+        special = (self.pad, self.bos, self.eos)
+        return [decode([i for i in row if i not in special and i < known]).strip() for row in ids.tolist()]
 
-    def _processor(self) -> Any:
-        import sentencepiece
-
+    def _vocabulary(self) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str], int]:
+        """Returns text to ids, ids to text, and the number of ids."""
         if self.tokenizer_path is None:
-            raise ValueError("set tokenizer_path to the export's tokenizer.model")
-        return sentencepiece.SentencePieceProcessor(model_file=os.fspath(self.tokenizer_path))
+            raise ValueError("set tokenizer_path to the export's tokenizer.model or tokenizer.json")
+        path = os.fspath(self.tokenizer_path)
+        if path.endswith(".json"):
+            from tokenizers import Tokenizer
+
+            words = Tokenizer.from_file(path)
+            words.no_truncation()
+            words.no_padding()
+            words.encode_special_tokens = True  # a text that has "[SEP]" in it does not end there
+            return lambda text: words.encode(text, add_special_tokens=False).ids, words.decode, words.get_vocab_size()
+        from sentencepiece import SentencePieceProcessor
+
+        pieces = SentencePieceProcessor(model_file=path)
+        return pieces.encode, pieces.decode, pieces.vocab_size()
 
 
 def state_of(tensors: dict[str, Tensor], towers: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
@@ -140,10 +150,10 @@ def state_of(tensors: dict[str, Tensor], towers: dict[str, dict[str, Any]]) -> d
     """
     state = {}
     for name, value in tensors.items():
-        name = name.replace("objectives/captioning/", "").replace("objectives/contrastive/", "").replace("model/", "")
-        *path, kind = name.split("/")
-        if kind == "mask_token":  # of training
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+        if prefix is None or name in UNUSED:
             continue
+        *path, kind = name.removeprefix(prefix).split("/")
         if kind == "kernel":
             value = value.transpose(-1, -2)
         kind = {"kernel": "weight", "scale": "weight", "table": "weight"}.get(kind, kind)

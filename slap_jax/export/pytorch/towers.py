@@ -8,8 +8,6 @@ from torch.nn import functional
 
 from slap_jax.export.pytorch.layers import GatedMLP, LayerNorm, RMSNorm, Transformer, angles
 
-PAD, BOS, EOS = 0, 1, 2
-
 
 class AudioEncoder(nn.Module):
     """Log-mel patches to dense features."""
@@ -88,13 +86,14 @@ class CaptionDecoder(nn.Module):
         self.transformer = Transformer(tower, cross=True)
 
     @torch.no_grad()
-    def greedy(self, features: Tensor, valid: Tensor, max_tokens: int) -> Tensor:
-        """Returns token ids [B, at most max_tokens] after BOS, the likeliest each time; PAD after EOS."""
+    def greedy(self, features: Tensor, valid: Tensor, max_tokens: int, special: tuple[int, int, int]) -> Tensor:
+        """Returns token ids [B, at most max_tokens], the likeliest each time; `special` are padding, start and end."""
+        pad, start, end = special
         projected = self.memory_projection(features)
         layers = list(self.transformer.layers)
         memories = [layer.cross_attention.keys_values(projected) for layer in layers]
         past: list[tuple[Tensor, Tensor] | None] = [None] * len(layers)
-        newest = torch.full((len(features),), BOS, device=features.device)
+        newest = torch.full((len(features),), start, device=features.device)
         done = torch.zeros_like(newest, dtype=torch.bool)
         written = []
         pairs = self.tower["width"] // self.tower["heads"] // 2
@@ -104,7 +103,7 @@ class CaptionDecoder(nn.Module):
             for i, layer in enumerate(layers):
                 x, past[i] = layer.decode(x, turns, past[i], memories[i], valid[:, None, None])
             logits = self.transformer.norm(x)[:, 0] @ self.embedding.weight.T
-            newest = torch.where(done, PAD, logits.argmax(-1))
-            done = done | (newest == EOS)
+            newest = torch.where(done, pad, logits.argmax(-1))
+            done = done | (newest == end)
             written.append(newest)
         return torch.stack(written, dim=1)

@@ -1,0 +1,132 @@
+"""`slap export`: a run or an export in, an export in one of several forms out."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from slap_jax.export.run import export_run, run_config
+from slap_jax.export.safetensors import CARD, CONFIG, FINGERPRINT, WEIGHTS, ExportError, export, load_export
+
+FORMATS = ("safetensors", "stablehlo", "pytorch", "onnx", "huggingface")
+
+
+def export_model(
+    source: str | os.PathLike[str],
+    format: str = "safetensors",
+    out_dir: str | os.PathLike[str] | None = None,
+    step: int | None = None,
+    licence: str = "",
+) -> Path:
+    """Exports a run, or gives an export one more form.
+
+    Args:
+        source: run directory or export directory.
+        format: one of `FORMATS`.
+        out_dir: export directory to write; None for `export` in the run, or for the export itself.
+        step: of a run's checkpoint; None for the newest.
+        licence: of the weights, for the model card; "" keeps an export's card.
+
+    Returns:
+        What was written: the export directory, or the file or directory of the format inside it.
+
+    Raises:
+        ExportError: neither kind of directory, an unknown format, or a package that the format needs is missing.
+        CheckpointError: no checkpoint of that step, or unreadable.
+    """
+    if format not in FORMATS:
+        raise ExportError(f"format is {format!r}; write one of {', '.join(FORMATS)}")
+    _check_packages(format)
+    source = Path(source)
+    if not (source / WEIGHTS).is_file():
+        directory = _export_of_run(source, out_dir, step, licence)
+    else:
+        directory = _export_of(source, None if out_dir is None else Path(out_dir), format, step, licence)
+    return _write(format, directory)
+
+
+def _check_packages(format: str) -> None:
+    from slap_jax.export.optional import require_packages
+
+    if format == "stablehlo":
+        require_packages("--format stablehlo", "stablehlo", "flatbuffers")
+    if format == "onnx":
+        require_packages("--format onnx", "onnx", "torch", "onnx", "onnxscript")
+    if format == "huggingface":
+        require_packages("--format huggingface", "torch", "torch")
+
+
+def _export_of_run(run_dir: Path, out_dir: str | os.PathLike[str] | None, step: int | None, licence: str) -> Path:
+    """Exports a run, with its card and the fingerprint by which `slap doctor` knows the model again."""
+    from slap_jax.doctor.fingerprint import write_fingerprint
+    from slap_jax.export.data_sources import data_sources
+    from slap_jax.export.model_card import write_card
+
+    directory = export_run(run_dir, out_dir, step)
+    config = run_config(run_dir / CONFIG)
+    write_fingerprint(directory)
+    write_card(
+        load_export(directory),
+        directory,
+        sources=data_sources(config),
+        evaluation=_evaluation(run_dir / "evaluation.json"),
+        licence=licence,
+        started_from=[Path(config[name]).name for name in ("init_from", "init_text_from") if config.get(name)],
+    )
+    return directory
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path} is damaged ({error}); delete it, or write it again with `slap evaluate`") from None
+    return results if isinstance(results, dict) else {}
+
+
+def _export_of(source: Path, out_dir: Path | None, format: str, step: int | None, licence: str) -> Path:
+    """The export itself, or a copy of it, brought to this version of the format."""
+    if step is not None:
+        raise ExportError(f"{source} is an export, of one step; --step chooses a checkpoint of a run directory")
+    if out_dir is None or out_dir.resolve() == source.resolve():
+        if format == "safetensors":
+            raise ExportError(
+                f"{source} is an export already; give the run directory that `slap train` wrote, another --format, or "
+                "--output for a copy in this version's format"
+            )
+        return source
+    model = load_export(source)
+    export(model.params, model.config, model.tokenizer_path, out_dir, model.step)
+    for name in (CARD, FINGERPRINT):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out_dir / name)
+    if licence or not (out_dir / CARD).is_file():
+        from slap_jax.export.model_card import write_card
+
+        write_card(model, out_dir, sources=None, evaluation={}, licence=licence)
+    return out_dir
+
+
+def _write(format: str, directory: Path) -> Path:
+    """Adds a format to an export directory."""
+    if format == "stablehlo":
+        from slap_jax.export.stablehlo import write_stablehlo
+
+        return write_stablehlo(load_export(directory), directory)
+    if format == "pytorch":
+        from slap_jax.export.pytorch_file import write_pytorch
+
+        load_export(directory)  # a damaged export is told now
+        return write_pytorch(directory)
+    if format == "onnx":
+        from slap_jax.export.onnx import write_onnx
+
+        return write_onnx(directory)
+    if format == "huggingface":
+        from slap_jax.export.huggingface import write_huggingface
+
+        return write_huggingface(directory)
+    return directory

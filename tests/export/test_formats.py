@@ -1,0 +1,114 @@
+"""`slap export` on runs and exports: what it writes where, and what it refuses."""
+
+import json
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from slap_jax.checkpoints import Checkpoints
+from slap_jax.cli import main
+from slap_jax.config import source
+from slap_jax.data.records import open_split
+from slap_jax.export.formats import FORMATS, export_model
+from slap_jax.export.safetensors import ExportError
+from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, train_data):
+    """A run directory of one step, trained (as it says) on the tests' scenes."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    config = tiny_config()
+    config.data.train.scenes = source(f"{train_data}/scenes", "train", weight=0.5)
+    config.data.train.gone = source("no/such/data", "train")
+    config.data.tokenizer = str(tiny_tokenizer(directory / "words.model").path)
+    (directory / "config.json").write_text(config.to_json_best_effort())
+    evaluation = {"retrieval": {"scenes": {"t2a_r1": 0.25, "t2a_r1_interval": [0.1, 0.4], "n_clips": 8}}}
+    (directory / "evaluation.json").write_text(json.dumps(evaluation))
+    with Checkpoints(directory / "checkpoints", handle_signals=False) as checkpoints:
+        params = jax.tree.map(np.asarray, tiny_run_params(config))
+        checkpoints.save(1, {"params": params, "optimizer": {}}, {}, {"config": {}}, force=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    return export_model(run, out_dir=tmp_path_factory.mktemp("exported"), licence="CC-BY-4.0")
+
+
+def test_an_export_of_a_run_is_complete(exported):
+    names = {"README.md", "config.json", "fingerprint.json", "model.safetensors", "tokenizer.model"}
+    assert {path.name for path in exported.iterdir()} == names
+
+
+def test_the_card_tells_licence_data_metrics_and_limits(exported, train_data):
+    card = (exported / "README.md").read_text()
+    assert card.startswith("---\nlicense: cc-by-4.0\n") and "Weights: CC-BY-4.0." in card
+    licences = {record.licence or "none stated" for record in open_split(train_data / "scenes", "train")}
+    assert "| scenes | train | 0.5 | 24 | none stated | " in card and all(f"{text} (" in card for text in licences)
+    assert "| gone | train | 1 | unknown: not on the machine that exported | unknown | unknown |" in card
+    assert "| retrieval | scenes | t2a_r1 | 0.250 | 0.100 to 0.400 | 8 |" in card
+    assert "## Limits" in card and "clips of up to 30 s" in card
+    assert "no/such/data" not in card  # paths of the machine are nobody's business
+
+
+def test_an_export_takes_one_more_form(exported, tmp_path):
+    directory = shutil.copytree(exported, tmp_path / "export")
+    assert export_model(directory, "pytorch") == directory / "slap_torch.py"
+    before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    after = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "slap_torch.py"}
+    assert before == after
+
+
+def test_an_old_export_is_brought_to_this_version(exported, tmp_path):
+    old = shutil.copytree(exported, tmp_path / "old")
+    content = json.loads((old / "config.json").read_text())
+    del content["tokenizer"]
+    (old / "config.json").write_text(json.dumps({**content, "format_version": 1}))
+    for name in ("README.md", "fingerprint.json"):
+        (old / name).unlink()
+    new = export_model(old, out_dir=tmp_path / "new")
+    assert json.loads((new / "config.json").read_text())["format_version"] == 2
+    assert (new / "model.safetensors").read_bytes() == (old / "model.safetensors").read_bytes()
+    assert "Not recorded" in (new / "README.md").read_text()
+
+
+def test_the_command(run, exported, tmp_path, capsys):
+    assert main(["export", str(run), "--output", str(tmp_path / "out"), "--format", "pytorch"]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'out' / 'slap_torch.py'}\n"
+    assert main(["export", str(exported)]) == 2
+    assert "is an export already" in capsys.readouterr().err
+    assert main(["export", str(exported), "--step", "3", "--format", "pytorch"]) == 2
+    assert "is an export, of one step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("format", "package", "extra"),
+    [("stablehlo", "flatbuffers", "stablehlo"), ("onnx", "onnxscript", "onnx"), ("huggingface", "torch", "torch")],
+)
+def test_a_missing_package_is_told_before_any_work(exported, format, package, extra, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["export", str(exported), "--format", format]) == 2
+    error = capsys.readouterr().err
+    assert package in error and error.endswith(f"pip install 'slap-jax[{extra}]'\n") and error.count("\n") == 1
+
+
+def test_bad_calls(exported, tmp_path):
+    with pytest.raises(ExportError, match=f"format is 'gguf'; write one of {', '.join(FORMATS)}"):
+        export_model(exported, "gguf")
+    with pytest.raises(ExportError, match="nowhere is not a directory"):
+        export_model(tmp_path / "nowhere", "pytorch")
+    damaged = shutil.copytree(exported, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"0" * 100)
+    with pytest.raises(ExportError, match=r"model\.safetensors cannot be read"):
+        export_model(damaged, "pytorch")
+
+
+def test_a_damaged_evaluation_is_named(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "evaluation.json").write_text("{")
+    with pytest.raises(ExportError, match=r"evaluation\.json is damaged"):
+        export_model(copy)
