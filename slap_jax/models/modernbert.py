@@ -93,9 +93,7 @@ def check_modernbert(directory: str | os.PathLike[str], model: ConfigDict) -> No
         raise ModernBertError(f"{path} describes a {kind!r}; expected model_type 'modernbert'")
     for name, value in FIXED.items():
         if described.get(name, value) != value:
-            raise ModernBertError(
-                f"{path} has {name}={described[name]!r}; expected {value!r}, all that is computed here"
-            )
+            raise ModernBertError(f"{path} has {name}={described[name]!r}; expected ModernBERT's {value!r}")
     _check_sizes(described, model, path)
 
 
@@ -107,9 +105,7 @@ def _check_sizes(described: Mapping[str, Any], model: ConfigDict, path: Path) ->
     for kind, name in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
         rope = ropes.get(kind) or {}
         if rope.get("rope_type", "default") != "default":
-            raise ModernBertError(
-                f"{path} has rope_type={rope['rope_type']!r}; expected 'default', all that is computed"
-            )
+            raise ModernBertError(f"{path} has rope_type={rope['rope_type']!r}; expected 'default'")
         values[name] = rope.get("rope_theta", values[name])
     pairs = {
         "vocab_size": (model.vocab_size, values["vocab_size"]),
@@ -136,9 +132,7 @@ def _global_every(described: Mapping[str, Any], values: Mapping[str, Any], path:
         return values["global_attn_every_n_layers"]
     every = next((index for index in range(1, len(kinds)) if kinds[index] == "full_attention"), len(kinds))
     if kinds != ["sliding_attention" if index % every else "full_attention" for index in range(len(kinds))]:
-        raise ModernBertError(
-            f"{path} has layer_types={kinds}; expected a global layer first and then at even distances"
-        )
+        raise ModernBertError(f"{path} has layer_types={kinds}; expected full_attention first and at even steps")
     return every
 
 
