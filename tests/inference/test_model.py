@@ -1,9 +1,12 @@
 """The model as a person uses it: every form of input, equal results, and one clear error for each bad one."""
 
 import io
+import logging
+import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -84,6 +87,37 @@ def test_text(model):
     assert np.array_equal(embeddings[1], embeddings[2])  # the vocabulary folds case
     assert np.array_equal(model.embed_text(texts[:1])[0], embeddings[0])
     assert model.embed_text([]).shape == (0, 16) and model.embed_audio([]).shape == (0, 16)
+
+
+def test_a_text_that_is_cut_is_told(model, caplog):
+    fits, longer = "rain " * 3, "rain " * 100
+    with caplog.at_level(logging.WARNING):
+        vectors = model.embed_text([fits, longer, "rain " * 101])
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2 and re.fullmatch(r"text 1 has \d+ tokens and the model reads 24: .*cut off", messages[0])
+    assert np.array_equal(vectors[1], vectors[2]) and not np.array_equal(vectors[0], vectors[1])
+
+
+def test_samples_with_their_rate_beside_them(model, directory):
+    samples, rate = soundfile.read(directory / "stereo.flac", dtype="float32")
+    from_file = model.embed_audio([directory / "stereo.flac"])
+    assert np.array_equal(model.embed_audio([samples], sample_rate=rate), from_file)
+    assert np.array_equal(model.get_audio_features([samples], rate), from_file)
+    assert np.array_equal(model.embed_audio([(samples, rate)], sample_rate=8_000), from_file)  # its own rate counts
+    assert np.array_equal(model.get_text_features(["rain"]), model.embed_text(["rain"]))
+
+
+def test_the_id_names_what_the_model_holds(model, directory):
+    assert re.fullmatch("[0-9a-f]{12}", model.model_id)
+    other = slap_jax.load(directory / "export", compute_dtype="bfloat16")
+    assert other.model_id == model.model_id
+    different = jax.tree.map(np.array, PARAMS)
+    different["model"]["audio_projection"]["kernel"][0, 0] += 1e-3
+    config = tiny_config()
+    config.audio.mean = -4.0
+    tokenizer = load_tokenizer(directory / "words.model")
+    ids = [SlapModel(*parts, tokenizer).model_id for parts in ((CONFIG, different), (config, PARAMS))]
+    assert len({model.model_id, *ids}) == 3
 
 
 def test_similarity_is_cosine(model, directory):

@@ -1,0 +1,55 @@
+"""Where compiled programs are kept, and that a second process takes them from there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from slap_jax.inference.compile_cache import cache_directory
+
+PROGRAM = """
+import jax, jax.numpy as jnp
+from slap_jax.inference.compile_cache import use_compile_cache
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+use_compile_cache()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+print(jax.config.jax_compilation_cache_dir)
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
+print(hits.count("/jax/compilation_cache/cache_hits"))
+"""
+
+
+def in_a_process(**variables):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"JAX_PLATFORMS": "cpu", **variables}
+    run = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    return run.stdout.split(), run.stderr
+
+
+def test_the_second_process_compiles_nothing(tmp_path):
+    directory = tmp_path / "kept" / "here"
+    (first, first_hits), _ = in_a_process(SLAP_COMPILE_CACHE=str(directory))
+    assert first == str(directory) and first_hits == "0" and any(directory.iterdir())
+    (second, second_hits), _ = in_a_process(SLAP_COMPILE_CACHE=str(directory))
+    assert second == first and int(second_hits) > 0
+
+
+def test_the_users_own_cache_of_jax_is_left_alone(tmp_path):
+    (directory, _), _ = in_a_process(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"), SLAP_COMPILE_CACHE=str(tmp_path))
+    assert directory == str(tmp_path / "own")
+
+
+def test_a_directory_that_cannot_be_made_is_told_and_nothing_else(tmp_path):
+    (tmp_path / "file").write_text("")
+    (directory, _), errors = in_a_process(SLAP_COMPILE_CACHE=str(tmp_path / "file" / "below"))
+    assert directory == "None" and "compiled programs are not kept" in errors and "SLAP_COMPILE_CACHE=DIR" in errors
+
+
+def test_directories():
+    assert cache_directory({}) == Path.home() / ".cache" / "slap_jax" / "programs"
+    assert cache_directory({"XDG_CACHE_HOME": "/x"}) == Path("/x/slap_jax/programs")
+    assert cache_directory({"SLAP_COMPILE_CACHE": "/y", "XDG_CACHE_HOME": "/x"}) == Path("/y")
+    assert cache_directory({"SLAP_COMPILE_CACHE": "off"}) is None
+    assert cache_directory({"SLAP_COMPILE_CACHE": "0"}) is None

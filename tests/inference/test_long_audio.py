@@ -1,0 +1,158 @@
+"""Recordings longer than the clips of training: in windows, with times, in bounded memory."""
+
+import logging
+import weakref
+
+import numpy as np
+import pytest
+import soundfile
+
+from slap_jax.data.audio import AudioError
+from slap_jax.inference import recordings
+from slap_jax.inference.captioner import CaptionError
+from slap_jax.inference.embedder import Embedder
+from slap_jax.inference.model import SlapModel
+from slap_jax.inference.windows import WindowError
+from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
+
+CONFIG = tiny_config()
+CONFIG.data.max_seconds = 1.0  # windows of 6 columns, 0.96 s, every 4 columns, 0.64 s
+PARAMS = tiny_run_params(CONFIG)
+LONG = noise(0, 3.0)  # 19 columns; windows at 0, 0.64, 1.28, 1.92 and 2.56 s, the last of 0.44 s
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return SlapModel(CONFIG, PARAMS, tiny_tokenizer(tmp_path_factory.mktemp("model") / "words.model"))
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return Embedder(CONFIG)
+
+
+def parts_of(samples):
+    return [samples[start : start + 15_360] for start in range(0, 40_961, 10_240)]
+
+
+def test_what_is_short_enough_is_embedded_whole(model, embedder):
+    clip = noise(1, 1.0)
+    (whole,) = embedder.audio(PARAMS["model"], [clip])
+    assert np.array_equal(model.embed_audio([clip], sample_rate=16_000)[0], whole)
+    assert np.array_equal(model.embed_audio([clip], sample_rate=16_000, window_seconds=None)[0], whole)
+    assert np.array_equal(model.windows(clip, seconds=1.0, hop=0.5, sample_rate=16_000).embeddings[0], whole)
+
+
+def test_what_is_longer_is_the_mean_of_its_windows(model, embedder):
+    parts = parts_of(LONG)
+    vectors = embedder.audio(PARAMS["model"], parts)
+    mean = sum(len(part) * vector for part, vector in zip(parts, vectors, strict=True))
+    found = model.embed_audio([noise(1, 0.5), LONG], sample_rate=16_000)
+    assert np.allclose(found[1], mean / np.linalg.norm(mean), atol=1e-6)
+    assert np.linalg.norm(found[1]) == pytest.approx(1.0, abs=1e-6)
+    assert np.array_equal(model.embed_audio([LONG], 16_000)[0], found[1])
+    (whole,) = embedder.audio(PARAMS["model"], [LONG])
+    for seconds in (None, 3.0):
+        assert np.array_equal(model.embed_audio([LONG], 16_000, window_seconds=seconds)[0], whole)
+    assert np.abs(whole - found[1]).max() > 1e-3
+
+
+def test_windows(model, embedder):
+    windows = model.windows((LONG, 16_000), seconds=0.96, hop=0.64)
+    assert windows.start.tolist() == pytest.approx([0.0, 0.64, 1.28, 1.92, 2.56])
+    assert windows.end.tolist() == pytest.approx([0.96, 1.6, 2.24, 2.88, 3.0])
+    assert np.array_equal(windows.embeddings, embedder.audio(PARAMS["model"], parts_of(LONG)))
+
+
+def test_frames_come_from_the_window_where_they_are_most_central(model, embedder):
+    frames = model.frames((LONG, 16_000))
+    assert frames.features.shape == (19, 32)
+    assert frames.start.tolist() == pytest.approx([0.16 * column for column in range(19)])
+    assert frames.end.tolist() == pytest.approx([*frames.start[1:], 3.0])
+    parts = embedder.frames(PARAMS["model"], parts_of(LONG))
+    # Windows at columns 0, 4, 8, 12 and 16 share two columns with the next: one for each.
+    expected = [parts[0][:5], parts[1][1:5], parts[2][1:5], parts[3][1:5], parts[4][1:]]
+    assert np.array_equal(frames.features, np.concatenate(expected))
+    short = noise(2, 0.9)
+    assert np.array_equal(model.frames(short, 16_000).features, embedder.frames(PARAMS["model"], [short])[0])
+
+
+def test_scores_are_cosines_with_each_moment(model, embedder):
+    texts = ["a dog barks", "rain falls"]
+    short = noise(2, 0.9)
+    scores = model.scores(short, texts, sample_rate=16_000)
+    (columns,) = embedder.frame_embeddings(PARAMS["model"], [short])
+    assert np.allclose(scores.scores, columns @ model.embed_text(texts).T, atol=1e-6)
+    assert scores.end[-1] == pytest.approx(0.9) and scores.scores.shape == (6, 2)
+    assert model.scores(LONG, texts, sample_rate=16_000).scores.shape == (19, 2)
+
+
+def test_captions_of_windows(model):
+    captions = model.caption_windows(LONG, seconds=1.0, hop=1.0, sample_rate=16_000)
+    assert captions.start.tolist() == [0.0, 1.0, 2.0] and captions.end.tolist() == [1.0, 2.0, 3.0]
+    assert captions.texts == model.caption([LONG[start : start + 16_000] for start in (0, 16_000, 32_000)], 1, 16_000)
+    (whole,) = model.caption([LONG], sample_rate=16_000)
+    assert whole in model.caption_windows(LONG, 0.96, 0.64, sample_rate=16_000).texts
+
+
+def test_beams(model):
+    clip = noise(3, 0.5)
+    assert [type(text) for text in model.caption([clip, clip], beam=3, sample_rate=16_000)] == [str, str]
+    for beam in (0, 2.5):
+        with pytest.raises(CaptionError, match="write a whole number"):
+            model.caption([clip], beam=beam, sample_rate=16_000)
+
+
+def test_a_long_file_is_never_in_memory(model, tmp_path, monkeypatch):
+    """However long a recording is, the windows that exist at a time are those of the programs in flight."""
+    path = tmp_path / "long.flac"
+    soundfile.write(path, np.tile(noise(4, 1.0, 8_000), 60), 8_000)
+    alive, most, made = [], 0, 0
+    original = recordings.overlapping_windows
+
+    def counted(*arguments):
+        nonlocal alive, most, made
+        for window in original(*arguments):
+            alive = [*(one for one in alive if one() is not None), weakref.ref(window.samples)]
+            most, made = max(most, len(alive)), made + 1
+            yield window
+
+    monkeypatch.setattr(recordings, "overlapping_windows", counted)
+    monkeypatch.setattr("slap_jax.data.audio.BLOCK_FRAMES", 4_000)
+    assert model.embed_audio([path]).shape == (1, 16)
+    assert made > 90 and most <= 8
+    made = most = 0
+    assert model.frames(path).features.shape == (375, 32)
+    assert made > 90 and most <= 8
+
+
+def test_faults_inside_a_long_file_are_told(model, tmp_path):
+    path = tmp_path / "bad.wav"
+    samples = LONG.copy()
+    samples[40_000] = np.nan
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"clip 1: .*bad\.wav has NaN or infinite samples, the first at 2\.500 s"):
+        model.embed_audio([noise(0, 0.3), path], sample_rate=16_000)
+    with pytest.raises(AudioError, match=r"^/.*bad\.wav has NaN"):
+        model.frames(path)
+    soundfile.write(tmp_path / "whole.wav", LONG, 16_000)
+    path.write_bytes((tmp_path / "whole.wav").read_bytes()[:70_000])
+    with pytest.raises(AudioError, match="is broken off"):
+        model.windows(path)
+
+
+def test_silence_is_embedded_and_told(model, tmp_path, caplog):
+    path = tmp_path / "nothing.wav"
+    soundfile.write(path, np.zeros(8_000, np.int16), 16_000)
+    with caplog.at_level(logging.WARNING):
+        vectors = model.embed_audio([noise(0, 0.5), path, np.zeros(4_000, np.float32)], sample_rate=16_000)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+    messages = sorted(record.getMessage() for record in caplog.records)  # threads find it out in any order
+    assert len(messages) == 2 and "nothing.wav is silent" in messages[0] and "clip 2 is silent" in messages[1]
+
+
+def test_impossible_windows(model):
+    with pytest.raises(WindowError, match="too short"):
+        model.embed_audio([LONG], 16_000, window_seconds=0.1)
+    with pytest.raises(WindowError, match="expected 0 < hop"):
+        model.windows(LONG, seconds=1.0, hop=2.0, sample_rate=16_000)
