@@ -12,7 +12,7 @@ from slap_jax.train_step import make_train_step
 from tests.tiny import tiny_batch, tiny_config
 
 ROOT = Path(__file__).parent.parent.parent
-CONFIGS = ("demo", "corpus_cpu", "slap_small", "slap_base", "slap_large")
+CONFIGS = ("demo", "corpus_cpu", "slap_small", "slap_base", "slap_base_modernbert", "slap_large")
 STEPS = 20
 CURVES = ("loss/total", "loss/contrastive", "loss/distillation", "loss/captioning", "gradient_norm")
 
