@@ -18,7 +18,7 @@ SIZES: dict[str, Any] = {
     "local_rope_theta": 10_000.0,
     "num_attention_heads": 2,
     "num_hidden_layers": 4,
-    "vocab_size": 320,
+    "vocab_size": 280,
 }
 SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]  # the last ids, in this order
 IDS = {token: SIZES["vocab_size"] - len(SPECIAL) + index for index, token in enumerate(SPECIAL)}
