@@ -1,9 +1,9 @@
 """What a model makes of the probes: the numbers that the findings are drawn from."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -63,7 +63,7 @@ def measure(export: Export) -> Measures:
     text = embedder.text(export.params["model"], tokens)
 
     pieces = [token for line in tokens for token in line[1:-1]]
-    mels = {name: probe_log_mel(samples, export.config.audio) for name, samples in sounds.items()}
+    mels = dict(zip(sounds, probe_log_mel(list(sounds.values()), export.config.audio), strict=True))
     heard = np.concatenate([mel for name, mel in mels.items() if name != SILENCE])
     heard = (heard - export.config.audio.mean) / export.config.audio.std
     weights = flatten(export.params)
@@ -83,14 +83,15 @@ def measure(export: Export) -> Measures:
     )
 
 
-def probe_log_mel(samples: Float[np.ndarray, " n"], audio: ConfigDict) -> Float[np.ndarray, "frames mels"]:
-    """Returns a clip's log-mel, not normalised, by the front end of the models."""
-    per_column = samples_per_column(audio)
-    columns = clip_columns(len(samples), per_column)
-    row = np.zeros((1, columns * per_column), np.float32)
-    row[0, : len(samples)] = samples
-    mel = log_mel(jnp.asarray(row), jnp.ones((1, columns), jnp.int32), FrozenConfigDict(audio))
-    return np.asarray(mel).reshape(-1, audio.mels)
+def probe_log_mel(sounds: Sequence[Float[np.ndarray, " n"]], audio: ConfigDict) -> Float[np.ndarray, "R frames mels"]:
+    """Returns the log-mel, not normalised, of sounds of one length, by the front end of the models."""
+    settings, per_column = FrozenConfigDict(audio), samples_per_column(audio)
+    columns = clip_columns(len(sounds[0]), per_column)
+    rows = np.zeros((len(sounds), columns * per_column), np.float32)
+    rows[:, : len(sounds[0])] = sounds
+    segments = np.ones((len(sounds), columns), np.int32)
+    mel = jax.jit(lambda rows, segments: log_mel(rows, segments, settings))(rows, segments)
+    return np.asarray(mel).reshape(len(sounds), -1, audio.mels)
 
 
 def mean_cosine(vectors: Mapping[str, Float[np.ndarray, " E"]]) -> float:
