@@ -212,8 +212,11 @@ def _published(
     published: Sequence[Published],
     ours: Sequence[tuple[Line, Mapping[str, Any]]],
     metrics: Mapping[str, str],
-) -> Iterator[Line]:
-    """A line for each system, with all of its metrics on this set."""
+) -> list[Line]:
+    """A line for each system, with all of its metrics on this set; those first that have least against them."""
+    # Others have one prompt; where we have one too, that is the line to compare with, and not our ensemble's.
+    fixed = [(line, entry) for line, entry in ours if not str(entry.get("template", "")).startswith("ensemble")]
+    ours, lines = fixed or ours, []
     groups: dict[tuple[str, str, str, str, int | None, str], dict[str, float]] = {}
     for figure in published:
         if (figure.kind, figure.set) == (kind, name) and figure.metric in metrics:
@@ -221,7 +224,10 @@ def _published(
             groups.setdefault(key, {})[figure.metric] = figure.value
     for (model, seen, source, read, n, template), values in groups.items():
         notes = [note for line, entry in ours for note in _differences(kind, seen, n, template, read, line, entry)]
-        yield Line(model, False, values, {}, n, template, seen, f"{source} [{read}]", list(dict.fromkeys(notes)))
+        lines.append(
+            Line(model, False, values, {}, n, template, seen, f"{source} [{read}]", list(dict.fromkeys(notes)))
+        )
+    return sorted(lines, key=lambda line: len(line.notes))
 
 
 def _differences(
@@ -244,7 +250,7 @@ def _differences(
         if not template:
             yield "prompt not stated"
         elif template != entry.get("template"):
-            yield f"prompt “{template}”; ours: “{entry.get('template')}”"
+            yield f"another prompt; ours: “{entry.get('template')}”"
     if kind == "captioning" and entry.get("tokeniser") == "words":
         yield "the field's tokeniser; ours: without Java"
     if read == "recalled":
