@@ -198,6 +198,8 @@ def default_config() -> ConfigDict:
             accumulate=1,  # parts of the batch that are computed one after the other; the gradient is the whole batch's
             log_every=10,
             evaluate_every=0,
+            suite="",  # of evaluation sets, as `slap evaluate --suite` names them, evaluated too
+            suite_data="",  # directory of their prepared data
             best_metric="",  # of an evaluation, like retrieval/val/t2a_r1: its best step is kept
             patience=0,  # evaluations without a new best one after which the run ends; 0: never
             peak_flops_per_device=0.0,
@@ -302,9 +304,15 @@ def _validate_training(config: ConfigDict) -> None:
         "like retrieval/val/t2a_r1",
     )
     require(
-        best == "" or (config.train.evaluate_every > 0 and len(config.data.evaluation) > 0),
+        best == ""
+        or (config.train.evaluate_every > 0 and (len(config.data.evaluation) > 0 or config.train.suite != "")),
         f"config.train.best_metric is {best!r}, but nothing is evaluated in the loop; set config.train.evaluate_every "
         "and config.data.evaluation",
+    )
+    require(
+        (config.train.suite == "") == (config.train.suite_data == ""),
+        f"config.train.suite is {config.train.suite!r} and suite_data is {config.train.suite_data!r}; name both, the "
+        "suite and the directory of its prepared data, or neither",
     )
     for name, seconds in config.distributed.items():
         require(seconds >= 1, f"config.distributed.{name} is {seconds}; write the seconds to wait, 1 or more")

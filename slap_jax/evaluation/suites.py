@@ -6,8 +6,11 @@ emotion of CREMA-D), MS-CLAP (RAVDESS) and GLAP (bare words of Speech Commands);
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from slap_jax.config import ConfigError
 from slap_jax.data.audio import AudioError
@@ -211,3 +214,40 @@ def _task(row: SuiteSet, path: str, tokenizer: Tokenizer, max_tokens: int) -> Ev
         test_part=row.test_part,
         n_published=row.n_published,
     )
+
+
+def loop_tasks(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[EvaluationTask], dict[str, tuple[str, str]]]:
+    """Opens the sets of `config.train.suite` that are measured while a run trains; says which are not.
+
+    Args:
+        config: of the run.
+        tokenizer: of the run.
+
+    Returns:
+        The tasks, and "suite SET" -> (path, split) of their data.
+
+    Raises:
+        ConfigError: no such suite, no set of it can be evaluated, or one has the name of a set of the config.
+    """
+    suite, data_dir = config.train.suite, config.train.suite_data
+    if not suite:
+        return [], {}
+    rows = [row for row in suite_sets(suite) if row.kind in IN_LOOP]
+    tasks, missing = load_suite(rows, data_dir, tokenizer, config.data.max_caption_tokens)
+    for name, why in missing.items():
+        logging.warning("suite %s: %s is not evaluated: %s", suite, name, why)
+    if not tasks:
+        raise ConfigError(
+            f"config.train.suite is {suite!r}, and none of its sets that are evaluated in the loop "
+            f"({', '.join(sorted({row.dataset for row in rows})) or 'none are'}) is prepared in "
+            f"config.train.suite_data={data_dir!r}; docs/evaluation.md says how to prepare them"
+        )
+    taken = {task.name for task in tasks} & set(config.data.evaluation)
+    if taken:
+        raise ConfigError(
+            f"config.data.evaluation.{min(taken)} has the name of a set of suite {suite!r}; give it another name, or "
+            "leave it out"
+        )
+    there = {(task.name, *task.kinds) for task in tasks}
+    data = {f"suite {row.name}": (str(row.path(data_dir)), row.split) for row in rows if (row.name, row.kind) in there}
+    return tasks, data
