@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Calls = list[tuple[Callable[[], object], float]]
-CLAP_SECONDS = 10
+CLAP_SECONDS, CLAP_RATE, CLAP_BATCH = 10, 48_000, 8
 
 
 class RMSNorm(nn.RMSNorm):
@@ -218,7 +218,7 @@ def clap_calls(batches: Batches, threads: int) -> Calls:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = ClapAudioModelWithProjection(ClapAudioConfig()).eval()
-    frames = CLAP_SECONDS * 48_000 // 480 + 1
+    frames = CLAP_SECONDS * CLAP_RATE // 480 + 1
 
     @torch.inference_mode()
     def embed(features: Tensor) -> Tensor:
@@ -230,3 +230,33 @@ def clap_calls(batches: Batches, threads: int) -> Calls:
         used = sum(min(len(clip.waveform) / SAMPLE_RATE, CLAP_SECONDS) for clip in clips)
         calls.append((lambda features=features: embed(features), used))
     return calls
+
+
+def clap_of_files(threads: int) -> tuple[Callable[[Sequence[str]], np.ndarray], int]:
+    """Returns what embeds audio files with the same audio tower, as its users do, and its parameters.
+
+    Files are resampled to 48 kHz; log-mels are of transformers' own feature extractor.
+    """
+    import soundfile
+    import soxr
+    from transformers import ClapAudioConfig, ClapAudioModelWithProjection, ClapFeatureExtractor
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = ClapAudioModelWithProjection(ClapAudioConfig()).eval()
+    extract = ClapFeatureExtractor(frequency_min=50, frequency_max=14_000, truncation="rand_trunc")
+
+    def read(path: str) -> np.ndarray:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        return soxr.resample(samples.mean(axis=1), rate, CLAP_RATE, quality="HQ")
+
+    @torch.inference_mode()
+    def embed(paths: Sequence[str]) -> np.ndarray:
+        vectors = []
+        for start in range(0, len(paths), CLAP_BATCH):
+            clips = [read(path) for path in paths[start : start + CLAP_BATCH]]
+            features = extract(clips, sampling_rate=CLAP_RATE, return_tensors="pt")
+            vectors.append(model(input_features=features["input_features"]).audio_embeds.numpy())
+        return np.concatenate(vectors)
+
+    return embed, sum(part.numel() for part in model.parameters())

@@ -41,6 +41,7 @@ class SlapModel:
     Attributes:
         config: of the export.
         embed_dim: E, the size of the vectors.
+        params: on the device, `{"model": ..., "objectives": ...}`.
     """
 
     def __init__(self, config: ConfigDict, params: dict[str, Any], tokenizer: Tokenizer):
@@ -67,14 +68,14 @@ class SlapModel:
             )
         self._embedder = Embedder(config)
         check_shapes(params["model"], self._embedder.abstract_params(), "model")
-        self._params = jax.device_put(params["model"])
-        self._objectives: dict[str, Any] = jax.device_put(dict(params.get("objectives", {})))
+        self.params = jax.device_put({"model": params["model"], "objectives": dict(params.get("objectives", {}))})
+        objectives = self.params["objectives"]
         self._captioners: dict[int, Captioner] = {}  # by the size of the beam
-        self._decoder_params = self._objectives.get("captioning", {}).get("decoder")
+        self._decoder_params = objectives.get("captioning", {}).get("decoder")
         if self._decoder_params is not None:
             self._captioners[1] = Captioner(self._embedder, self._max_tokens)
             check_shapes(self._decoder_params, self._captioners[1].abstract_params, "caption decoder")
-        contrastive = self._objectives.get("contrastive", {})
+        contrastive = objectives.get("contrastive", {})
         scale = float(np.exp(contrastive["log_scale"])) if "log_scale" in contrastive else 1 / 0.07
         self._scale = min(scale, float(config.objectives.contrastive.max_scale))
 
@@ -105,7 +106,7 @@ class SlapModel:
     @functools.cached_property
     def model_id(self) -> str:
         """A short name by the content of weights, settings and vocabulary; an index of sounds knows its model by it."""
-        return model_id(self.config, {"model": self._params, "objectives": self._objectives}, self._tokenizer.path)
+        return model_id(self.config, self.params, self._tokenizer.path)
 
     def embed_audio(
         self,
@@ -207,7 +208,7 @@ class SlapModel:
                 logging.warning(
                     "text %d has %d tokens and the model reads %d: the rest is cut off", index, length, self._max_tokens
                 )
-        return self._embedder.text(self._params, captions)
+        return self._embedder.text(self.params["model"], captions)
 
     @staticmethod
     def similarity(audio: Float[np.ndarray, "n E"], text: Float[np.ndarray, "m E"]) -> Float[np.ndarray, "n m"]:
@@ -304,7 +305,7 @@ class SlapModel:
     get_text_features = embed_text
 
     def _program(self, output: Output) -> AudioProgram:
-        return self._embedder.audio_program(self._params, output)
+        return self._embedder.audio_program(self.params["model"], output)
 
     def _stream(
         self, program: AudioProgram, audio: Sequence[Audio], cut: Cut, sample_rate: int | None, one: bool = False
@@ -325,7 +326,7 @@ class SlapModel:
             )
         if beam not in self._captioners:
             self._captioners[beam] = Captioner(self._embedder, self._max_tokens, beam)
-        program = self._captioners[beam].program(self._params, self._decoder_params)
+        program = self._captioners[beam].program(self.params["model"], self._decoder_params)
         written = sorted(self._stream(program, audio, cut, sample_rate, one), key=lambda part: part[0])
         # A model may have more ids than its vocabulary has pieces; the surplus ones spell nothing.
         known = self._tokenizer.vocab_size

@@ -1,0 +1,89 @@
+"""Memory and speed of embedding a recording of an hour, and of scoring it over time, beside a clip of 30 s.
+
+A file of noise is written block by block; the model has random weights and the size of `configs/slap_small.py`. The
+most memory that the process ever had (peak resident size) is taken after a clip of 30 s, which compiles all programs,
+and after each of the jobs on the long file: the difference is what length costs.
+
+Run: python benchmarks/long_recording.py > long_recording.json
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parent))  # tests import this file as part of a package
+
+import numpy as np
+import soundfile
+from machine import machine
+from ml_collections import ConfigDict
+
+TEXTS = ["a dog barks", "rain falls", "someone speaks"]
+
+
+def write_noise(path: Path, seconds: float, rate: int = 44_100) -> None:
+    """Writes a stereo FLAC file, a minute at a time."""
+    generator = np.random.default_rng(0)
+    with soundfile.SoundFile(path, "w", rate, 2) as file:
+        left = round(seconds * rate)
+        while left:
+            block = min(left, 60 * rate)
+            file.write((generator.standard_normal((block, 2)) * 0.1).astype(np.float32))
+            left -= block
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
+
+
+def measure(config: ConfigDict, seconds: float, folder: Path) -> dict[str, Any]:
+    """Returns memory and time of each job on a recording of that length."""
+    from random_model import random_model
+
+    write_noise(folder / "clip.flac", min(30.0, seconds))
+    write_noise(folder / "long.flac", seconds)
+    model = random_model(config, folder)
+    jobs: dict[str, Callable[[Path], Any]] = {
+        "embed_audio": lambda path: model.embed_audio([path]),
+        "windows": lambda path: model.windows(path),
+        "scores": lambda path: model.scores(path, TEXTS),
+        "frames": lambda path: model.frames(path),
+    }
+    for job in jobs.values():
+        job(folder / "clip.flac")
+    before = peak_mib()
+    results: dict[str, Any] = {"peak_mib_after_a_clip": round(before)}
+    for name, job in jobs.items():
+        start = time.perf_counter()
+        job(folder / "long.flac")
+        wall = time.perf_counter() - start
+        results[name] = {
+            "more_mib": round(peak_mib() - before),
+            "wall_s": round(wall, 1),
+            "audio_s_per_s": round(seconds / wall, 1),
+        }
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=3_600.0, help="of the recording")
+    options = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from random_model import small_config
+
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(small_config(), options.seconds, Path(folder))
+    print(json.dumps({"machine": machine("jax", "jaxlib"), "seconds": options.seconds, **results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

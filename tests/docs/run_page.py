@@ -1,0 +1,32 @@
+"""Runs the examples of a page: Python and `slap` commands, in their order, as a reader would."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from slap_jax import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_page(name: str) -> tuple[dict[str, Any], list[str]]:
+    """Runs the blocks of `docs/NAME.md` that are marked `python` or `sh`, in the working directory.
+
+    Returns:
+        The variables of the Python blocks, which share them, and the commands; each ended with exit code 0.
+    """
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    variables: dict[str, Any] = {}
+    commands = []
+    for language, block in re.findall(r"^```(python|sh)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        if language == "python":
+            exec(compile(block, f"docs/{name}.md", "exec"), variables)
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                assert words[0] == "slap", f"docs/{name}.md: {line} is no command of slap"
+                assert not cli.main(words[1:]), f"docs/{name}.md: {line}"
+                commands.append(line)
+    return variables, commands

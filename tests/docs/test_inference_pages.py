@@ -1,0 +1,47 @@
+"""The examples of the pages on inference run as they are printed, on a tiny model."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from slap_jax.export.safetensors import export
+from tests.docs.run_page import run_page
+from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the pages name: a model, two sounds, a folder of sounds, and a recording longer than those of training."""
+    root = tmp_path_factory.mktemp("pages")
+    config = tiny_config()
+    config.data.max_seconds = 2.0
+    tiny_tokenizer(root / "words.model")
+    export(tiny_run_params(config), config, root / "words.model", root / "my_model")
+    soundfile.write(root / "dog.wav", noise(0, 1.0), 16_000)
+    soundfile.write(root / "rain.mp3", noise(1, 1.0, 44_100), 44_100)
+    soundfile.write(root / "concert.flac", noise(2, 12.0), 16_000)
+    (root / "sounds").mkdir()
+    for index in range(2):
+        soundfile.write(root / "sounds" / f"{index}.wav", noise(index, 0.5), 16_000)
+    return root
+
+
+def test_using_a_model(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    found, commands = run_page("inference")
+    assert found["audio"].shape == found["text"].shape == (2, 16)
+    assert found["frames"].features.shape == (7, 32) and found["scores"].scores.shape == (7, 2)
+    assert len(np.load("vectors.npz")["names"]) == 2
+    assert json.loads((folder / "texts.json").read_text())["names"] == ["a dog barks", "rain"]
+    assert len(commands) == 5 and "most like a dog from" in capsys.readouterr().out
+
+
+def test_long_recordings(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    found, commands = run_page("long_audio")
+    assert found["parts"].start.tolist() == [0.0, 5.0] and found["parts"].end.tolist() == [10.0, 12.0]
+    assert found["frames"].features.shape == (75, 32) and found["scores"].scores.shape == (75, 1)
+    printed = capsys.readouterr().out
+    assert len(commands) == 2 and "0-10 s: " in printed and "10-12 s: " in printed
