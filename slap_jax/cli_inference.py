@@ -169,7 +169,7 @@ def demo(options: argparse.Namespace) -> None:
     """Opens a page in the browser to try a model: record, classify, caption, scores over time, search."""
     from slap_jax.page.serve import serve
 
-    serve(options.model, options.folder, options.host, options.port, options.open)
+    serve(options.model, options.folder, options.host, options.port, browser=options.open)
 
 
 def completion(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import soundfile
 from ml_collections import ConfigDict
 
+from slap_jax.config import default_config
 from slap_jax.evaluation.zero_shot import ZeroShotError
 from slap_jax.inference.audio_input import read_audio
 from slap_jax.inference.results import Frames, Scores, Windows
@@ -25,7 +26,8 @@ class FakeModel:
     """Embeds sound by the power of its tones, and text "tone 2" as that tone alone."""
 
     embed_dim = len(TONES)
-    config = ConfigDict({"audio": {"sample_rate": RATE}, "data": {"max_seconds": 30.0}})
+    config = ConfigDict({"audio": default_config().audio.to_dict(), "data": {"max_seconds": 30.0}})
+    can_caption = True
 
     def __init__(self, model_id: str = "fake00000001"):
         self.model_id = model_id

@@ -1,0 +1,193 @@
+"""What the page answers, as plain functions of a model and a person's input; nothing here knows of the browser."""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+from slap_jax.data.audio import AudioError, encode_flac, to_int16
+from slap_jax.data.statistics.log_mel import log_mel
+from slap_jax.drawing.theme import PRINT, drawing
+from slap_jax.inference.audio_input import read_audio
+from slap_jax.page.timeline import timeline_figure
+from slap_jax.search.hits import Hit
+from slap_jax.search.search import search
+
+if TYPE_CHECKING:
+    from slap_jax.inference.model import SlapModel
+    from slap_jax.search.reader import SearchIndex
+
+# A longer recording would be a smear of pixels; the command line takes any length.
+LONGEST_SHOWN = 300.0
+MOST_TEXTS = 8  # lines that can be told apart
+
+
+class PageError(ValueError):
+    """An input that is missing; the message says what to do."""
+
+
+def split_lines(text: str) -> list[str]:
+    """The parts of what a person typed, one a line or separated by commas, each once."""
+    parts = [" ".join(part.split()) for part in re.split(r"[,;\n]", text or "")]
+    return list(dict.fromkeys(part for part in parts if part))
+
+
+def timeline(model: "SlapModel", audio: str | None, texts: str) -> str:
+    """Draws the log-mel of a recording above its scores with some texts over time, as HTML.
+
+    Args:
+        model: to ask.
+        audio: path of the recording.
+        texts: at most 8, one a line or separated by commas.
+
+    Raises:
+        PageError: no recording, or no or too many texts.
+        AudioError: a recording that cannot be read.
+        DrawingError: matplotlib is not installed.
+    """
+    lines = split_lines(texts)
+    if not 1 <= len(lines) <= MOST_TEXTS:
+        raise PageError(f"found {len(lines)} texts; type 1 to {MOST_TEXTS}, one a line or separated by commas")
+    rate = model.config.audio.sample_rate
+    whole = read_audio(_given(audio), rate)
+    waveform = whole[: round(LONGEST_SHOWN * rate)]
+    scores = model.scores((waveform, rate), lines)
+    mel = log_mel(to_int16(waveform), model.config.audio)
+    seconds = len(waveform) / rate
+    with drawing(PRINT):
+        figure = timeline_figure(mel, seconds, scores, lines)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=180)  # sharp on screens with small pixels, too
+    best = scores.scores.argmax(axis=0)
+    moments = ", ".join(
+        f"{text} at {scores.start[place]:.1f} s ({scores.scores[place, number]:.2f})"
+        for number, (text, place) in enumerate(zip(lines, best, strict=True))
+    )
+    cut = f" Shown are the first {seconds:.0f} s of {len(whole) / rate:.0f} s." if len(waveform) < len(whole) else ""
+    note = html.escape(f"Highest: {moments}.{cut}")
+    image = base64.b64encode(picture.getvalue()).decode()
+    return f'<img class="slap-timeline" alt="{note}" src="data:image/png;base64,{image}"><p>{note}</p>'
+
+
+def classify(model: "SlapModel", audio: str | None, labels: str) -> dict[str, float]:
+    """How well each label fits, relative to the others.
+
+    Args:
+        model: to ask.
+        audio: path of the recording.
+        labels: at least two, one a line or separated by commas.
+
+    Raises:
+        PageError: no recording, or fewer than two labels.
+        AudioError: a recording that cannot be read.
+    """
+    names = split_lines(labels)
+    if len(names) < 2:
+        raise PageError("type at least two labels, one a line or separated by commas")
+    return model.classify([_given(audio)], names)[0]
+
+
+def caption(model: "SlapModel", audio: str | None, beam: int = 1) -> str:
+    """Describes a recording in words.
+
+    Raises:
+        PageError: no recording.
+        AudioError: a recording that cannot be read.
+        ExportError: the model writes no captions.
+    """
+    return model.caption([_given(audio)], beam=int(beam))[0]
+
+
+def search_page(
+    model: "SlapModel", index: "SearchIndex | None", text: str, audio: str | None, alike: bool, k: int
+) -> str:
+    """Searches, and lays the hits out as HTML with a player each.
+
+    Args:
+        model: that the index was made with.
+        index: of the folder.
+        text: what is to be heard; may be empty if `alike`.
+        audio: path of the recording.
+        alike: look for what resembles the recording; with a text, for both.
+        k: the most hits.
+
+    Raises:
+        PageError: no folder, or neither a text nor a recording to search with.
+        SearchError: an index of another model.
+    """
+    if index is None:
+        raise PageError(
+            "no folder to search: start the page with `slap demo --folder DIR`, indexed by `slap index DIR`"
+        )
+    text = " ".join((text or "").split())
+    if not text and not alike:
+        raise PageError("type what is to be heard, or tick the box to search with the recording")
+    hits = search(model, index, text or None, _given(audio) if alike else None, int(k))
+    return hits_html(hits, index.root, model.config.audio.sample_rate)
+
+
+def hits_html(hits: Sequence[Hit], root: Path, rate: int) -> str:
+    """Lays hits out as a list: rank, file, time, score, and a player of just that moment.
+
+    Args:
+        hits: the best first.
+        root: names are shown relative to it.
+        rate: of what is played, in Hz.
+    """
+    if not hits:
+        return '<p class="slap-none">Nothing is indexed.</p>'
+    rows = []
+    for rank, hit in enumerate(hits, 1):
+        name = html.escape(Path(hit.path).relative_to(root).as_posix(), quote=True)
+        # Cosines of sound with text are small even where they fit; what counts is how hits compare.
+        width = 100 * max(hit.score, 0) / max(hits[0].score, 1e-6)
+        rows.append(
+            f'<li class="slap-hit"><span class="slap-rank">{rank}</span>'
+            f'<div class="slap-what"><span class="slap-name" title="{name}">{name}</span>'
+            f'<span class="slap-when">{_clock(hit.start)} – {_clock(hit.end)}</span>'
+            f'<span class="slap-score"><i style="width:{width:.0f}%"></i></span>'
+            f'<span class="slap-number">{hit.score:.3f}</span></div>{_player(hit, rate, name)}</li>'
+        )
+    return f'<ol class="slap-hits">{"".join(rows)}</ol>'
+
+
+def moment(hit: Hit, rate: int) -> Float[np.ndarray, " n"]:
+    """Reads only that part of the recording where its format allows.
+
+    Raises:
+        AudioError: the file cannot be read any more.
+    """
+    try:
+        with soundfile.SoundFile(hit.path) as file:
+            file.seek(min(round(hit.start * file.samplerate), max(file.frames - 1, 0)))
+            samples = file.read(round((hit.end - hit.start) * file.samplerate), dtype="float32", always_2d=True)
+            return read_audio((samples, file.samplerate), rate, name=hit.path)
+    except (soundfile.SoundFileError, RuntimeError):
+        return read_audio(hit.path, rate)[round(hit.start * rate) : round(hit.end * rate)]
+
+
+def _player(hit: Hit, rate: int, name: str) -> str:
+    try:
+        sound = base64.b64encode(encode_flac(to_int16(moment(hit, rate)), rate)).decode()
+    except AudioError as error:
+        return f'<span class="slap-none">{html.escape(str(error))}</span>'
+    return f'<audio controls preload="metadata" aria-label="{name}" src="data:audio/flac;base64,{sound}"></audio>'
+
+
+def _given(audio: str | None) -> str:
+    if not audio:
+        raise PageError("there is no sound yet: record one, drop a file, or choose an example")
+    return audio
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

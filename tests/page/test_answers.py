@@ -1,0 +1,128 @@
+"""The page's answers without a browser, on a stand-in for a model."""
+
+import base64
+import io
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from slap_jax.data.audio import AudioError
+from slap_jax.page import answers
+from slap_jax.page.answers import PageError, hits_html, moment, search_page, split_lines
+from slap_jax.search.hits import Hit
+from slap_jax.search.manifest import SearchError
+from slap_jax.search.reader import SearchIndex
+from slap_jax.search.update import update_index
+from tests.search.fake_model import RATE, FakeModel, tone, write
+
+
+@pytest.fixture
+def model() -> Any:
+    return FakeModel()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "low.wav", tone(0, 1))
+    write(tmp_path / "a" / '<b> & "long".wav', tone(1, 12), tone(2, 10))
+    return tmp_path
+
+
+def sounds(page: str) -> list[tuple[np.ndarray, int]]:
+    return [
+        soundfile.read(io.BytesIO(base64.b64decode(data)))
+        for data in re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
+    ]
+
+
+def test_split_lines():
+    assert split_lines(" a dog  barks,rain;\n\nrain\nspeech ") == ["a dog barks", "rain", "speech"]
+    assert split_lines("") == split_lines(" ,\n") == []
+
+
+def test_timeline(model, folder):
+    page = answers.timeline(model, str(folder / "a" / '<b> & "long".wav'), "tone 1\ntone 2")
+    assert re.search(r"Highest: tone 1 at \d+\.\d s \(1\.00\), tone 2 at 1\d\.\d s \(1\.00\)\.</p>", page)
+    assert base64.b64decode(re.findall(r"base64,([^\"]+)", page)[0]).startswith(b"\x89PNG")
+
+
+def test_timeline_shows_the_beginning_of_a_long_recording(model, folder, monkeypatch):
+    monkeypatch.setattr(answers, "LONGEST_SHOWN", 2.0)
+    page = answers.timeline(model, str(folder / "a" / '<b> & "long".wav'), "tone 1")
+    assert "Shown are the first 2 s of 22 s." in page
+    assert max(model.heard) <= 0.16 * RATE and len(model.heard) == 13
+    assert "Shown" not in answers.timeline(model, str(folder / "low.wav"), "tone 1")
+
+
+def test_text_is_escaped(model, folder, monkeypatch):
+    monkeypatch.setattr(model, "embed_text", lambda texts: np.eye(4, dtype=np.float32)[: len(texts)])
+    page = answers.timeline(model, str(folder / "low.wav"), '<img src=x onerror="alert(1)">')
+    assert page.count("<img") == 1 and "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;" in page
+
+
+def test_classify_and_caption(model, folder):
+    found = answers.classify(model, str(folder / "low.wav"), "tone 3, tone 0")
+    assert list(found) == ["tone 0", "tone 3"] and found["tone 0"] == pytest.approx(1)
+    assert answers.caption(model, str(folder / "low.wav"), 2) == "tone 0 again"
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda model: answers.timeline(model, "x.wav", " \n"), "found 0 texts; type 1 to 8"),
+        (lambda model: answers.timeline(model, "x.wav", "a,b,c,d,e,f,g,h,i"), "found 9 texts"),
+        (lambda model: answers.timeline(model, None, "tone 1"), "there is no sound yet"),
+        (lambda model: answers.classify(model, "x.wav", "dog"), "at least two labels"),
+        (lambda model: answers.classify(model, None, "dog, cat"), "there is no sound yet"),
+        (lambda model: answers.caption(model, None), "there is no sound yet"),
+        (lambda model: search_page(model, None, "dog", None, False, 5), "no folder to search"),
+    ],
+)
+def test_what_is_missing_is_told(model, ask, message):
+    with pytest.raises(PageError, match=message):
+        ask(model)
+
+
+def test_search(model, folder):
+    update_index(model, folder)
+    index = SearchIndex(folder)
+    page = search_page(model, index, " tone 2 ", None, False, 2)
+    assert page.count("<li") == 2 and "<b>" not in page
+    assert '<span class="slap-name" title="a/&lt;b&gt; &amp; &quot;long&quot;.wav">' in page
+    assert '<span class="slap-when">0:15.0 – 0:22.0</span>' in page and "width:100%" in page
+    (best, rate), second = sounds(page)
+    assert rate == RATE and len(best) == 7 * RATE and len(second[0]) == 10 * RATE
+    np.testing.assert_allclose(best, np.concatenate([tone(1, 12), tone(2, 10)])[15 * RATE :], atol=2 / 32_768)
+
+    page = search_page(model, index, "", str(folder / "low.wav"), True, 1)
+    assert page.count("<li") == 1 and ">low.wav<" in page
+    with pytest.raises(PageError, match="type what is to be heard, or tick"):
+        search_page(model, index, " ", str(folder / "low.wav"), False, 1)
+    with pytest.raises(PageError, match="there is no sound yet"):
+        search_page(model, index, "tone 1", None, True, 1)
+    other: Any = FakeModel("another00001")
+    with pytest.raises(SearchError, match="made with model"):
+        search_page(other, index, "tone 1", None, False, 1)
+
+
+def test_a_hit_whose_file_is_gone(model, folder):
+    update_index(model, folder)
+    index = SearchIndex(folder)
+    (folder / "low.wav").unlink()
+    page = search_page(model, index, "tone 0", None, False, 2)
+    assert "low.wav is missing" in page and page.count("<audio") == 1
+    assert "Nothing is indexed" in hits_html([], folder, RATE)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_moments_are_cut_at_their_seconds(tmp_path, rate):
+    ramp = np.linspace(-0.5, 0.5, 10 * rate, dtype=np.float32)
+    soundfile.write(tmp_path / "ramp.flac", np.stack([ramp, ramp], axis=1), rate)
+    cut = moment(Hit(str(tmp_path / "ramp.flac"), 2.5, 4.0, 1.0), RATE)
+    assert len(cut) == 24_000
+    np.testing.assert_allclose(cut[100:-100], np.linspace(-0.25, -0.1, 24_000)[100:-100], atol=1e-3)
+    with pytest.raises(AudioError, match="missing"):
+        moment(Hit(str(tmp_path / "gone.wav"), 0, 1, 1.0), RATE)
