@@ -10,8 +10,10 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from slap_jax.config_tower_checks import require_vocabulary
 from slap_jax.data.records import open_split
 from slap_jax.data.tokenizer import load_tokenizer
+from slap_jax.models.modernbert import check_modernbert
 from slap_jax.optimizer import create_optimizer
 from slap_jax.train_state import create_state
 
@@ -21,13 +23,15 @@ _REMEDY = "every host must see the same path: mount the disk or bucket there, or
 
 
 def check_data(config: ConfigDict) -> list[Finding]:
-    """Opens every source, reads its first and last clip, and opens the tokenizer and the folders of noise."""
+    """Opens every source, reads its first and last clip, and opens the tokenizer and the folders that are named."""
     findings = []
     for group in ("train", "evaluation"):
         for name, source in config.data[group].items():
             check = f"data {group}.{name}"
             findings += attempt(check, lambda s=source, c=check: _check_source(c, s), _REMEDY)
     findings += attempt("tokenizer", lambda: _check_tokenizer(config), _REMEDY)
+    if config.init_text_from and not config.init_from:
+        findings += attempt("text tower", lambda: _check_text_tower(config), _REMEDY)
     augment = config.data.augment
     for kind in ("noise", "room"):
         if augment[f"{kind}_probability"] > 0:
@@ -44,14 +48,14 @@ def _check_source(check: str, source: ConfigDict) -> list[Finding]:
 
 
 def _check_tokenizer(config: ConfigDict) -> list[Finding]:
-    pieces = load_tokenizer(config.data.tokenizer).vocab_size
-    text = f"{config.data.tokenizer}: {pieces:,} pieces"
-    if pieces > config.model.vocab_size:
-        remedy = f"write config.model.vocab_size={pieces} or more"
-        return [
-            Finding("tokenizer", PROBLEM, f"{text}, but config.model.vocab_size is {config.model.vocab_size}", remedy)
-        ]
-    return [Finding("tokenizer", OK, text)]
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    require_vocabulary(config.model, tokenizer)
+    return [Finding("tokenizer", OK, f"{tokenizer.path}: {tokenizer.vocab_size:,} pieces")]
+
+
+def _check_text_tower(config: ConfigDict) -> list[Finding]:
+    check_modernbert(config.init_text_from, config.model)
+    return [Finding("text tower", OK, f"{config.init_text_from}: ModernBERT of this config's sizes")]
 
 
 def _check_folder(kind: str, folder: str) -> list[Finding]:

@@ -148,14 +148,23 @@ def test_every_data_problem_is_told(train_data, tmp_path):
     assert {finding.status for finding in storage.check_data(config)} == {OK}
     config.data.train.scenes.path = "/nowhere"
     config.data.tokenizer = "/nowhere.model"
+    config.init_text_from = "/nowhere"
     config.data.augment.update(noise_dir=str(tmp_path), noise_probability=0.5)
     findings = storage.check_data(config)
     assert [(f.check, f.status) for f in findings] == [
         ("data train.scenes", PROBLEM),
         ("tokenizer", PROBLEM),
+        ("text tower", PROBLEM),
         ("data noise_dir", PROBLEM),
     ]
     assert all(finding.remedy for finding in findings)
+
+
+def test_a_vocabulary_that_the_model_does_not_have_is_told(train_data):
+    config = tiny_config(str(train_data))
+    config.model.vocab_size = 10
+    (finding,) = [finding for finding in storage.check_data(config) if finding.check == "tokenizer"]
+    assert finding.status == PROBLEM and "write vocab_size=" in finding.text
 
 
 # Pace ----------------------------------------------------------------------------------------------------------------
