@@ -23,6 +23,9 @@ from slap_jax.inference.model_id import model_id
 from slap_jax.inference.recordings import WHOLE, Cut, even_cut, overlapping_cut, pieces
 from slap_jax.inference.results import Captions, Frames, Scores, Windows
 from slap_jax.inference.windows import Span, join_columns, mean_of_windows
+from slap_jax.search.hits import Hit
+from slap_jax.search.reader import SearchIndex
+from slap_jax.search.search import search
 
 # The longest clips of training where an export does not tell them.
 _USUAL_MAX_SECONDS = 30.0
@@ -70,6 +73,7 @@ class SlapModel:
         check_shapes(params["model"], self._embedder.abstract_params(), "model")
         self.params = jax.device_put({"model": params["model"], "objectives": dict(params.get("objectives", {}))})
         objectives = self.params["objectives"]
+        self._classes: dict[tuple[tuple[str, ...], str], np.ndarray] = {}  # of the labels that were asked for last
         self._captioners: dict[int, Captioner] = {}  # by the size of the beam
         self._decoder_params = objectives.get("captioning", {}).get("decoder")
         if self._decoder_params is not None:
@@ -240,8 +244,11 @@ class SlapModel:
         """
         if isinstance(labels, str) or not labels or len(set(labels)) != len(labels):
             raise ZeroShotError(f"labels are {labels!r}; expected a list of distinct names, at least one")
-        prompts = self.embed_text(class_prompts(labels, template))
-        similarity = self.similarity(self.embed_audio(audio, sample_rate), class_embeddings(prompts, len(labels)))
+        asked = (tuple(labels), template)
+        if asked not in self._classes:  # a folder is classified in several calls
+            prompts = self.embed_text(class_prompts(labels, template))
+            self._classes = {asked: class_embeddings(prompts, len(labels))}
+        similarity = self.similarity(self.embed_audio(audio, sample_rate), self._classes[asked])
         logits = self._scale * similarity.astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -299,6 +306,22 @@ class SlapModel:
         """
         parts = self._captions([clip], even_cut(seconds, hop, self._rate), beam, sample_rate, one=True)
         return Captions(*self._times([span for span, _ in parts]), [text for _, text in parts])
+
+    def search(self, query: str | Audio, index: SearchIndex | str | os.PathLike[str], k: int = 10) -> list[Hit]:
+        """Finds the moments of indexed recordings that fit a text or a clip; `slap_jax.search.search` does more.
+
+        Args:
+            query: a string is a text; a clip is as for `embed_audio`, its path as a `pathlib.Path`.
+            index: that `slap index` or `slap_jax.search.update.update_index` made with this model: opened, or its path,
+                or that of the folder it lies in.
+            k: the most hits.
+
+        Raises:
+            SearchError: no index, or one of another model.
+            AudioError, TextError: see `embed_audio` and `embed_text`.
+        """
+        is_text = isinstance(query, str)
+        return search(self, index, query if is_text else None, None if is_text else query, k)
 
     # The names of transformers' models of this kind.
     get_audio_features = embed_audio
