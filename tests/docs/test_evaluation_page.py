@@ -1,0 +1,159 @@
+"""The commands of docs/evaluation.md, run as they stand; and its tables against the code."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from slap_jax.checkpoints import Checkpoints
+from slap_jax.cli import main
+from slap_jax.config import source
+from slap_jax.data.preparation.prepare import prepare_records
+from slap_jax.data.records import make_record
+from slap_jax.evaluation.suites import SETS, SUITES
+from slap_jax.evaluation.zero_shot import TEMPLATES
+from tests.docs.run_page import ROOT, run_page
+from tests.evaluation.published_folders import prepare_published
+from tests.inference.tiny import CAPTIONS, noise, tiny_config, tiny_run_params, tiny_tokenizer
+
+PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+ZERO_SHOT = ("esc50", "urbansound8k", "crema_d", "ravdess", "gtzan", "gtzan_filtered", "vggsound", "nsynth")
+
+
+def own_data(path: Path) -> None:
+    """Two splits of clips with captions, regions, a kind, and a speaker."""
+
+    def records(first, count):
+        for n in range(first, first + count):
+            labels = (f"kind={'ab'[n % 2]}", f"speaker={n // 2}")
+            regions = ((0.0, 0.9, CAPTIONS[n]), (1.1, 1.8, CAPTIONS[20 + n]))
+            yield make_record(f"{n}", noise(n, 2.0), [CAPTIONS[n]], labels=labels, regions=regions, source="mine")
+
+    splits = {"train": (8, list(records(0, 8))), "test": (8, list(records(8, 8)))}
+    prepare_records(splits, path, {}, log=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """What the page needs in the working directory, and what its commands left there."""
+    root = tmp_path_factory.mktemp("page")
+    folders = (*ZERO_SHOT, "speech_commands", "fsd50k", "audioset", "audiocaps", "clotho")
+    prepare_published(root / "publishers", root / "data", folders)
+    own_data(root / "data/mine")
+    config = tiny_config()
+    config.data.tokenizer = str(tiny_tokenizer(root / "words.model").path)
+    config.data.train.clips = source("data/mine", "train")
+    config.data.evaluation.clips = source("data/mine", "test")
+    (root / "runs/demo").mkdir(parents=True)
+    (root / "runs/demo/config.json").write_text(config.to_json_best_effort())
+    with Checkpoints(root / "runs/demo/checkpoints", handle_signals=False) as checkpoints:
+        params = jax.tree.map(np.asarray, tiny_run_params(config))
+        checkpoints.save(5, {"params": params}, {}, {"config": {}}, force=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr("slap_jax.evaluation.captioning.find_java", lambda: None)
+        assert main(["export", "runs/demo"]) == 0
+        run_page("evaluation")
+    return root
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_every_command_left_its_file(page):
+    for name in ("evaluation", "evaluation_zero_shot", "evaluation_retrieval", "probe"):
+        assert read(page / f"runs/demo/{name}.json")["model"]["trained_on"] == ["mine"]
+    found = read(page / "mine.json")
+    assert set(found["zero_shot"]["mine"]) >= set(re.findall(r'"zero_shot": \{"scenes": \{"(\w+)"', PAGE))
+    assert found["model"]["trained_on"] is None
+    captions = read(page / "captions.json")["captioning"]["mine"]
+    assert captions["decoding"] == {"beam": 3} and captions["n_clips"] == 8 and 0 <= captions["cider_d"] <= 10
+    assert read(page / "frames.json")["frames"]["mine"]["by"] == "region"
+    assert read(page / "probe.json")["probe"]["mine_knn_dense"]["n"] == 8
+    assert "SLAP, arXiv 2601.12594" in (page / "table.md").read_text()
+    assert "audiocaps, retrieval" in (page / "table.html").read_text()
+
+
+def test_a_run_and_its_export_are_one_model(page):
+    of_run, of_export = read(page / "runs/demo/evaluation.json"), read(page / "mine.json")
+    assert of_run["model"]["model_id"] == of_export["model"]["model_id"]
+    assert of_run["retrieval"]["clips"] == of_export["retrieval"]["mine"]
+
+
+def test_every_key_of_the_page_is_in_the_results(page):
+    found = read(page / "mine.json")
+    keys = {*found, *found["model"], *found["retrieval"]["mine"], *found["zero_shot"]["mine"]}
+    table = PAGE[PAGE.index("| key | |") :].split("\n\n")[0]
+    named = {key for cell in re.findall(r"^\| (.*?) \|", table, re.M) for key in re.findall(r"`(\w+)`", cell)}
+    assert {"set_size", "model_id", "crop"} <= named
+    assert named - {"words"} <= keys  # the last only where a set has them
+
+
+def test_tables_are_those_of_the_code():
+    rows = re.findall(r"^\| (.+?) \| `(\w+)` \| .+? \| .+? \| (.+?) \| (.+?) \| (.+?) \|$", PAGE, re.M)
+    told = {folder: (prompt, probe) for _, folder, prompt, _, probe in rows}
+    for row in SETS:
+        folder = row.folder or row.dataset
+        if row.kind.startswith("zero_shot"):
+            assert f"`{row.template}`" in told[folder][0], folder
+        if row.kind == "probe":
+            assert told[folder][1] != "–", folder
+    assert len(told) == 11
+    assert all(f"| `{suite}` |" in PAGE for suite in SUITES)
+    for name in ("ensemble", "sound", "heard", "plain"):
+        assert all(f"`{prompt}`" in PAGE for prompt in TEMPLATES[name])
+
+
+def test_a_suite_without_its_data_says_how_to_get_it(page, capsys, monkeypatch):
+    monkeypatch.chdir(page)
+    assert main(["evaluate", "runs/demo", "--suite", "frames", "--data-dir", "data", "--output", "x.json"]) == 1
+    printed = capsys.readouterr().out
+    assert "audioset, by class" in printed
+    assert "slap prepare PUBLISHERS_FOLDER data/tacos --dataset tacos --option splits=test" in printed
+    assert list(read(page / "x.json")["missing"]) == ["tacos, frames"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--suite", "retrieval"], "--suite wants --data-dir DIR"),
+        (["--suite", "music", "--data-dir", "data"], "there is no suite 'music'; choose one of paper, retrieval"),
+        (["--suite", "frames", "--data-dir", "nowhere"], "no set of suite 'frames' can be evaluated"),
+        (["--suite", "frames", "--data", "a=b:c"], "--suite and --data name sets in two ways"),
+        (["--data", "a=data/mine:test", "--measure", "song"], "'song' is nothing to measure; choose of retrieval"),
+        (["--data", "a=data/mine:test", "--measure", "captioning", "--scores", "bert"], "there is no score 'bert'"),
+        (["--data", "a=data/esc50:fold1", "--measure", "captioning"], "captioning needs clips with captions"),
+    ],
+)
+def test_mistakes_of_evaluate(page, capsys, monkeypatch, command, message):
+    monkeypatch.chdir(page)
+    assert main(["evaluate", "runs/demo/export", *command]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--data", "mine=data/mine:test:kind"], "give --folds LABEL[:N] to test every part in turn, or --test SPLIT"),
+        (["--data", "mine=data/mine:test", "--folds", "speaker"], "names no label to predict"),
+        (["--data", "mine=data/mine:test:kind", "--folds", "speaker:two"], "is not LABEL or LABEL:NUMBER"),
+        (["--data", "mine=data/mine:test:kind", "--folds", "singer"], "no clip has the label 'singer'"),
+        (["--data", "mine=data/mine:test:kind", "--test", "test"], "0 clips to learn from and 8 to test on"),
+    ],
+)
+def test_mistakes_of_probe(page, capsys, monkeypatch, command, message):
+    monkeypatch.chdir(page)
+    assert main(["probe", "runs/demo/export", *command]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_mistakes_of_table(page, capsys, monkeypatch):
+    monkeypatch.chdir(page)
+    assert main(["table", "runs/demo/config.json"]) == 2
+    assert "config.json holds no results; give a file that `slap evaluate` wrote" in capsys.readouterr().err
+    assert main(["table", "mine.json"]) == 0
+    assert capsys.readouterr().out.startswith("# Results beside published figures")
