@@ -15,9 +15,9 @@ Eight H100 (h100:8), or more nodes with `sbatch --nodes N`:
     launch/gpu_single.sh -- train --config configs/slap_base.py:data=DATA --run-dir RUNS/slap_base
 
 DATA and RUNS lie on a file system that all hosts share. About 2,060 clips of 10 s in a step, as packed rows: 256 rows
-of 512 columns (81.9 s each). The paper starts its text tower from ModernBERT-base; this one has its depth and width but
-starts from scratch. What `slap aot` says of each topology, memory and bound MFU: docs/aot.md, "Our configs". Not run by
-us: it needs a TPU slice or GPU nodes.
+of 512 columns (81.9 s each). The paper starts its text tower from ModernBERT-base, as configs/slap_base_modernbert.py
+does; this one has its depth and width but starts from scratch. What `slap aot` says of each topology, memory and bound
+MFU: docs/aot.md, "Our configs". Not run by us: it needs a TPU slice or GPU nodes.
 """
 
 from ml_collections import ConfigDict
