@@ -22,6 +22,8 @@ CONFIGS = (
     ("configs/slap_base.py:remat=full", "v5e:4x4"),
     ("configs/slap_base.py", "v5p:2x2x2"),
     ("configs/slap_base.py", "h100:8"),
+    ("configs/slap_base_modernbert.py", "v5p:2x2x2"),
+    ("configs/slap_base_modernbert.py", "h100:8"),
     ("configs/slap_large.py", "v5p:2x2x4"),
     ("configs/slap_large.py", "h100:4x8"),
 )
