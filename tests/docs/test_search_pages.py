@@ -1,0 +1,67 @@
+"""The examples of the pages on search and on the command line run as they are printed, on a tiny model."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+import slap_jax
+from slap_jax.export.safetensors import export
+from slap_jax.search.reader import SearchIndex
+from tests.docs.run_page import run_page
+from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
+
+LOAD = functools.cache(slap_jax.load)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the pages name: a model, a sound, and a folder with a short and a long recording."""
+    root = tmp_path_factory.mktemp("pages")
+    config = tiny_config()
+    config.data.max_seconds = 10.0  # windows are as long as the longest clips: fewer programs
+    tiny_tokenizer(root / "words.model")
+    export(tiny_run_params(config), config, root / "words.model", root / "my_model")
+    soundfile.write(root / "dog.wav", noise(0, 1.0), 16_000)
+    (root / "recordings" / "tuesday").mkdir(parents=True)
+    soundfile.write(root / "recordings" / "dog.flac", noise(0, 1.0), 16_000)
+    soundfile.write(root / "recordings" / "tuesday" / "yard.wav", noise(1, 12.0), 16_000)
+    return root
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    """The present directory; a model is compiled once for all commands."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(slap_jax, "load", LOAD)
+
+
+def test_search(here, capsys):
+    found, commands = run_page("search")
+    assert len(commands) == 6 and (found["update"].files, found["update"].unchanged) == (2, 2)
+    alike = found["model"].search(found["Path"]("dog.wav"), "recordings", k=5)
+    assert alike[0].path == "recordings/dog.flac" and alike[0].score > 0.999
+    assert (alike[0].start, alike[0].end) == (0.0, 1.0)
+    assert {hit.path for hit in found["hits"]} == {"recordings/dog.flac", "recordings/tuesday/yard.wav"}
+    printed = capsys.readouterr().out
+    assert "2 files, 3 windows (2 embedded" in printed and "2 files; 0 new; []" in printed
+
+    # What is stored is what the model says of the windows.
+    index, windows = SearchIndex("recordings"), found["model"].windows("recordings/tuesday/yard.wav")
+    first, rows = index.contents.rows[index.contents.files["tuesday/yard.wav"].content]
+    assert index.times[first : first + rows].tolist() == [[0, 10], [5, 12]]
+    np.testing.assert_array_equal(index.vectors[first : first + rows], windows.embeddings)
+    first, _ = index.contents.rows[index.contents.files["dog.flac"].content]
+    np.testing.assert_array_equal(index.vectors[first], found["model"].embed_audio(["recordings/dog.flac"])[0])
+
+
+def test_command_line(here, capsys):
+    _, commands = run_page("command_line")
+    assert len(commands) == 5
+    printed = capsys.readouterr().out
+    assert printed.count("recordings/tuesday/yard.wav: ") == 3  # caption, classify, frames
+    assert '{"names": ["recordings/dog.flac", "recordings/tuesday/yard.wav"]' in printed
+    assert json.loads(printed[printed.index("{\n") : printed.index("}\n}") + 3])["dog.wav"].keys() == {"dog", "rain"}
+    assert np.load("moments/tuesday/yard.wav.npz")["scores"].shape == (75, 2)
