@@ -78,8 +78,10 @@ def as_list(audio: Any) -> Sequence[Audio]:
     Raises:
         AudioError: one clip without a list around it.
     """
-    if isinstance(audio, (str, bytes, os.PathLike, np.ndarray)) or (
-        isinstance(audio, tuple) and len(audio) == 2 and np.ndim(audio[0]) > 0 and np.ndim(audio[1]) == 0
+    if (
+        isinstance(audio, (str, bytes, os.PathLike))
+        or hasattr(audio, "__array__")
+        or (isinstance(audio, tuple) and len(audio) == 2 and np.ndim(audio[0]) > 0 and np.ndim(audio[1]) == 0)
     ):
         raise AudioError("expected a list of clips, found one clip: write [clip]")
     return audio
@@ -89,13 +91,13 @@ def _samples_and_rate(item: Any, name: str, array_rate: int | None) -> tuple[np.
     if isinstance(item, tuple) and len(item) == 2:
         samples, rate = item
         return np.asarray(samples), rate
-    if isinstance(item, np.ndarray):
+    if hasattr(item, "__array__"):  # NumPy, JAX, PyTorch
         if array_rate is None:
             raise AudioError(
-                f"{name} is a ndarray; expected a path, the bytes of a file, or a pair (samples, sample rate): samples "
-                "alone have no rate, so pass sample_rate="
+                f"{name} is a {type(item).__name__}; expected a path, the bytes of a file, or a pair (samples, sample "
+                "rate): samples alone have no rate, so pass sample_rate="
             )
-        return item, array_rate
+        return np.asarray(item), array_rate
     raise AudioError(
         f"{name} is a {type(item).__name__}; expected a path, the bytes of a file, or a pair (samples, sample rate)"
     )

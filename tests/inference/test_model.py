@@ -103,6 +103,7 @@ def test_samples_with_their_rate_beside_them(model, directory):
     from_file = model.embed_audio([directory / "stereo.flac"])
     assert np.array_equal(model.embed_audio([samples], sample_rate=rate), from_file)
     assert np.array_equal(model.get_audio_features([samples], rate), from_file)
+    assert np.array_equal(model.embed_audio([jax.numpy.asarray(samples)], sample_rate=rate), from_file)
     assert np.array_equal(model.embed_audio([(samples, rate)], sample_rate=8_000), from_file)  # its own rate counts
     assert np.array_equal(model.get_text_features(["rain"]), model.embed_text(["rain"]))
 
