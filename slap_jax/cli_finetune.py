@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from slap_jax.ablations import VARIANTS
 from slap_jax.cli_data import AddVerb
 
 
@@ -65,6 +66,28 @@ def score(options: argparse.Namespace) -> None:
         print(f"wrote {options.output}")
 
 
+def ablations(options: argparse.Namespace) -> int:
+    """Trains variants of a config over several seeds, and writes the table of what they do to retrieval."""
+    from slap_jax.ablations import driver
+
+    if options.only:
+        from slap_jax.ablations.one_run import run
+        from slap_jax.config_file import read_config
+
+        variant, _, seed = options.only.partition(":")
+        output = driver.result_file(options.run_dir, variant, int(seed))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return run(read_config(options.config, options.rest), variant, options.run_dir / output.stem, output)
+    variants, seeds = options.variants.split(","), [int(seed) for seed in options.seeds.split(",")]
+    if not options.table_only:
+        driver.run_all(options.config, options.run_dir, variants, seeds, options.rest)
+    if options.output:
+        command = " ".join(["slap ablations --config", options.config, "--seeds", options.seeds, *options.rest])
+        driver.write_table(options.run_dir, variants, seeds, command, options.output)
+        print(f"wrote {options.output}")
+    return 0
+
+
 def add_verbs(verb: AddVerb) -> None:
     """Adds the verbs and their arguments; `verb` makes the parser of one from its function."""
     _add_finetune(verb(finetune))
@@ -81,6 +104,20 @@ def add_verbs(verb: AddVerb) -> None:
     add("--output", type=Path, metavar="FILE", help="write the results as JSON")
     add("--step", type=int, help="of a run's checkpoint (the newest)")
     add("--seed", type=int, default=0, help="of the bootstrap (0)")
+
+    added = verb(ablations)
+    added.usage = (
+        "slap ablations --config FILE.py[:ARG] --run-dir DIR [--seeds 0,1,2] [--variants A,B] [--output FILE.md] "
+        "[--config.NAME.NAME=VALUE ...]"
+    )
+    add = added.add_argument
+    add("--config", required=True, metavar="FILE.py[:ARG]", help="takes variant=NAME and seed=N after the colon")
+    add("--run-dir", required=True, type=Path, metavar="DIR", help="finished runs there are not repeated")
+    add("--seeds", default="0,1,2", help="of parameters and data order (0,1,2)")
+    add("--variants", default=",".join(VARIANTS), help="the first is what others are compared with (all)")
+    add("--output", type=Path, metavar="FILE", help="Markdown page to put the table into")
+    add("--table-only", action="store_true", help="run nothing: the table of what is finished")
+    add("--only", metavar="VARIANT:SEED", help=argparse.SUPPRESS)  # what a process of the driver runs
 
 
 def _add_finetune(added: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from slap_jax.best_step import BestStep
 from slap_jax.checkpoints import EXIT_PREEMPTED, Checkpoints
 from slap_jax.compile_step import step_program
-from slap_jax.config import ConfigError, classes_in_batch, validate
+from slap_jax.config import ConfigError, validate
 from slap_jax.config_tower_checks import require_vocabulary
 from slap_jax.data.batches.labels import reads_captions
 from slap_jax.data.batches.leakage import check_leakage
@@ -28,7 +28,7 @@ from slap_jax.data.batches.prefetch import Prefetch
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.device_memory import describe_program_memory, device_memory, program_memory
 from slap_jax.evaluation.evaluate import evaluate, load_tasks, scalars
-from slap_jax.finetune.head_evaluation import HeadEvaluation
+from slap_jax.finetune.loop_evaluation import LoopEvaluation
 from slap_jax.flops import peak_flops
 from slap_jax.goodput import Goodput
 from slap_jax.hardware_use import HardwareUse
@@ -92,7 +92,7 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     scored_by_text = data.evaluation if reads_captions(config) else {}
     tasks = load_tasks(scored_by_text, tokenizer, config.data.max_caption_tokens)
     embedder = Embedder(config, mesh=mesh)
-    classification = HeadEvaluation(config, embedder, data.evaluation) if classes_in_batch(config) else None
+    further_evaluation = LoopEvaluation(config, embedder, tokenizer)
     evaluation_sets = {task.name: task.fingerprint for task in tasks}
     read = {"training": batches.get_state()["fingerprint"], "evaluation": evaluation_sets}
     require_agreement("data", read, patience)
@@ -163,10 +163,9 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
                     writer.flush()
                     with phases.during("evaluation"), jax.transfer_guard("allow"):
                         results = evaluate(embedder, state.params["model"], tasks)
-                        if classification is not None:
-                            results["classification"] = classification(state.params)
-                        writer.write_scalars(step, scalars(results))
-                        best.update(step, scalars(results), state, prefetch.state, meta)
+                        found = scalars(results | further_evaluation(state.params))
+                        writer.write_scalars(step, found)
+                        best.update(step, found, state, prefetch.state, meta)
                 last = preempted or best.stop or step == config.train.steps
                 if last or checkpoints.is_due(step):
                     writer.flush()  # so that no line of a step that is never run again is lost

@@ -31,7 +31,7 @@ def base_config(model: str) -> ConfigDict:
     for section in ("audio", "spec_augment", "model", "objectives"):
         if section in saved:
             _take(config[section], saved[section], f"{directory / CONFIG}: {section}")
-    for setting in ("max_caption_tokens", "max_seconds", "pad_id", "bos_id", "eos_id"):
+    for setting in ("max_caption_tokens", "max_seconds"):
         if setting in saved.data:
             config.data[setting] = saved.data[setting]
     config.data.tokenizer = tokenizer

@@ -26,7 +26,11 @@ FROZEN: Mapping[str, tuple[str, ...]] = {
 LEARNING_RATE = {"retrieval": 3e-5, "classification": 3e-4, "captioning": 1e-4}
 LAYER_DECAY = {"retrieval": 0.9, "classification": 0.75, "captioning": 0.75}
 EPOCHS = {"retrieval": 10, "classification": 30, "captioning": 10}
-BEST_METRIC = {"retrieval": "retrieval/{}/t2a_map10", "classification": "classification/{}/accuracy", "captioning": ""}
+BEST_METRIC = {
+    "retrieval": "retrieval/{}/t2a_map10",
+    "classification": "classification/{}/accuracy",
+    "captioning": "-caption_loss/{}/nats_per_token",
+}
 
 _ROWS = 8  # are a multiple of this, for as many devices
 _FILL = 0.95  # of the columns, roughly

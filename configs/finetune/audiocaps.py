@@ -1,0 +1,32 @@
+r"""Fine-tuning on AudioCaps, for retrieval or captioning: 49,838 clips of ten seconds with one caption each.
+
+    slap prepare path/to/audiocaps data/audiocaps --dataset audiocaps
+    slap train --config configs/finetune/audiocaps.py:model=runs/base,data=data/audiocaps --run-dir runs/audiocaps
+    slap evaluate runs/audiocaps/best --data audiocaps=data/audiocaps:test
+
+    slap train --config configs/finetune/audiocaps.py:model=runs/base,data=data/audiocaps,task=captioning \
+        --run-dir runs/audiocaps_captions
+    slap evaluate runs/audiocaps_captions/best --data audiocaps=data/audiocaps:test --measure captioning
+
+The split `val` chooses the best step; `test` is looked at once. Not run by us, as the clips are not for download; the
+published figures to compare with are listed by `slap table`.
+"""
+
+from ml_collections import ConfigDict
+
+from slap_jax.config import parse_arg, source
+from slap_jax.finetune.config import finetune_config
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Takes `model` (run or export to start from), `data` (prepared), `task` (retrieval | captioning) and `epochs`."""
+    args = parse_arg(arg, model="runs/base", data="data/audiocaps", task="retrieval", epochs=10)
+    return finetune_config(
+        args.model,
+        args.task,
+        train={"audiocaps": source(args.data, "train")},
+        evaluation={"val": source(args.data, "val")},
+        max_seconds=10.24,
+        clips_per_step=128,  # the more, the more negatives a caption has; as many as memory allows
+        epochs=args.epochs,
+    )

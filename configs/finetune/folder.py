@@ -1,0 +1,30 @@
+r"""Fine-tuning on a folder of one's own: sounds with captions beside them, or with labels.
+
+    slap prepare path/to/folder data/mine
+    slap train --config configs/finetune/folder.py:model=runs/base,data=data/mine --run-dir runs/mine
+
+    slap train --config configs/finetune/folder.py:model=runs/base,data=data/mine,task=classification,label=kind \
+        --run-dir runs/mine
+
+What a folder may look like, and how it is cut into splits: docs/collections.md. The split `val` chooses the best step.
+`slap finetune` does the same without a config file; this one is to be copied and changed.
+"""
+
+from ml_collections import ConfigDict
+
+from slap_jax.config import parse_arg, source
+from slap_jax.finetune.config import finetune_config
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Takes `model`, `data` (prepared), `task` (as of `slap finetune`), `label`, and the splits `train` and `val`."""
+    args = parse_arg(arg, model="runs/base", data="data/mine", task="retrieval", label="", train="train", val="val")
+    config = finetune_config(
+        args.model,
+        args.task,
+        train={"mine": source(args.data, args.train)},
+        evaluation={"val": source(args.data, args.val)},
+        label=args.label,
+    )
+    config.train.patience = 5
+    return config

@@ -1,0 +1,208 @@
+"""The table of an ablation: what each variant does to retrieval, with intervals, beside what the paper found."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from slap_jax.ablations.one_run import AblationError
+
+TITLES = {
+    "full": "full",
+    "no_distillation": "without self-distillation",
+    "no_captioning": "without captioning",
+    "contrastive_only": "without both",
+    "all_global": "all layers global",
+    "window_in_frames": "window in frames (48 tokens to each side, not 12)",
+    "sigmoid": "sigmoid instead of softmax",
+    "shared_view": "one masked view for all objectives",
+}
+# R@1 on AudioCaps, zero-shot, minus that of the full model (35.1, 44.8), in points: SLAP (arXiv 2601.12594), table 5.
+PAPER = {
+    "no_distillation": (-2.3, -2.4),
+    "no_captioning": (-0.4, -1.8),
+    "contrastive_only": (-2.5, -3.1),
+    "all_global": (-0.9, -1.4),
+}
+DIRECTIONS = ("t2a", "a2t")
+BEGIN, END = "<!-- ablations: begin -->", "<!-- ablations: end -->"
+
+_RESAMPLES = 2_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        variant: its name.
+        seed: of parameters and data.
+        facts: the JSON that it wrote.
+        values: (direction, metric) -> the sum over the queries of each clip, [N].
+        counts: direction -> the queries of each clip, [N].
+    """
+
+    variant: str
+    seed: int
+    facts: dict[str, Any]
+    values: dict[tuple[str, str], Float[np.ndarray, " N"]]
+    counts: dict[str, Int[np.ndarray, " N"]]
+
+    @classmethod
+    def read(cls, file: Path) -> "Outcome":
+        """Reads what `one_run.run` wrote."""
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        clips = facts["clips"]
+        values, counts = {}, {}
+        for direction, owner in (("t2a", np.array(facts["owner"])), ("a2t", np.arange(clips))):
+            counts[direction] = np.bincount(owner, minlength=clips)
+            hit = np.array(facts[direction]["rank"]) == 1
+            values[direction, "r1"] = np.bincount(owner, hit, minlength=clips)
+            values[direction, "map10"] = np.bincount(owner, facts[direction]["ap10"], minlength=clips)
+        return cls(facts["variant"], facts["seed"], facts, values, counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and queries in per cent, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(
+    outcomes: Sequence[Outcome], direction: str, metric: str, baseline: Sequence[Outcome] | None = None
+) -> Estimate:
+    """A metric of some runs, or its difference to a baseline's runs with the same seeds, in percentage points.
+
+    The interval is a percentile bootstrap over seeds and, for each seed drawn, over clips with all of their queries
+    (a clip is drawn for a variant and its baseline alike). With few seeds the part of it that comes from seeds is
+    itself uncertain; with one there is none.
+
+    Args:
+        outcomes: of one variant.
+        direction: t2a or a2t.
+        metric: r1 or map10.
+        baseline: None for the value itself.
+    """
+    values = np.stack([outcome.values[direction, metric] for outcome in outcomes])  # [seeds, N]
+    counts = outcomes[0].counts[direction]
+    if baseline is not None:
+        of_seed = {outcome.seed: outcome.values[direction, metric] for outcome in baseline}
+        values = values - np.stack([of_seed[outcome.seed] for outcome in outcomes])
+    generator = np.random.default_rng(0)
+    seeds, clips = values.shape
+    means = np.empty(_RESAMPLES)
+    for index in range(_RESAMPLES):
+        total = count = 0.0
+        for seed in generator.integers(seeds, size=seeds):
+            times = np.bincount(generator.integers(clips, size=clips), minlength=clips)
+            total, count = total + times @ values[seed], count + times @ counts
+        means[index] = total / count
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(*(100 * float(x) for x in (values.sum() / (seeds * counts.sum()), low, high)))
+
+
+def markdown(outcomes: Sequence[Outcome], variants: Sequence[str], seeds: Sequence[int], command: str) -> str:
+    """Formats the finished runs of an ablation.
+
+    Args:
+        outcomes: finished runs, in any order.
+        variants: in the order of the table; the first is the baseline.
+        seeds: that were asked for.
+        command: that runs it.
+
+    Raises:
+        AblationError: no run of the baseline, or runs of different evaluation sets.
+    """
+    if len({outcome.facts["split_fingerprint"] for outcome in outcomes}) > 1:
+        raise AblationError("the runs were evaluated on different clips; run them all on the same prepared data")
+    of = {variant: [outcome for outcome in outcomes if outcome.variant == variant] for variant in variants}
+    baseline = of[variants[0]]
+    if not baseline:
+        raise AblationError(f"no run of {variants[0]!r} is finished, and the others are compared with it")
+    facts = baseline[0].facts
+    lines = [
+        f"`{command}`",
+        "",
+        f"{facts['steps']:,} steps, {facts['audio_seconds'] / 3_600:.1f} hours of audio with repetition in each run; "
+        f"evaluated on {facts['clips']:,} clips with {facts['captions']:,} captions. All variants of a seed see the "
+        "same batches. Differences are to the full model with the same seed, in percentage points; in brackets the "
+        "95 % interval of a bootstrap over seeds and clips. Bold: the interval excludes 0.",
+        "",
+        "| variant | seeds | text to audio R@1 | difference | paper | audio to text R@1 | difference | paper |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    known = {outcome.seed for outcome in baseline}
+    for variant in variants:
+        runs = [outcome for outcome in of[variant] if outcome.seed in known]
+        if runs:
+            lines.append(_row(variant, runs, None if variant == variants[0] else baseline))
+    lines += ["", "The same for mAP@10, which moves with every rank up to the tenth:", ""]
+    lines += ["| variant | seeds | text to audio mAP@10 | difference | audio to text mAP@10 | difference |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for variant in variants:
+        runs = [outcome for outcome in of[variant] if outcome.seed in known]
+        if runs:
+            lines.append(_row(variant, runs, None if variant == variants[0] else baseline, "map10"))
+    lines += ["", _signs(of, baseline, variants, known)]
+    missing = [f"{variant} with seed {seed}" for seed in seeds for variant in variants if not _has(of[variant], seed)]
+    if missing:
+        lines += ["", f"Not run yet, and in no number above: {', '.join(missing)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _has(runs: Sequence[Outcome], seed: int) -> bool:
+    return any(outcome.seed == seed for outcome in runs)
+
+
+def _row(variant: str, runs: Sequence[Outcome], baseline: Sequence[Outcome] | None, metric: str = "r1") -> str:
+    cells = [TITLES.get(variant, variant), str(len(runs))]
+    for number, direction in enumerate(DIRECTIONS):
+        own = estimate(runs, direction, metric)
+        cells.append(f"{own.value:.1f} ({own.low:.1f} to {own.high:.1f})")
+        if baseline is None:
+            cells.append("–")
+        else:
+            change = estimate(runs, direction, metric, baseline)
+            text = f"{change.value:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
+            cells.append(f"**{text}**" if change.low > 0 or change.high < 0 else text)
+        if metric == "r1":
+            cells.append(f"{PAPER[variant][number]:+.1f}" if variant in PAPER else "–")
+    return f"| {' | '.join(cells)} |"
+
+
+def _signs(of: dict[str, list[Outcome]], baseline: Sequence[Outcome], variants: Sequence[str], known: set[int]) -> str:
+    """How many of the paper's signs come out again, and how many of ours are more than noise."""
+    same = total = clear = 0
+    for variant in variants:
+        runs = [outcome for outcome in of[variant] if outcome.seed in known]
+        if variant not in PAPER or not runs:
+            continue
+        for number, direction in enumerate(DIRECTIONS):
+            change = estimate(runs, direction, "r1", baseline)
+            agrees = math.copysign(1, change.value) == math.copysign(1, PAPER[variant][number]) and change.value != 0
+            total, same = total + 1, same + agrees
+            clear += agrees and (change.low > 0 or change.high < 0)
+    return (
+        f"Of the {total} signs of R@1 that the paper gives for these variants, {same} come out the same here, {clear} "
+        "of them with an interval that excludes 0."
+    )
+
+
+def put_into(page: Path, text: str) -> None:
+    """Writes the text between the two marks of a page, or at the end of it with them; the page may be new."""
+    block = f"{BEGIN}\n{text}{END}"
+    old = page.read_text(encoding="utf-8") if page.is_file() else "# Results\n\n## Ablations\n"
+    if BEGIN in old and END in old:
+        new = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, old, count=1, flags=re.DOTALL)
+    else:
+        new = f"{old.rstrip()}\n\n{block}\n"
+    page.write_text(new, encoding="utf-8")
