@@ -78,7 +78,7 @@ def captioning(
     require_scorers()
     clips, owner = np.unique(task.owner, return_inverse=True)
     written: list[str] = []
-    for _, waveforms in waveform_chunks(task.clips, task.samples, clips):
+    for _, waveforms in waveform_chunks(task.clips, task.samples, clips.tolist()):
         written.extend(captions.write(waveforms))
         if progress:
             progress(task.name, len(written), len(clips))

@@ -11,13 +11,12 @@ from ml_collections import ConfigDict
 
 from slap_jax.config import ConfigError, source
 from slap_jax.evaluation.captioning import Captions, captioning
-from slap_jax.evaluation.embeddings import Progress, clip_vectors, text_vectors
+from slap_jax.evaluation.embeddings import Embeds, Progress, clip_vectors, text_vectors
 from slap_jax.evaluation.frame_scores import frame_scores
 from slap_jax.evaluation.probe import probe
 from slap_jax.evaluation.retrieval import retrieval
 from slap_jax.evaluation.task import EvaluationTask, load_tasks, make_task
 from slap_jax.evaluation.zero_shot import class_embeddings, zero_shot, zero_shot_multi_label
-from slap_jax.inference.embedder import Embedder
 
 __all__ = ["EvaluationTask", "evaluate", "load_tasks", "make_task", "parse_data_argument", "scalars", "write_results"]
 
@@ -25,7 +24,7 @@ CROP = "none"  # full clips, always
 
 
 def evaluate(
-    embedder: Embedder,
+    embedder: Embeds,
     params: Mapping[str, Any],
     tasks: Iterable[EvaluationTask],
     *,
@@ -78,7 +77,7 @@ def evaluate(
 
 
 def _retrieval(
-    embedder: Embedder, params: Mapping[str, Any], task: EvaluationTask, audio: np.ndarray, bootstrap: Mapping[str, int]
+    embedder: Embeds, params: Mapping[str, Any], task: EvaluationTask, audio: np.ndarray, bootstrap: Mapping[str, int]
 ) -> dict[str, Any]:
     captioned, owner = np.unique(task.owner, return_inverse=True)
     text = text_vectors(embedder, params, task, task.captions)
@@ -87,7 +86,7 @@ def _retrieval(
 
 
 def _zero_shot(
-    embedder: Embedder, params: Mapping[str, Any], task: EvaluationTask, audio: np.ndarray, bootstrap: Mapping[str, int]
+    embedder: Embeds, params: Mapping[str, Any], task: EvaluationTask, audio: np.ndarray, bootstrap: Mapping[str, int]
 ) -> dict[str, dict[str, Any]]:
     """An entry for each template: the first has the name of the set, an ensemble `_ensemble` behind it."""
     labels = task.labels

@@ -1,5 +1,6 @@
 """Scores of captions that want more than pip installs: SPICE (models of CoreNLP) and FENSE (two language models)."""
 
+import importlib
 import importlib.util
 import shutil
 import subprocess
@@ -72,10 +73,9 @@ def fense(
     """
     if importlib.util.find_spec("aac_metrics") is None:
         raise RuntimeError("needs aac-metrics: pip install aac-metrics && aac-metrics-download (it brings PyTorch)")
-    from aac_metrics.functional import fense as aac_fense
-
     try:
-        _, per_clip = aac_fense(written, references)
+        functional = importlib.import_module("aac_metrics.functional")
+        _, per_clip = functional.fense(written, references)
     except Exception as error:  # whatever PyTorch, transformers or the network say
         raise RuntimeError(f"its models cannot be read ({error}); run aac-metrics-download once") from error
     return {"fense": np.asarray(per_clip["fense"], np.float64)}

@@ -18,10 +18,9 @@ from jaxtyping import Bool, Float
 from slap_jax.data.audio import SAMPLE_RATE
 from slap_jax.data.evaluation_set import Region, waveform_chunks
 from slap_jax.evaluation.bootstrap import cluster_interval
-from slap_jax.evaluation.embeddings import Progress, text_vectors
+from slap_jax.evaluation.embeddings import Embeds, Progress, text_vectors
 from slap_jax.evaluation.ranking_scores import areas_under_roc, resampled_mean
 from slap_jax.evaluation.task import EvaluationTask
-from slap_jax.inference.embedder import Embedder
 
 SEGMENT_SECONDS = 1.0
 _CLASS_TEXTS = 1_000  # more texts than this, or most of them used once: sentences
@@ -29,7 +28,7 @@ _RESAMPLED_VALUES = 2_000_000_000  # bounds the time of the bootstrap over segme
 
 
 def frame_scores(
-    embedder: Embedder,
+    embedder: Embeds,
     params: Mapping[str, Any],
     task: EvaluationTask,
     *,
@@ -83,7 +82,7 @@ def frame_scores(
 
 
 def _columns(
-    embedder: Embedder,
+    embedder: Embeds,
     params: Mapping[str, Any],
     task: EvaluationTask,
     wanted: Sequence[int],

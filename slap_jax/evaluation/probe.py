@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from slap_jax.evaluation.embeddings import Progress, clip_vectors
+from slap_jax.evaluation.embeddings import Embeds, Progress, clip_vectors
 from slap_jax.evaluation.task import ClassLabels, EvaluationTask
 from slap_jax.evaluation.zero_shot import accuracy, mean_average_precision
-from slap_jax.inference.embedder import Embedder
 
 NEIGHBOURS = 10
 _QUERIES_AT_ONCE = 1_024
@@ -25,7 +24,7 @@ class ProbeError(ValueError):
 
 
 def probe(
-    embedder: Embedder,
+    embedder: Embeds,
     params: Mapping[str, Any],
     task: EvaluationTask,
     *,
@@ -53,7 +52,7 @@ def probe(
     labels = task.labels
     assert labels is not None  # `make_task` sees to it
     classifiers = {"linear": _linear(), "knn": _neighbours}
-    known = labels.positives.any(axis=1) if labels.positives is not None else labels.truth >= 0
+    known = labels.truth >= 0 if labels.positives is None else np.asarray(labels.positives.any(axis=1))
     tests = list(_tests(task, known))
     extract = {
         "global": lambda waveforms: embedder.audio(params, waveforms),

@@ -52,7 +52,8 @@ def _counts(
     last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
     hits = np.cumsum(times * truth, axis=1)[:, last]
     misses = np.cumsum(times, axis=1)[:, last] - hits
-    return tuple(np.concatenate([np.zeros((len(times), 1)), counts], axis=1) for counts in (hits, misses))
+    none = np.zeros((len(times), 1))
+    return np.concatenate([none, hits], axis=1), np.concatenate([none, misses], axis=1)
 
 
 def resampled_mean(

@@ -42,7 +42,7 @@ def clotho(root: Path) -> None:
 
 def esc50(root: Path) -> None:
     """Three classes in five folds, of one to three clips."""
-    rows = [("filename", "fold", "target", "category", "esc10", "src_file", "take")]
+    rows: list[tuple] = [("filename", "fold", "target", "category", "esc10", "src_file", "take")]
     for fold in range(1, 6):
         for clip, category in enumerate(("dog", "sea_waves", "rain")[: 1 + fold % 3]):
             name = f"{fold}-{clip}-A-0.wav"
@@ -53,7 +53,7 @@ def esc50(root: Path) -> None:
 
 def urbansound8k(root: Path) -> None:
     """Two classes in ten folds, of one or two clips."""
-    rows = [("slice_file_name", "fsID", "start", "end", "salience", "fold", "classID", "class")]
+    rows: list[tuple] = [("slice_file_name", "fsID", "start", "end", "salience", "fold", "classID", "class")]
     for fold in range(1, 11):
         for clip, category in enumerate(("dog_bark", "siren")[: 1 + fold % 2]):
             name = f"{fold}-{clip}.wav"

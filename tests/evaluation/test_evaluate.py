@@ -149,7 +149,12 @@ def test_a_set_of_labels_alone_is_read_from_records(tokenizer, tmp_path):
     records = [make_record(clip.id, clip.waveform, (), labels=clip.labels, source="tiny") for clip in CLIPS[:4]]
     prepare_records({"test": (len(records), records)}, tmp_path / "tiny", {}, log=lambda line: None)
     (task,) = load_tasks({"tiny": source(str(tmp_path / "tiny"), "test", label="kind")}, tokenizer, 24)
-    assert task.captions == [] and task.labels.classes == ["a", "b"] and list(task.labels.truth) == [0, 1, 0, 1]
+    assert (
+        task.captions == []
+        and task.labels
+        and task.labels.classes == ["a", "b"]
+        and list(task.labels.truth) == [0, 1, 0, 1]
+    )
 
 
 def test_fingerprint_depends_on_what_is_scored(tokenizer):
