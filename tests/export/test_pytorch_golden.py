@@ -16,14 +16,14 @@ TOLERANCE = 2e-5
 
 @pytest.fixture(scope="module")
 def model():
-    config = seeded_config("slap")
+    config = seeded_config("scratch")
     return config, Embedder(config), seeded_params(config)
 
 
 def test_embeddings_of_clips_of_any_duration(model):
     _, embedder, params = model
     found = embedder.audio(params["model"], seeded_clips())
-    assert np.abs(found - GOLDEN["slap_audio"]).max() < TOLERANCE
+    assert np.abs(found - GOLDEN["scratch_audio"]).max() < TOLERANCE
     # The comparison could not fail if all clips were alike.
     assert np.abs(found[:, None] - found[None])[~np.eye(len(found), dtype=bool)].max(-1).min() > 0.01
 
@@ -31,11 +31,11 @@ def test_embeddings_of_clips_of_any_duration(model):
 def test_dense_features(model):
     _, embedder, params = model
     found = embedder.frames(params["model"], [seeded_clips()[2]])[0]
-    expected = GOLDEN["slap_features"].reshape(len(found), embedder.patches, -1).mean(axis=1)
+    expected = GOLDEN["scratch_features"].reshape(len(found), embedder.patches, -1).mean(axis=1)
     assert np.abs(found - expected).max() < 10 * TOLERANCE  # values of up to 3, not of a unit vector
 
 
-@pytest.mark.parametrize("kind", ["slap", "modernbert"])
+@pytest.mark.parametrize("kind", ["scratch", "modernbert"])
 def test_embeddings_of_texts(kind, tmp_path):
     config = seeded_config(kind)
     embedder, params = Embedder(config), seeded_params(config)
@@ -50,6 +50,6 @@ def test_captions(model):
     config, embedder, params = model
     captioner = Captioner(embedder, config.data.max_caption_tokens)
     found = captioner(params["model"], params["objectives"]["captioning"]["decoder"], seeded_clips()[:4])
-    expected = GOLDEN["slap_captions"][:4]
+    expected = GOLDEN["scratch_captions"][:4]
     assert len(np.unique(expected)) > 3
     assert np.array_equal(np.array(found)[:, : expected.shape[1]], expected)

@@ -47,7 +47,7 @@ def padded(rows, dtype) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     directory = tmp_path_factory.mktemp("stablehlo")
-    config = seeded_config("slap")
+    config = seeded_config("scratch")
     tokenizer = tiny_tokenizer(directory / "words.model")
     export(seeded_params(config), config, tokenizer.path, directory)
     write_stablehlo(load_export(directory), directory)
@@ -68,10 +68,10 @@ def test_runs_without_slap_jax(exported, tmp_path):
     done = subprocess.run([sys.executable, "-c", RUNNER, *paths], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = np.load(tmp_path / "results.npz")
-    assert np.abs(results["audio_clips"] - GOLDEN["slap_audio"][:3]).max() < 2e-5
-    assert np.abs(results["text_texts"] - GOLDEN["slap_text"]).max() < 2e-5
-    assert np.abs(results["text_first"] - GOLDEN["slap_text"][:1]).max() < 2e-5
-    assert np.array_equal(results["caption_clips"], GOLDEN["slap_captions"][:3])
+    assert np.abs(results["audio_clips"] - GOLDEN["scratch_audio"][:3]).max() < 2e-5
+    assert np.abs(results["text_texts"] - GOLDEN["scratch_text"]).max() < 2e-5
+    assert np.abs(results["text_first"] - GOLDEN["scratch_text"][:1]).max() < 2e-5
+    assert np.array_equal(results["caption_clips"], GOLDEN["scratch_captions"][:3])
 
 
 def test_the_description_says_what_programs_take(exported):

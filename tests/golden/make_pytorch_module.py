@@ -15,7 +15,7 @@ from slap_jax.export.safetensors import export
 from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params
 from tests.inference.tiny import tiny_tokenizer
 
-KINDS = ("slap", "modernbert")
+KINDS = ("scratch", "modernbert")
 
 
 def padded(rows: list, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,11 +34,11 @@ def outputs(kind: str, tokenizer: Tokenizer, directory: Path) -> dict[str, np.nd
     tokens = [tokenizer.encode(text, config.data.max_caption_tokens) for text in TEXTS]
     with torch.inference_mode():
         values = {f"{kind}_text": model.embed_text(*padded(tokens, torch.int64)).numpy()}
-        if kind == "slap":
+        if kind == "scratch":
             features, valid = model.audio_features(waveforms, lengths)
-            values["slap_audio"] = model.embed_audio(waveforms, lengths).numpy()
-            values["slap_features"] = features[2][valid[2]].numpy()
-            values["slap_captions"] = model.caption(waveforms, lengths).numpy()
+            values["scratch_audio"] = model.embed_audio(waveforms, lengths).numpy()
+            values["scratch_features"] = features[2][valid[2]].numpy()
+            values["scratch_captions"] = model.caption(waveforms, lengths).numpy()
     return values
 
 

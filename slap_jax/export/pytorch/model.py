@@ -125,15 +125,19 @@ class Slap(nn.Module):
             raise ValueError("set tokenizer_path to the export's tokenizer.model or tokenizer.json")
         path = os.fspath(self.tokenizer_path)
         if path.endswith(".json"):
-            from tokenizers import Tokenizer
-
+            try:
+                from tokenizers import Tokenizer
+            except ImportError as error:
+                raise ImportError(f"{path} is read by the package tokenizers: pip install tokenizers") from error
             words = Tokenizer.from_file(path)
             words.no_truncation()
             words.no_padding()
             words.encode_special_tokens = True  # a text that has "[SEP]" in it does not end there
             return lambda text: words.encode(text, add_special_tokens=False).ids, words.decode, words.get_vocab_size()
-        from sentencepiece import SentencePieceProcessor
-
+        try:
+            from sentencepiece import SentencePieceProcessor
+        except ImportError as error:
+            raise ImportError(f"{path} is read by the package sentencepiece: pip install sentencepiece") from error
         pieces = SentencePieceProcessor(model_file=path)
         return pieces.encode, pieces.decode, pieces.vocab_size()
 
