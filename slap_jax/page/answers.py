@@ -183,7 +183,7 @@ def _player(hit: Hit, rate: int, name: str) -> str:
 
 def _given(audio: str | None) -> str:
     if not audio:
-        raise PageError("there is no sound yet: record one, drop a file, or choose an example")
+        raise PageError("there is no sound yet: record one, or drop a file")
     return audio
 
 

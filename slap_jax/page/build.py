@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,13 @@ def build_page(model: "SlapModel", name: str, index: "SearchIndex | None" = None
         gr.Markdown(f"# What does it sound like?\nModel `{name}` ({model.model_id})")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
-                audio = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Sound", elem_id="sound")
+                audio = gr.Audio(
+                    sources=["upload", "microphone"],
+                    type="filepath",
+                    label="Sound",
+                    elem_id="sound",
+                    buttons=["download"],  # no sharing with other machines
+                )
                 gr.Markdown("Record a sound or drop a file, then ask on the right.")
             with gr.Column(scale=5, min_width=420), gr.Tabs():
                 with gr.Tab("Over time"):
@@ -121,7 +128,10 @@ def _answer(
             # As on the command line: the package's own errors explain themselves, anything else is a bug.
             if not type(error).__module__.startswith("slap_jax."):
                 raise
-            raise gr.Error(str(error), duration=None, title="Not possible", print_exception=False) from error
+            message = str(error)
+            for uploaded in (value for value in values if isinstance(value, str) and os.path.isabs(value)):
+                message = message.replace(uploaded, os.path.basename(uploaded))  # not where Gradio keeps it
+            raise gr.Error(message, duration=None, title="Not possible", print_exception=False) from error
 
     for number, event in enumerate([button.click, also]):
         if event is not None:
