@@ -1,7 +1,6 @@
 """Work over many files, some of which may be bad: read ahead of the model, in groups, in order."""
 
 import collections
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from slap_jax.inference.audio_input import Audio, read_audio
 
 _GROUP = 32  # clips that are computed together; as many more are read meanwhile
 _READERS = 4
+_BLOCK_FRAMES = 1 << 16
 _SILENT_PEAK = 2.0**-15  # one step of 16 bits
 
 Waveform = Float[np.ndarray, " n"]
@@ -101,14 +101,30 @@ def _read(file: str, rate: int, long_seconds: float) -> Waveform | Audio | Audio
         return AudioError(f"{shown} has a name that is not UTF-8; rename it", "bad_name")
     try:
         if _seconds_by_header(file) > long_seconds:
-            return os.fspath(file)
+            return _silent(file) if _is_silent_long(file) else file
         waveform = read_audio(file, rate)
     except AudioError as error:
         return error
     if float(np.abs(waveform).max()) < _SILENT_PEAK:
-        return AudioError(f"{file} is silent: no sample reaches one step of 16 bits; leave it out", "silent_audio")
+        return _silent(file)
     # The header of a video is not asked above, and that of a stream may be wrong.
     return waveform if len(waveform) <= long_seconds * rate else (waveform, rate)
+
+
+def _silent(file: str) -> AudioError:
+    return AudioError(f"{file} is silent: no sample reaches one step of 16 bits; leave it out", "silent_audio")
+
+
+def _is_silent_long(file: str) -> bool:
+    """Reads up to the first sound, which seldom takes long; damage is left for the model's reader to tell."""
+    try:
+        with soundfile.SoundFile(file) as opened:
+            while len(block := opened.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                if not float(np.abs(block).max()) < _SILENT_PEAK:  # NaN is no silence
+                    return False
+    except (soundfile.SoundFileError, RuntimeError):
+        return False
+    return True
 
 
 def _seconds_by_header(file: str) -> float:

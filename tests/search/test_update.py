@@ -14,7 +14,7 @@ from slap_jax.search.reader import SearchIndex
 from slap_jax.search.search import search
 from slap_jax.search.update import update_index
 from slap_jax.search.writer import only_writer
-from tests.search.fake_model import FakeModel, tone, write
+from tests.search.fake_model import RATE, FakeModel, tone, write
 
 
 @pytest.fixture
@@ -102,26 +102,30 @@ def test_bad_files_are_told_and_left_out(folder):
     (folder / "broken_too.wav").write_bytes(b"RIFFnothing")
     (folder / "empty.mp3").touch()
     write(folder / "silent.wav", np.zeros(800, np.float32))
+    write(folder / "silent_long.wav", np.zeros(20 * RATE, np.float32))
+    write(folder / "late.wav", np.zeros(20 * RATE, np.float32), tone(0, 1))
     (folder / "gone.wav").symlink_to(folder / "nowhere.wav")
     soundfile.write(folder / "nan.wav", np.full(800, np.nan), 16_000, subtype="FLOAT")
     update = update_index(FakeModel(), folder)
     reasons = dict(update.bad)
-    assert update.files == 4 and set(reasons) == {
+    assert update.files == 5 and set(reasons) == {
         "broken.wav",
         "broken_too.wav",
         "empty.mp3",
         "silent.wav",
+        "silent_long.wav",
         "gone.wav",
         "nan.wav",
     }
-    assert "is silent" in reasons["silent.wav"] and "NaN" in reasons["nan.wav"] and "0 bytes" in reasons["empty.mp3"]
+    assert "is silent" in reasons["silent.wav"] and "is silent" in reasons["silent_long.wav"]
+    assert "NaN" in reasons["nan.wav"] and "0 bytes" in reasons["empty.mp3"]
     assert all(str(folder / path) in reason for path, reason in reasons.items())
     assert dict(update_index(FakeModel(), folder).bad).keys() == reasons.keys()  # told each time
     write(folder / "broken.wav", tone(1, 1.5))
     (folder / "low.wav").write_bytes(b"RIFFnothing")
     update = update_index(FakeModel(), folder)
     assert (update.embedded, update.removed) == (1, 1) and "low.wav" in dict(update.bad)
-    assert set(state(folder)) == {"broken.wav", "deep/middle.flac", "high.wav", "long.wav"}
+    assert set(state(folder)) == {"broken.wav", "deep/middle.flac", "high.wav", "late.wav", "long.wav"}
 
 
 def test_a_file_that_changes_meanwhile_is_left_for_the_next_time(folder):
