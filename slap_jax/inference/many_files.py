@@ -1,7 +1,7 @@
 """Work over many files, some of which may be bad: read ahead of the model, in groups, in order."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,7 +45,7 @@ def over_files(
     of_long: Callable[[Audio], Result],
     rate: int,
     long_seconds: float,
-) -> Iterator[tuple[str, Result | AudioError]]:
+) -> Generator[tuple[str, Result | AudioError], None, None]:
     """Computes something of each file.
 
     Args:
