@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not takes_rest:  # settings of the config, flags of the engine
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.rest = rest
-    trains = options.verb in ("train", "finetune")
+    trains = options.verb in ("train", "finetune", "ablations")
     logging.basicConfig(format="%(message)s", level=logging.INFO if trains else logging.WARNING)
     for library in ("absl", "jax"):  # what they tell about their inner workings would bury the run's own lines
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -72,7 +72,8 @@ def test_finished_runs_are_skipped_and_a_failed_one_stops_the_driver(tmp_path):
         assert arguments[arguments.index("--config") + 1].endswith(f"seed={started[-1].partition(':')[2]}")
         if started[-1] == "sigmoid:1":
             return 83
-        finish(tmp_path, *started[-1].split(":")[:1], int(started[-1].partition(":")[2]))
+        variant, _, seed = started[-1].partition(":")
+        finish(tmp_path, variant, int(seed))
         return 0
 
     with pytest.raises(AblationError, match="the run of sigmoid with seed 1 ended with exit code 83"):

@@ -51,7 +51,8 @@ def test_the_commands_of_the_page(root, monkeypatch, capsys):
 
 def test_the_values_of_the_page_are_those_of_the_code():
     def row(title: str) -> list[str]:
-        return re.search(rf"^\| {re.escape(title)} \| (.*) \|$", PAGE, re.MULTILINE)[1].split(" | ")
+        (cells,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", PAGE, re.MULTILINE)
+        return cells.split(" | ")
 
     for title, values in (
         ("`--learning-rate`, the peak", LEARNING_RATE),

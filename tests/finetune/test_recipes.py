@@ -53,7 +53,7 @@ def publish_clotho(root: Path) -> None:
 
 
 def publish_esc50(root: Path) -> None:
-    rows = [("filename", "fold", "target", "category", "esc10", "src_file", "take")]
+    rows: list[tuple] = [("filename", "fold", "target", "category", "esc10", "src_file", "take")]
     for fold in range(1, 6):
         for number, category in enumerate(("dog", "sea_waves", "rain")):
             name = f"{fold}-{number}-A-0.wav"
