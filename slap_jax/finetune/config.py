@@ -100,6 +100,9 @@ def _choose_objective(
             multi_label=multi_label,
             class_weights=classes.weights(balance),
         )
+        for settings in config.data.evaluation.values():
+            if not multi_label:
+                settings.label = settings.label or classes.label  # what `slap evaluate` classifies zero-shot
         logging.info("%d classes of %s; %d clips without it", len(classes.names), classes.label, classes.unlabelled)
     else:
         require_captions(splits, task)
