@@ -28,6 +28,7 @@ from slap_jax.data.batches.prefetch import Prefetch
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.device_memory import describe_program_memory, device_memory, program_memory
 from slap_jax.evaluation.evaluate import evaluate, load_tasks, scalars
+from slap_jax.evaluation.suites import loop_tasks
 from slap_jax.finetune.loop_evaluation import LoopEvaluation
 from slap_jax.flops import peak_flops
 from slap_jax.goodput import Goodput
@@ -87,10 +88,12 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
 
     # Data -------------------------------------------------------------------------------------------------------------
     data = config.data
-    check_leakage(*({name: (s.path, s.split) for name, s in part.items()} for part in (data.train, data.evaluation)))
+    suite, suite_data = loop_tasks(config, tokenizer)
+    held_out = {name: (s.path, s.split) for name, s in data.evaluation.items()} | suite_data
+    check_leakage({name: (s.path, s.split) for name, s in data.train.items()}, held_out)
     batches = TrainBatches(config, tokenizer, jax.process_index(), jax.process_count())
     scored_by_text = data.evaluation if reads_captions(config) else {}
-    tasks = load_tasks(scored_by_text, tokenizer, config.data.max_caption_tokens)
+    tasks = [*load_tasks(scored_by_text, tokenizer, config.data.max_caption_tokens), *suite]
     embedder = Embedder(config, mesh=mesh)
     further_evaluation = LoopEvaluation(config, embedder, tokenizer)
     evaluation_sets = {task.name: task.fingerprint for task in tasks}

@@ -61,8 +61,9 @@ def _rank(
     irrelevant ones that are at least as similar, and beyond rank 10 nothing counts, so the ten most similar irrelevant
     candidates are all that is needed of the others.
     """
-    lowest = np.finfo(similarity.dtype).min
-    np.nan_to_num(similarity, copy=False, nan=lowest, posinf=np.finfo(similarity.dtype).max, neginf=lowest)
+    if not np.isfinite(similarity).all():
+        lowest, highest = np.finfo(similarity.dtype).min, np.finfo(similarity.dtype).max
+        np.nan_to_num(similarity, copy=False, nan=lowest, posinf=highest, neginf=lowest)
     value = similarity[query, candidate]
     order = np.lexsort((-value, query))
     value = value[order]
