@@ -51,5 +51,5 @@ def test_captions(model):
     captioner = Captioner(embedder, config.data.max_caption_tokens)
     found = captioner(params["model"], params["objectives"]["captioning"]["decoder"], seeded_clips()[:4])
     expected = GOLDEN["scratch_captions"][:4]
-    assert len(np.unique(expected)) > 3
+    assert len(np.unique(expected)) > 8 and (expected == 2).any()  # captions that end, too
     assert np.array_equal(np.array(found)[:, : expected.shape[1]], expected)

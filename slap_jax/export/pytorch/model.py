@@ -117,7 +117,7 @@ class Slap(nn.Module):
         """Spells token ids [B, N]."""
         _, decode, known = self._vocabulary()
         special = (self.pad, self.bos, self.eos)
-        return [decode([i for i in row if i not in special and i < known]).strip() for row in ids.tolist()]
+        return [decode([i for i in row if i not in special and i < known]) for row in ids.tolist()]
 
     def _vocabulary(self) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str], int]:
         """Returns text to ids, ids to text, and the number of ids."""
@@ -133,7 +133,12 @@ class Slap(nn.Module):
             words.no_truncation()
             words.no_padding()
             words.encode_special_tokens = True  # a text that has "[SEP]" in it does not end there
-            return lambda text: words.encode(text, add_special_tokens=False).ids, words.decode, words.get_vocab_size()
+            known = max(words.get_vocab().values()) + 1
+            return (
+                lambda text: words.encode(text, add_special_tokens=False).ids,
+                lambda ids: words.decode(ids).strip(),
+                known,
+            )
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError as error:
