@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from slap_jax.data.packing import clip_columns
 from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
 from slap_jax.evaluation.zero_shot import DEFAULT_TEMPLATE, ZeroShotError, class_embeddings, class_prompts
 from slap_jax.export.safetensors import ExportError, check_shapes, load_export
@@ -20,9 +19,10 @@ from slap_jax.inference.captioner import Captioner
 from slap_jax.inference.compile_cache import use_compile_cache
 from slap_jax.inference.embedder import AudioProgram, Embedder, Output
 from slap_jax.inference.model_id import model_id
-from slap_jax.inference.recordings import WHOLE, Cut, even_cut, overlapping_cut, pieces
+from slap_jax.inference.over_time import columns_over_time, stream_windows, window_times
+from slap_jax.inference.recordings import WHOLE, Cut, even_cut, overlapping_cut
 from slap_jax.inference.results import Captions, Frames, Scores, Windows
-from slap_jax.inference.windows import Span, join_columns, mean_of_windows
+from slap_jax.inference.windows import Span, mean_of_windows
 from slap_jax.search.hits import Hit
 from slap_jax.search.reader import SearchIndex
 from slap_jax.search.search import search
@@ -136,7 +136,8 @@ class SlapModel:
         """
         clips = list(as_list(audio))
         windows: list[list[tuple[Span, np.ndarray]]] = [[] for _ in clips]
-        for span, vector in self._stream(self._program("audio"), clips, self._cut(window_seconds), sample_rate):
+        cut = self._cut(window_seconds)
+        for span, vector in stream_windows(self._embedder, self._program("audio"), clips, cut, sample_rate):
             windows[span.recording].append((span, vector))
         vectors = [mean_of_windows(parts) for parts in windows]
         return np.stack(vectors) if vectors else np.zeros((0, self.embed_dim), np.float32)
@@ -158,9 +159,12 @@ class SlapModel:
             AudioError: see `embed_audio`.
             WindowError: windows without length, or gaps between them.
         """
-        found = self._stream(self._program("audio"), [clip], even_cut(seconds, hop, self._rate), sample_rate, one=True)
+        cut = even_cut(seconds, hop, self._rate)
+        found = stream_windows(self._embedder, self._program("audio"), [clip], cut, sample_rate, one=True)
         parts = sorted(found, key=lambda part: part[0])
-        return Windows(*self._times([span for span, _ in parts]), np.stack([vector for _, vector in parts]))
+        return Windows(
+            *window_times([span for span, _ in parts], self._rate), np.stack([vector for _, vector in parts])
+        )
 
     def frames(self, clip: Audio, sample_rate: int | None = None) -> Frames:
         """Dense features of one recording of any length, one for each 160 ms.
@@ -172,7 +176,8 @@ class SlapModel:
         Raises:
             AudioError: see `embed_audio`.
         """
-        return Frames(*self._over_time("frames", clip, sample_rate, lambda columns: columns))
+        program, cut = self._program("frames"), self._cut("trained")
+        return Frames(*columns_over_time(self._embedder, program, clip, cut, sample_rate, lambda columns: columns))
 
     def scores(self, clip: Audio, texts: Sequence[str], sample_rate: int | None = None) -> Scores:
         """Similarity of every 160 ms of one recording of any length with texts.
@@ -187,7 +192,8 @@ class SlapModel:
             TextError: see `embed_text`.
         """
         text = self.embed_text(texts)
-        return Scores(*self._over_time("frame_embeddings", clip, sample_rate, lambda columns: columns @ text.T))
+        program, cut = self._program("frame_embeddings"), self._cut("trained")
+        return Scores(*columns_over_time(self._embedder, program, clip, cut, sample_rate, lambda own: own @ text.T))
 
     def embed_text(self, texts: Sequence[str]) -> Float[np.ndarray, "m E"]:
         """Embeds texts.
@@ -305,7 +311,7 @@ class SlapModel:
             WindowError: windows without length, or gaps between them.
         """
         parts = self._captions([clip], even_cut(seconds, hop, self._rate), beam, sample_rate, one=True)
-        return Captions(*self._times([span for span, _ in parts]), [text for _, text in parts])
+        return Captions(*window_times([span for span, _ in parts], self._rate), [text for _, text in parts])
 
     def search(self, query: str | Audio, index: SearchIndex | str | os.PathLike[str], k: int = 10) -> list[Hit]:
         """Finds the moments of indexed recordings that fit a text or a clip; `slap_jax.search.search` does more.
@@ -330,14 +336,6 @@ class SlapModel:
     def _program(self, output: Output) -> AudioProgram:
         return self._embedder.audio_program(self.params["model"], output)
 
-    def _stream(
-        self, program: AudioProgram, audio: Sequence[Audio], cut: Cut, sample_rate: int | None, one: bool = False
-    ) -> Iterator[tuple[Span, np.ndarray]]:
-        """Where each window lies and what a program says of it; of the samples, few are in memory at a time."""
-        found = pieces(audio, self._rate, cut, sample_rate, one)
-        for piece, row in self._embedder.stream_audio(program, found, lambda piece: piece.samples):
-            yield piece.span, row
-
     def _captions(
         self, audio: Sequence[Audio], cut: Cut, beam: int, sample_rate: int | None, one: bool = False
     ) -> list[tuple[Span, str]]:
@@ -350,30 +348,13 @@ class SlapModel:
         if beam not in self._captioners:
             self._captioners[beam] = Captioner(self._embedder, self._max_tokens, beam)
         program = self._captioners[beam].program(self.params["model"], self._decoder_params)
-        written = sorted(self._stream(program, audio, cut, sample_rate, one), key=lambda part: part[0])
+        written = sorted(
+            stream_windows(self._embedder, program, audio, cut, sample_rate, one), key=lambda part: part[0]
+        )
         # A model may have more ids than its vocabulary has pieces; the surplus ones spell nothing.
         known = self._tokenizer.vocab_size
         return [(span, self._tokenizer.decode([i for i in ids.tolist() if i < known])) for span, ids in written]
 
-    def _over_time(
-        self, output: Output, clip: Audio, sample_rate: int | None, of_columns: Callable[[np.ndarray], np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Starts and ends of the columns of a recording, and what `of_columns` makes of their outputs."""
-        per_column = self._embedder.per_column
-        parts, samples = [], 0
-        for span, columns in self._stream(self._program(output), [clip], self._cut("trained"), sample_rate, one=True):
-            own = columns[: clip_columns(span.length, per_column)]
-            parts.append((span.start // per_column, of_columns(own)))
-            samples = max(samples, span.start + span.length)
-        values = join_columns(sorted(parts, key=lambda part: part[0]))
-        start = np.arange(len(values)) * (per_column / self._rate)
-        return start, np.minimum(start + per_column / self._rate, samples / self._rate), values
-
     def _cut(self, window_seconds: float | Literal["trained"] | None) -> Cut:
         seconds = self._max_seconds if window_seconds == "trained" else window_seconds
         return WHOLE if seconds is None else overlapping_cut(seconds, self._rate, self._embedder.per_column)
-
-    def _times(self, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
-        """Starts and ends in seconds."""
-        start = np.array([span.start for span in spans]) / self._rate
-        return start, start + np.array([span.length for span in spans]) / self._rate
