@@ -13,13 +13,14 @@ from jax.extend.core import jaxprs_in_params
 from ml_collections import ConfigDict
 
 from slap_jax import flops
-from slap_jax.batch import PackedBatch
+from slap_jax.batch import PackedBatch, with_labels
 from slap_jax.config import default_config
 from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.models.slap import Slap
 from slap_jax.objectives.distillation import PrototypeHead
 
 COLUMNS, TEXT = 16, 48
+CLASSES = 40
 
 
 def _config(width: int = 256) -> ConfigDict:
@@ -216,7 +217,14 @@ def _batch() -> PackedBatch:
 
 
 @pytest.mark.parametrize(
-    "objectives", [("contrastive", "distillation", "captioning"), ("contrastive",), ("captioning",)]
+    "objectives",
+    [
+        ("contrastive", "distillation", "captioning"),
+        ("contrastive",),
+        ("captioning",),
+        ("classification",),
+        ("contrastive", "classification"),
+    ],
 )
 def test_whole_step_with_its_backward_pass(objectives):
     from slap_jax.optimizer import create_optimizer
@@ -225,12 +233,16 @@ def test_whole_step_with_its_backward_pass(objectives):
 
     config = _config(width=64)
     config.audio.dft = "rfft"
+    config.objectives.classification.update(label="kind", classes=tuple(map(str, range(CLASSES))))
     for name in config.objectives:
         config.objectives[name].weight = float(name in objectives)
+    batch = _batch()
+    if "classification" in objectives:
+        batch = with_labels(batch, np.ones((2, 1, CLASSES), np.float32))
     transform = create_optimizer(config.optimizer, config.train.steps)
     state = jax.eval_shape(lambda: create_state(config, transform))
     step = make_train_step(config, abstract_learner(config), transform)
-    traced = _traced(step, state, _batch())
+    traced = _traced(step, state, batch)
     parts = flops.train_step_parts(config, _counts(clips=2), dense_attention=True)
     parts["front_end"] -= 2.5 * 512 * 9 * 2 * 16 * COLUMNS  # no matrix product
     # The rule of three is not exact at the edges: nothing is differentiated below the patch embedding.

@@ -233,7 +233,7 @@ def _shown_row(
                 waveform=batch.waveform[0, begin : begin + clip.samples],
                 first_column=first,
                 text=tokenizer.decode(clip.tokens),
-                cut_tokens=tokenizer.length(clip.caption) - len(clip.tokens),
+                cut_tokens=tokenizer.length(clip.caption) - len(clip.tokens) if clip.tokens else 0,
             )
         )
     return ShownRow(step, row, batch, clips)
