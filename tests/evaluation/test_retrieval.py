@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -128,3 +129,16 @@ def test_groups_follow_strip_and_casefold():
 def test_a_clip_without_caption_is_refused(owner):
     with pytest.raises(ValueError, match="must own a caption"):
         retrieval(np.eye(3), np.eye(3), np.array(owner), ["a", "b", "c"])
+
+
+def test_memory_does_not_grow_with_the_pairs(monkeypatch):
+    """2,000 clips and 10,000 captions are 20 million pairs, 80 MB of similarities alone: far less is held at a time."""
+    monkeypatch.setattr("slap_jax.evaluation.retrieval._CHUNK_ELEMENTS", 100_000)
+    audio, text, owner, captions = random_set(9, clips=2_000, per_clip=5)
+    tracemalloc.start()
+    try:
+        retrieval(audio, text, owner, captions, resamples=10)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000
