@@ -35,8 +35,13 @@ def build_graph(index: Path, progress: bool | None = None) -> None:
     file = index / found.manifest.graph_file
     graph = _new_graph(found.manifest.embed_dim)
     if file.is_file():
-        graph.load(str(file))
+        try:
+            graph.load(str(file))
+        except RuntimeError:  # damaged: made anew from the vectors
+            graph = _new_graph(found.manifest.embed_dim)
     rows = found.manifest.rows
+    if len(graph) == rows == found.manifest.approximate_rows:
+        return
     with tqdm(total=rows, initial=len(graph), desc="graph", unit=" windows", disable=_hidden(progress)) as bar:
         for start in range(len(graph), rows, _ADDED_AT_ONCE):
             stop = min(start + _ADDED_AT_ONCE, rows)
@@ -59,7 +64,13 @@ def approximate_hits(
     if known == 0:
         raise SearchError(f"{index.path} has no graph: make it with `slap index FOLDER --model DIR --approximate`")
     graph = _new_graph(index.manifest.embed_dim)
-    graph.restore(str(index.path / index.manifest.graph_file), view=True)
+    file = index.path / index.manifest.graph_file
+    try:
+        graph.view(str(file))  # read from disk as it is needed
+    except (RuntimeError, OSError) as error:
+        raise SearchError(f"{file} cannot be read ({error}); delete it and run `slap index` again") from error
+    if len(graph) < known:
+        raise SearchError(f"{file} holds {len(graph)} windows of {known}; delete it and run `slap index` again")
     newer = np.arange(known, index.manifest.rows)
     newer_scores = all_scores(index, query, known)
     count = 8 * k + 64

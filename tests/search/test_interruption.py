@@ -40,7 +40,7 @@ def test_what_a_killed_writer_left_behind_is_cut_off(folder):
     update_index(FakeModel(), folder)
     before, index = vectors_of(folder), SearchIndex(folder)
     data = index.path / index.manifest.data_folder
-    for name, rest in ((VECTORS, b"\x00" * 7), (TIMES, b"\x00" * 3), (JOURNAL, b'{"path": "half a li')):
+    for name, rest in ((VECTORS, b"\x00" * 7_001), (TIMES, b"\x00" * 3_003), (JOURNAL, b'{"path": "half a li')):
         with (data / name).open("ab") as file:
             file.write(rest)
     (index.path / "data-000009").mkdir()
@@ -50,6 +50,9 @@ def test_what_a_killed_writer_left_behind_is_cut_off(folder):
     assert update_index(FakeModel(), folder).embedded == 1
     after = vectors_of(folder)
     assert after.pop("new.wav") and after == before
+    manifest = Manifest.read(index.path)
+    sizes = [(data / name).stat().st_size for name in (VECTORS, TIMES, JOURNAL)]
+    assert sizes == [manifest.rows * 4 * 4, manifest.rows * 2 * 8, manifest.journal_bytes]
     assert sorted(path.name for path in index.path.iterdir()) == ["data-000001", "manifest.json"]
 
 
