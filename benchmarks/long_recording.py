@@ -14,7 +14,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import soundfile
 from machine import machine
 from ml_collections import ConfigDict
 
+JOBS = ("embed_audio", "windows", "scores", "frames")
 TEXTS = ["a dog barks", "rain falls", "someone speaks"]
 
 
@@ -44,8 +45,8 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
 
 
-def measure(config: ConfigDict, seconds: float, folder: Path) -> dict[str, Any]:
-    """Returns memory and time of each job on a recording of that length."""
+def measure(config: ConfigDict, seconds: float, folder: Path, names: Sequence[str] = JOBS) -> dict[str, Any]:
+    """Returns memory and time of each of the jobs on a recording of that length."""
     from random_model import random_model
 
     write_noise(folder / "clip.flac", min(30.0, seconds))
@@ -57,13 +58,13 @@ def measure(config: ConfigDict, seconds: float, folder: Path) -> dict[str, Any]:
         "scores": lambda path: model.scores(path, TEXTS),
         "frames": lambda path: model.frames(path),
     }
-    for job in jobs.values():
-        job(folder / "clip.flac")
+    for name in names:
+        jobs[name](folder / "clip.flac")
     before = peak_mib()
     results: dict[str, Any] = {"peak_mib_after_a_clip": round(before)}
-    for name, job in jobs.items():
+    for name in names:
         start = time.perf_counter()
-        job(folder / "long.flac")
+        jobs[name](folder / "long.flac")
         wall = time.perf_counter() - start
         results[name] = {
             "more_mib": round(peak_mib() - before),
@@ -76,12 +77,13 @@ def measure(config: ConfigDict, seconds: float, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3_600.0, help="of the recording")
+    parser.add_argument("--jobs", nargs="+", default=JOBS, choices=JOBS)
     options = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
     from random_model import small_config
 
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(small_config(), options.seconds, Path(folder))
+        results = measure(small_config(), options.seconds, Path(folder), options.jobs)
     print(json.dumps({"machine": machine("jax", "jaxlib"), "seconds": options.seconds, **results}, indent=2))
 
 

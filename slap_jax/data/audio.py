@@ -68,7 +68,7 @@ def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "")
     Raises:
         AudioError: missing, empty, unreadable, broken off, or with NaN or infinite samples.
     """
-    name = name or _name_of(source)
+    name = name or source_name(source)
     rate, blocks = audio_blocks(source, name)
     return _finish(np.concatenate(list(blocks)), rate, sample_rate, name)
 
@@ -86,7 +86,7 @@ def audio_blocks(source: Source, name: str = "") -> tuple[int, Iterator[Float[np
     Raises:
         AudioError: missing, empty, unreadable, or broken off.
     """
-    name = name or _name_of(source)
+    name = name or source_name(source)
     readable = _open(source, name)
     try:
         file = soundfile.SoundFile(readable)
@@ -210,7 +210,8 @@ def decode_flac_into(data: bytes, out: Int16[np.ndarray, " n"], start: int = 0, 
         )
 
 
-def _name_of(source: Source) -> str:
+def source_name(source: Source) -> str:
+    """Returns what errors call a source that was given no name."""
     if isinstance(source, (bytes, io.BytesIO)):
         return "audio bytes"
     return os.fspath(source)

@@ -14,6 +14,7 @@ from slap_jax.data.audio import (
     Source,
     audio_blocks,
     prepare_waveform,
+    source_name,
 )
 
 
@@ -33,7 +34,7 @@ def stream_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "")
             infinite; at the end if the file is broken off.
     """
     rate, blocks = audio_blocks(source, name)
-    yield from _resampled(blocks, rate, sample_rate, name or str(source))
+    yield from _resampled(blocks, rate, sample_rate, name or source_name(source))
 
 
 def stream_array(

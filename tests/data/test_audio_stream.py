@@ -59,10 +59,12 @@ def test_the_place_of_a_bad_sample_is_told():
 
 
 def test_a_file_that_is_broken_off_is_told_at_its_end():
-    pieces = stream_audio(encoded(stereo(1.0, 16_000), 16_000)[:20_000], name="clip")
-    assert len(next(pieces)) == 1_000
-    with pytest.raises(AudioError, match="clip is broken off"):
-        list(pieces)
+    data = encoded(stereo(1.0, 16_000), 16_000)[:20_000]
+    for arguments, name in (((data, 16_000, "clip 3"), "clip 3"), ((data,), "audio bytes")):
+        pieces = stream_audio(*arguments)
+        assert len(next(pieces)) == 1_000
+        with pytest.raises(AudioError, match=f"^{name} is broken off"):
+            list(pieces)
 
 
 @pytest.mark.parametrize(
