@@ -1,6 +1,8 @@
 """The verbs of the `slap` command that score models, and set the scores beside published ones."""
 
 import argparse
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +101,12 @@ def _report(options: argparse.Namespace, results: dict[str, Any], file_name: str
     from slap_jax.evaluation.evaluate import write_results
     from slap_jax.evaluation.text_table import table
 
-    print(table(results))
+    print(json.dumps(results, indent=2) if options.json else table(results))
     is_run = (Path(options.model) / "checkpoints").is_dir()
     output = options.output or (Path(options.model) / file_name if is_run else None)
     if output:
         write_results(results, output)
-        print(f"wrote {output}")
+        print(f"wrote {output}", file=sys.stderr if options.json else sys.stdout)
     return 1 if results.get("missing") else 0
 
 
@@ -114,6 +116,7 @@ def add_verbs(verb: AddVerb) -> None:
     def add_model(add: Any) -> None:
         add("model", metavar="DIR", help="run directory or export")
         add("--output", metavar="FILE", help="JSON results (in a run directory, evaluation.json or the suite's)")
+        add("--json", action="store_true", help="print as JSON")
         add("--step", type=int, help="of a run's checkpoint (the newest)")
         add("--seed", type=int, default=0, help="of the bootstrap (0)")
         add("--multi-label", action="store_true", help="clips may have several values of LABEL: mAP, not accuracy")

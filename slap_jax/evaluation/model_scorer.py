@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from slap_jax.data.audio import AudioError
+from slap_jax.data.records import RecordsError
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.evaluation.captioning import CaptioningError, Captions, require_scorers
 from slap_jax.evaluation.evaluate import evaluate
@@ -20,6 +22,8 @@ from slap_jax.export.safetensors import exported_params
 from slap_jax.inference.captioner import Captioner
 from slap_jax.inference.embedder import Embedder
 from slap_jax.inference.model_id import model_id
+
+RESAMPLES = 1_000
 
 
 class ModelScorer:
@@ -74,7 +78,7 @@ class ModelScorer:
         missing: Mapping[str, str] | None = None,
         setting: str | None = None,
     ) -> dict[str, Any]:
-        """Evaluates; tells of its progress where a person watches.
+        """Evaluates one task after the other; tells of its progress where a person watches.
 
         Args:
             tasks: what to measure.
@@ -85,10 +89,11 @@ class ModelScorer:
             setting: what the model knew of the sets, for the record.
 
         Returns:
-            The results of `evaluate`, with `model` and, where some are, `missing`.
+            The results of `evaluate`, with `model`, `bootstrap`, and `missing` where sets are or turn out damaged.
 
         Raises:
             CaptioningError: an unknown score.
+            AudioError, RecordsError, ProbeError: if that keeps every task from being evaluated.
         """
         unknown = [name for name in extra_scores if name not in EXTRA_SCORES]
         if unknown:
@@ -97,10 +102,23 @@ class ModelScorer:
         captions = None
         if self._decoder is not None:
             captions = Captions(self._writer(embedder, params, beam), {"beam": beam}, extra_scores)
-        progress = _progress if sys.stderr.isatty() else None
-        results = evaluate(embedder, params, tasks, seed=seed, captions=captions, progress=progress)
+        settings = {"captions": captions, "progress": _progress if sys.stderr.isatty() else None}
+        results: dict[str, Any] = {"retrieval": {}, "zero_shot": {}}
+        missing, failures = dict(missing or {}), []
+        for task in tasks:
+            try:
+                found = evaluate(embedder, params, [task], seed=seed, resamples=RESAMPLES, **settings)
+            except (AudioError, RecordsError, ProbeError) as error:
+                failures.append(error)
+                missing[f"{task.name}, {', '.join(task.kinds)}"] = str(error)
+                continue
+            for kind, entries in found.items():
+                results.setdefault(kind, {}).update(entries)
+        if len(failures) == len(tasks):
+            raise failures[0]
         if missing:
-            results["missing"] = dict(missing)
+            results["missing"] = missing
+        results["bootstrap"] = {"seed": seed, "resamples": RESAMPLES, "level": 0.95}
         results["model"] = self._about(setting)
         return results
 

@@ -99,7 +99,8 @@ _ZERO_SHOT: Sequence[
     ("GLAP", ZERO_SHOT, 88.8, 78.9, None, 69.6, None, None, "GLAP", "table of a reader's notes"),
     ("WavLink S", ZERO_SHOT, 80.3, 75.0, 31.8, None, None, None, "WavLink", "table of a reader's notes"),
     ("WavLink L", ZERO_SHOT, 83.0, 74.5, 31.7, None, None, None, "WavLink", "table of a reader's notes"),
-    ("M2D-CLAP 2024", ZERO_SHOT, None, None, None, 75.2, None, None, "M2D-CLAP", "paper"),
+    # Its clips and prompt are those of EVAR's code, by the same authors.
+    ("M2D-CLAP 2024", ZERO_SHOT, None, None, None, 75.2, None, None, "M2D-CLAP 2024, evaluated in EVAR", "paper"),
 )
 
 _N_OF: Mapping[tuple[str, str], int] = {("Cacophony", "vggsound"): 12_722, ("M2D-CLAP 2024", "gtzan"): 290}
@@ -120,7 +121,7 @@ _OTHERS: Sequence[Published] = (
               "LAION-AI/CLAP, its README", "paper", 1_000, "This audio is a {} song."),
     Published("GLAP", "zero_shot", "speech_commands", "accuracy", 95.8, ZERO_SHOT, "GLAP", "table of a reader's notes",
               None, "{}"),
-    Published("EVAR's M2D-CLAP", "zero_shot", "nsynth", "accuracy", 31.9, ZERO_SHOT,
+    Published("M2D-CLAP, in EVAR", "zero_shot", "nsynth", "accuracy", 31.9, ZERO_SHOT,
               "nttcslab/eval-audio-repr, a comment in zeroshot.py", "paper", 4_096,
               "the musical instrument sound of {} can be heard"),
     Published("MS-CLAP 2023", "zero_shot_multi_label", "fsd50k", "map", 48.6, ZERO_SHOT, "MS-CLAP, arXiv 2309.05767",

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record
 from slap_jax.evaluation.suites import SETS, SUITES
 from slap_jax.evaluation.zero_shot import TEMPLATES
+from tests.data.tiny_data import damage_audio
 from tests.docs.run_page import ROOT, run_page
 from tests.evaluation.published_folders import prepare_published
 from tests.inference.tiny import CAPTIONS, noise, tiny_config, tiny_run_params, tiny_tokenizer
@@ -115,6 +117,19 @@ def test_a_suite_without_its_data_says_how_to_get_it(page, capsys, monkeypatch):
     assert "audioset, by class" in printed
     assert "slap prepare PUBLISHERS_FOLDER data/tacos --dataset tacos --option splits=test" in printed
     assert list(read(page / "x.json")["missing"]) == ["tacos, frames"]
+
+
+def test_a_damaged_set_does_not_keep_others_from_being_measured(page, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(page)
+    for name in ("esc50", "ravdess"):
+        shutil.copytree(page / "data" / name, tmp_path / name)
+    damage_audio(tmp_path / "esc50", "fold2", "2-1-A-0")
+    command = ["evaluate", "runs/demo/export", "--suite", "zero_shot", "--data-dir", str(tmp_path), "--json"]
+    assert main(command) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["zero_shot"]["ravdess"]["n"] == 8 and "esc50" not in found["zero_shot"]
+    assert "2-1-A-0" in found["missing"]["esc50, zero_shot"]
+    assert found["bootstrap"] == {"seed": 0, "resamples": 1_000, "level": 0.95}
 
 
 @pytest.mark.parametrize(
