@@ -15,7 +15,7 @@ def load(directory: "str | os.PathLike[str]", compute_dtype: str | None = None) 
     """Reads a model that `slap export` wrote; see `slap_jax.inference.model.SlapModel`.
 
     Args:
-        directory: holds `model.safetensors`, `config.json` and `tokenizer.model`.
+        directory: holds `model.safetensors`, `config.json` and the vocabulary.
         compute_dtype: "float32" or "bfloat16"; None for that of training.
     """
     from slap_jax.inference.model import SlapModel

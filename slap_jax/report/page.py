@@ -138,8 +138,8 @@ def _embed(
 
 def _packed_row(run: RunRecord, sets: Mapping[str, Sequence[Any]]) -> ExampleRow | None:
     clips = [clip for part in sets.values() for clip in part]
-    exported = run.directory / "export" / "tokenizer.model"
-    path = exported if exported.is_file() else run.config.data.tokenizer
+    kept = [run.directory / "export" / name for name in ("tokenizer.model", "tokenizer.json")]
+    path = next((file for file in kept if file.is_file()), run.config.data.tokenizer)
     if not clips or not path:
         return None
     from slap_jax.data.tokenizer import load_tokenizer
