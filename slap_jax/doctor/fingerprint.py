@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from slap_jax.doctor.measure import Measures, measure
@@ -23,6 +24,7 @@ def write_fingerprint(directory: str | os.PathLike[str]) -> Measures:
 
     content = {
         "version": VERSION,
+        "platform": jax.default_backend(),
         "sounds": {name: rounded(vector) for name, vector in measures.sounds.items()},
         "texts": {text: rounded(vector) for text, vector in measures.texts.items()},
         "log_mel": {name: rounded(values) for name, values in measures.log_mel.items()},
@@ -35,7 +37,9 @@ def write_fingerprint(directory: str | os.PathLike[str]) -> Measures:
 
 
 def read_fingerprint(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Returns what is stored as name -> array under `sounds`, `texts` and `log_mel`; None where there is none.
+    """Returns what is stored: name -> array under `sounds`, `texts` and `log_mel`, and the `platform` that computed it.
+
+    None where there is no fingerprint.
 
     Raises:
         ExportError: the file is damaged, or of another version.
@@ -51,8 +55,11 @@ def read_fingerprint(directory: str | os.PathLike[str]) -> dict[str, Any] | None
                 "write the export again"
             )
         return {
-            kind: {name: np.array(values, np.float32) for name, values in content[kind].items()}
-            for kind in ("sounds", "texts", "log_mel")
+            "platform": content["platform"],
+            **{
+                kind: {name: np.array(values, np.float32) for name, values in content[kind].items()}
+                for kind in ("sounds", "texts", "log_mel")
+            },
         }
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(

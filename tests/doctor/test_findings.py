@@ -127,6 +127,18 @@ def test_exchanged_weights(sound, tmp_path):
     assert names(result) == ["other_texts"] and result["fingerprint"] == "other"
 
 
+def test_a_fingerprint_of_an_accelerator_is_compared_less_closely(sound, tmp_path):
+    _, params, _, fingerprint = sound
+    name = "model/audio_projection/kernel"
+    kernel = flatten(params)[name]
+    noisy = kernel * (1 + 0.05 * np.random.default_rng(0).normal(size=kernel.shape)).astype(np.float32)
+    result = examined(sound, tmp_path, {name: noisy})
+    assert names(result) == ["other_sounds"] and "expected at least 0.9999" in result["findings"][0]["message"]
+    of_a_tpu = {**json.loads(fingerprint), "platform": "tpu"}
+    (tmp_path / "fingerprint.json").write_text(json.dumps(of_a_tpu))
+    assert names(examine(tmp_path)) == []
+
+
 def test_a_vocabulary_that_cannot_spell(sound, tmp_path):
     config, params, _, _ = sound
     from slap_jax.data.tokenizer import train_tokenizer

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.export.formats import export_model
 from slap_jax.export.pytorch.model import load
 from slap_jax.export.safetensors import export
@@ -16,7 +17,8 @@ from slap_jax.inference.captioner import Captioner
 from slap_jax.inference.embedder import Embedder
 from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params
 from tests.golden.make_pytorch_module import padded
-from tests.inference.tiny import noise, tiny_tokenizer
+from tests.inference.tiny import CAPTIONS, noise, tiny_tokenizer
+from tests.tiny_modernbert import SIZES, write_tokenizer
 
 TOLERANCE = 1e-4
 
@@ -92,6 +94,25 @@ def test_the_file_runs_without_slap_jax(exported, tmp_path):
             model.embed_text(*model.tokenize(["rain falls"])),
         ]
     assert np.abs(np.load(tmp_path / "vectors.npy") - torch.cat(expected).numpy()).max() < 1e-6
+
+
+def test_a_vocabulary_in_json_gives_our_ids_and_texts(tmp_path):
+    config = seeded_config("modernbert")
+    write_tokenizer(tmp_path, CAPTIONS, SIZES["vocab_size"])
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    ids = {f"{name}_id": getattr(tokenizer, name) for name in ("pad", "bos", "eos")}
+    config.model.update(vocab_size=tokenizer.vocab_size, **ids)
+    model = load(export(seeded_params(config), config, tokenizer.path, tmp_path / "export"))
+    texts = ["a dog barks", "rain [SEP] falls", "qqq"]
+    ids, lengths = model.tokenize(texts)
+    found = [row[:n] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)]
+    assert found == [tokenizer.encode(text, config.data.max_caption_tokens) for text in texts]
+    assert model.decode_text(ids) == [tokenizer.decode(row) for row in found]
+    written = model.caption(torch.from_numpy(noise(0, 0.5))[None])
+    ours = Captioner(Embedder(config), config.data.max_caption_tokens)
+    params = seeded_params(config)
+    expected = ours(params["model"], params["objectives"]["captioning"]["decoder"], [noise(0, 0.5)])
+    assert written[0].tolist() == expected[0][: written.shape[1]]
 
 
 def test_autocast_leaves_the_front_end_in_float32(exported):
