@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from slap_jax.data.records import RecordsError, dataset_directory, open_split
+from slap_jax.data.records import dataset_directory, open_split
 
 _LOOKED_AT = 500  # records of a split whose licences are read
 
@@ -48,7 +48,7 @@ def _source(name: str, settings: ConfigDict) -> DataSource:
         found = collections.Counter(records[index].licence.strip() for index in range(0, clips, step))
         total = sum(found.values())
         shares = {text: count / total for text, count in found.most_common()}
-    except (RecordsError, OSError):  # the data need not be where the model is exported
+    except (ValueError, OSError):  # RecordsError among them: the data need not be where the model is exported
         pass
     return DataSource(name, settings.split, float(settings.get("weight", 1.0)), clips, licence, shares)
 

@@ -65,7 +65,7 @@ def _head(licence: str) -> str:
 def _use(export: Export) -> str:
     caption = '\nmodel.caption(["dog.wav"])' if "captioning" in export.params.get("objectives", {}) else ""
     return f"""Embeds sound of any duration and texts so that what belongs together lies close (language-audio
-pretraining, arXiv 2601.12594). Trained and exported by slap_jax {__version__}.
+pretraining, arXiv 2601.12594). Exported by slap_jax {__version__}.
 
 ```python
 import slap_jax
