@@ -41,6 +41,15 @@ def test_audio_of_mixed_durations(exported):
         assert np.abs(found - GOLDEN["scratch_audio"][first : first + len(clips)]).max() < 1e-5
 
 
+def test_samples_that_fill_whole_columns(exported):
+    session = onnxruntime.InferenceSession(exported[3] / "audio.onnx")
+    clip = seeded_clips()[2]
+    waveform = np.zeros((1, 4 * 2_560), np.float32)
+    waveform[0, : len(clip)] = clip
+    (found,) = session.run(None, {"waveform": waveform, "lengths": np.array([len(clip)])})
+    assert np.abs(found - GOLDEN["scratch_audio"][2]).max() < 1e-5
+
+
 def test_texts(exported):
     kind, config, tokenizer, directory = exported
     session = onnxruntime.InferenceSession(directory / "text.onnx")
