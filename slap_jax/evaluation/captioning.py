@@ -130,10 +130,10 @@ def caption_scores(
     not_computed: dict[str, str] = {}
     _, values["cider_d"] = cider().compute_score(truths, guesses)
     _, values["rouge_l"] = rouge().compute_score(truths, guesses)
-    if find_java() is None:
-        not_computed["meteor"] = "needs Java: install a Java runtime, so that `java` is found"
-    else:
+    try:
         values["meteor"] = _meteor(truths, guesses)
+    except RuntimeError as error:
+        not_computed["meteor"] = str(error)
     for name in extra:
         try:
             values |= EXTRA_SCORES[name](list(written), [list(some) for some in references], guesses, truths)
@@ -196,6 +196,10 @@ def tokenise(*sets: Sequence[Sequence[str]]) -> tuple[list[Tokenised], str]:
             f"pycocoevalcap writes its temporary files beside its code, and {error.filename} cannot be written; "
             "install slap-jax[eval] into an environment of your own"
         ) from error
+    if {key: len(texts) for key, texts in tokenised.items()} != {key: len(texts) for key, texts in lines.items()}:
+        raise CaptioningError(
+            f"the tokeniser of pycocoevalcap gave back {len(tokenised)} of {len(lines)} clips; try `java -version`"
+        )
     found: list[Tokenised] = [{} for _ in sets]
     for (number, clip), texts in tokenised.items():
         found[number][clip] = texts
@@ -212,13 +216,21 @@ def find_java() -> str | None:
 
 
 def _meteor(truths: Tokenised, guesses: Tokenised) -> Float[np.ndarray, " N"]:
+    """METEOR of each clip; `RuntimeError` says what is missing."""
+    if find_java() is None:
+        raise RuntimeError("needs Java: install a Java runtime, so that `java` is found")
     from pycocoevalcap.meteor import meteor
 
     jar = Path(os.path.abspath(meteor.__file__)).with_name(meteor.METEOR_JAR)
     if not jar.is_file():
         raise CaptioningError(f"{jar} is missing: install pycocoevalcap again")
+    scorer = meteor.Meteor()
+    try:
+        corpus, per_clip = scorer.compute_score(truths, guesses)
+    except (ValueError, OSError) as error:
+        scorer.lock.release()  # it waits for its own lock when it is deleted, and did not give it back
+        raise RuntimeError(f"needs 2 GB of memory for its Java program, which failed ({error})") from error
     # METEOR of a set is not the mean over its clips; the mean is what has an interval, and they differ little.
-    corpus, per_clip = meteor.Meteor().compute_score(truths, guesses)
     values = np.array(per_clip)
     return values + (corpus - values.mean())
 

@@ -32,9 +32,12 @@ KINDS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "fense": "FENSE",
         },
     ),
-    "probe": ("supervised", {"accuracy": "top-1", "map": "mAP"}),
+    "probe": ("probes", {"accuracy": "top-1", "map": "mAP"}),
+    "classification": ("fine-tuned classification", {"accuracy": "top-1", "map": "mAP"}),
     "frames": ("text against time", {"auroc": "segment AUROC"}),
 }
+# Kinds of ours that have the published figures of another kind.
+_PUBLISHED_AS = {"classification": "probe"}
 _NOT_PERCENT = ("t2a_medr", "a2t_medr")
 
 
@@ -159,7 +162,7 @@ def _ours(
         intervals=intervals,
         clips=_clips(entry),
         how=_how(kind, entry),
-        setting=setting(model, name),
+        setting=FINE_TUNED if kind == "classification" else setting(model, name),
         source=file,
         notes=_own_notes(entry),
     )
@@ -197,6 +200,9 @@ def _own_notes(entry: Mapping[str, Any]) -> list[str]:
     size, published = entry.get("set_size"), entry.get("n_published")
     if published and size != published:
         notes.append(f"{size:,} of the {published:,} published clips")
+    classes, published = entry.get("n_classes"), entry.get("n_classes_published")
+    if published and classes != published:
+        notes.append(f"{classes} of the {published} classes")
     if entry.get("tokeniser") == "words":
         notes.append("captions split at spaces, without Java: not the field's tokeniser")
     if entry.get("n_captions_cut"):
@@ -219,7 +225,7 @@ def _published(
     ours, lines = fixed or ours, []
     groups: dict[tuple[str, str, str, str, int | None, str], dict[str, float]] = {}
     for figure in published:
-        if (figure.kind, figure.set) == (kind, name) and figure.metric in metrics:
+        if (figure.kind, figure.set) == (_PUBLISHED_AS.get(kind, kind), name) and figure.metric in metrics:
             key = (figure.model, figure.setting, figure.source, figure.read, figure.n, figure.template)
             groups.setdefault(key, {})[figure.metric] = figure.value
     for (model, seen, source, read, n, template), values in groups.items():
@@ -246,6 +252,8 @@ def _differences(
         yield f"on {n:,} clips; ours: {line.clips:,}" if line.clips else f"on {n:,} clips"
     if entry.get("n_published") and entry.get("set_size") != entry["n_published"]:
         yield "ours lacks clips of the set"
+    if entry.get("n_classes_published") and entry.get("n_classes") != entry["n_classes_published"]:
+        yield "ours lacks classes of the set"
     if kind.startswith("zero_shot"):
         if not template:
             yield "prompt not stated"

@@ -116,6 +116,8 @@ def _about(task: EvaluationTask, audio_alone: bool) -> dict[str, Any]:
         "set_size": len(task.clips),
         "n_published": task.n_published,
     }
+    if task.n_classes_published is not None:
+        about["n_classes_published"] = task.n_classes_published
     if audio_alone:
         return about
     return {**about, "text": {"changes": "none", "cut_at_tokens": task.max_tokens}}

@@ -60,6 +60,11 @@ class SuiteSet:
     paper: bool = False
 
     @property
+    def n_classes(self) -> int | None:
+        """Classes that the publisher's set has; None where clips are not classified."""
+        return _CLASSES.get(self.dataset) if self.kind.startswith(("zero_shot", "probe")) else None
+
+    @property
     def n_published(self) -> int:
         """Clips that the publisher's splits have."""
         return sum(DATASETS[self.dataset].expected[split].clips for split in self.split.split("+"))
@@ -154,6 +159,20 @@ SETS: Sequence[SuiteSet] = (
 
 _MULTI_LABEL = ("fsd50k", "audioset")
 
+# Classes to choose from, by their publishers. With fewer, as where clips are missing, a test is easier.
+_CLASSES = {
+    "esc50": 50,
+    "urbansound8k": 10,
+    "crema_d": 6,
+    "ravdess": 8,
+    "gtzan": 10,
+    "vggsound": 309,
+    "nsynth": 11,
+    "speech_commands": 35,
+    "fsd50k": 200,
+    "audioset": 527,
+}
+
 
 def suite_sets(suite: str) -> list[SuiteSet]:
     """Returns the rows of a suite.
@@ -213,6 +232,7 @@ def _task(row: SuiteSet, path: str, tokenizer: Tokenizer, max_tokens: int) -> Ev
         folds=row.folds,
         test_part=row.test_part,
         n_published=row.n_published,
+        n_classes_published=row.n_classes,
     )
 
 

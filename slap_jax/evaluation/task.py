@@ -71,6 +71,7 @@ class EvaluationTask:
         tokenizer: of the model.
         max_tokens: at which captions and prompts are cut.
         n_published: clips that the publisher's set has; None if that is not known.
+        n_classes_published: classes that it has; likewise.
         fingerprint: short hash of ids, lengths, captions and labels: equal for results that may be compared.
     """
 
@@ -88,6 +89,7 @@ class EvaluationTask:
     tokenizer: Tokenizer
     max_tokens: int
     n_published: int | None
+    n_classes_published: int | None
     fingerprint: str
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -112,6 +114,7 @@ def make_task(
     folds: tuple[str, int] | None = None,
     test_part: str = "",
     n_published: int | None = None,
+    n_classes_published: int | None = None,
 ) -> EvaluationTask:
     """Prepares clips for `evaluate`.
 
@@ -132,6 +135,7 @@ def make_task(
             fold; 0 makes each value a fold.
         test_part: of `parts`.
         n_published: clips that the publisher's set has.
+        n_classes_published: classes that it has.
 
     Raises:
         ConfigError: nothing can be evaluated: no clips, or neither captions nor a label.
@@ -164,6 +168,7 @@ def make_task(
         tokenizer=tokenizer,
         max_tokens=max_tokens,
         n_published=n_published,
+        n_classes_published=n_classes_published,
         fingerprint=_fingerprint(facts),
     )
 

@@ -78,12 +78,16 @@ def _frames(sets: Mapping[str, Any]) -> list[str]:
 
 
 def _incomplete(sets: Mapping[str, Any]) -> list[str]:
-    """A line for each set that has fewer, or more, clips than its publisher's."""
-    return [
-        f"note: {name} has {scores['set_size']} clips, not the {scores['n_published']} that were published"
-        for name, scores in sets.items()
-        if isinstance(scores, Mapping) and scores.get("n_published") and scores["set_size"] != scores["n_published"]
-    ]
+    """A line for each set that has other clips or classes than its publisher's."""
+    lines = []
+    for name, scores in sets.items():
+        for what, ours, published in (
+            ("clips", "set_size", "n_published"),
+            ("classes", "n_classes", "n_classes_published"),
+        ):
+            if isinstance(scores, Mapping) and scores.get(published) and scores[ours] != scores[published]:
+                lines.append(f"note: {name} has {scores[ours]} {what}, not the {scores[published]} that were published")
+    return lines
 
 
 def _value(scores: Mapping[str, Any], metric: str, interval: str) -> str:

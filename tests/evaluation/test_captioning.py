@@ -2,6 +2,7 @@
 
 import collections
 import math
+import os
 import sys
 
 import numpy as np
@@ -107,6 +108,17 @@ def test_without_java_the_results_say_so(no_java):
     found = caption_scores(["A man, speaking!"], [["a man speaking"]], resamples=5)
     assert found["tokeniser"] == "words" and found["bleu_3"] == pytest.approx(1.0)
     assert found["not_computed"] == {"meteor": "needs Java: install a Java runtime, so that `java` is found"}
+
+
+def test_a_java_that_does_not_work_is_told(monkeypatch, tmp_path):
+    broken = tmp_path / "java"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(CaptioningError, match="gave back 1 of 4 clips; try `java -version`"):
+        caption_scores(WRITTEN, REFERENCES, resamples=5)
+    with pytest.raises(RuntimeError, match="Java program, which failed"):
+        captioning._meteor({0: ["rain"]}, {0: ["rain"]})
 
 
 def test_spice_and_fense_say_what_they_need(no_java):

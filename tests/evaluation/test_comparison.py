@@ -100,6 +100,21 @@ def test_a_probe_is_not_a_network_that_was_fine_tuned():
     assert others["SLAP", FINE_TUNED].notes[0] == "whole network fine-tuned; ours: frozen features"
 
 
+def test_a_network_that_was_fine_tuned_compares_with_others():
+    scores = {"accuracy": 0.9, "interval": [0.8, 1.0], "n": 2_000, "label": "label"}
+    ours, others = lines_of(results(classification={"esc50": scores}, zero_shot={}), "esc50")
+    assert ours[0].setting == FINE_TUNED and ours[0].values == {"accuracy": 90.0}
+    assert others["SLAP", FINE_TUNED].notes == ["number of clips not stated"]
+
+
+def test_classes_that_lack_make_a_test_easier():
+    found = results()
+    found["zero_shot"]["esc50"] |= {"n_classes": 40, "n_classes_published": 50}
+    ours, others = lines_of(found, "esc50")
+    assert ours[0].notes == ["40 of the 50 classes"]
+    assert "ours lacks classes of the set" in others["SLAP", ZERO_SHOT].notes
+
+
 def test_captions_without_java_are_marked():
     scores = {
         "cider_d": 0.4,

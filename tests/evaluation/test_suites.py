@@ -59,6 +59,10 @@ def test_missing_clips_are_told(results):
     assert (found["n_clips"], found["set_size"], found["n_published"]) == (4, 4, 975)
     assert (found["n_captions"], found["n_distinct_captions"], found["captions_per_clip"]) == (20, 13, [5, 5])
     assert "note: audiocaps has 4 clips, not the 975 that were published" in table(results)
+    assert "note: vggsound has 2 classes, not the 309 that were published" in table(results)
+    found = {row.name: results[row.kind][row.name]["n_classes_published"] for row in suite_sets("zero_shot")}
+    assert (found["esc50"], found["speech_commands"], found["nsynth"], found["audioset"]) == (50, 35, 11, 527)
+    assert "n_classes_published" not in results["retrieval"]["audiocaps"]
 
 
 def test_accuracy_is_the_mean_of_unequal_folds(results, data, tokenizer):
