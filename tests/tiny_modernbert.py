@@ -30,23 +30,23 @@ def write_tokenizer(directory: Path, captions: Iterable[str], vocab_size: int) -
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    # Attributes of the package's own types, which its stubs declare without setters.
-    for name, value in {
-        "normalizer": normalizers.NFC(),
-        "pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=False),
-        "decoder": decoders.ByteLevel(),
-    }.items():
-        setattr(tokenizer, name, value)
+    _set(tokenizer, normalizer=normalizers.NFC(), decoder=decoders.ByteLevel())
+    _set(tokenizer, pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=False))
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size - len(SPECIAL), initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(captions, trainer)
     tokenizer.add_special_tokens(SPECIAL)
     assert tokenizer.get_vocab_size() == vocab_size, "more or longer captions are needed"
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    template = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    setattr(tokenizer, "post_processor", template)  # noqa: B010
+    _set(tokenizer, post_processor=processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends))
     tokenizer.enable_truncation(8_192)
     tokenizer.save(str(directory / "tokenizer.json"))
+
+
+def _set(tokenizer: Any, **attributes: Any) -> None:
+    """The stubs of the package declare these attributes without setters."""
+    for name, value in attributes.items():
+        setattr(tokenizer, name, value)
 
 
 def random_weights(sizes: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:

@@ -60,8 +60,7 @@ def test_the_place_of_a_bad_sample_is_told():
 
 def test_a_file_that_is_broken_off_is_told_at_its_end():
     data = encoded(stereo(1.0, 16_000), 16_000)[:20_000]
-    for arguments, name in (((data, 16_000, "clip 3"), "clip 3"), ((data,), "audio bytes")):
-        pieces = stream_audio(*arguments)
+    for pieces, name in ((stream_audio(data, 16_000, "clip 3"), "clip 3"), (stream_audio(data), "audio bytes")):
         assert len(next(pieces)) == 1_000
         with pytest.raises(AudioError, match=f"^{name} is broken off"):
             list(pieces)
