@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from slap_jax.ablations.one_run import AblationError, settings_digest
+from slap_jax.ablations.one_run import AblationError, run_settings
 from slap_jax.ablations.table import Outcome, markdown, put_into
 from slap_jax.config_file import read_config
 
@@ -47,10 +47,10 @@ def run_all(
     for seed in seeds:
         for variant in variants:
             argument = variant_argument(config, variant, seed)
-            digest = settings_digest(read_config(argument, overrides))
+            settings = run_settings(read_config(argument, overrides))
             output = result_file(run_dir, variant, seed)
             if output.is_file():
-                _require_same(output, digest)
+                _require_same(output, settings)
                 continue
             logging.info("%s, seed %d", variant, seed)
             command = ["ablations", "--config", argument, "--run-dir", str(run_dir)]
@@ -84,13 +84,15 @@ def write_table(run_dir: Path, variants: Sequence[str], seeds: Sequence[int], co
     put_into(output, markdown(outcomes, variants, seeds, command))
 
 
-def _require_same(file: Path, digest: str) -> None:
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if found["settings"] != digest:
-        raise AblationError(
-            f"{file} is of a run with other settings ({found['settings']}, now {digest}); give another --run-dir, or "
-            "delete that file and the run directory beside it"
-        )
+def _require_same(file: Path, settings: dict[str, Any]) -> None:
+    """Raises if a finished run had another value of a setting; one that did not exist then is not compared."""
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["settings"]
+    for name, value in found.items():
+        if settings.get(name, value) != value:
+            raise AblationError(
+                f"{file} is of a run with {name}={value!r}, now it is {settings[name]!r}; give another --run-dir, or "
+                "delete that file and the run directory beside it"
+            )
 
 
 def _process(arguments: Sequence[str]) -> int:

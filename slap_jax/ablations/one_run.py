@@ -1,6 +1,5 @@
 """One run of an ablation: trains, evaluates, and writes one JSON file with the outcome of every query."""
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -23,14 +22,21 @@ class AblationError(ValueError):
     """An ablation that cannot go on; the message says what is in the way."""
 
 
-def settings_digest(config: ConfigDict) -> str:
-    """A short hash of everything in a config but where the data lie: results of equal ones are of the same run."""
+def run_settings(config: ConfigDict) -> dict[str, Any]:
+    """Every setting of a config but where the data lie, by its full name, as JSON values."""
     values: dict[str, Any] = json.loads(config.to_json_best_effort())
     values["data"]["tokenizer"] = ""
     for group in ("train", "evaluation"):
         for source in values["data"][group].values():
             source["path"] = ""
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=6).hexdigest()
+    return _leaves(values)
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name, value in values.items():
+        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def run(config: ConfigDict, variant: str, run_dir: Path, output: Path) -> int:
@@ -54,7 +60,7 @@ def run(config: ConfigDict, variant: str, run_dir: Path, output: Path) -> int:
     result = {
         "variant": variant,
         "seed": config.seed,
-        "settings": settings_digest(config),
+        "settings": run_settings(config),
         "steps": config.train.steps,
         "seconds": round(seconds, 1),
         "audio_seconds": float(np.mean([line["audio_seconds"] for line in lines])) * config.train.steps,

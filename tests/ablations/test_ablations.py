@@ -8,7 +8,7 @@ import pytest
 
 from slap_jax.ablations import VARIANTS
 from slap_jax.ablations.driver import read_outcomes, result_file, run_all, variant_argument, write_table
-from slap_jax.ablations.one_run import AblationError, query_outcomes, run, settings_digest
+from slap_jax.ablations.one_run import AblationError, query_outcomes, run, run_settings
 from slap_jax.ablations.table import BEGIN, PAPER, TITLES, Outcome, estimate, markdown, put_into
 from slap_jax.cli import main
 from slap_jax.config import source, validate
@@ -32,7 +32,7 @@ def facts(config: str, variant: str, seed: int, shift: float = 0.0) -> dict:
     return {
         "variant": variant,
         "seed": seed,
-        "settings": settings_digest(read_config(variant_argument(config, variant, seed))),
+        "settings": run_settings(read_config(variant_argument(config, variant, seed))),
         "steps": 300,
         "audio_seconds": 7_200.0,
         "clips": CLIPS,
@@ -56,9 +56,10 @@ def test_every_variant_is_a_valid_config_with_the_same_data():
     for config in configs.values():
         validate(config)
         assert config.seed == 1 and config.data == configs["full"].data
-    assert len({settings_digest(config) for config in configs.values()}) == len(VARIANTS)
+    settings = {variant: run_settings(config) for variant, config in configs.items()}
+    assert len({json.dumps(one, sort_keys=True) for one in settings.values()}) == len(VARIANTS)
     moved = read_config(f"{CORPUS}:data=elsewhere,variant=full,seed=1")
-    assert settings_digest(moved) == settings_digest(configs["full"])
+    assert run_settings(moved) == settings["full"]
     assert configs["window_in_frames"].model.audio_encoder.local_window == 12 * 4
     assert variant_argument("a.py:data=x", "full", 2) == "a.py:data=x,variant=full,seed=2"
 
@@ -80,8 +81,12 @@ def test_finished_runs_are_skipped_and_a_failed_one_stops_the_driver(tmp_path):
         run_all(CORPUS, tmp_path, ["full", "sigmoid"], [0, 1], start=start)
     assert started == ["sigmoid:0", "full:1", "sigmoid:1"]
     assert len(read_outcomes(tmp_path, ["full", "sigmoid"], [0, 1])) == 3
-    with pytest.raises(AblationError, match=r"full-seed0.json is of a run with other settings"):
+    with pytest.raises(AblationError, match=r"full-seed0.json is of a run with train.steps=300, now it is 7; give"):
         run_all(CORPUS, tmp_path, ["full"], [0], ["--config.train.steps=7"], start=start)
+    older = json.loads(result_file(tmp_path, "full", 0).read_text())
+    del older["settings"]["train.patience"]  # a setting that did not exist yet
+    result_file(tmp_path, "full", 0).write_text(json.dumps(older))
+    assert len(run_all(CORPUS, tmp_path, ["full"], [0], start=start)) == 1
 
 
 def test_a_difference_is_taken_seed_by_seed_and_its_interval_holds_it(tmp_path):
