@@ -22,7 +22,7 @@ CSS = """
 .slap-hits { list-style: none; margin: 0; padding: 0; }
 .slap-hit { display: flex; align-items: center; gap: 14px; padding: 10px 2px;
   border-bottom: 1px solid var(--border-color-primary); }
-.slap-rank { width: 1.6em; text-align: right; color: var(--body-text-color-subdued);
+.slap-rank { flex: 0 0 1.6em; text-align: right; color: var(--body-text-color-subdued);
   font-variant-numeric: tabular-nums; }
 .slap-what { flex: 1 1 auto; min-width: 0; display: grid; grid-template-columns: 1fr auto auto; gap: 2px 12px;
   align-items: center; }
