@@ -1,14 +1,18 @@
 """The examples of the pages on inference run as they are printed, on a tiny model."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 import soundfile
 
+import slap_jax
 from slap_jax.export.safetensors import export
 from tests.docs.run_page import run_page
 from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
+
+LOAD = functools.cache(slap_jax.load)
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +20,7 @@ def folder(tmp_path_factory):
     """What the pages name: a model, two sounds, a folder of sounds, and a recording longer than those of training."""
     root = tmp_path_factory.mktemp("pages")
     config = tiny_config()
-    config.data.max_seconds = 2.0
+    config.data.max_seconds = 10.0  # windows are as long as the longest clips: fewer programs
     tiny_tokenizer(root / "words.model")
     export(tiny_run_params(config), config, root / "words.model", root / "my_model")
     soundfile.write(root / "dog.wav", noise(0, 1.0), 16_000)
@@ -30,6 +34,7 @@ def folder(tmp_path_factory):
 
 def test_using_a_model(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(slap_jax, "load", LOAD)  # its programs are compiled once
     found, commands = run_page("inference")
     assert found["audio"].shape == found["text"].shape == (2, 16)
     assert found["frames"].features.shape == (7, 32) and found["scores"].scores.shape == (7, 2)
@@ -40,6 +45,7 @@ def test_using_a_model(folder, monkeypatch, capsys):
 
 def test_long_recordings(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(slap_jax, "load", LOAD)  # its programs are compiled once
     found, commands = run_page("long_audio")
     assert found["parts"].start.tolist() == [0.0, 5.0] and found["parts"].end.tolist() == [10.0, 12.0]
     assert found["frames"].features.shape == (75, 32) and found["scores"].scores.shape == (75, 1)
