@@ -106,7 +106,7 @@ class Programs:
         return model.text_embeddings(hidden, segments, 1)[:, 0]
 
     def caption(self, weights: Weights, waveform: Float[Array, "b n"], samples: Int[Array, " b"]) -> Int[Array, "b N"]:
-        """Token ids of captions, likeliest first; padding after the end."""
+        """Token ids of captions, the likeliest each time; padding after the end."""
         assert self.decoder_graph is not None
         memory, segments = self._audio_tokens(self._merged(weights), waveform, samples)
         decoder = nnx.merge(self.decoder_graph, unflatten(weights)["objectives"]["captioning"]["decoder"])
