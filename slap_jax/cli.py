@@ -18,9 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, 2 after an error of the user's input (told in one line), or what `slap train` returns.
+        The exit code: 0, 1 where some files were left out or something was found, 2 after an error of the user's input
+        (told in one line), or what `slap train` returns.
     """
-    parser = _parser()
+    parser = create_parser()
     options, rest = parser.parse_known_args(arguments)
     takes_rest = any(getattr(options, name, None) is not None for name in ("config", "runner"))
     if rest and not takes_rest:  # settings of the config, flags of the engine
@@ -82,7 +83,8 @@ def report(options: argparse.Namespace) -> None:
     print(f"wrote {options.run_dir / 'report.html'}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def create_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all verbs."""
     from slap_jax import __version__
 
     parser = argparse.ArgumentParser(

@@ -21,9 +21,9 @@ def completion_script(shell: str) -> str:
         import shtab
     except ImportError:
         raise ArgumentError("completion needs shtab, which is missing: pip install 'shtab>=1.9,<2'") from None
-    from slap_jax.cli import _parser
+    from slap_jax.cli import create_parser
 
-    parser = _parser()
+    parser = create_parser()
     for action in _actions(parser):
         for names, complete in ((_FOLDERS, shtab.DIRECTORY), (_FILES, shtab.FILE)):
             if action.metavar in names:
