@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def ablations(options: argparse.Namespace) -> int:
         driver.run_all(options.config, options.run_dir, variants, seeds, options.rest)
     if options.output:
         command = " ".join(["slap ablations --config", options.config, "--seeds", options.seeds, *options.rest])
+        command = re.sub(r"=/[^,\s]*", "=DIR", command)  # where data lie on this machine is nobody's concern
         driver.write_table(options.run_dir, variants, seeds, command, options.output)
         print(f"wrote {options.output}")
     return 0

@@ -152,15 +152,22 @@ def markdown(outcomes: Sequence[Outcome], variants: Sequence[str], seeds: Sequen
         runs = [outcome for outcome in of[variant] if outcome.seed in known]
         if runs:
             lines.append(_row(variant, runs, None if variant == variants[0] else baseline, "map10"))
-    lines += ["", _signs(of, baseline, variants, known)]
-    missing = [f"{variant} with seed {seed}" for seed in seeds for variant in variants if not _has(of[variant], seed)]
+    if signs := _signs(of, baseline, variants, known):
+        lines += ["", signs]
+    if min(len(of[variant]) for variant in variants if of[variant]) == 1:
+        lines += ["", "Where there is one seed, the interval is over clips alone: another seed may lie outside it."]
+    missing = [part for seed in seeds if (part := _missing(of, variants, seed))]
     if missing:
-        lines += ["", f"Not run yet, and in no number above: {', '.join(missing)}."]
+        lines += ["", f"Not run yet, and in no number above: {'; '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
-def _has(runs: Sequence[Outcome], seed: int) -> bool:
-    return any(outcome.seed == seed for outcome in runs)
+def _missing(of: dict[str, list[Outcome]], variants: Sequence[str], seed: int) -> str:
+    """The variants that have no finished run with a seed; "" if all have one."""
+    without = [variant for variant in variants if all(outcome.seed != seed for outcome in of[variant])]
+    if not without:
+        return ""
+    return f"seed {seed}: {'all' if len(without) == len(variants) else ', '.join(without)}"
 
 
 def _row(variant: str, runs: Sequence[Outcome], baseline: Sequence[Outcome] | None, metric: str = "r1") -> str:
@@ -175,7 +182,7 @@ def _row(variant: str, runs: Sequence[Outcome], baseline: Sequence[Outcome] | No
             text = f"{change.value:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
             cells.append(f"**{text}**" if change.low > 0 or change.high < 0 else text)
         if metric == "r1":
-            cells.append(f"{PAPER[variant][number]:+.1f}" if variant in PAPER else "–")
+            cells.append("–" if variant not in PAPER else f"{PAPER[variant][number]:+.1f}")
     return f"| {' | '.join(cells)} |"
 
 
@@ -191,6 +198,8 @@ def _signs(of: dict[str, list[Outcome]], baseline: Sequence[Outcome], variants: 
             agrees = math.copysign(1, change.value) == math.copysign(1, PAPER[variant][number]) and change.value != 0
             total, same = total + 1, same + agrees
             clear += agrees and (change.low > 0 or change.high < 0)
+    if total == 0:
+        return ""
     return (
         f"Of the {total} signs of R@1 that the paper gives for these variants, {same} come out the same here, {clear} "
         "of them with an interval that excludes 0."

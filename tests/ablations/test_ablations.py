@@ -114,14 +114,24 @@ def test_the_table_tells_what_is_not_run_and_keeps_the_rest_of_its_page(tmp_path
     page = tmp_path / "results.md"
     page.write_text("# Results\n\nBefore.\n")
     variants = ["full", "no_captioning", "sigmoid"]
-    command = ["ablations", "--config", CORPUS, "--run-dir", str(tmp_path), "--seeds", "0,1", "--table-only"]
+    command = [
+        "ablations",
+        "--config",
+        f"{CORPUS}:data=/my/data",
+        "--run-dir",
+        str(tmp_path),
+        "--seeds",
+        "0,1",
+        "--table-only",
+    ]
     assert main([*command, "--variants", ",".join(variants), "--output", str(page)]) == 0
     text = page.read_text()
     assert text.startswith("# Results\n\nBefore.\n") and text.count(BEGIN) == 1
     row = next(line for line in text.splitlines() if line.startswith("| without captioning | 1 |"))
     assert "**-" in row and row.endswith("| -1.8 |")
     assert "Of the 2 signs of R@1 that the paper gives for these variants, 2 come out the same here" in text
-    assert "Not run yet, and in no number above: sigmoid with seed 0, no_captioning with seed 1" in text
+    assert "Not run yet, and in no number above: seed 0: sigmoid; seed 1: no_captioning, sigmoid." in text
+    assert "one seed, the interval is over clips alone" in text and "corpus.py:data=DIR" in text
     put_into(page, "new\n")
     assert "new" in page.read_text() and "without captioning" not in page.read_text()
 
