@@ -83,7 +83,8 @@ def ablations(options: argparse.Namespace) -> int:
     if not options.table_only:
         driver.run_all(options.config, options.run_dir, variants, seeds, options.rest)
     if options.output:
-        command = " ".join(["slap ablations --config", options.config, "--seeds", options.seeds, *options.rest])
+        words = ["--config", options.config, "--seeds", options.seeds, "--run-dir DIR --output", options.output]
+        command = " ".join(["slap ablations", *map(str, words), *options.rest])
         command = re.sub(r"=/[^,\s]*", "=DIR", command)  # where data lie on this machine is nobody's concern
         driver.write_table(options.run_dir, variants, seeds, command, options.output)
         print(f"wrote {options.output}")
