@@ -164,14 +164,16 @@ def cost_of_depth(depths: tuple[int, ...]) -> list[dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=("depth", "audio", "clip"), help="one part")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    result = {
-        "machine": machine("jax", "jaxlib", "flax"),
-        "depth": cost_of_depth(DEPTHS),
-        "audio": cost_of_audio(TOTALS, options.repeats),
-        "clip": cost_of_clip_length(CLIP_LENGTHS, CLIP_LENGTHS[-1], options.repeats),
+    parts: dict[str, Callable[[], Any]] = {
+        "depth": lambda: cost_of_depth(DEPTHS),
+        "audio": lambda: cost_of_audio(TOTALS, options.repeats),
+        "clip": lambda: cost_of_clip_length(CLIP_LENGTHS, CLIP_LENGTHS[-1], options.repeats),
     }
+    result = {"machine": machine("jax", "jaxlib", "flax")}
+    result |= {name: cost() for name, cost in parts.items() if options.only in (None, name)}
     text = json.dumps(result, indent=2)
     print(text)
     if options.output:
