@@ -1,4 +1,4 @@
-"""Runs the examples of a page: Python and `slap` commands, in their order, as a reader would."""
+"""Runs the examples of a page, on a tiny model: Python and `slap` commands, in their order, as a reader would."""
 
 import re
 import shlex
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from slap_jax import cli
+from slap_jax.export.safetensors import export
+from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,3 +32,11 @@ def run_page(name: str) -> tuple[dict[str, Any], list[str]]:
                 assert not cli.main(words[1:]), f"docs/{name}.md: {line}"
                 commands.append(line)
     return variables, commands
+
+
+def write_model(root: Path) -> None:
+    """Writes what the pages call `my_model`; recordings of more than 10 s go through windows, of few lengths."""
+    config = tiny_config()
+    config.data.max_seconds = 10.0
+    tiny_tokenizer(root / "words.model")
+    export(tiny_run_params(config), config, root / "words.model", root / "my_model")

@@ -8,9 +8,8 @@ import pytest
 import soundfile
 
 import slap_jax
-from slap_jax.export.safetensors import export
-from tests.docs.run_page import run_page
-from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
+from tests.docs.run_page import run_page, write_model
+from tests.inference.tiny import noise
 
 LOAD = functools.cache(slap_jax.load)
 
@@ -19,10 +18,7 @@ LOAD = functools.cache(slap_jax.load)
 def folder(tmp_path_factory):
     """What the pages name: a model, two sounds, a folder of sounds, and a recording longer than those of training."""
     root = tmp_path_factory.mktemp("pages")
-    config = tiny_config()
-    config.data.max_seconds = 10.0  # windows are as long as the longest clips: fewer programs
-    tiny_tokenizer(root / "words.model")
-    export(tiny_run_params(config), config, root / "words.model", root / "my_model")
+    write_model(root)
     soundfile.write(root / "dog.wav", noise(0, 1.0), 16_000)
     soundfile.write(root / "rain.mp3", noise(1, 1.0, 44_100), 44_100)
     soundfile.write(root / "concert.flac", noise(2, 12.0), 16_000)

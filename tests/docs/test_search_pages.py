@@ -8,10 +8,9 @@ import pytest
 import soundfile
 
 import slap_jax
-from slap_jax.export.safetensors import export
 from slap_jax.search.reader import SearchIndex
-from tests.docs.run_page import run_page
-from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
+from tests.docs.run_page import run_page, write_model
+from tests.inference.tiny import noise
 
 LOAD = functools.cache(slap_jax.load)
 
@@ -20,10 +19,7 @@ LOAD = functools.cache(slap_jax.load)
 def folder(tmp_path_factory):
     """What the pages name: a model, a sound, and a folder with a short and a long recording."""
     root = tmp_path_factory.mktemp("pages")
-    config = tiny_config()
-    config.data.max_seconds = 10.0  # windows are as long as the longest clips: fewer programs
-    tiny_tokenizer(root / "words.model")
-    export(tiny_run_params(config), config, root / "words.model", root / "my_model")
+    write_model(root)
     soundfile.write(root / "dog.wav", noise(0, 1.0), 16_000)
     (root / "recordings" / "tuesday").mkdir(parents=True)
     soundfile.write(root / "recordings" / "dog.flac", noise(0, 1.0), 16_000)
