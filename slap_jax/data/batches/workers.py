@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from slap_jax.batch import LabelledBatch, PackedBatch
 from slap_jax.config import classes_in_batch, samples_per_column
 from slap_jax.data.batches.shard_rows import ShardRows, open_sources
+from slap_jax.data.held_signals import held_signals
 from slap_jax.data.packing import empty_rows
 from slap_jax.data.tokenizer import load_tokenizer
 
@@ -117,13 +118,9 @@ class _Worker:
         self._connection, theirs = context.Pipe()
         job = _Job(config, shares, shards, states, self._memory.name)
         self._process = context.Process(target=_work, args=(theirs, job), name="slap data worker", daemon=True)
-        # Ctrl-C and a scheduler's SIGTERM reach every process of the job; only the host decides when to stop. A process
-        # inherits what is blocked here, so that not even one that is starting can be hit.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
+        # Ctrl-C and a scheduler's SIGTERM reach every process of the job; only the host decides when to stop.
+        with held_signals(signal.SIGINT, signal.SIGTERM):
             self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         for slot in range(_AHEAD):
             self._connection.send(slot)

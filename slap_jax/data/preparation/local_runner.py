@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from slap_jax.data.held_signals import held_signals
 from slap_jax.data.preparation.plan import ShardPlan
 from slap_jax.data.preparation.shard import prepare_shard
 
@@ -59,8 +60,9 @@ def _run_processes(
     context = multiprocessing.get_context("spawn")  # safe beside threads, and the same on every system
     done, stop = context.Value("q", 0), context.Event()
     with concurrent.futures.ProcessPoolExecutor(processes, context, _start_worker, (done, stop)) as pool:
-        waiting = {pool.submit(_prepare, plan, staging, threads) for plan in plans}
         try:
+            with held_signals(signal.SIGINT):  # submitting starts the workers; they leave Ctrl-C to this process
+                waiting = {pool.submit(_prepare, plan, staging, threads) for plan in plans}
             while waiting:
                 finished, waiting = concurrent.futures.wait(
                     waiting, _SECONDS_BETWEEN_LOOKS, concurrent.futures.FIRST_EXCEPTION
@@ -83,10 +85,9 @@ _stop: Event | None = None
 
 
 def _start_worker(done: Any, stop: Event) -> None:
-    """Prepares a worker process, which ends with its parent and leaves Ctrl-C to it."""
+    """Prepares a worker process, which ends with its parent."""
     global _done, _stop
     _done, _stop = done, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

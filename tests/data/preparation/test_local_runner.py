@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from slap_jax.data.preparation.local_runner import WorkerError
@@ -83,9 +84,17 @@ def test_a_killed_preparation_goes_on_where_it_was(manifest, undisturbed, tmp_pa
     assert [record.id for record in open_split(tmp_path, "train")] == [f"{index}.wav" for index in range(CLIPS)]
 
 
-def test_control_c_ends_quietly_and_leaves_no_half_file(manifest, tmp_path):
+def workers(parent: int) -> list[psutil.Process]:
+    """Returns the worker processes, those that still import their modules too."""
+    return [
+        child for child in psutil.Process(parent).children() if any("spawn_main" in word for word in child.cmdline())
+    ]
+
+
+@pytest.mark.parametrize("moment", ["workers start", "workers work"])
+def test_control_c_ends_quietly_and_leaves_no_half_file(manifest, tmp_path, moment):
     process = start(manifest, tmp_path)
-    wait_for(lambda: finished(tmp_path))
+    wait_for(lambda: workers(process.pid) if moment == "workers start" else finished(tmp_path))
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in error
