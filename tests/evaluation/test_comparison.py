@@ -43,6 +43,14 @@ def test_our_line_says_what_it_is():
     assert vggsound.notes == ["12,722 of the 15,496 published clips"]
 
 
+def test_a_median_rank_is_no_percentage():
+    ranks = {"t2a_r1": 0.3, "t2a_r1_interval": [0.2, 0.4], "t2a_medr": 4.0, "t2a_medr_interval": [3.0, 6.0]}
+    entry = {**ranks, "n_clips": 975, "n_captions": 4_875, "set_size": 975, "n_published": 975, **ABOUT}
+    (ours,), _ = lines_of(results(retrieval={"audiocaps": entry}), "audiocaps")
+    assert ours.values["t2a_r1"] == 30.0 and ours.intervals["t2a_r1"] == pytest.approx((20.0, 40.0))
+    assert ours.values["t2a_medr"] == 4.0 and ours.intervals["t2a_medr"] == (3.0, 6.0)
+
+
 def test_what_differs_is_named():
     _, others = lines_of(results(), "esc50")
     assert others["SLAP", ZERO_SHOT].notes == ["number of clips not stated", "prompt not stated"]

@@ -87,6 +87,7 @@ def test_a_constant_similarity_earns_nothing(value):
     for name in ("t2a_r1", "t2a_r10", "t2a_map10", "a2t_r1", "a2t_r10", "a2t_map10"):
         assert results[name] == 0.0, name
     assert results["t2a_medr"] == 30
+    assert results["t2a_medr_interval"] == [30, 30]
 
 
 def test_order_of_clips_and_captions_does_not_matter():
