@@ -27,6 +27,7 @@ from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.prefetch import Prefetch
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.device_memory import describe_program_memory, device_memory, program_memory
+from slap_jax.evaluation.caption_writer import CaptionWriter
 from slap_jax.evaluation.evaluate import evaluate, load_tasks, scalars
 from slap_jax.evaluation.suites import loop_tasks
 from slap_jax.finetune.loop_evaluation import LoopEvaluation
@@ -95,8 +96,9 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     scored_by_text = data.evaluation if reads_captions(config) else {}
     tasks = [*load_tasks(scored_by_text, tokenizer, config.data.max_caption_tokens), *suite]
     embedder = Embedder(config, mesh=mesh)
+    caption_writer = CaptionWriter(embedder, tokenizer, config.data.max_caption_tokens)
     further_evaluation = LoopEvaluation(config, embedder, tokenizer)
-    evaluation_sets = {task.name: task.fingerprint for task in tasks}
+    evaluation_sets = {f"{task.name}, {', '.join(task.kinds)}": task.fingerprint for task in tasks}
     read = {"training": batches.get_state()["fingerprint"], "evaluation": evaluation_sets}
     require_agreement("data", read, patience)
 
@@ -165,7 +167,8 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
                 if every and step % every == 0 and (step < config.train.steps or best.wanted) and not preempted:
                     writer.flush()
                     with phases.during("evaluation"), jax.transfer_guard("allow"):
-                        results = evaluate(embedder, state.params["model"], tasks)
+                        captions = caption_writer.captions(state.params)
+                        results = evaluate(embedder, state.params["model"], tasks, captions=captions)
                         found = scalars(results | further_evaluation(state.params))
                         writer.write_scalars(step, found)
                         best.update(step, found, state, prefetch.state, meta)

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from slap_jax.data.audio import AudioError
 from slap_jax.data.records import RecordsError
 from slap_jax.data.tokenizer import load_tokenizer
-from slap_jax.evaluation.captioning import CaptioningError, Captions, require_scorers
+from slap_jax.evaluation.abilities import able
+from slap_jax.evaluation.caption_writer import CaptionWriter, has_decoder
+from slap_jax.evaluation.captioning import CaptioningError
 from slap_jax.evaluation.evaluate import evaluate
 from slap_jax.evaluation.extra_caption_scores import EXTRA_SCORES
-from slap_jax.evaluation.probe import ProbeError, require_classifier
+from slap_jax.evaluation.probe import ProbeError
 from slap_jax.evaluation.task import EvaluationTask
 from slap_jax.export.run import read_model
 from slap_jax.export.safetensors import exported_params
-from slap_jax.inference.captioner import Captioner
 from slap_jax.inference.embedder import Embedder
 from slap_jax.inference.model_id import model_id
 
@@ -46,7 +46,6 @@ class ModelScorer:
         self.config = self._model.config
         self.vocabulary = load_tokenizer(self._model.tokenizer_path)
         self.max_tokens: int = self.config.data.max_caption_tokens
-        self._decoder: Any = self._model.params.get("objectives", {}).get("captioning", {}).get("decoder")
 
     def able(self, tasks: Sequence[EvaluationTask]) -> tuple[list[EvaluationTask], dict[str, str]]:
         """Leaves out tasks that this model or this installation cannot do.
@@ -54,19 +53,7 @@ class ModelScorer:
         Returns:
             The others, and "NAME, KIND" -> why of those that were left out.
         """
-        reasons: dict[str, str] = {}
-        try:
-            require_scorers()
-        except CaptioningError as error:
-            reasons["captioning"] = str(error)
-        if self._decoder is None:
-            reasons["captioning"] = "the model has no caption decoder: it was trained without the captioning objective"
-        try:
-            require_classifier()
-        except ProbeError as error:
-            reasons["probe"] = str(error)
-        left = [task for task in tasks if not set(task.kinds) & set(reasons)]
-        return left, {f"{task.name}, {kind}": reasons[kind] for task in tasks for kind in task.kinds if kind in reasons}
+        return able(tasks, has_decoder(self._model.params))
 
     def score(
         self,
@@ -98,16 +85,14 @@ class ModelScorer:
         unknown = [name for name in extra_scores if name not in EXTRA_SCORES]
         if unknown:
             raise CaptioningError(f"there is no score {unknown[0]!r} of captions; choose of {', '.join(EXTRA_SCORES)}")
-        embedder, params = Embedder(self.config), jax.device_put(self._model.params["model"])
-        captions = None
-        if self._decoder is not None:
-            captions = Captions(self._writer(embedder, params, beam), {"beam": beam}, extra_scores)
+        embedder, params = Embedder(self.config), jax.device_put(self._model.params)
+        captions = CaptionWriter(embedder, self.vocabulary, self.max_tokens, beam).captions(params, extra_scores)
         settings = {"captions": captions, "progress": _progress if sys.stderr.isatty() else None}
         results: dict[str, Any] = {"retrieval": {}, "zero_shot": {}}
         missing, failures = dict(missing or {}), []
         for task in tasks:
             try:
-                found = evaluate(embedder, params, [task], seed=seed, resamples=RESAMPLES, **settings)
+                found = evaluate(embedder, params["model"], [task], seed=seed, resamples=RESAMPLES, **settings)
             except (AudioError, RecordsError, ProbeError) as error:
                 failures.append(error)
                 missing[f"{task.name}, {', '.join(task.kinds)}"] = str(error)
@@ -121,17 +106,6 @@ class ModelScorer:
         results["bootstrap"] = {"seed": seed, "resamples": RESAMPLES, "level": 0.95}
         results["model"] = self._about(setting)
         return results
-
-    def _writer(self, embedder: Embedder, params: Mapping[str, Any], beam: int) -> Any:
-        captioner = Captioner(embedder, self.max_tokens, beam)
-        decoder, size = jax.device_put(self._decoder), self.vocabulary.vocab_size
-
-        def write(waveforms: Sequence[np.ndarray]) -> list[str]:
-            # A model may have more ids than its vocabulary has pieces; the surplus ones spell nothing.
-            written = captioner(params, decoder, waveforms)
-            return [self.vocabulary.decode([token for token in tokens if token < size]) for tokens in written]
-
-        return write
 
     def _about(self, setting: str | None) -> dict[str, Any]:
         model = self._model

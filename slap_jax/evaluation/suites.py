@@ -18,13 +18,11 @@ from slap_jax.data.builders.registry import DATASETS
 from slap_jax.data.evaluation_set import load_evaluation
 from slap_jax.data.records import RecordsError
 from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.evaluation.abilities import able
 from slap_jax.evaluation.task import EvaluationTask, make_task, parts_of_split
 from slap_jax.evaluation.zero_shot import ZeroShotError
 
 SUITES = ("paper", "retrieval", "zero_shot", "captioning", "probe", "frames", "all")
-
-# What is cheap enough to be measured while a run trains, and needs no other package.
-IN_LOOP = ("retrieval", "zero_shot", "zero_shot_multi_label", "frames")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,14 +235,14 @@ def _task(row: SuiteSet, path: str, tokenizer: Tokenizer, max_tokens: int) -> Ev
 
 
 def loop_tasks(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[EvaluationTask], dict[str, tuple[str, str]]]:
-    """Opens the sets of `config.train.suite` that are measured while a run trains; says which are not.
+    """Opens the sets of `config.train.suite`, which are measured while a run trains; says which are not, and why.
 
     Args:
         config: of the run.
         tokenizer: of the run.
 
     Returns:
-        The tasks, and "suite SET" -> (path, split) of their data.
+        The tasks, and "suite SET, KIND" -> (path, split) of the data that nothing may have been trained on.
 
     Raises:
         ConfigError: no such suite, no set of it can be evaluated, or one has the name of a set of the config.
@@ -252,15 +250,16 @@ def loop_tasks(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[Evaluatio
     suite, data_dir = config.train.suite, config.train.suite_data
     if not suite:
         return [], {}
-    rows = [row for row in suite_sets(suite) if row.kind in IN_LOOP]
+    rows = suite_sets(suite)
     tasks, missing = load_suite(rows, data_dir, tokenizer, config.data.max_caption_tokens)
-    for name, why in missing.items():
+    tasks, cannot = able(tasks, decoder=config.objectives.captioning.weight > 0)
+    for name, why in (missing | cannot).items():
         logging.warning("suite %s: %s is not evaluated: %s", suite, name, why)
     if not tasks:
         raise ConfigError(
-            f"config.train.suite is {suite!r}, and none of its sets that are evaluated in the loop "
-            f"({', '.join(sorted({row.dataset for row in rows})) or 'none are'}) is prepared in "
-            f"config.train.suite_data={data_dir!r}; docs/evaluation.md says how to prepare them"
+            f"config.train.suite is {suite!r}, and none of its sets "
+            f"({', '.join(sorted({row.dataset for row in rows}))}) can be evaluated: they are not prepared in "
+            f"config.train.suite_data={data_dir!r}, or lack what the lines above say; docs/evaluation.md tells more"
         )
     taken = {task.name for task in tasks} & set(config.data.evaluation)
     if taken:
@@ -269,5 +268,9 @@ def loop_tasks(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[Evaluatio
             "leave it out"
         )
     there = {(task.name, *task.kinds) for task in tasks}
-    data = {f"suite {row.name}": (str(row.path(data_dir)), row.split) for row in rows if (row.name, row.kind) in there}
+    data = {  # a probe may learn from splits that the run was trained on too
+        f"suite {row.name}, {row.kind}": (str(row.path(data_dir)), row.test_part or row.split)
+        for row in rows
+        if (row.name, row.kind) in there
+    }
     return tasks, data

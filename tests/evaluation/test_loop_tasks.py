@@ -1,4 +1,4 @@
-"""A suite in the training loop: cheap kinds only, what lacks is told, and nothing that is trained on."""
+"""A suite in the training loop: every kind, what lacks is told, and nothing that is trained on."""
 
 import pytest
 
@@ -29,30 +29,41 @@ def config_of(suite, data):
     return config
 
 
-def test_what_is_cheap_is_measured_and_the_rest_is_told(data, tokenizer, caplog):
+def test_every_kind_is_measured_and_what_lacks_is_told(data, tokenizer, caplog):
     tasks, sources = loop_tasks(config_of("all", data), tokenizer)
     kinds = [(task.name, *task.kinds) for task in tasks]
     assert kinds == [
         ("audiocaps", "retrieval"),
+        ("audiocaps", "captioning"),
         ("esc50", "zero_shot"),
         ("audioset", "zero_shot_multi_label"),
+        ("esc50", "probe"),
+        ("audioset", "probe"),
         ("audioset", "frames"),
     ]
-    assert set(sources) == {"suite audiocaps", "suite esc50", "suite audioset"}
+    assert set(sources) == {f"suite {name}, {kind}" for name, kind in kinds}
     told = [record.getMessage() for record in caplog.records if "suite all" in record.getMessage()]
     assert any("clotho, retrieval is not evaluated" in line and "slap prepare" in line for line in told)
 
 
+def test_a_run_without_a_decoder_writes_no_captions(data, tokenizer, caplog):
+    config = config_of("captioning", data)
+    config.objectives.captioning.weight = 0.0
+    with pytest.raises(ConfigError, match=r"none of its sets \(audiocaps, clotho\) can be evaluated"):
+        loop_tasks(config, tokenizer)
+    assert "audiocaps, captioning is not evaluated: the model has no caption decoder" in caplog.text
+
+
 def test_a_run_evaluates_its_suite(data, train_data, tmp_path):
     config = config_of_run(str(train_data), 4)
-    for objective in ("distillation", "captioning"):  # less to compile
-        config.objectives[objective].weight = 0.0
-    config.train.update(evaluate_every=2, suite="retrieval", suite_data=str(data))
+    config.objectives.distillation.weight = 0.0  # less to compile
+    config.train.update(evaluate_every=2, suite="all", suite_data=str(data))
     assert main(config, tmp_path / "run") == 0
-    (line,) = [
-        line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "retrieval/audiocaps/t2a_r1" in line
-    ]
-    assert line["step"] == 2 and 0 <= line["retrieval/audiocaps/t2a_r1"] <= 1
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "retrieval/audiocaps/t2a_r1" in line]
+    assert [line["step"] for line in lines] == [2]
+    for metric in ("retrieval/audiocaps/t2a_r1", "zero_shot/esc50/accuracy", "probe/esc50_linear_dense/accuracy"):
+        assert 0 <= lines[0][metric] <= 1, metric
+    assert "captioning/audiocaps/cider_d" in lines[0] and "frames/audioset/auroc" in lines[0]
 
 
 def test_no_suite_is_no_task(tokenizer):
@@ -66,9 +77,9 @@ def test_clips_of_the_suite_are_not_trained_on(data, tokenizer):
 
 
 def test_mistakes(data, tokenizer):
-    with pytest.raises(ConfigError, match=r"config.train.suite is 'captioning', and none of its sets .*none are"):
-        loop_tasks(config_of("captioning", data), tokenizer)
-    with pytest.raises(ConfigError, match=r"none of its sets .* \(audioset, tacos\) is prepared in .*'nowhere'"):
+    with pytest.raises(ConfigError, match=r"there is no suite 'hearing'; choose one of paper, retrieval"):
+        loop_tasks(config_of("hearing", data), tokenizer)
+    with pytest.raises(ConfigError, match=r"none of its sets \(audioset, tacos\) can .* not prepared in .*'nowhere'"):
         loop_tasks(config_of("frames", "nowhere"), tokenizer)
     config = config_of("retrieval", data)
     config.data.evaluation.audiocaps = source("mine", "test")
