@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 where some files were left out or something was found, 2 after an error of the user's input
-        (told in one line), or what `slap train` returns.
+        (told in one line), 141 where nobody reads the output any more, or what `slap train` returns.
     """
     parser = create_parser()
     options, rest = parser.parse_known_args(arguments)
@@ -32,9 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("absl", "jax"):  # what they tell about their inner workings would bury the run's own lines
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        return options.function(options) or 0
+        code = options.function(options) or 0
+        sys.stdout.flush()  # here, where a reader that went away is still caught
+        return code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # `slap caption sounds | head`: end as other programs do, silently and as if by SIGPIPE. What is still buffered
+        # must not be tried again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         # The package's own errors and those of files explain themselves; anything else is a bug: keep its traceback.
         if not type(error).__module__.startswith("slap_jax.") and not isinstance(error, OSError):
@@ -55,8 +63,6 @@ def train(options: argparse.Namespace) -> int:
 
 def aot(options: argparse.Namespace) -> int:
     """Compiles the training step for devices that need not be there; tells what it needs and how fast it can be."""
-    import os
-
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: described devices are no backend of this machine
     from slap_jax.aot import find_max_rows, format_report
     from slap_jax.aot import report as aot_report

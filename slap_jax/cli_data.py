@@ -149,7 +149,7 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     """Reads a whole number above 0."""
     number = int(text)
     if number < 1:
@@ -184,8 +184,8 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add("--exclude", action="append", default=[], metavar="PATH:SPLIT", help="leave out clips of prepared data")
     add("--drop-duplicates", action="store_true", help="keep only the first of clips with the same audio")
     add("--max-rejected", type=int, metavar="N", help="bad clips to accept (1 %% of all, at least 10)")
-    add("--shard-records", type=_positive, default=1_024, metavar="N", help="the most clips of a shard (1024)")
-    add("--workers", type=_positive, metavar="N", help="clips decoded at a time (one per core)")
+    add("--shard-records", type=positive, default=1_024, metavar="N", help="the most clips of a shard (1024)")
+    add("--workers", type=positive, metavar="N", help="clips decoded at a time (one per core)")
     add("--runner", help="of Apache Beam: FlinkRunner, SparkRunner, DataflowRunner, DirectRunner; with its flags")
 
     add = verb(scenes).add_argument
@@ -206,7 +206,7 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add("--config", metavar="FILE.py[:ARG]", help="the training sources of a config, by their shares of the mixture")
     add("--vocab-size", type=int, required=True, metavar="N", help="the most pieces")
     add("--output", required=True, metavar="FILE", help=".model file to write")
-    add("--max-captions", type=_positive, default=1_000_000, metavar="N", help="to read at most (1000000)")
+    add("--max-captions", type=positive, default=1_000_000, metavar="N", help="to read at most (1000000)")
     add("--character-coverage", type=float, default=1.0, metavar="SHARE", help="of the characters to keep (1.0)")
     add("--seed", type=int, default=0, help="of the choice of captions (0)")
 

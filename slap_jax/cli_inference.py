@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slap_jax.cli_data import AddVerb, ArgumentError
+from slap_jax.cli_data import AddVerb, ArgumentError, positive
 
 _INPUTS = "files, folders, or patterns in quotes"
 
@@ -19,12 +19,13 @@ def embed(options: argparse.Namespace) -> int:
 
     import slap_jax
     from slap_jax.cli_batch import Batch
-    from slap_jax.export.safetensors import ExportError
 
     if options.output is None and not options.json:
         raise ArgumentError("give --output FILE, or --json to print the vectors")
     if options.output is not None and options.output.suffix not in (".npz", ".json"):
-        raise ExportError(f"--output {options.output} is neither .npz nor .json")
+        raise ArgumentError(f"--output {options.output} is neither .npz nor .json")
+    if options.output is not None:  # before the work that it is to keep
+        options.output.parent.mkdir(parents=True, exist_ok=True)
     exit_code = 0
     if options.text:
         names, vectors = options.inputs, slap_jax.load(options.model).embed_text(options.inputs)
@@ -194,7 +195,7 @@ def add_verbs(verb: AddVerb) -> None:
     add("--audio", nargs="+", default=[], metavar="FILE", help="the same")
     add("--labels", required=True, help="separated by commas")
     add("--template", default="ensemble", help="name of the prompts, or a prompt with {} (ensemble)")
-    add("--top", type=int, default=3, help="labels to print (3)")
+    add("--top", type=positive, default=3, metavar="N", help="labels to print (3)")
     add("--json", action="store_true", help="print all probabilities as JSON")
 
     add = _with_model(verb(caption))

@@ -99,6 +99,8 @@ def test_embed(sounds, capsys):
     assert (
         json.loads(out) == json.loads(Path("x.json").read_text()) == {"names": ["tone 2"], "embeddings": [[0, 0, 1, 0]]}
     )
+    run(capsys, "embed", "sounds", "--output", "new/folder/x.npz")
+    assert len(np.load("new/folder/x.npz")["names"]) == 3
 
 
 def test_classify(sounds, capsys):
@@ -107,6 +109,9 @@ def test_classify(sounds, capsys):
     assert out == "sounds/low.wav: tone 0 1.000, tone 3 0.000\nsounds/deep/high.flac: tone 3 1.000, tone 0 0.000\n"
     out, _ = run(capsys, *words, "--json")
     assert [max(row, key=row.get) for row in json.loads(out).values()] == ["tone 0", "tone 3"]
+    for wrong in ("0", "-1"):  # the latter would leave out the last label
+        with pytest.raises(SystemExit, match="2"):
+            main([*words, "--top", wrong])
 
 
 def test_frames(sounds, capsys):
@@ -163,6 +168,21 @@ def test_a_bar_only_on_a_terminal(sounds, capsys, monkeypatch):
     assert err == ""
     _, err = run(capsys, "caption", "sounds", "--json")
     assert err == ""
+
+
+def test_a_reader_that_goes_away_ends_it_silently(sounds):
+    program = (
+        "import sys, slap_jax; from slap_jax.cli import main; from tests.search.fake_model import FakeModel\n"
+        "slap_jax.load = lambda directory: FakeModel(); sys.stdin.read()\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    for words in (["caption", "sounds"], ["caption", "sounds", "--json"]):  # by line, and all at the end
+        command = [sys.executable, "-c", program, *words]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, env=environment)
+        process.stdout.close()
+        process.stdout = None
+        assert (process.communicate()[1], process.returncode) == (b"", 141)
 
 
 def test_a_model_must_be_named(monkeypatch, capsys):

@@ -227,7 +227,7 @@ def _open(source: Source, name: str) -> str | io.BytesIO:
         return io.BytesIO(source)
     path = Path(source)
     if not path.is_file():
-        found = "a directory" if path.is_dir() else "missing"
+        found = "a directory" if path.is_dir() else "a pipe or device" if path.exists() else "missing"
         raise AudioError(f"{name} is {found}; expected an audio file: correct the path", "missing_file")
     try:
         with path.open("rb") as file:

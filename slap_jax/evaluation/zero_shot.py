@@ -43,10 +43,11 @@ def template_prompts(template: str) -> tuple[str, ...]:
     Raises:
         ZeroShotError: neither a known name nor a string with `{}`.
     """
-    if template in TEMPLATES:
-        return TEMPLATES[template]
-    if "{}" in template:
-        return (template,)
+    if isinstance(template, str):
+        if template in TEMPLATES:
+            return TEMPLATES[template]
+        if "{}" in template:
+            return (template,)
     raise ZeroShotError(
         f"template {template!r} is not known; name one of {', '.join(TEMPLATES)}, or write a prompt with {{}} in it, "
         "such as 'the sound of {}'"

@@ -134,6 +134,11 @@ def load_export(directory: str | os.PathLike[str]) -> Export:
     directory = Path(directory)
     if not directory.is_dir():
         raise ExportError(f"{directory} is not a directory; give one that `slap export` wrote")
+    if (directory / "checkpoints").is_dir() and not (directory / WEIGHTS).is_file():
+        raise ExportError(
+            f"{directory} is a run, not an export: write one with `slap export {directory}`, then give "
+            f"{directory / 'export'}"
+        )
     description = _description(directory / CONFIG) if (directory / CONFIG).is_file() else {}
     vocabulary = description.get("tokenizer", TOKENIZER)  # version 1 does not name it
     missing = [name for name in (CONFIG, WEIGHTS, vocabulary) if not (directory / name).is_file()]

@@ -1,7 +1,7 @@
 """The forms in which a person hands over a clip, as samples at the model's rate."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def named(error: AudioError, name: str) -> AudioError:
     return AudioError(f"{name}: {error}", error.reason) if name else error
 
 
-def as_list(audio: Any) -> Sequence[Audio]:
+def as_list(audio: Any) -> list[Audio]:
     """Returns the clips, after the check that they are not one clip alone.
 
     Raises:
@@ -84,12 +84,19 @@ def as_list(audio: Any) -> Sequence[Audio]:
         or (isinstance(audio, tuple) and len(audio) == 2 and np.ndim(audio[0]) > 0 and np.ndim(audio[1]) == 0)
     ):
         raise AudioError("expected a list of clips, found one clip: write [clip]")
-    return audio
+    if not isinstance(audio, Iterable):
+        raise AudioError(f"expected a list of clips, found {audio!r}")
+    return list(audio)
 
 
 def _samples_and_rate(item: Any, name: str, array_rate: int | None) -> tuple[np.ndarray, int]:
     if isinstance(item, tuple) and len(item) == 2:
         samples, rate = item
+        if np.ndim(samples) == 0 or np.ndim(rate) > 0:  # as scipy.io.wavfile.read returns them
+            raise AudioError(
+                f"{name} is a pair ({type(samples).__name__}, {type(rate).__name__}); expected (samples, sample rate), "
+                "in this order"
+            )
         return np.asarray(samples), rate
     if hasattr(item, "__array__"):  # NumPy, JAX, PyTorch
         if array_rate is None:

@@ -32,8 +32,7 @@ class Captioner:
         Raises:
             CaptionError: a beam that is not a positive integer.
         """
-        if not isinstance(beam, int) or isinstance(beam, bool) or beam < 1:
-            raise CaptionError(f"beam is {beam!r}; write a whole number, 1 or more")
+        check_beam(beam)
         self._embedder, self._max_tokens, self._beam = embedder, max_tokens, beam
         self._graph, state = nnx.split(nnx.eval_shape(self._decoder))
         self.abstract_params: dict[str, Any] = nnx.to_pure_dict(state)
@@ -79,3 +78,9 @@ class Captioner:
         if self._beam == 1:
             return decoder.greedy(memory, memory_segments, 1, self._max_tokens)[:, 0]
         return decoder.beam(memory, memory_segments, 1, self._max_tokens, self._beam)[0][:, 0]
+
+
+def check_beam(beam: Any) -> None:
+    """Raises `CaptionError` unless a beam is a whole number above 0."""
+    if not isinstance(beam, (int, np.integer)) or isinstance(beam, bool) or beam < 1:
+        raise CaptionError(f"beam is {beam!r}; write a whole number, 1 or more")

@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -15,7 +15,7 @@ from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
 from slap_jax.evaluation.zero_shot import DEFAULT_TEMPLATE, ZeroShotError, class_embeddings, class_prompts
 from slap_jax.export.safetensors import ExportError, check_shapes, load_export
 from slap_jax.inference.audio_input import Audio, as_list
-from slap_jax.inference.captioner import Captioner
+from slap_jax.inference.captioner import Captioner, check_beam
 from slap_jax.inference.compile_cache import use_compile_cache
 from slap_jax.inference.embedder import AudioProgram, Embedder, Output
 from slap_jax.inference.model_id import model_id
@@ -134,7 +134,7 @@ class SlapModel:
         Raises:
             AudioError: unreadable, empty, or with NaN samples; the message gives the place in the list.
         """
-        clips = list(as_list(audio))
+        clips = as_list(audio)
         windows: list[list[tuple[Span, np.ndarray]]] = [[] for _ in clips]
         cut = self._cut(window_seconds)
         for span, vector in stream_windows(self._embedder, self._program("audio"), clips, cut, sample_rate):
@@ -142,13 +142,15 @@ class SlapModel:
         vectors = [mean_of_windows(parts) for parts in windows]
         return np.stack(vectors) if vectors else np.zeros((0, self.embed_dim), np.float32)
 
-    def windows(self, clip: Audio, seconds: float = 10.0, hop: float = 5.0, sample_rate: int | None = None) -> Windows:
+    def windows(
+        self, clip: Audio, seconds: float = 10.0, hop: float | None = None, sample_rate: int | None = None
+    ) -> Windows:
         """Embeds overlapping windows of one recording of any length.
 
         Args:
             clip: one clip, as in the list for `embed_audio`.
             seconds: length of a window.
-            hop: seconds from the start of one window to that of the next.
+            hop: seconds from the start of one window to that of the next; None for half a window.
             sample_rate: of samples that come alone, in Hz.
 
         Returns:
@@ -159,7 +161,7 @@ class SlapModel:
             AudioError: see `embed_audio`.
             WindowError: windows without length, or gaps between them.
         """
-        cut = even_cut(seconds, hop, self._rate)
+        cut = even_cut(seconds, hop, self._rate, overlap=0.5)
         found = stream_windows(self._embedder, self._program("audio"), [clip], cut, sample_rate, one=True)
         parts = sorted(found, key=lambda part: part[0])
         return Windows(
@@ -206,11 +208,17 @@ class SlapModel:
         Raises:
             TextError: not a list of strings, or a string without content.
         """
-        if isinstance(texts, str):
-            raise TextError("expected a list of texts, found one string: write [text]")
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            found = "one string: write [text]" if isinstance(texts, str) else repr(texts)
+            raise TextError(f"expected a list of texts, found {found}")
+        texts = list(texts)
         for index, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise TextError(f"text {index} is {text!r}; expected a string with content")
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # arguments of the command line that are not UTF-8 come like this
+                raise TextError(f"text {index} is {text!r}, which is not UTF-8; type it anew") from None
         captions = [self._tokenizer.encode(text, self._max_tokens) for text in texts]
         for index, (text, tokens) in enumerate(zip(texts, captions, strict=True)):
             # Only a text that fills the window may be longer.
@@ -248,17 +256,20 @@ class SlapModel:
             AudioError: see `embed_audio`.
             ZeroShotError: no labels, a label twice, or an unknown template.
         """
-        if isinstance(labels, str) or not labels or len(set(labels)) != len(labels):
-            raise ZeroShotError(f"labels are {labels!r}; expected a list of distinct names, at least one")
-        asked = (tuple(labels), template)
+        names = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
+        named = all(isinstance(name, str) and name.strip() for name in names)
+        if not names or not named or len(set(names)) != len(names):
+            raise ZeroShotError(
+                f"labels are {names or labels!r}; expected a list of distinct names with content, at least one"
+            )
+        prompts = class_prompts(names, template)
+        asked = (tuple(names), template)
         if asked not in self._classes:  # a folder is classified in several calls
-            prompts = self.embed_text(class_prompts(labels, template))
-            self._classes = {asked: class_embeddings(prompts, len(labels))}
+            self._classes = {asked: class_embeddings(self.embed_text(prompts), len(names))}
         similarity = self.similarity(self.embed_audio(audio, sample_rate), self._classes[asked])
         logits = self._scale * similarity.astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        names = list(labels)
         return [{names[index]: float(row[index]) for index in np.argsort(-row, kind="stable")} for row in probabilities]
 
     def caption(self, audio: Sequence[Audio], beam: int = 1, sample_rate: int | None = None) -> list[str]:
@@ -276,7 +287,7 @@ class SlapModel:
             AudioError: see `embed_audio`.
             ExportError: the model has no caption decoder.
         """
-        clips = list(as_list(audio))
+        clips = as_list(audio)
         found: list[list[str]] = [[] for _ in clips]
         for span, text in self._captions(clips, self._cut("trained"), beam, sample_rate):
             found[span.recording].append(text)
@@ -292,7 +303,7 @@ class SlapModel:
         self,
         clip: Audio,
         seconds: float = 10.0,
-        hop: float = 10.0,
+        hop: float | None = None,
         beam: int = 1,
         sample_rate: int | None = None,
     ) -> Captions:
@@ -301,7 +312,7 @@ class SlapModel:
         Args:
             clip: one clip, as in the list for `embed_audio`.
             seconds: length of a window.
-            hop: seconds from the start of one window to that of the next.
+            hop: seconds from the start of one window to that of the next; None for one window after the other.
             beam: as for `caption`.
             sample_rate: of samples that come alone, in Hz.
 
@@ -345,6 +356,7 @@ class SlapModel:
                 "this model has no caption decoder: it was trained with config.objectives.captioning.weight=0; train "
                 "with a weight above 0 to get captions"
             )
+        check_beam(beam)  # before a beam of 2.0 is taken for that of 2
         if beam not in self._captioners:
             self._captioners[beam] = Captioner(self._embedder, self._max_tokens, beam)
         program = self._captioners[beam].program(self.params["model"], self._decoder_params)

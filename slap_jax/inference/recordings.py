@@ -3,6 +3,8 @@
 import collections
 import itertools
 import logging
+import math
+import numbers
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -43,21 +45,27 @@ def overlapping_cut(seconds: float, rate: int, per_column: int) -> Cut:
     """Recordings of up to `seconds` whole; longer ones in windows of whole columns that share a third with the next.
 
     Raises:
-        WindowError: too short for that.
+        WindowError: too short for that, or no length.
     """
+    if not isinstance(seconds, numbers.Real) or not math.isfinite(seconds):
+        raise WindowError(
+            f"window_seconds is {seconds!r}; write a number of seconds, 1 or more, or None for no windows"
+        )
     columns = int(seconds * rate) // per_column
     if columns < 3:
         raise WindowError(f"windows of {seconds} s are too short; write 1 or more")
     return Cut(columns * per_column, -(-columns * 2 // 3) * per_column, int(seconds * rate))
 
 
-def even_cut(seconds: float, hop: float, rate: int) -> Cut:
-    """Windows of `seconds` every `hop`.
+def even_cut(seconds: float, hop: float | None, rate: int, overlap: float = 0.0) -> Cut:
+    """Windows of `seconds` every `hop`; without a hop, such that each shares `overlap` of its length with the next.
 
     Raises:
         WindowError: windows without length, or gaps between them.
     """
-    if not 0 < hop <= seconds or round(hop * rate) < 1:
+    hop = (1 - overlap) * seconds if hop is None and isinstance(seconds, numbers.Real) else hop
+    numeric = isinstance(seconds, numbers.Real) and isinstance(hop, numbers.Real) and math.isfinite(seconds)
+    if not numeric or not 0 < hop <= seconds or round(hop * rate) < 1:
         raise WindowError(f"windows of {seconds} s every {hop} s were asked for; expected 0 < hop <= seconds")
     return Cut(round(seconds * rate), round(hop * rate))
 

@@ -100,6 +100,10 @@ def test_a_missing_file_is_named(exported, name):
 
 
 def test_not_a_directory(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text('{"steps": 1}')
+    with pytest.raises(ExportError, match=r"run is a run, not an export.*`slap export .*run`, then give .*run/export"):
+        load_export(tmp_path / "run")
     with pytest.raises(ExportError, match="nowhere is not a directory"):
         load_export(tmp_path / "nowhere")
 

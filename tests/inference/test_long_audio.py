@@ -98,7 +98,7 @@ def test_captions_of_windows(model):
 def test_beams(model):
     clip = noise(3, 0.5)
     assert [type(text) for text in model.caption([clip, clip], beam=3, sample_rate=16_000)] == [str, str]
-    for beam in (0, 2.5):
+    for beam in (0, 2.5, 3.0, [2]):  # 3.0 equals the beam before
         with pytest.raises(CaptionError, match="write a whole number"):
             model.caption([clip], beam=beam, sample_rate=16_000)
 
@@ -156,3 +156,13 @@ def test_impossible_windows(model):
         model.embed_audio([LONG], 16_000, window_seconds=0.1)
     with pytest.raises(WindowError, match="expected 0 < hop"):
         model.windows(LONG, seconds=1.0, hop=2.0, sample_rate=16_000)
+    for seconds in ("1", float("nan"), float("inf")):
+        with pytest.raises(WindowError, match="write a number of seconds"):
+            model.embed_audio([LONG], 16_000, window_seconds=seconds)
+        with pytest.raises(WindowError, match="expected 0 < hop"):
+            model.windows(LONG, seconds=seconds, sample_rate=16_000)
+
+
+def test_a_hop_that_is_not_told_follows_the_length(model):
+    assert model.windows(LONG, seconds=2.0, sample_rate=16_000).start.tolist() == [0.0, 1.0]
+    assert model.caption_windows(LONG, seconds=1.5, sample_rate=16_000).start.tolist() == [0.0, 1.5]

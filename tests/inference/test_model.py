@@ -1,6 +1,7 @@
 """The model as a person uses it: every form of input, equal results, and one clear error for each bad one."""
 
 import io
+import os
 import logging
 import re
 import subprocess
@@ -224,6 +225,8 @@ def truncated() -> bytes:
         ((np.zeros(8, np.float32), 0), "clip 1 has sample rate 0"),
         (np.zeros(8, np.float32), "clip 1 is a ndarray; expected a path"),
         (None, "clip 1 is a NoneType"),
+        ((16_000, np.zeros(8, np.float32)), r"clip 1 is a pair \(int, ndarray\); expected \(samples, sample rate\)"),
+        (os.devnull, "null is a pipe or device; expected an audio file"),
     ],
 )
 def test_bad_clips_are_named_by_their_place(model, clip, message):
@@ -237,17 +240,40 @@ def test_one_clip_without_a_list(model, clip):
         model.embed_audio(clip)
 
 
+def test_what_is_no_list_at_all(model):
+    with pytest.raises(AudioError, match="expected a list of clips, found None"):
+        model.embed_audio(None)
+    with pytest.raises(TextError, match="expected a list of texts, found None"):
+        model.embed_text(None)
+
+
+def test_what_can_be_gone_through_once_is_a_list_too(model, directory):
+    texts, clips, labels = ["a dog", "rain"], [directory / "clip.wav"], ["dog", "rain"]
+    np.testing.assert_array_equal(model.embed_text(text for text in texts), model.embed_text(texts))
+    np.testing.assert_array_equal(model.embed_audio(iter(clips)), model.embed_audio(clips))
+    expected = model.classify(clips, labels)
+    assert model.classify(iter(clips), iter(labels)) == model.classify(clips, np.array(labels)) == expected
+
+
 def test_bad_text(model):
     with pytest.raises(TextError, match=r"write \[text\]"):
         model.embed_text("a dog")
     with pytest.raises(TextError, match="text 1 is '  '"):
         model.embed_text(["a dog", "  "])
+    with pytest.raises(TextError, match="text 0 is .*not UTF-8"):
+        model.embed_text(["caf\udce9"])  # as Python passes on an argument in Latin-1
 
 
-@pytest.mark.parametrize("labels", [[], "dog", ["dog", "dog"]])
+@pytest.mark.parametrize("labels", [[], "dog", ["dog", "dog"], ["dog", " "], ["dog", None], None, 5])
 def test_bad_labels(model, labels):
     with pytest.raises(ZeroShotError, match="expected a list of distinct names"):
         model.classify([(noise(0, 0.3), 16_000)], labels)
+
+
+@pytest.mark.parametrize("template", [None, ["{} is heard"], "loud"])
+def test_bad_template(model, template):
+    with pytest.raises(ZeroShotError, match="is not known; name one of ensemble"):
+        model.classify([(noise(0, 0.3), 16_000)], ["dog", "cat"], template)
 
 
 def test_importing_the_package_is_instant_and_touches_no_device():
