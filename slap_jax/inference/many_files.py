@@ -95,11 +95,7 @@ def _read_ahead(iterator: Iterator[str], waiting: Any, threads: ThreadPoolExecut
 def _read(file: str, rate: int, long_seconds: float) -> Waveform | Audio | AudioError:
     """Returns the samples of a clip, what stands for a long recording, or what is wrong."""
     try:
-        file.encode()
-    except UnicodeEncodeError:
-        shown = file.encode("utf-8", "backslashreplace").decode()
-        return AudioError(f"{shown} has a name that is not UTF-8; rename it", "bad_name")
-    try:
+        check_name(file)
         if _seconds_by_header(file) > long_seconds:
             return _silent(file) if _is_silent_long(file) else file
         waveform = read_audio(file, rate)
@@ -109,6 +105,15 @@ def _read(file: str, rate: int, long_seconds: float) -> Waveform | Audio | Audio
         return _silent(file)
     # The header of a video is not asked above, and that of a stream may be wrong.
     return waveform if len(waveform) <= long_seconds * rate else (waveform, rate)
+
+
+def check_name(file: str) -> None:
+    """Raises `AudioError` for a name that cannot be printed or written to a text file."""
+    try:
+        file.encode()
+    except UnicodeEncodeError:
+        shown = file.encode("utf-8", "backslashreplace").decode()
+        raise AudioError(f"{shown} has a name that is not UTF-8; rename it", "bad_name") from None
 
 
 def _silent(file: str) -> AudioError:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 from slap_jax.data.atomic_file import atomic_file
@@ -11,6 +12,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 # Where the index of a folder lies unless said otherwise: inside, where it moves along with its recordings.
 INDEX_FOLDER = ".slap_index"
+_SHORTEST_HOP = 0.01  # seconds
 NUMBER_TYPES = {"float32": "<f4", "float16": "<f2"}
 
 
@@ -60,10 +62,10 @@ class Manifest:
         """Raises `SearchError` for settings that no index can have."""
         if self.number_type not in NUMBER_TYPES:
             raise SearchError(f"number_type {self.number_type!r} is not known; choose from {', '.join(NUMBER_TYPES)}")
-        if not 0 < self.hop_seconds <= self.window_seconds:
+        if not _SHORTEST_HOP <= self.hop_seconds <= self.window_seconds < math.inf:
             raise SearchError(
-                f"windows of {self.window_seconds} s every {self.hop_seconds} s: expected a hop above 0 and of at most "
-                "the window's length"
+                f"windows of {self.window_seconds} s every {self.hop_seconds} s: expected a hop of at least "
+                f"{_SHORTEST_HOP} s and of at most the window's length"
             )
 
     def write(self, index: Path) -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from slap_jax.data.audio import AudioError
 from slap_jax.data.collections.entries import Rejection
-from slap_jax.inference.many_files import NoInputError, audio_files, over_files
+from slap_jax.inference.many_files import NoInputError, audio_files, check_name, over_files
 from slap_jax.search.contents import Contents, FileState, file_entry
 from slap_jax.search.embedding_model import EmbeddingModel
 from slap_jax.search.manifest import INDEX_FOLDER, MANIFEST, Manifest, SearchError
@@ -134,7 +134,7 @@ class _Updating:
         self._uncommitted = 0
         self._hidden = None if progress is None else not progress
         self._states: dict[str, FileState] = {}  # of the files that are being embedded
-        self._twins: list[str] = []  # files with the same bytes as one of these
+        self._twins: list[tuple[str, str]] = []  # files, each with one of these that has the same bytes
 
     def run(self, files: list[str]) -> Update:
         unread = tuple(f"{path}/" for path, _ in self._update.bad)  # what lies there is not known to be gone
@@ -159,8 +159,12 @@ class _Updating:
             for full, result in over_files(chosen, of_clips, of_long, rate, window):
                 self._finish(os.path.relpath(full, self._folder), result)
                 self._bar.update()
-            for path in self._twins:
-                self._refer(path, self._states[path])
+            for path, other in self._twins:
+                if self._states[path].content in self._contents.rows:
+                    self._refer(path, self._states[path])
+                else:
+                    reason = f"holds the same bytes as {self._folder / other}, which was left out"
+                    self._reject(path, f"{self._folder / path} {reason}")
                 self._bar.update()
         self._writer.commit()
         return self._update
@@ -170,20 +174,24 @@ class _Updating:
 
     def _new_files(self, files: list[str]) -> Iterator[str]:
         """Yields the files whose contents have to be embedded; the others are done on the way."""
-        coming: set[str] = set()
+        coming: dict[str, str] = {}  # content -> the first file that has it
         for path in files:
             try:
+                check_name(str(self._folder / path))  # its twins may have good names, so it must not stand for them
                 state = self._changed_state(path)
+            except AudioError as error:
+                self._reject(path, str(error))
+                state = None
             except OSError as error:
                 self._reject(path, f"{self._folder / path} cannot be read ({error.strerror}); leave it out")
                 state = None
             if state is not None:
                 self._states[path] = state
                 if state.content in coming:
-                    self._twins.append(path)
+                    self._twins.append((path, coming[state.content]))
                     continue
                 if state.content not in self._contents.rows:
-                    coming.add(state.content)
+                    coming[state.content] = path
                     yield path
                     continue
                 self._refer(path, state)
@@ -218,9 +226,6 @@ class _Updating:
 
     def _refer(self, path: str, state: FileState) -> None:
         """Notes a file whose contents need no embedding."""
-        if state.content not in self._contents.rows:
-            self._reject(path, f"{self._folder / path} holds the same bytes as another bad file")
-            return
         self._writer.note(file_entry(path, state))
         self._update.known += 1
         self._count(0)

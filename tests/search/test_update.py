@@ -118,6 +118,7 @@ def test_bad_files_are_told_and_left_out(folder):
         "nan.wav",
     }
     assert "is silent" in reasons["silent.wav"] and "is silent" in reasons["silent_long.wav"]
+    assert f"same bytes as {folder}/broken.wav, which was left out" in reasons["broken_too.wav"]
     assert "NaN" in reasons["nan.wav"] and "0 bytes" in reasons["empty.mp3"]
     assert all(str(folder / path) in reason for path, reason in reasons.items())
     assert dict(update_index(FakeModel(), folder).bad).keys() == reasons.keys()  # told each time
@@ -208,11 +209,13 @@ def test_an_index_moves_with_its_folder(folder, tmp_path):
 def test_odd_names(folder):
     os.rename(folder / "low.wav", folder / '\n" löw.wav')
     write(folder / "x.wav", tone(1, 1.5))
-    os.rename(folder / "x.wav", os.fsencode(folder) + b"/\xff.wav")
+    os.rename(folder / "x.wav", os.fsencode(folder) + b"/a\xff.wav")
+    write(folder / "same_sound_good_name.wav", tone(1, 1.5))
     update = update_index(FakeModel(), folder)
     assert '\n" löw.wav' in SearchIndex(folder).contents.files
-    assert [reason for _, reason in update.bad] == [f"{folder}/\\udcff.wav has a name that is not UTF-8; rename it"]
-    assert update_index(FakeModel(), folder).unchanged == 4
+    assert [reason for _, reason in update.bad] == [f"{folder}/a\\udcff.wav has a name that is not UTF-8; rename it"]
+    assert "same_sound_good_name.wav" in SearchIndex(folder).contents.files
+    assert update_index(FakeModel(), folder).unchanged == 5
 
 
 @pytest.mark.parametrize(
@@ -234,6 +237,8 @@ def test_other_settings_are_refused(folder, options, message):
     [
         ({"window_seconds": 0}, "windows of 0.0 s"),
         ({"hop_seconds": 11}, "windows of 10.0 s every 11.0 s"),
+        ({"window_seconds": 1e-9}, "expected a hop of at least 0.01 s"),
+        ({"window_seconds": float("inf")}, "windows of inf s"),
         ({"number_type": "int8"}, "number_type 'int8' is not known"),
     ],
 )
