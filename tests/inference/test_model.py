@@ -1,8 +1,8 @@
 """The model as a person uses it: every form of input, equal results, and one clear error for each bad one."""
 
 import io
-import os
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -260,7 +260,7 @@ def test_bad_text(model):
         model.embed_text("a dog")
     with pytest.raises(TextError, match="text 1 is '  '"):
         model.embed_text(["a dog", "  "])
-    with pytest.raises(TextError, match="text 0 is .*not UTF-8"):
+    with pytest.raises(TextError, match=r"text 0 is .*not UTF-8"):
         model.embed_text(["caf\udce9"])  # as Python passes on an argument in Latin-1
 
 
