@@ -180,8 +180,9 @@ def test_a_reader_that_goes_away_ends_it_silently(sounds):
         command = [sys.executable, "-c", program, *words]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         process = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, env=environment)
+        assert process.stdout is not None
         process.stdout.close()
-        process.stdout = None
+        process.stdout = None  # what `communicate` does not read
         assert (process.communicate()[1], process.returncode) == (b"", 141)
 
 

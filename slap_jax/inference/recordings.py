@@ -63,11 +63,11 @@ def even_cut(seconds: float, hop: float | None, rate: int, overlap: float = 0.0)
     Raises:
         WindowError: windows without length, or gaps between them.
     """
-    hop = (1 - overlap) * seconds if hop is None and isinstance(seconds, numbers.Real) else hop
-    numeric = isinstance(seconds, numbers.Real) and isinstance(hop, numbers.Real) and math.isfinite(seconds)
-    if not numeric or not 0 < hop <= seconds or round(hop * rate) < 1:
-        raise WindowError(f"windows of {seconds} s every {hop} s were asked for; expected 0 < hop <= seconds")
-    return Cut(round(seconds * rate), round(hop * rate))
+    numeric = all(isinstance(value, numbers.Real) for value in (seconds, 0.0 if hop is None else hop))
+    step = (1 - overlap) * seconds if numeric and hop is None else hop
+    if not numeric or step is None or not 0 < step <= seconds < math.inf or round(step * rate) < 1:
+        raise WindowError(f"windows of {seconds} s every {step} s were asked for; expected 0 < hop <= seconds")
+    return Cut(round(seconds * rate), round(step * rate))
 
 
 class Piece(NamedTuple):
