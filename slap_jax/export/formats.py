@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slap_jax.export.run import export_run, run_config
-from slap_jax.export.safetensors import CARD, CONFIG, FINGERPRINT, WEIGHTS, ExportError, export, load_export
+from slap_jax.export.safetensors import CARD, CONFIG, FINGERPRINT, Export, ExportError, export, is_export, load_export
 
 FORMATS = ("safetensors", "stablehlo", "pytorch", "onnx", "huggingface")
 
@@ -39,7 +39,7 @@ def export_model(
         raise ExportError(f"format is {format!r}; write one of {', '.join(FORMATS)}")
     _check_packages(format)
     source = Path(source)
-    if not (source / WEIGHTS).is_file():
+    if not is_export(source):
         directory = _export_of_run(source, out_dir, step, licence)
     else:
         directory = _export_of(source, None if out_dir is None else Path(out_dir), format, step, licence)
@@ -92,11 +92,13 @@ def _export_of(source: Path, out_dir: Path | None, format: str, step: int | None
     if step is not None:
         raise ExportError(f"{source} is an export, of one step; --step chooses a checkpoint of a run directory")
     if out_dir is None or out_dir.resolve() == source.resolve():
-        if format == "safetensors":
+        if format == "safetensors" and not licence:
             raise ExportError(
                 f"{source} is an export already; give the run directory that `slap train` wrote, another --format, or "
                 "--output for a copy in this version's format"
             )
+        if licence:
+            _state_licence(load_export(source), source, licence)
         return source
     model = load_export(source)
     export(model.params, model.config, model.tokenizer_path, out_dir, model.step)
@@ -104,10 +106,18 @@ def _export_of(source: Path, out_dir: Path | None, format: str, step: int | None
         if (source / name).is_file():
             shutil.copyfile(source / name, out_dir / name)
     if licence or not (out_dir / CARD).is_file():
-        from slap_jax.export.model_card import write_card
-
-        write_card(model, out_dir, sources=None, evaluation={}, licence=licence)
+        _state_licence(model, out_dir, licence)
     return out_dir
+
+
+def _state_licence(model: Export, directory: Path, licence: str) -> None:
+    """Puts the licence into the card, which keeps what it says of data and metrics; without a card, one is written."""
+    from slap_jax.export.model_card import change_licence, write_card
+
+    if (directory / CARD).is_file():
+        change_licence(directory, licence)
+    else:
+        write_card(model, directory, sources=None, evaluation={}, licence=licence)
 
 
 def _write(format: str, directory: Path) -> Path:

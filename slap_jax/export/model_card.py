@@ -1,6 +1,7 @@
 """The model card: a README.md beside an export that says what the model is, what it was trained on, how good it is."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,22 @@ def write_card(
         _limits(export.config),
         _licence(licence),
     ]
+    return _write(Path(directory) / CARD, "\n\n".join(sections) + "\n")
+
+
+def change_licence(directory: str | os.PathLike[str], licence: str) -> Path:
+    """States another licence of the weights in the card of an export directory, and leaves the rest as it is."""
     path = Path(directory) / CARD
+    text = re.sub(r"^license: .*", lambda _: _licence_line(licence), path.read_text(encoding="utf-8"), count=1, flags=re.M)
+    start = text.find("## Licence\n")
+    after = text.find("\n## ", start + 1) if start >= 0 else -1
+    rest = text[after:] if after >= 0 else ""  # what somebody has added
+    return _write(path, (text if start < 0 else text[:start]).rstrip() + f"\n\n{_licence(licence)}\n{rest}")
+
+
+def _write(path: Path, text: str) -> Path:
     partial = path.with_name(f".{CARD}.partial")
-    partial.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
     return path
 
@@ -54,7 +68,7 @@ def write_card(
 def _head(licence: str) -> str:
     lines = [
         "---",
-        f"license: {licence.lower() or 'other'}",
+        _licence_line(licence),
         "library_name: slap_jax",
         "tags: [audio, audio-classification, audio-text-retrieval, feature-extraction]",
         "---",
@@ -148,6 +162,10 @@ def _limits(config: ConfigDict) -> str:
   clips that were given with each other; none says that any of them is right.
 - Captions, where the model writes them, can name sounds that are not there.
 - It was not made to identify people, nor tested for decisions about them."""
+
+
+def _licence_line(licence: str) -> str:
+    return f"license: {licence.lower() or 'other'}"
 
 
 def _licence(licence: str) -> str:

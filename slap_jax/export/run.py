@@ -16,6 +16,7 @@ from slap_jax.export.safetensors import (
     Export,
     ExportError,
     export,
+    is_export,
     load_export,
 )
 
@@ -37,7 +38,7 @@ def read_model(directory: str | os.PathLike[str], step: int | None = None) -> Ex
         CheckpointError: no checkpoint of that step, or unreadable.
     """
     directory = Path(directory)
-    if (directory / WEIGHTS).is_file():
+    if is_export(directory):
         return load_export(directory)
     if not (directory / CONFIG).is_file():
         found = "is not a directory" if not directory.is_dir() else f"holds neither {WEIGHTS} nor {CONFIG}"
@@ -78,7 +79,7 @@ def export_run(
         ExportError: not a run directory, or the vocabulary is missing.
         CheckpointError: no checkpoint of that step, or unreadable.
     """
-    if (Path(run_dir) / WEIGHTS).is_file():
+    if is_export(run_dir):
         raise ExportError(f"{run_dir} is an export already; give the run directory that `slap train` wrote")
     model = read_model(run_dir, step)
     out_dir = Path(run_dir) / EXPORT_DIRECTORY if out_dir is None else Path(out_dir)

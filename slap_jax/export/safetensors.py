@@ -28,6 +28,7 @@ FINGERPRINT, CARD = "fingerprint.json", "README.md"
 
 # What inference needs; teachers, prediction heads and prototypes stay behind.
 _EXPORTED = ("model", "objectives/contrastive", "objectives/captioning/decoder", "objectives/classification/head")
+_SECTIONS = ("audio", "model", "objectives", "data")  # of config
 _CLASSES = ("label", "classes", "multi_label")  # of config.objectives.classification, where there is a head
 
 
@@ -125,6 +126,17 @@ def exported_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return unflatten(kept)
 
 
+def is_export(directory: str | os.PathLike[str]) -> bool:
+    """Whether a directory is an export, be it one whose weights are missing, and not a run."""
+    directory = Path(directory)
+    if (directory / WEIGHTS).is_file():
+        return True
+    try:
+        return "format_version" in json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def load_export(directory: str | os.PathLike[str]) -> Export:
     """Reads an export directory.
 
@@ -181,6 +193,12 @@ def _description(path: Path) -> dict[str, Any]:
             f"{path} has format {kind!r} version {version!r}; this slap_jax {__version__} reads "
             f"{FORMAT!r} versions {READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}: export the run again, or install "
             "the version that wrote it"
+        )
+    config = description.get("config")
+    missing = [name for name in _SECTIONS if not isinstance(config, dict) or name not in config]
+    if missing:
+        raise ExportError(
+            f"{path} lacks config.{', config.'.join(missing)}: it was changed; write it again with `slap export RUN_DIR`"
         )
     return description
 

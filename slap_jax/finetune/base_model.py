@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from slap_jax.config import default_config
-from slap_jax.export.safetensors import CONFIG, WEIGHTS, load_export
+from slap_jax.export.safetensors import CONFIG, WEIGHTS, is_export, load_export
 from slap_jax.finetune.classes import FinetuneError
 
 
@@ -23,7 +23,7 @@ def base_config(model: str) -> ConfigDict:
     """
     directory = Path(model)
     config = default_config()
-    if (directory / WEIGHTS).is_file():
+    if is_export(directory):
         export = load_export(directory)
         saved, tokenizer = export.config, str(export.tokenizer_path)
     else:

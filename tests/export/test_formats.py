@@ -78,6 +78,16 @@ def test_an_old_export_is_brought_to_this_version(exported, tmp_path):
     assert "Not recorded" in (new / "README.md").read_text()
 
 
+@pytest.mark.parametrize("where", ["in its place", "a copy"])
+def test_an_export_gets_a_licence_and_keeps_its_card(exported, tmp_path, where):
+    old = shutil.copytree(exported, tmp_path / "old")
+    text = (old / "README.md").read_text()
+    (old / "README.md").write_text(text + "\n## Thanks\n\nTo all.\n")
+    new = export_model(old, out_dir=None if where == "in its place" else tmp_path / "new", licence="MIT")
+    card = (new / "README.md").read_text()
+    assert card == text.replace("cc-by-4.0", "mit").replace("CC-BY-4.0", "MIT") + "\n## Thanks\n\nTo all.\n"
+
+
 def test_the_command(run, exported, tmp_path, capsys):
     assert main(["export", str(run), "--output", str(tmp_path / "out"), "--format", "pytorch"]) == 0
     assert capsys.readouterr().out == f"wrote {tmp_path / 'out' / 'slap_torch.py'}\n"

@@ -9,8 +9,10 @@ import pytest
 
 import slap_jax
 from slap_jax.checkpoints import CheckpointError, Checkpoints
+from slap_jax.cli import main
 from slap_jax.export.run import export_run, read_model
 from slap_jax.export.safetensors import ExportError
+from slap_jax.finetune.base_model import base_config
 from slap_jax.inference.model import SlapModel
 from slap_jax.paths import flatten
 from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
@@ -102,3 +104,15 @@ def test_bad_directories(run, tmp_path):
     shutil.copy(directory / "config.json", tmp_path / "empty" / "config.json")
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         read_model(tmp_path / "empty")
+
+
+def test_an_export_without_its_weights_is_told_from_a_run(run, capsys):
+    exported = export_run(run[0])
+    (exported / "model.safetensors").unlink()
+    lacks = r"export lacks model\.safetensors; an export holds .*: write it again with `slap export RUN_DIR`"
+    with pytest.raises(ExportError, match=lacks):
+        read_model(exported)
+    with pytest.raises(ExportError, match=lacks):
+        base_config(str(exported))  # of `slap finetune`
+    assert main(["export", str(exported), "--format", "pytorch"]) == 2
+    assert "lacks model.safetensors" in capsys.readouterr().err

@@ -122,6 +122,15 @@ def test_a_broken_config(exported, content):
         load_export(exported)
 
 
+def test_a_config_without_a_section(exported):
+    path = exported / "config.json"
+    content = json.loads(path.read_text())
+    del content["config"]["model"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=r"config\.json lacks config\.model: it was changed; write it again"):
+        load_export(exported)
+
+
 def test_damaged_weights(exported):
     path = exported / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1_000])
