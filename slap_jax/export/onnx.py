@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ from slap_jax.export.optional import require_packages
 from slap_jax.export.safetensors import load_export
 
 ONNX_DIRECTORY = "onnx"  # inside an export
-AUDIO_FILE, TEXT_FILE = "audio.onnx", "text.onnx"
+AUDIO_FILE, TEXT_FILE, DECODER_FILE = "audio.onnx", "text.onnx", "decoder.onnx"
 _OPSET = 20
+
+Axes = dict[str, tuple[str, ...]]  # inputs or outputs by name, with the names of their free axes, which come first
 
 
 def write_onnx(directory: str | os.PathLike[str]) -> Path:
-    """Writes the audio and the text tower of an export as ONNX.
+    """Writes the towers of an export as ONNX, and its caption decoder if it has one.
 
-    `audio.onnx` takes `waveform` float32 [batch, samples] and `lengths` int64 [batch], and gives `vectors`;
-    `text.onnx` takes `tokens` int64 [batch, tokens] and `lengths`. Captions, which need a loop, stay with
-    the other formats.
+    `audio.onnx` takes `waveform` float32 [batch, samples] and `lengths` int64 [batch], and gives `vectors`, dense
+    `features` and `inside`, which of them belong to a clip; `text.onnx` takes `tokens` int64 [batch, tokens] and
+    `lengths`, and gives `vectors`; `decoder.onnx` takes `features`, `inside` and the `tokens` written so far, and gives
+    `scores` of the next. The loop over tokens is the caller's.
 
     Args:
         directory: an export; the files go to `onnx/` in it.
@@ -34,31 +38,62 @@ def write_onnx(directory: str | os.PathLike[str]) -> Path:
     load_export(directory)  # damage is told in our words, not in PyTorch's
     import torch
 
-    from slap_jax.export.pytorch.model import Slap, load
-
-    class Tower(torch.nn.Module):
-        """One of the two towers as a module by itself, so that its file holds its own weights only."""
-
-        def __init__(self, model: Slap, name: str):
-            super().__init__()
-            self.model, self.name = model, name
-
-        def forward(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-            return getattr(self.model, f"embed_{self.name}")(values, lengths)
+    from slap_jax.export.pytorch.model import load
 
     model = load(directory)
     out = Path(directory) / ONNX_DIRECTORY
     out.mkdir(exist_ok=True)
-    # Sizes of the example are free in the file, as long as none of them is 1.
-    samples, tokens = 3 * model.per_column + 1, 7
-    waveforms, texts = torch.zeros(2, samples), torch.ones(2, tokens, dtype=torch.int64)
-    _export(Tower(model, "audio"), (waveforms, torch.tensor([samples, 9])), ("waveform", "samples"), out / AUDIO_FILE)
-    _export(Tower(model, "text"), (texts, torch.tensor([tokens, 3])), ("tokens", "tokens_of_text"), out / TEXT_FILE)
+    (out / DECODER_FILE).unlink(missing_ok=True)  # of an older model there
+    # Sizes of the examples are free in the files, as long as none of them is 1.
+    samples, tokens, width = 3 * model.per_column + 1, 7, model.config["model"]["audio_encoder"]["width"]
+    texts = torch.ones(2, tokens, dtype=torch.int64)
+
+    def audio(waveform: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        features, inside = model.audio_features(waveform, lengths)
+        return model.pool_audio(features, inside), features, inside
+
+    _export(
+        _module(model, audio),
+        (torch.zeros(2, samples), torch.tensor([samples, 9])),
+        {"waveform": ("batch", "samples"), "lengths": ("batch",)},
+        {"vectors": ("batch",), "features": ("batch", "patches"), "inside": ("batch", "patches")},
+        out / AUDIO_FILE,
+    )
+    _export(
+        _module(model, model.embed_text),
+        (texts, torch.tensor([tokens, 3])),
+        {"tokens": ("batch", "tokens_of_text"), "lengths": ("batch",)},
+        {"vectors": ("batch",)},
+        out / TEXT_FILE,
+    )
+    if model.decoder is not None:
+        _export(
+            _module(model, model.decoder.next_scores),
+            (torch.zeros(2, 12, width), torch.arange(12) < torch.tensor([[12], [5]]), texts),
+            {"features": ("batch", "patches"), "inside": ("batch", "patches"), "tokens": ("batch", "written")},
+            {"scores": ("batch",)},
+            out / DECODER_FILE,
+        )
     return out
 
 
-def _export(module: Any, arguments: tuple[Any, Any], names: tuple[str, str], path: Path) -> None:
-    """Writes one file; `names` of its first input and of that input's second axis."""
+def _module(model: Any, function: Callable[..., Any]) -> Any:
+    """What a function of the model's computes as a module; its file holds the weights that the function uses."""
+    import torch
+
+    class Part(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *values: torch.Tensor) -> Any:
+            return function(*values)
+
+    return Part().eval()
+
+
+def _export(module: Any, arguments: tuple[Any, ...], inputs: Axes, outputs: Axes, path: Path) -> None:
+    """Writes one file."""
     import torch
 
     free = torch.export.Dim.AUTO
@@ -69,19 +104,19 @@ def _export(module: Any, arguments: tuple[Any, Any], names: tuple[str, str], pat
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own calls of its own old functions
             program = torch.onnx.export(
-                module.eval(),
+                module,
                 arguments,
                 dynamo=True,
                 opset_version=_OPSET,
-                input_names=[names[0], "lengths"],
-                output_names=["vectors"],
-                dynamic_shapes=({0: free, 1: free}, {0: free}),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=(tuple({axis: free for axis in range(len(axes))} for axes in inputs.values()),),
                 verbose=False,
             )
     finally:
         exporter_log.setLevel(level)
     graph = program.model.graph
-    for value, axes in zip((*graph.inputs, *graph.outputs), (("batch", names[1]), ("batch",), ("batch",)), strict=True):
+    for value, axes in zip((*graph.inputs, *graph.outputs), (*inputs.values(), *outputs.values()), strict=True):
         for axis, name in enumerate(axes):
             value.shape[axis] = name
     program.save(path)

@@ -134,6 +134,15 @@ def test_gradients_reach_every_weight_but_the_decoder_s(exported):
     assert all(name.startswith("decoder.") for name in without)
 
 
+def test_wrong_inputs_are_told(exported):
+    model = load(exported[0])
+    for waveform in (torch.zeros(16_000), torch.zeros(1, 1, 16_000), torch.zeros(1, 0), torch.ones(1, 99).short()):
+        with pytest.raises(ValueError, match=r"expected float \[clips, samples\], .* mono at 16000 Hz, full scale 1"):
+            model.embed_audio(waveform)
+    with pytest.raises(ValueError, match=r"found one string: write \[text\]"):
+        model.tokenize("rain falls")  # not a text for each letter
+
+
 def test_wrong_files_are_told(exported, tmp_path):
     directory = shutil.copytree(exported[0], tmp_path / "export")
     path = directory / "config.json"

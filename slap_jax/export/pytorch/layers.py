@@ -172,13 +172,17 @@ class Block(nn.Module):
         past: tuple[Tensor, Tensor] | None,
         memory: tuple[Tensor, Tensor],
         memory_mask: Tensor,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Advances one token [B, 1, W] of a decoder; `past` are keys and values of the tokens before it."""
+        """Advances tokens [B, T, W] of a decoder, one, or several with a causal `mask`.
+
+        `past` are keys and values of the tokens before them.
+        """
         normed = self.attention_norm(x)
         present = self.attention.keys_values(normed, turns)
         if past is not None:
             present = (torch.cat([past[0], present[0]], dim=2), torch.cat([past[1], present[1]], dim=2))
-        x = x + self.attention(normed, present, turns, None)
+        x = x + self.attention(normed, present, turns, mask)
         x = x + self.cross_attention(self.cross_norm(x), memory, None, memory_mask)
         return x + self.mlp(self.mlp_norm(x)), present
 

@@ -60,7 +60,15 @@ class Slap(nn.Module):
             waveform: [B, S] mono samples at `config["audio"]["sample_rate"]`, full scale 1; what is not finite counts
                 as zero.
             lengths: [B] samples of each clip, at least 1; what follows is ignored. None: S for all.
+
+        Raises:
+            ValueError: samples of another shape, or integers.
         """
+        if waveform.ndim != 2 or waveform.shape[1] == 0 or not waveform.is_floating_point():
+            raise ValueError(
+                f"waveform is {waveform.dtype} of shape {list(waveform.shape)}; expected float [clips, samples], at "
+                f"least one sample, mono at {self.config['audio']['sample_rate']} Hz, full scale 1"
+            )
         if lengths is None:
             lengths = torch.full_like(waveform[:, 0], waveform.shape[1], dtype=torch.int64)
         waveform = functional.pad(waveform, (0, -waveform.shape[1] % self.per_column))
@@ -73,7 +81,11 @@ class Slap(nn.Module):
 
     def embed_audio(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns unit vectors [B, E]; arguments as for `audio_features`."""
-        pooled = self.audio_pooling(*self.audio_features(waveform, lengths))
+        return self.pool_audio(*self.audio_features(waveform, lengths))
+
+    def pool_audio(self, features: Tensor, valid: Tensor) -> Tensor:
+        """Returns unit vectors [B, E] of what `audio_features` returns."""
+        pooled = self.audio_pooling(features, valid)
         return functional.normalize(self.audio_projection(pooled).float(), dim=-1, eps=1e-6)
 
     def embed_text(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -106,6 +118,8 @@ class Slap(nn.Module):
 
     def tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Returns token ids [B, T] and lengths [B] for `embed_text`."""
+        if isinstance(texts, str):
+            raise ValueError("expected a list of texts, found one string: write [text]")
         most, encode = self.config["data"]["max_caption_tokens"], self._vocabulary()[0]
         ids = [[self.bos, *encode(text)[: most - 2], self.eos] for text in texts]
         lengths = [len(line) for line in ids]

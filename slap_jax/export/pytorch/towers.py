@@ -85,6 +85,20 @@ class CaptionDecoder(nn.Module):
         self.memory_projection = nn.Linear(memory_width, tower["width"], bias=False)
         self.transformer = Transformer(tower, cross=True)
 
+    def next_scores(self, features: Tensor, valid: Tensor, tokens: Tensor) -> Tensor:
+        """Returns scores [B, vocabulary] of what follows tokens [B, T], the first of which is the start.
+
+        It keeps nothing from one call to the next, which suits programs without a loop; `greedy` is faster.
+        """
+        projected = self.memory_projection(features)
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        turns = angles(place, self.tower["width"] // self.tower["heads"] // 2, self.tower["rope_base"])
+        x = self.embedding(tokens)
+        for layer in self.transformer.layers:
+            memory = layer.cross_attention.keys_values(projected)
+            x, _ = layer.decode(x, turns, None, memory, valid[:, None, None], mask=place[:, None] >= place)
+        return self.transformer.norm(x)[:, -1] @ self.embedding.weight.T
+
     @torch.no_grad()
     def greedy(self, features: Tensor, valid: Tensor, max_tokens: int, special: tuple[int, int, int]) -> Tensor:
         """Returns token ids [B, at most max_tokens], the likeliest each time; `special` are padding, start and end."""
