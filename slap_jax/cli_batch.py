@@ -13,6 +13,7 @@ from slap_jax.data.collections.entries import Rejection
 from slap_jax.inference.many_files import NoInputError, audio_files, over_files
 
 if TYPE_CHECKING:
+    from slap_jax.finetune.classifier import TrainedClassifier
     from slap_jax.inference.model import SlapModel
 
 # Longer recordings go to the model one by one, as paths, where an export does not tell the longest clips of training.
@@ -54,7 +55,7 @@ class Batch:
 
     def results(
         self,
-        model: "SlapModel",
+        model: "SlapModel | TrainedClassifier",
         of_clips: Callable[[list[Any]], Any],
     ) -> Iterator[tuple[str, Any]]:
         """Yields good files with their results; tells about the others on standard error as they come.

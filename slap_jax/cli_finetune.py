@@ -1,7 +1,6 @@
 """The verbs of the `slap` command that train a model further, and that use the classifiers which come of it."""
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -42,17 +41,15 @@ def finetune(options: argparse.Namespace) -> int:
     return train_main(config, options.run_dir)
 
 
-def predict(options: argparse.Namespace) -> None:
+def predict(options: argparse.Namespace) -> int:
     """Prints the classes of files, by a classifier that `slap finetune` trained."""
+    from slap_jax.cli_batch import Batch
+    from slap_jax.cli_inference import best_of, print_each
     from slap_jax.finetune.classifier import load_classifier
 
-    results = load_classifier(options.model).predict(options.audio)
-    if options.json:
-        print(json.dumps(dict(zip(options.audio, results, strict=True)), indent=2, ensure_ascii=False))
-        return
-    for path, probabilities in zip(options.audio, results, strict=True):
-        best = list(probabilities.items())[: options.top]
-        print(f"{path}: " + ", ".join(f"{label} {probability:.3f}" for label, probability in best))
+    batch = Batch(options.program, options.audio, quiet=options.json)
+    classifier = load_classifier(options.model)
+    return print_each(options, batch, classifier, classifier.predict, lambda result: best_of(result, options.top))
 
 
 def score(options: argparse.Namespace) -> None:
@@ -96,7 +93,7 @@ def add_verbs(verb: AddVerb) -> None:
     _add_finetune(verb(finetune))
 
     add = verb(predict).add_argument
-    add("audio", nargs="+", metavar="FILE", help="audio files")
+    add("audio", nargs="+", metavar="INPUT", help="files, folders, or patterns in quotes")
     add("--model", required=True, metavar="DIR", help="run directory, its `best`, or an export of it")
     add("--top", type=int, default=3, help="classes to print (3)")
     add("--json", action="store_true", help="print all probabilities as JSON")

@@ -56,11 +56,10 @@ def classify(options: argparse.Namespace) -> int:
     model = slap_jax.load(options.model)
     model.classify([], labels, options.template)  # a wrong label or template is told before any file is read
 
-    def line(probabilities: dict[str, float]) -> str:
-        best = list(probabilities.items())[: options.top]
-        return ", ".join(f"{label} {probability:.3f}" for label, probability in best)
+    def of_clips(clips: list[Any]) -> list[dict[str, float]]:
+        return model.classify(clips, labels, options.template)
 
-    return _print_each(options, batch, model, lambda clips: model.classify(clips, labels, options.template), line)
+    return print_each(options, batch, model, of_clips, lambda result: best_of(result, options.top))
 
 
 def caption(options: argparse.Namespace) -> int:
@@ -70,7 +69,7 @@ def caption(options: argparse.Namespace) -> int:
 
     batch = Batch(options.program, options.audio, quiet=options.json)
     model = slap_jax.load(options.model)
-    return _print_each(options, batch, model, lambda clips: model.caption(clips, beam=options.beam), str)
+    return print_each(options, batch, model, lambda clips: model.caption(clips, beam=options.beam), str)
 
 
 def frames(options: argparse.Namespace) -> int:
@@ -248,7 +247,7 @@ def _with_model(parser: argparse.ArgumentParser) -> Callable[..., Any]:
     return parser.add_argument
 
 
-def _print_each(
+def print_each(
     options: argparse.Namespace,
     batch: Any,
     model: Any,
@@ -263,6 +262,11 @@ def _print_each(
     if options.json and found:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     return batch.exit_code()
+
+
+def best_of(probabilities: dict[str, float], most: int) -> str:
+    """Writes the first of sorted labels and their probabilities as a line."""
+    return ", ".join(f"{label} {probability:.3f}" for label, probability in list(probabilities.items())[:most])
 
 
 def _say(options: argparse.Namespace, line: str) -> None:

@@ -51,7 +51,9 @@ def write_card(
 def change_licence(directory: str | os.PathLike[str], licence: str) -> Path:
     """States another licence of the weights in the card of an export directory, and leaves the rest as it is."""
     path = Path(directory) / CARD
-    text = re.sub(r"^license: .*", lambda _: _licence_line(licence), path.read_text(encoding="utf-8"), count=1, flags=re.M)
+    text = re.sub(
+        r"^license: .*", lambda _: _licence_line(licence), path.read_text(encoding="utf-8"), count=1, flags=re.M
+    )
     start = text.find("## Licence\n")
     after = text.find("\n## ", start + 1) if start >= 0 else -1
     rest = text[after:] if after >= 0 else ""  # what somebody has added

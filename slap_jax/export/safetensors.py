@@ -198,7 +198,8 @@ def _description(path: Path) -> dict[str, Any]:
     missing = [name for name in _SECTIONS if not isinstance(config, dict) or name not in config]
     if missing:
         raise ExportError(
-            f"{path} lacks config.{', config.'.join(missing)}: it was changed; write it again with `slap export RUN_DIR`"
+            f"{path} lacks config.{', config.'.join(missing)}: it was changed; write it again with "
+            "`slap export RUN_DIR`"
         )
     return description
 

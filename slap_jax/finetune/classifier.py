@@ -11,10 +11,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 from ml_collections import ConfigDict
 
-from slap_jax.data.audio import decode_audio
 from slap_jax.export.run import read_model
 from slap_jax.export.safetensors import Export
 from slap_jax.finetune.classes import FinetuneError
+from slap_jax.inference.audio_input import Audio, read_audio
 from slap_jax.inference.embedder import Embedder, one_clip_rows
 from slap_jax.models.audio_encoder import token_segments
 from slap_jax.models.classification_head import ClassificationHead, class_probabilities
@@ -93,14 +93,17 @@ class TrainedClassifier:
         """Returns the probability of each class for samples at `config.audio.sample_rate`."""
         return self._classifier(self._params, waveforms)
 
-    def predict(self, files: Sequence[str | os.PathLike[str] | bytes]) -> list[dict[str, float]]:
-        """Returns for each file class -> probability, the most probable first.
+    def predict(self, clips: Sequence[Audio]) -> list[dict[str, float]]:
+        """Returns for each clip class -> probability, the most probable first.
+
+        Args:
+            clips: paths, the bytes of files, or pairs (samples, sample rate).
 
         Raises:
             AudioError: a file that is missing or is no audio.
         """
         rate = self.config.audio.sample_rate
-        found = self.probabilities([decode_audio(file, rate) for file in files])
+        found = self.probabilities([read_audio(clip, rate) for clip in clips])
         return [{self.classes[y]: float(row[y]) for y in np.argsort(-row, kind="stable")} for row in found]
 
 

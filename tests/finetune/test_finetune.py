@@ -100,6 +100,13 @@ def test_predictions_of_a_run_and_of_its_export_have_names_and_are_the_same(run_
     assert main(["predict", files[0], "--model", exported, "--top", "1"]) == 0
     assert capsys.readouterr().out.count(",") == 0
 
+    (tmp_path / "broken.wav").write_bytes(b"RIFFnothing")  # it is told, and the rest of the folder is done
+    assert main(["predict", str(tmp_path), "--model", exported, "--json"]) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out) == found and "broken.wav" in told.err and "1 left out" in told.err
+    assert main(["predict", str(tmp_path / "broken.wav"), "--model", exported]) == 2
+    assert capsys.readouterr().err.startswith(f"slap predict: {tmp_path / 'broken.wav'} is not readable as audio")
+
     output = tmp_path / "scores.json"
     assert main(["score", exported, "--data", f"held_out={pitches}:test", "--output", str(output)]) == 0
     assert "held_out, pitch" in capsys.readouterr().out
