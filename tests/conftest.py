@@ -1,12 +1,15 @@
 """Every test runs on CPU with 8 fake devices and a compilation cache that later runs reuse."""
 
+import gc
 import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Code generation is most of a tiny test's time: level 0 halves it, and no test depends on the speed of the result.
+# Compiling is most of a tiny test's time, and no test depends on the speed of the result: without optimisation it takes
+# half, and with the older of XLA's two code generators, which needs no MLIR context for every fusion, 0.6 of that.
+COMPILE_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 _DEVICES = os.environ.get("SLAP_TEST_DEVICES", "8")  # fewer in each of several processes
-_FLAGS = f" --xla_force_host_platform_device_count={_DEVICES} --xla_backend_optimization_level=0"
+_FLAGS = f" --xla_force_host_platform_device_count={_DEVICES} {COMPILE_FLAGS}"
 if "--xla_force_host" not in os.environ.get("XLA_FLAGS", ""):  # else they are a parent test's already
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _FLAGS
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
@@ -19,6 +22,34 @@ from absl import flags  # noqa: E402
 collect_ignore = [] if os.environ.get("SLAP_TEST_ORACLES") else ["oracle"]
 
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags
+gc.set_threshold(50_000, 20, 50)  # tracing makes millions of objects that live on: looking at them again is in vain
+
+# The files that take longest, to be begun first: as the last one, any of them would leave the other workers idle.
+_LONGEST = (
+    "multi_process/test_train.py",
+    "aot/test_report.py",
+    "launch/test_two_processes.py",
+    "test_train.py",
+    "test_train_step.py",
+    "test_accumulate.py",
+    "finetune/test_recipes.py",
+    "docs/test_finetuning_page.py",
+    "finetune/test_finetune.py",
+    "test_train_modernbert.py",
+    "objectives/test_source_weights.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes `--dist loadfile` keep the order of the files; by itself it begins with those of the most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first and leaves the order of all else."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")
