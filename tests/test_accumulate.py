@@ -16,8 +16,19 @@ from slap_jax.train_step import make_gradient
 from tests.tiny import tiny_batch, tiny_config
 
 
+@functools.cache
+def state_of(form, weights):
+    """The state at the start; it depends on no other setting that is tested here."""
+    config = tiny_config(**dict(weights))
+    config.objectives.contrastive.form = form
+    return jax.device_get(
+        jax.jit(lambda: create_state(config, create_optimizer(config.optimizer, config.train.steps)))()
+    )
+
+
 def gradient_of(config, batch, mesh=None):
-    state = jax.jit(lambda: create_state(config, create_optimizer(config.optimizer, config.train.steps)))()
+    weights = tuple((name, objective.weight) for name, objective in config.objectives.items())
+    state = state_of(config.objectives.contrastive.form, weights)
     function = jax.jit(make_gradient(config, graph_of(abstract_learner(config))))
     if mesh is None:
         return jax.device_get(function(state.params, state.teacher, batch, state.step))
