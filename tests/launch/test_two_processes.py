@@ -15,6 +15,7 @@ import pytest
 
 from slap_jax.checkpoints import EXIT_PREEMPTED, Checkpoints
 from slap_jax.metrics import read_metrics
+from tests.conftest import COMPILE_FLAGS
 from tests.launch.scripts import LAUNCH, ROOT
 
 STEPS = 40
@@ -40,7 +41,7 @@ def start(started: list, train_data: Path, run_dir: Path, processes: int) -> sub
     stale = {"SLAP_COORDINATOR": "localhost:1", "MEGASCALE_COORDINATOR_ADDRESS": "localhost:2"}
     # Without the cache, which only process 0 fills: the processes then come to their first exchange together, for which
     # Gloo waits no longer than 30 s.
-    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    flags = {"XLA_FLAGS": COMPILE_FLAGS, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     run = subprocess.Popen(
         ["bash", *script, *options, "--", "train", "--config", config, "--run-dir", str(run_dir)],
         cwd=ROOT,
