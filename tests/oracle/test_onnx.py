@@ -63,7 +63,7 @@ def test_texts(exported):
 
 
 def test_captions_equal_ours(exported):
-    _, config, tokenizer, directory = exported
+    kind, config, tokenizer, directory = exported
     audio, decoder = (onnxruntime.InferenceSession(directory / f"{name}.onnx") for name in ("audio", "decoder"))
     params, most = seeded_params(config), config.data.max_caption_tokens
     decoder_params = params["objectives"]["captioning"]["decoder"]
@@ -77,10 +77,10 @@ def test_captions_equal_ours(exported):
             (scores,) = decoder.run(None, {"features": features, "inside": inside, "tokens": tokens})
             tokens = np.concatenate([tokens, scores.argmax(1)[:, None]], axis=1)
         for found, ours in zip(tokens[:, 1:].tolist(), captioner(params["model"], decoder_params, clips), strict=True):
-            ours = [token for token in ours if token != tokenizer.pad]
-            assert found[: len(ours)] == ours and (len(ours) == most or ours[-1] == tokenizer.eos)
-            lengths_seen.add(len(ours))
-    assert len(lengths_seen) > 1  # some end early
+            end = ours.index(tokenizer.eos) + 1 if tokenizer.eos in ours else most
+            assert found[:end] == ours[:end]
+            lengths_seen.add(end)
+    assert kind == "modernbert" or min(lengths_seen) < most  # these weights end some captions early
 
 
 def test_a_model_without_a_decoder_gets_no_file_of_one(tmp_path):
