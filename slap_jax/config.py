@@ -232,14 +232,10 @@ def validate(config: ConfigDict, process_count: int = 1, device_count: int | Non
         ConfigError: names the setting, the value found and what to write instead.
     """
     check_keys(config, default_config(), named_by_user=("config.data.train", "config.data.evaluation"))
-    check_choice(config, "audio.dft", ("auto", "matmul", "rfft"))
-    check_choice(config, "model.compute_dtype", ("bfloat16", "float32"))
-    check_choice(config, "model.attention", ("auto", "dense", "blocked", "chunked", "splash", "flash"))
-    check_choice(config, "model.remat", ("none", "dots", "full"))
     check_choice(config, "objectives.contrastive.form", ("softmax", "sigmoid"))
     check_choice(config, "objectives.distillation.view", ("separate", "shared"))
     check_choice(config, "optimizer.schedule", ("cosine", "wsd", "constant"))
-    _validate_audio_and_model(config)
+    validate_model(config)
     _validate_objectives(config)
     validate_classification(config)
     validate_data(config, process_count)
@@ -248,7 +244,16 @@ def validate(config: ConfigDict, process_count: int = 1, device_count: int | Non
         _validate_mesh(config, device_count)
 
 
-def _validate_audio_and_model(config: ConfigDict) -> None:
+def validate_model(config: ConfigDict) -> None:
+    """Rejects a front end and towers that cannot be; all that an export says of a model.
+
+    Raises:
+        ConfigError: as `validate`.
+    """
+    check_choice(config, "audio.dft", ("auto", "matmul", "rfft"))
+    check_choice(config, "model.compute_dtype", ("bfloat16", "float32"))
+    check_choice(config, "model.attention", ("auto", "dense", "blocked", "chunked", "splash", "flash"))
+    check_choice(config, "model.remat", ("none", "dots", "full"))
     audio = config.audio
     require(
         audio.mels % audio.mels_per_patch == 0,

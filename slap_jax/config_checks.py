@@ -29,7 +29,11 @@ def check_share(value: float, name: str) -> None:
 
 
 def check_keys(
-    config: ConfigDict, reference: ConfigDict, prefix: str = "config", named_by_user: Collection[str] = ()
+    config: ConfigDict,
+    reference: ConfigDict,
+    prefix: str = "config",
+    named_by_user: Collection[str] = (),
+    advice: str = "start the config from slap_jax.config.default_config()",
 ) -> None:
     """Requires the settings of a group to be those of the reference, no more and no fewer.
 
@@ -38,11 +42,13 @@ def check_keys(
         reference: a group that has every setting.
         prefix: what messages call the group.
         named_by_user: groups, by their full names, whose entries the user names; they are not looked into.
+        advice: what to do where a setting is missing.
     """
     for key in config:
         require(key in reference, f"{prefix}.{key} is not a setting; {prefix} takes: {', '.join(sorted(reference))}")
         name = f"{prefix}.{key}"
         if isinstance(reference[key], ConfigDict) and name not in named_by_user:
-            check_keys(config[key], reference[key], name, named_by_user)
+            require(isinstance(config[key], ConfigDict), f"{name} is {config[key]!r}; expected a group of settings")
+            check_keys(config[key], reference[key], name, named_by_user, advice)
     for key in reference:
-        require(key in config, f"{prefix}.{key} is missing; start the config from slap_jax.config.default_config()")
+        require(key in config, f"{prefix}.{key} is missing; {advice}")

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from slap_jax import __version__
+from slap_jax.config import ConfigError
+from slap_jax.config_export_checks import validate_exported
 from slap_jax.paths import flatten, unflatten
 
 FORMAT = "slap_jax"
@@ -201,6 +203,12 @@ def _description(path: Path) -> dict[str, Any]:
             f"{path} lacks config.{', config.'.join(missing)}: it was changed; write it again with "
             "`slap export RUN_DIR`"
         )
+    try:
+        validate_exported(ConfigDict(config))
+    except ConfigError as error:
+        raise ExportError(
+            f"{path}: {error}. It was changed, or is of another version; write it again with `slap export RUN_DIR`"
+        ) from None
     return description
 
 

@@ -131,6 +131,36 @@ def test_a_config_without_a_section(exported):
         load_export(exported)
 
 
+@pytest.mark.parametrize(
+    ("group", "values", "message"),
+    [
+        ("audio", {"std": None}, r"config\.audio\.std is missing; every one must be there\. It was changed, or"),
+        ("audio", {"sample_rate": "16000"}, r"config\.audio\.sample_rate is '16000'; expected int"),
+        ("audio", {"loudness": 1.0}, r"config\.audio\.loudness is not a setting; config\.audio takes: dft"),
+        ("model", {"audio_encoder": 3}, r"config\.model\.audio_encoder is 3; expected a group of settings"),
+        ("model", {"attention": "sparse"}, r"config\.model\.attention is 'sparse'; write one of auto"),
+        ("data", {"max_caption_tokens": None}, r"config\.data\.max_caption_tokens is None; expected an integer"),
+    ],
+)
+def test_a_config_that_was_edited(exported, group, values, message):
+    path = exported / "config.json"
+    content = json.loads(path.read_text())
+    settings = content["config"][group] | values
+    content["config"][group] = {name: value for name, value in settings.items() if value is not None}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=rf"config\.json: {message}"):
+        load_export(exported)
+
+
+def test_heads_that_do_not_divide_the_width(exported):
+    path = exported / "config.json"
+    content = json.loads(path.read_text())
+    content["config"]["model"]["audio_encoder"]["heads"] = 5
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=r"audio_encoder\.width is 32, not a multiple of its heads=5"):
+        load_export(exported)
+
+
 def test_damaged_weights(exported):
     path = exported / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1_000])
