@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint
 import pytest
 
 from slap_jax.checkpoints import restore_params
@@ -108,7 +109,10 @@ def assert_same_bits(run_dir: Path, expected_dir: Path) -> None:
 
 
 def kill(train_data: Path, run_dir: Path, victim: int, after: int) -> None:
-    """Starts two processes with a device each, kills one once the step is logged, and sees the other end."""
+    """Starts two processes with a device each, kills one once the step is logged, and sees the other end.
+
+    A checkpoint is there by then: it is written beside the steps, and takes as long as several of them.
+    """
     with started([command(train_data, run_dir, CONTRASTIVE)] * 2) as workers:
         wait_for_step(run_dir, after, workers)
         workers[victim].send_signal(signal.SIGKILL)
@@ -140,7 +144,12 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_to_the_same_bits(tr
 
 def wait_for_step(run_dir: Path, step: int, workers: list[subprocess.Popen[str]]) -> None:
     metrics, deadline = run_dir / "metrics.jsonl", time.monotonic() + 600  # a busy machine compiles slowly
-    while not (metrics.exists() and any(line["step"] >= step for line in read_metrics(metrics))):
+
+    def is_there() -> bool:
+        logged = metrics.exists() and any(line["step"] >= step for line in read_metrics(metrics))
+        return logged and bool(orbax.checkpoint.utils.checkpoint_steps(run_dir / "checkpoints"))
+
+    while not is_there():
         alive = all(worker.poll() is None for worker in workers)
         if not alive or time.monotonic() > deadline:
             outputs_of(workers, timeout=20)
