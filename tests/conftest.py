@@ -1,13 +1,17 @@
 """Every test runs on CPU with 8 fake devices and a compilation cache that later runs reuse."""
 
 import gc
+import importlib.metadata
 import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling is most of a tiny test's time, and no test depends on the speed of the result: without optimisation it takes
 # half, and with the older of XLA's two code generators, which needs no MLIR context for every fusion, 0.6 of that.
-COMPILE_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# Newer versions have but one, and do not start with a flag that they do not know.
+COMPILE_FLAGS = "--xla_backend_optimization_level=0"
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 10):
+    COMPILE_FLAGS += " --xla_cpu_use_fusion_emitters=false"
 _DEVICES = os.environ.get("SLAP_TEST_DEVICES", "8")  # fewer in each of several processes
 _FLAGS = f" --xla_force_host_platform_device_count={_DEVICES} {COMPILE_FLAGS}"
 if "--xla_force_host" not in os.environ.get("XLA_FLAGS", ""):  # else they are a parent test's already
