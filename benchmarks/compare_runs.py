@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 
 from slap_jax.evaluation.evaluate import scalars
-from slap_jax.metrics import read_metrics
+from slap_jax.training.metrics import read_metrics
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

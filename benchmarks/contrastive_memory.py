@@ -19,10 +19,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from slap_jax.objectives.negatives import ClipKeys, are_negatives
-from slap_jax.objectives.sigmoid_loss import sigmoid_loss
-from slap_jax.objectives.softmax_loss import softmax_loss
-from slap_jax.parallel.mesh import AXES, BATCH_SPEC
+from slap_jax.objectives.contrastive import ClipKeys, are_negatives, sigmoid_loss, softmax_loss
+from slap_jax.parallel.sharding import AXES, BATCH_SPEC
 
 EMBED_DIM, BLOCK = 512, 1_024
 

@@ -25,12 +25,11 @@ from data_path_peers import PEERS
 from machine import machine
 from ml_collections import ConfigDict
 
-from slap_jax.config import default_config, source
+from slap_jax.config.defaults import default_config, source
 from slap_jax.data.audio import decode_flac
 from slap_jax.data.batches.augment import Augmenter
 from slap_jax.data.batches.pipeline import TrainBatches
-from slap_jax.data.batches.row_assembly import RowAssembler
-from slap_jax.data.batches.shard_rows import open_sources, planned_rows
+from slap_jax.data.batches.rows import RowAssembler, open_sources, planned_rows
 from slap_jax.data.preparation.prepare import prepare
 from slap_jax.data.records import open_split
 from slap_jax.data.tokenizer import load_tokenizer, train_tokenizer
@@ -90,7 +89,7 @@ def our_batches(directory: Path, log_mel: bool = False, **changes: Any) -> Itera
     try:
         for batch in batches:
             compute(batch)
-            yield float((batch.audio_segments > 0).sum()) * 0.16
+            yield float((batch.audio_segment_ids > 0).sum()) * 0.16
     finally:
         batches.close()
 
@@ -102,7 +101,7 @@ def our_log_mel(config: ConfigDict) -> Callable[[Any], Any]:
     from slap_jax.models.frontend import log_mel
 
     front_end = jax.jit(lambda waveform, segments: log_mel(waveform, segments, config.audio))
-    return lambda batch: jax.block_until_ready(front_end(batch.waveform, batch.audio_segments))
+    return lambda batch: jax.block_until_ready(front_end(batch.waveform, batch.audio_segment_ids))
 
 
 def decoding_alone(directory: Path) -> Iterator[float]:

@@ -22,8 +22,8 @@ sys.path.append(str(Path(__file__).parent))  # tests import this file as part of
 from machine import machine
 from mixed_clips import COLUMN_SAMPLES, SAMPLE_RATE, MixedClip, mixed_clips
 
-from slap_jax.config import default_config, patches_per_column
-from slap_jax.flops import train_step_parts
+from slap_jax.config.defaults import default_config, patches_per_column
+from slap_jax.training.flops import train_step_parts
 
 
 def counts_of(config: ConfigDict, clips: list[MixedClip]) -> dict[str, float]:

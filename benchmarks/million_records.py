@@ -22,9 +22,9 @@ import numpy as np
 from machine import machine
 from ml_collections import ConfigDict
 
-from slap_jax.config import default_config, source
+from slap_jax.config.defaults import default_config, source
 from slap_jax.data.batches.pipeline import TrainBatches
-from slap_jax.data.batches.shard_rows import open_sources, planned_rows
+from slap_jax.data.batches.rows import open_sources, planned_rows
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import Record, make_record
 from slap_jax.data.tokenizer import load_tokenizer, train_tokenizer

@@ -16,12 +16,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.checkpoints import Checkpoints
+from slap_jax.checkpoints.run import Checkpoints
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.tokenizer import load_tokenizer
-from slap_jax.optimizer import create_optimizer
-from slap_jax.train_state import TrainState, abstract_learner, create_state, graph_of
-from slap_jax.train_step import make_loss
+from slap_jax.training.optimizer import create_optimizer
+from slap_jax.training.state import TrainState, abstract_learner, create_state, graph_of
+from slap_jax.training.step import make_loss
 
 
 def restore(config: ConfigDict, run_dir: Path) -> TrainState:

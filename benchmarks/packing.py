@@ -10,8 +10,8 @@ import time
 import grain
 import numpy as np
 
-from slap_jax.config import default_config, samples_per_column
-from slap_jax.data.batches.row_packing import RowPacker
+from slap_jax.config.defaults import default_config, samples_per_column
+from slap_jax.data.batches.rows import RowPacker
 
 MEDIAN_SECONDS, LOG_DEVIATION = 7.0, 0.7
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 30.0

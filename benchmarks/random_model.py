@@ -5,7 +5,7 @@ from pathlib import Path
 from flax import nnx
 from ml_collections import ConfigDict
 
-from slap_jax.config import default_config
+from slap_jax.config.defaults import default_config
 from slap_jax.data.tokenizer import train_tokenizer
 from slap_jax.inference.model import SlapModel
 from slap_jax.models.slap import Slap

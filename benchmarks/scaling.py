@@ -26,13 +26,13 @@ from ml_collections import ConfigDict
 
 from benchmarks.machine import machine
 from slap_jax.batch import PackedBatch, batch_shapes
-from slap_jax.config import default_config, patches_per_column, samples_per_column
+from slap_jax.config.defaults import default_config, patches_per_column, samples_per_column
 from slap_jax.data.packing import Clip, pack_rows
-from slap_jax.flops import audio_encoder_flops
 from slap_jax.models.slap import Slap
-from slap_jax.optimizer import create_optimizer
-from slap_jax.train_state import abstract_learner, create_state
-from slap_jax.train_step import make_train_step
+from slap_jax.training.flops import audio_encoder_flops
+from slap_jax.training.optimizer import create_optimizer
+from slap_jax.training.state import abstract_learner, create_state
+from slap_jax.training.step import make_train_step
 
 RATE = 16_000
 ROW_COLUMNS = 192  # 30.72 s
@@ -75,9 +75,9 @@ def embedding(config: ConfigDict, slots: int) -> tuple[Callable[..., Array], Any
     @jax.jit
     def embed(params: Any, batch: PackedBatch) -> Float[Array, "R K E"]:
         model = nnx.merge(graph, params)
-        patches = model.audio_patches(batch.waveform, batch.audio_segments)
-        tokens = model.audio_tokens(patches, batch.audio_segments, batch.audio_columns)
-        return model.audio_embeddings(tokens, batch.audio_segments, slots)
+        patches = model.audio_patches(batch.waveform, batch.audio_segment_ids)
+        tokens = model.audio_tokens(patches, batch.audio_segment_ids, batch.audio_positions)
+        return model.audio_embeddings(tokens, batch.audio_segment_ids, slots)
 
     return embed, params
 

@@ -18,11 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from slap_jax.search.approximate import approximate_hits, build_graph
-from slap_jax.search.contents import FileState, file_entry
-from slap_jax.search.hits import Hit, exact_hits
-from slap_jax.search.manifest import Manifest
-from slap_jax.search.reader import SearchIndex
+from slap_jax.search.index import FileState, Manifest, SearchIndex, file_entry
+from slap_jax.search.search import Hit, approximate_hits, build_graph, exact_hits
 from slap_jax.search.writer import IndexWriter
 
 WINDOWS_PER_FILE = 100

@@ -33,7 +33,7 @@ sys.path.append(str(Path(__file__).parent))  # tests import this file as part of
 from machine import machine
 from mixed_clips import COLUMN_SAMPLES, Batches, MixedClip, by_length, in_order, mixed_clips
 
-from slap_jax.config import default_config, source
+from slap_jax.config.defaults import default_config, source
 
 OURS = ("slap_jax_packed", "slap_jax_padded")
 PEERS = ("torch_padded", "torch_bucketed", "torch_bucketed_32", "clap_model")
@@ -85,7 +85,7 @@ def longest_columns(clips: Sequence[MixedClip]) -> int:
 
 def packed_rows(clips: Sequence[MixedClip], config: ConfigDict) -> Batches:
     """Returns the clips of each row, as the packer of training places them."""
-    from slap_jax.data.batches.row_packing import RowPacker
+    from slap_jax.data.batches.rows import RowPacker
 
     data = config.data
     packer: RowPacker[MixedClip] = RowPacker(data.columns, data.text_tokens, data.slots, data.packing_bins)
@@ -130,9 +130,9 @@ def our_side(
 
     from slap_jax.inference.embedder import inference_config
     from slap_jax.models.slap import Slap
-    from slap_jax.optimizer import create_optimizer
-    from slap_jax.train_state import abstract_learner, create_state
-    from slap_jax.train_step import make_train_step
+    from slap_jax.training.optimizer import create_optimizer
+    from slap_jax.training.state import abstract_learner, create_state
+    from slap_jax.training.step import make_train_step
 
     batches = list(our_batches(side, config, clips_per_step, count))
     transform = create_optimizer(config.optimizer, config.train.steps)
@@ -153,9 +153,9 @@ def our_side(
         @jax.jit
         def embed_rows(params: Any, batch: Any) -> Any:
             model = nnx.merge(graph, params)
-            patches = model.audio_patches(batch.waveform, batch.audio_segments)
-            tokens = model.audio_tokens(patches, batch.audio_segments, batch.audio_columns)
-            return model.audio_embeddings(tokens, batch.audio_segments, config.data.slots)
+            patches = model.audio_patches(batch.waveform, batch.audio_segment_ids)
+            tokens = model.audio_tokens(patches, batch.audio_segment_ids, batch.audio_positions)
+            return model.audio_embeddings(tokens, batch.audio_segment_ids, config.data.slots)
 
         def embed(batch: Any) -> Any:
             return jax.block_until_ready(embed_rows(state.params["model"], batch))

@@ -69,12 +69,12 @@ def main() -> None:
         [Clip(clip.waveform, clip.tokens, key) for key, clip in enumerate(clips)],
         *(data.columns, data.slots, data.text_tokens, COLUMN_SAMPLES),
     )
-    patches = model.audio_patches(batch.waveform, batch.audio_segments)
-    features = model.audio_tokens(patches, batch.audio_segments, batch.audio_columns)
-    text = model.text_tokens(batch.text_tokens, batch.text_segments, batch.text_positions)
+    patches = model.audio_patches(batch.waveform, batch.audio_segment_ids)
+    features = model.audio_tokens(patches, batch.audio_segment_ids, batch.audio_positions)
+    text = model.text_tokens(batch.text_tokens, batch.text_segment_ids, batch.text_positions)
     ours = {
-        "audio": model.audio_embeddings(features, batch.audio_segments, data.slots),
-        "text": model.text_embeddings(text, batch.text_segments, data.slots),
+        "audio": model.audio_embeddings(features, batch.audio_segment_ids, data.slots),
+        "text": model.text_embeddings(text, batch.text_segment_ids, data.slots),
     }
     rows, slots = zip(*places, strict=True)
     differences = {

@@ -2,10 +2,10 @@
 # shellcheck shell=bash
 
 # Exit codes after which the same command goes on. Every other one but 0 is an error, which would only be repeated.
-# Saved and stopped because it was asked to (EXIT_PREEMPTED in slap_jax/checkpoints.py).
+# Saved and stopped because it was asked to (EXIT_PREEMPTED in slap_jax/checkpoints/run.py).
 # shellcheck disable=SC2034 # read by the scripts that source this file
 EXIT_PREEMPTED=83
-# Ended because another process of the run was lost (EXIT_LOST in slap_jax/parallel/membership.py).
+# Ended because another process of the run was lost (EXIT_LOST in slap_jax/parallel/process_group.py).
 EXIT_LOST=84
 # JAX itself ends a process that has lost the others by an abort.
 EXIT_ABORTED=134

@@ -25,12 +25,12 @@ from preflight_checks.pace import check_aot, check_read_speed
 from preflight_checks.storage import check_data, check_run_dir, check_space
 from preflight_checks.versions import check_versions
 
-from slap_jax.config import ConfigError, validate
-from slap_jax.config_file import read_config
+from slap_jax.config.files import read_config
+from slap_jax.config.rules import ConfigError
+from slap_jax.config.validate import validate
 from slap_jax.parallel import distributed
-from slap_jax.parallel.agreement import require_agreement, run_facts
-from slap_jax.parallel.coordinator import exchange
-from slap_jax.parallel.mesh import create_mesh
+from slap_jax.parallel.distributed import exchange, require_consistency, run_facts
+from slap_jax.parallel.sharding import create_mesh
 
 ROOT = Path(__file__).resolve().parent.parent
 _SECONDS = 3_600.0  # to wait for the process that compiles ahead of time
@@ -120,7 +120,7 @@ def _read(path: str, overrides: list[str], findings: list[Finding]) -> ConfigDic
 def _agree(config: ConfigDict) -> list[Finding]:
     if jax.process_count() == 1:
         return [Finding("same config", SKIPPED, "there is one process")]
-    require_agreement("preflight config", run_facts(config), _SECONDS)
+    require_consistency("preflight config", run_facts(config), _SECONDS)
     return [Finding("same config", OK, f"all {jax.process_count()} processes have the same config and versions")]
 
 

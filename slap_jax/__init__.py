@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
     from slap_jax.inference.model import SlapModel
 
-__version__ = "0.1.0"
+__version__: str
 __all__ = ["SlapModel", "__version__", "load"]
 
 
@@ -29,4 +29,8 @@ def __getattr__(name: str) -> Any:
         from slap_jax.inference.model import SlapModel
 
         return SlapModel
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("slap-jax")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,10 +21,10 @@ class PackedBatch:
     Attributes:
         waveform: 16 kHz samples, int16 (or float32 in [-1, 1] at inference); every clip starts on a column
             boundary and is followed by zeros up to the next one.
-        audio_segments: 1..K, the slot of the clip that owns the column; 0 is padding.
-        audio_columns: index of the column inside its clip.
+        audio_segment_ids: 1..K, the slot of the clip that owns the column; 0 is padding.
+        audio_positions: index of the column inside its clip.
         text_tokens: captions, each `BOS ... EOS`, in the slot order of the audio.
-        text_segments: 1..K as for audio; 0 is padding.
+        text_segment_ids: 1..K as for audio; 0 is padding.
         text_positions: index of the token inside its caption.
         clip_valid: whether the slot holds a clip.
         clip_key: stable hash of the clip's id; equal keys are the same recording and never negatives of each other.
@@ -32,10 +32,10 @@ class PackedBatch:
     """
 
     waveform: Shaped[Array, "R S"]
-    audio_segments: Int[Array, "R C"]
-    audio_columns: Int[Array, "R C"]
+    audio_segment_ids: Int[Array, "R C"]
+    audio_positions: Int[Array, "R C"]
     text_tokens: Int[Array, "R T"]
-    text_segments: Int[Array, "R T"]
+    text_segment_ids: Int[Array, "R T"]
     text_positions: Int[Array, "R T"]
     clip_valid: Bool[Array, "R K"]
     clip_key: Int[Array, "R K"]
@@ -74,10 +74,10 @@ def batch_shapes(
     shape = jax.ShapeDtypeStruct
     batch = PackedBatch(
         waveform=shape((rows, columns * samples_per_column), np.int16),
-        audio_segments=shape((rows, columns), np.int32),
-        audio_columns=shape((rows, columns), np.int32),
+        audio_segment_ids=shape((rows, columns), np.int32),
+        audio_positions=shape((rows, columns), np.int32),
         text_tokens=shape((rows, text_tokens), np.int32),
-        text_segments=shape((rows, text_tokens), np.int32),
+        text_segment_ids=shape((rows, text_tokens), np.int32),
         text_positions=shape((rows, text_tokens), np.int32),
         clip_valid=shape((rows, slots), np.bool_),
         clip_key=shape((rows, slots), np.int32),

@@ -16,38 +16,42 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.best_step import BestStep
-from slap_jax.checkpoints import EXIT_PREEMPTED, Checkpoints
-from slap_jax.compile_step import step_program
-from slap_jax.config import ConfigError, validate
-from slap_jax.config_tower_checks import require_vocabulary
+from slap_jax.checkpoints.best import BestCheckpoint
+from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints
+from slap_jax.config.rules import ConfigError
+from slap_jax.config.validate import require_vocabulary, validate
 from slap_jax.data.batches.labels import reads_captions
 from slap_jax.data.batches.leakage import check_leakage
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.prefetch import Prefetch
 from slap_jax.data.tokenizer import load_tokenizer
-from slap_jax.device_memory import describe_program_memory, device_memory, program_memory
-from slap_jax.evaluation.caption_writer import CaptionWriter
-from slap_jax.evaluation.evaluate import evaluate, load_tasks, scalars
+from slap_jax.errors import UserError
+from slap_jax.evaluation.evaluate import evaluate, scalars
+from slap_jax.evaluation.in_loop import LoopEvaluation
+from slap_jax.evaluation.scorer import CaptionWriter
 from slap_jax.evaluation.suites import loop_tasks
-from slap_jax.finetune.loop_evaluation import LoopEvaluation
-from slap_jax.flops import peak_flops
-from slap_jax.goodput import Goodput
-from slap_jax.hardware_use import HardwareUse
+from slap_jax.evaluation.task import load_tasks
 from slap_jax.inference.embedder import Embedder
-from slap_jax.init_from import check_start, start_from
-from slap_jax.metrics import MetricWriter
 from slap_jax.parallel import distributed
-from slap_jax.parallel.agreement import require_agreement, run_facts
-from slap_jax.parallel.membership import joined
-from slap_jax.parallel.mesh import create_mesh
-from slap_jax.parameter_table import parameter_table
-from slap_jax.phases import Phases
-from slap_jax.profiling import ProfileWindow
-from slap_jax.watchdog import Watchdog
+from slap_jax.parallel.distributed import require_consistency, run_facts
+from slap_jax.parallel.process_group import joined
+from slap_jax.parallel.sharding import create_mesh
+from slap_jax.params import parameter_table
+from slap_jax.training.diagnostics import (
+    ProfileWindow,
+    Watchdog,
+    describe_program_memory,
+    device_memory,
+    program_memory,
+)
+from slap_jax.training.flops import Mfu, peak_flops
+from slap_jax.training.init_from import check_start, start_from
+from slap_jax.training.metrics import MetricWriter
+from slap_jax.training.step import step_program
+from slap_jax.training.timing import Goodput, Phases
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError, RuntimeError):
     """Too many steps in a row had a loss or a gradient that is not finite."""
 
 
@@ -60,7 +64,7 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
 
     Returns:
         The exit code: 0, or `EXIT_PREEMPTED` after SIGTERM, when the same command goes on with the run. A process whose
-        run has lost another one ends with `slap_jax.parallel.membership.EXIT_LOST` or is aborted by JAX.
+        run has lost another one ends with `slap_jax.parallel.process_group.EXIT_LOST` or is aborted by JAX.
 
     Raises:
         ConfigError, TokenizerError, ModernBertError, LeakageError, DataMismatchError, CheckpointError: see their
@@ -79,7 +83,7 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     """Trains, as one of the processes of the run; see `main`."""
     # Set-up: nothing is built before the config is known to be possible, and the same everywhere ---------------------
     patience = config.distributed.initialization_timeout
-    require_agreement("config", run_facts(config), patience)
+    require_consistency("config", run_facts(config), patience)
     validate(config, jax.process_count(), jax.device_count())
     first_process = jax.process_index() == 0
     mesh = create_mesh(config.parallel)
@@ -100,7 +104,7 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     further_evaluation = LoopEvaluation(config, embedder, tokenizer)
     evaluation_sets = {f"{task.name}, {', '.join(task.kinds)}": task.fingerprint for task in tasks}
     read = {"training": batches.get_state()["fingerprint"], "evaluation": evaluation_sets}
-    require_agreement("data", read, patience)
+    require_consistency("data", read, patience)
 
     # Step: compiled once, for these shapes and no others --------------------------------------------------------------
     phases.enter("compiling")
@@ -130,7 +134,7 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     logging.info("starting at step %d of %d", step, config.train.steps)
 
     # Loop: no host synchronisation but the metrics of the step before -------------------------------------------------
-    best = BestStep(config, run_dir, step, enabled=first_process)
+    best = BestCheckpoint(config, run_dir, step, enabled=first_process)
     meta = {"config": json.loads(config.to_json_best_effort())}
     goodput = Goodput(run_dir, phases, step, enabled=first_process)
     peak = peak_flops(per_device=config.train.peak_flops_per_device)
@@ -141,7 +145,7 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
         log_every=config.train.log_every,
         restored_step=step,
         phases=phases,
-        hardware_use=HardwareUse(config, peak) if peak > 0 else None,
+        hardware_use=Mfu(config, peak) if peak > 0 else None,
         sources=(lambda _: device_memory(), goodput.update),
         enabled=first_process,
     )
@@ -173,7 +177,7 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
                         writer.write_scalars(step, found)
                         best.update(step, found, state, prefetch.state, meta)
                 last = preempted or best.stop or step == config.train.steps
-                if last or checkpoints.is_due(step):
+                if last or checkpoints.should_save(step):
                     writer.flush()  # so that no line of a step that is never run again is lost
                     with phases.during("checkpoint"):
                         checkpoints.save(step, state, prefetch.state, meta, force=last)

@@ -34,13 +34,13 @@ _LONGEST = (
     "aot/test_report.py",
     "launch/test_two_processes.py",
     "test_train.py",
-    "test_train_step.py",
-    "test_accumulate.py",
+    "training/test_step.py",
+    "training/test_grad_cache.py",
     "finetune/test_recipes.py",
     "docs/test_finetuning_page.py",
     "finetune/test_finetune.py",
-    "test_train_modernbert.py",
-    "objectives/test_source_weights.py",
+    "training/test_train_modernbert.py",
+    "objectives/test_base.py",
 )
 
 
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def train_data(tmp_path_factory) -> Path:
     """24 short synthetic scenes and a vocabulary, as `tests.tiny.tiny_config` names them."""
-    from slap_jax.data.builders.synthetic_scenes import prepare_scenes
+    from slap_jax.data.datasets.synthetic_scenes import prepare_scenes
     from slap_jax.data.records import open_split
     from slap_jax.data.tokenizer import train_tokenizer
     from tests.tiny import VOCABULARY

@@ -16,15 +16,15 @@ import jax
 import numpy as np
 import pytest
 
-from slap_jax.checkpoints import EXIT_PREEMPTED, CheckpointError, Checkpoints
-from slap_jax.config import ConfigError
+from slap_jax.checkpoints.run import EXIT_PREEMPTED, CheckpointError, Checkpoints
+from slap_jax.config.rules import ConfigError
 from slap_jax.data.batches.pipeline import DataMismatchError
 from slap_jax.data.tokenizer import TokenizerError
-from slap_jax.goodput import read_sessions
-from slap_jax.metrics import read_metrics
-from slap_jax.optimizer import create_optimizer
 from slap_jax.train import NonFiniteError, main
-from slap_jax.train_state import create_state
+from slap_jax.training.metrics import read_metrics
+from slap_jax.training.optimizer import create_optimizer
+from slap_jax.training.state import create_state
+from slap_jax.training.timing import read_sessions
 from tests.train_worker import config_of
 
 ROOT = Path(__file__).parent.parent

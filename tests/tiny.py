@@ -4,7 +4,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
-from slap_jax.config import default_config, source
+from slap_jax.config.defaults import default_config, source
 from slap_jax.data.packing import Clip, pack_rows
 
 VOCABULARY = 64

@@ -9,7 +9,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from slap_jax.config import ConfigError, validate
+from slap_jax.config.rules import ConfigError
+from slap_jax.config.validate import validate
 from slap_jax.parallel.distributed import device_table
 
 from .finding import OK, PROBLEM, SKIPPED, Finding

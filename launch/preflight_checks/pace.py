@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from slap_jax.aot import parse_topology
-from slap_jax.config import samples_per_column
+from slap_jax.config.defaults import samples_per_column
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.tokenizer import load_tokenizer
 
@@ -81,7 +81,7 @@ def check_read_speed(config: ConfigDict, seconds: float, step_seconds: float | N
         next(batches)  # starts what reads
         started, columns, read = time.perf_counter(), 0, 0
         while read == 0 or time.perf_counter() - started < seconds:
-            columns += int(np.count_nonzero(next(batches).audio_segments))
+            columns += int(np.count_nonzero(next(batches).audio_segment_ids))
             read += 1
         elapsed = time.perf_counter() - started
     column_seconds = samples_per_column(config.audio) / config.audio.sample_rate

@@ -10,12 +10,12 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from slap_jax.config_tower_checks import require_vocabulary
+from slap_jax.config.validate import require_vocabulary
 from slap_jax.data.records import open_split
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.models.modernbert import check_modernbert
-from slap_jax.optimizer import create_optimizer
-from slap_jax.train_state import create_state
+from slap_jax.training.optimizer import create_optimizer
+from slap_jax.training.state import create_state
 
 from .finding import OK, PROBLEM, SKIPPED, Finding, attempt
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from slap_jax.ablations.one_run import AblationError
+from slap_jax.errors import UserError
 
 TITLES = {
     "full": "full",
@@ -23,6 +23,7 @@ TITLES = {
     "sigmoid": "sigmoid instead of softmax",
     "shared_view": "one masked view for all objectives",
 }
+
 # R@1 on AudioCaps, zero-shot, minus that of the full model (35.1, 44.8), in points: SLAP (arXiv 2601.12594), table 5.
 PAPER = {
     "no_distillation": (-2.3, -2.4),
@@ -32,7 +33,6 @@ PAPER = {
 }
 DIRECTIONS = ("t2a", "a2t")
 BEGIN, END = "<!-- ablations: begin -->", "<!-- ablations: end -->"
-
 _RESAMPLES = 2_000
 
 
@@ -215,3 +215,7 @@ def put_into(page: Path, text: str) -> None:
     else:
         new = f"{old.rstrip()}\n\n{block}\n"
     page.write_text(new, encoding="utf-8")
+
+
+class AblationError(UserError, ValueError):
+    """An ablation that cannot go on; the message says what is in the way."""

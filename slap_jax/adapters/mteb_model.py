@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-import slap_jax
-from slap_jax.adapters.padded_clips import AdapterError
+from slap_jax.adapters.hear import AdapterError
+from slap_jax.inference.model import SlapModel
 
 if TYPE_CHECKING:
     from slap_jax.inference.model import SlapModel
@@ -28,7 +28,7 @@ def mteb_model(directory: str | os.PathLike[str], name: str = "slap_jax/slap") -
     """
     if importlib.util.find_spec("mteb") is None:
         raise AdapterError("the mteb model needs mteb: pip install 'slap-jax[mteb]'")
-    return MtebModel(slap_jax.load(directory), name)
+    return MtebModel(SlapModel.load(directory), name)
 
 
 class MtebModel:

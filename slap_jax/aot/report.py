@@ -1,4 +1,7 @@
-"""`slap aot`: the real training step compiled for devices that are not there, and what that tells before the run."""
+"""`slap aot`: the real training step compiled for devices that are not there, and what that tells before the run.
+
+`slap aot --find-max`: the most rows per step that fit, in few compilations.
+"""
 
 import dataclasses
 import logging
@@ -11,19 +14,28 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 from ml_collections import ConfigDict
 
-from slap_jax.aot.collectives import Collectives, find_collectives
-from slap_jax.aot.hlo import largest_arrays
-from slap_jax.aot.memory import StepMemory, argument_bytes, compiled_memory, out_of_memory
-from slap_jax.aot.program_costs import gradient_costs, kept_for_backward
-from slap_jax.aot.roofline import Roofline, expected_counts, roofline
+from slap_jax.aot.costs import (
+    Roofline,
+    StepMemory,
+    argument_bytes,
+    compiled_memory,
+    expected_counts,
+    gradient_costs,
+    kept_for_backward,
+    out_of_memory,
+    roofline,
+)
+from slap_jax.aot.hlo import Collectives, find_collectives, largest_arrays
 from slap_jax.aot.topology import Topology, described_devices, has_compiler, parse_topology
-from slap_jax.compile_step import step_program
-from slap_jax.config import patches_per_column, validate
-from slap_jax.models.attention.select import Choice, record_choices
-from slap_jax.parallel.mesh import AXES, create_mesh, mesh_sizes
-from slap_jax.parallel.platform import compiling_for
+from slap_jax.config.defaults import patches_per_column
+from slap_jax.config.rules import ConfigError
+from slap_jax.config.validate import validate
+from slap_jax.models.attention.dispatch import Choice, record_choices
+from slap_jax.parallel.sharding import AXES, compiling_for, create_mesh, mesh_sizes
+from slap_jax.training.step import step_program
 
 NO_PLUGIN = "not compiled: the CUDA plug-in is missing (several GB, needs no GPU); run: pip install 'slap-jax[cuda12]'"
+
 # What a kernel computes is not in the traced program; nor are loops whose length depends on the batch.
 _NOT_TRACED = ("splash", "flash", "chunked")
 
@@ -178,7 +190,7 @@ def _facts(
         "bound_by": bound.limit,
         "bound_parts_seconds": bound.seconds,
         "bound_audio_seconds_per_second": counts["audio_seconds"] / bound.step_seconds,
-        "flops_source": "slap_jax.flops (useful), the traced program with scans multiplied out (computed)",
+        "flops_source": "slap_jax.training.flops (useful), the traced program with scans multiplied out (computed)",
     }
 
 
@@ -255,3 +267,78 @@ def row_step(config: ConfigDict, mesh_shape: dict[str, int]) -> int:
     """The number of which `config.data.rows` must be a multiple on a mesh."""
     ways = mesh_shape["data"] * mesh_shape["fsdp"] * config.train.accumulate
     return math.lcm(ways, config.data.virtual_shards)
+
+
+LIMIT = 2**20
+
+
+def find_max_rows(config: ConfigDict, topology: str, log: Callable[[str], None]) -> int:
+    """Returns the largest `config.data.rows` whose step fits, 0 if not even the smallest does.
+
+    Rows are a multiple of the devices that share them, of `config.train.accumulate` parts and of
+    `config.data.virtual_shards`.
+
+    Raises:
+        ConfigError: the topology's compiler is missing.
+        TopologyError: the topology does not exist.
+    """
+    target = parse_topology(topology)
+    if not has_compiler(target):
+        raise ConfigError(f"--find-max compiles for {topology!r}, whose compiler is missing; see slap aot without it")
+    sizes = mesh_sizes(config.parallel, target.n_devices)
+    step = row_step(config, dict(zip(AXES, sizes, strict=True)))
+
+    def bytes_of(multiple: int) -> tuple[bool, int | None]:
+        tried = config.copy_and_resolve_references()
+        tried.data.rows = multiple * step
+        compiled = compile_step(tried, target, lambda line: None)
+        fits = compiled.fits(target)
+        total = compiled.total
+        size = "" if total is None else f", {total / 2**30:.2f} of {target.chip.hbm_bytes / 2**30:.2f} GiB"
+        log(f"{tried.data.rows} rows {'fit' if fits else 'do not fit'}{size} ({compiled.seconds:.0f} s to compile)")
+        return fits, total
+
+    start = max(1, config.data.rows // step)
+    return step * largest_fitting(bytes_of, start, target.chip.hbm_bytes, LIMIT // step)
+
+
+def largest_fitting(measure: Callable[[int], tuple[bool, int | None]], start: int, capacity: int, limit: int) -> int:
+    """Returns the largest n in 1 .. limit for which `measure(n)` fits, 0 if none does.
+
+    Memory grows about linearly, so the line through two measurements names the next candidate; between what fits and
+    what does not, it halves the interval where the line leads out of it.
+
+    Args:
+        measure: of n: whether it fits, and its bytes where they are known.
+        start: first n.
+        capacity: bytes.
+        limit: the largest n to try.
+    """
+    known: dict[int, int] = {}
+    fitting, failing = 0, limit + 1
+
+    def tried(n: int) -> None:
+        nonlocal fitting, failing
+        fits, size = measure(n)
+        if size is not None:
+            known[n] = size
+        if fits:
+            fitting = max(fitting, n)
+        else:
+            failing = min(failing, n)
+
+    tried(min(max(start, 1), limit))
+    while failing - fitting > 1:
+        middle = fitting * 2 if failing > limit and fitting else (fitting + failing) // 2
+        tried(min(max(_line(known, capacity, middle), fitting + 1), failing - 1))
+    return fitting
+
+
+def _line(known: dict[int, int], capacity: int, otherwise: int) -> int:
+    """The n at which the line through the two largest measurements reaches the capacity."""
+    if len(known) < 2:
+        return otherwise
+    (n1, size1), (n2, size2) = sorted(known.items())[-2:]
+    if size2 <= size1:
+        return otherwise
+    return int(n1 + (capacity - size1) * (n2 - n1) / (size2 - size1))

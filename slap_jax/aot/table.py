@@ -55,7 +55,7 @@ def _compute(result: Mapping[str, Any]) -> list[str]:
     parts = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in result["bound_parts_seconds"].items())
     per_second = result["flops_per_audio_second"] / 1e9
     return [
-        f"  useful    {useful / 1e12:10.2f} TFLOP a step, {per_second:.2f} GFLOP a second of audio (slap_jax.flops)",
+        f"  useful    {useful / 1e12:10.2f} TFLOP a step, {per_second:.2f} GFLOP a second of audio",
         f"  computed  {computed / 1e12:10.2f} TFLOP a step: {again / 1e12:.2f} a second time (rematerialisation), "
         f"{(computed - again - useful) / 1e12:.2f} on padding and masked pairs (traced program)",
         f"  at best   {parts}",

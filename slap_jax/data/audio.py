@@ -1,6 +1,10 @@
-"""Audio in, mono float samples at one rate out; and the int16 FLAC that records hold."""
+"""Audio in, mono float samples at one rate out; and the int16 FLAC that records hold.
+
+Sound in containers that libsndfile does not know, M4A and videos above all, decoded by PyAV if it is installed.
+"""
 
 import io
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -11,26 +15,28 @@ import soundfile
 import soxr
 from jaxtyping import Float, Int16, Shaped
 
+from slap_jax.errors import UserError
+
 Source = str | os.PathLike[str] | bytes | io.BytesIO
 
 # What libsndfile reads, and what PyAV reads where it is installed.
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aif", ".aiff", ".caf", ".au", ".w64")
 CONTAINER_SUFFIXES = (".m4a", ".aac", ".mp4", ".m4v", ".mov", ".mkv", ".mka", ".webm", ".wma", ".avi", ".amr", ".3gp")
 AUDIO_SUFFIXES = SOUND_SUFFIXES + CONTAINER_SUFFIXES
-
 SAMPLE_RATE = 16_000
 RESAMPLE_QUALITY = "HQ"
 INT16_SCALE = 32_768.0
-
 _MOST_CHANNELS = 64
 BLOCK_FRAMES = 1 << 18
+
 # A file with less than this share of the samples that its header promises is broken off, not merely rounded.
 _COMPLETE = 0.9
+
 # Writers to a pipe do not know the length and leave 0 or a very large chunk size in the header.
 _STREAMED_CHUNK = 0x7FFFF000
 
 
-class AudioError(ValueError):
+class AudioError(UserError, ValueError):
     """Audio that cannot be used; the message names the file, what was found and what to do.
 
     Attributes:
@@ -91,8 +97,6 @@ def audio_blocks(source: Source, name: str = "") -> tuple[int, Iterator[Float[np
     try:
         file = soundfile.SoundFile(readable)
     except (soundfile.SoundFileError, RuntimeError) as error:
-        from slap_jax.data.container_audio import container_blocks
-
         rate, promised, blocks = container_blocks(readable, name, _reason_of(error))
         return rate, _checked(blocks, rate, lambda samples: promised is None or samples >= _COMPLETE * promised, name)
     comments, promised = file.extra_info, file.frames
@@ -304,3 +308,60 @@ def _finish(samples: Float[np.ndarray, " n"], rate: int, sample_rate: int, name:
         # A clip shorter than one output sample still is a clip: keep its mean rather than nothing.
         samples = resampled if resampled.size else samples.mean(keepdims=True)
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+# FFmpeg knows formats that name other files and addresses, such as playlists; of foreign files none of these is opened.
+_FORMATS = "mov,matroska,aac,asf,avi,flv,mpegts,amr"
+
+
+def container_blocks(
+    source: str | io.BytesIO, name: str, refused: str
+) -> tuple[int, int | None, Iterator[Float[np.ndarray, " n"]]]:
+    """Opens the first audio track.
+
+    Args:
+        source: path, or the encoded bytes.
+        name: what errors call it.
+        refused: why libsndfile does not read it.
+
+    Returns:
+        Its rate in Hz, the number of samples that the container promises, if it does, and mono samples piece by piece.
+
+    Raises:
+        AudioError: PyAV is not installed, or cannot read it either, at once or on the way, or there is no audio track.
+    """
+    try:
+        import av
+        import av.error
+    except ImportError as error:
+        advice = 'convert it, leave it out, or if it is M4A, AAC or a video, `pip install "slap-jax[video]"`'
+        raise unreadable(name, refused, advice) from error
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    else:
+        source = f"file:{source}"
+
+    def blocks() -> Iterator[np.ndarray]:
+        to_float = av.AudioResampler(format="fltp")
+        try:
+            with container:
+                for frame in itertools.chain(container.decode(stream), [None]):
+                    for converted in to_float.resample(frame):
+                        yield converted.to_ndarray().mean(axis=0)
+        except (av.error.FFmpegError, ValueError) as error:  # the latter where channels change on the way
+            reason = error.strerror if isinstance(error, av.error.FFmpegError) else error
+            raise unreadable(name, f"{refused}; by PyAV: {reason}") from error
+
+    try:
+        container = av.open(source, "r", options={"format_whitelist": _FORMATS})
+    except (av.error.FFmpegError, ValueError) as error:
+        reason = error.strerror if isinstance(error, av.error.FFmpegError) else error
+        raise unreadable(name, f"{refused}; by PyAV: {reason}") from error
+    if not container.streams.audio:
+        container.close()
+        raise AudioError(f"{name} has no audio track; leave it out", "empty_audio")
+    stream = container.streams.audio[0]
+    promised = None
+    if stream.duration is not None and stream.time_base is not None:
+        promised = round(stream.duration * stream.time_base * stream.rate)
+    return stream.rate, promised, blocks()

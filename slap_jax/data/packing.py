@@ -9,9 +9,10 @@ from jaxtyping import Float, Int16
 
 from slap_jax.batch import PackedBatch, with_labels
 from slap_jax.data.audio import INT16_SCALE
+from slap_jax.errors import UserError
 
 
-class PackingError(ValueError):
+class PackingError(UserError, ValueError):
     """A clip that no row can hold."""
 
 
@@ -49,10 +50,10 @@ def empty_rows(
     """Returns R rows that hold no clip: every array is zero. With `classes` above 0 they are a `LabelledBatch`."""
     batch = PackedBatch(
         waveform=np.zeros((rows, columns * samples_per_column), dtype),
-        audio_segments=np.zeros((rows, columns), np.int32),
-        audio_columns=np.zeros((rows, columns), np.int32),
+        audio_segment_ids=np.zeros((rows, columns), np.int32),
+        audio_positions=np.zeros((rows, columns), np.int32),
         text_tokens=np.zeros((rows, text_tokens), np.int32),
-        text_segments=np.zeros((rows, text_tokens), np.int32),
+        text_segment_ids=np.zeros((rows, text_tokens), np.int32),
         text_positions=np.zeros((rows, text_tokens), np.int32),
         clip_valid=np.zeros((rows, slots), np.bool_),
         clip_key=np.zeros((rows, slots), np.int32),
@@ -155,10 +156,10 @@ def write_slot(
         key: of the recording.
         source: number of its source.
     """
-    batch.audio_segments[row, column : column + columns] = slot + 1
-    batch.audio_columns[row, column : column + columns] = np.arange(columns)
+    batch.audio_segment_ids[row, column : column + columns] = slot + 1
+    batch.audio_positions[row, column : column + columns] = np.arange(columns)
     batch.text_tokens[row, token : token + len(tokens)] = tokens
-    batch.text_segments[row, token : token + len(tokens)] = slot + 1
+    batch.text_segment_ids[row, token : token + len(tokens)] = slot + 1
     batch.text_positions[row, token : token + len(tokens)] = np.arange(len(tokens))
     batch.clip_valid[row, slot] = True
     batch.clip_key[row, slot] = key

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int16
 from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
 from slap_jax.data.audio import SAMPLE_RATE, decode_flac, encode_flac, to_int16
+from slap_jax.errors import UserError
 
 # Name of data sets that have none of their own.
 DATASET = "slap_clips"
@@ -29,7 +30,7 @@ _MERGE = "+"
 _MOST_OPEN_FILES = 65_536
 
 
-class RecordsError(ValueError):
+class RecordsError(UserError, ValueError):
     """Prepared data that is missing or has no such split; the message says what to do."""
 
 

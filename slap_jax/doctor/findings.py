@@ -1,6 +1,10 @@
-"""The conditions that a healthy model meets; each that is not met is a finding that says what to do."""
+"""The conditions that a healthy model meets; each that is not met is a finding that says what to do.
+
+The fingerprint of an export: what its model made of the probes on the machine that wrote it.
+"""
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,20 +13,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from slap_jax.doctor.fingerprint import read_fingerprint
+from slap_jax.checkpoints.model_dir import FINGERPRINT, WEIGHTS, ExportError, load_export
+from slap_jax.checkpoints.read_model import read_model
 from slap_jax.doctor.measure import Measures, largest_distance, mean_cosine, measure, modality_gap
-from slap_jax.export.run import read_model
-from slap_jax.export.safetensors import WEIGHTS
 
 # Any two texts of a collapsed tower that was published as a port had a cosine of 0.9993; sounds and texts as unlike as
 # the probes are far apart in a model that learned anything.
 COLLAPSED = 0.98
 SAME = 1e-3  # distance of unit vectors below which a tower does not tell its inputs apart
+
 # What the audio tower may see: the probes lie about the loudness of real clips, and the data set's constants bring real
 # clips to mean 0 and deviation 1.
 NORMALISED_MEAN, NORMALISED_DEVIATION = 2.5, (0.25, 4.0)
 SCALES = (1.0, 10_000.0)
 UNKNOWN = 0.5
+
 # Cosine with the stored fingerprint. bfloat16 has three digits, and accelerators multiply float32 with hardly more.
 SAME_VECTOR, SAME_VECTOR_ROUNDED = 0.9999, 0.995
 SAME_LOG_MEL = 0.01
@@ -197,3 +202,59 @@ def _compare(measures: Measures, stored: Mapping[str, Any], compute_dtype: str) 
                 f"{least}: the weights, the settings or the vocabulary were exchanged, or this machine computes "
                 "something else",
             )
+
+
+VERSION = 1
+_DIGITS = 6
+
+
+def write_fingerprint(directory: str | os.PathLike[str]) -> Measures:
+    """Measures the model of an export directory and writes the outcome beside it; returns the measures."""
+    measures = measure(load_export(directory))
+
+    def rounded(values: Any) -> list[float]:
+        return [round(float(value), _DIGITS) for value in values]
+
+    content = {
+        "version": VERSION,
+        "platform": jax.default_backend(),
+        "sounds": {name: rounded(vector) for name, vector in measures.sounds.items()},
+        "texts": {text: rounded(vector) for text, vector in measures.texts.items()},
+        "log_mel": {name: rounded(values) for name, values in measures.log_mel.items()},
+    }
+    path = Path(directory) / FINGERPRINT
+    partial = path.with_name(f".{FINGERPRINT}.partial")
+    partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return measures
+
+
+def read_fingerprint(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Returns what is stored: name -> array under `sounds`, `texts` and `log_mel`, and the `platform` that computed it.
+
+    None where there is no fingerprint.
+
+    Raises:
+        ExportError: the file is damaged, or of another version.
+    """
+    path = Path(directory) / FINGERPRINT
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] != VERSION:
+            raise ExportError(
+                f"{path} has version {content['version']!r}; this slap_jax reads version {VERSION}: delete it, or "
+                "write the export again"
+            )
+        return {
+            "platform": content["platform"],
+            **{
+                kind: {name: np.array(values, np.float32) for name, values in content[kind].items()}
+                for kind in ("sounds", "texts", "log_mel")
+            },
+        }
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(
+            f"{path} is damaged ({type(error).__name__}: {error}); delete it, or write the export again"
+        ) from None

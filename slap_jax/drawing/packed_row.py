@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from slap_jax.batch import PADDING_SEGMENT, PackedBatch
-from slap_jax.config import samples_per_column
+from slap_jax.config.defaults import samples_per_column
 from slap_jax.drawing.theme import Theme, new_figure
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ class PackedRow:
     @property
     def segments(self) -> Int[np.ndarray, " C"]:
         """Owner of each column, 0 for padding."""
-        return np.asarray(self.batch.audio_segments[0])
+        return np.asarray(self.batch.audio_segment_ids[0])
 
     @property
-    def text_segments(self) -> Int[np.ndarray, " T"]:
+    def text_segment_ids(self) -> Int[np.ndarray, " T"]:
         """Owner of each text token, 0 for padding."""
-        return np.asarray(self.batch.text_segments[0])
+        return np.asarray(self.batch.text_segment_ids[0])
 
     @property
     def column_seconds(self) -> float:
@@ -122,7 +122,7 @@ def row_figure(row: PackedRow, theme: Theme, with_captions: bool, title: str = "
     _draw_owners(owner, row.segments, row.column_seconds, theme)
     owner.set_ylabel("owner", fontsize=8)
     owner.set_xlabel("seconds in the row")
-    _draw_owners(text, row.text_segments, 1.0, theme)
+    _draw_owners(text, row.text_segment_ids, 1.0, theme)
     text.set_ylabel("text", fontsize=8)
     text.set_xlabel("text tokens in the row")
     for axes in panels[:4]:

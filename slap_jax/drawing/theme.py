@@ -5,11 +5,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from slap_jax.errors import UserError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class DrawingError(ValueError):
+class DrawingError(UserError, ValueError):
     """Nothing can be drawn; the message says what to install."""
 
 

@@ -3,12 +3,17 @@
 The order of the field: the captions are tokenised by the Penn Treebank tokeniser of CoreNLP, in lower case and without
 punctuation, and each score compares a caption with all of its clip's references. CIDEr-D weighs words by how rare they
 are in the references of this evaluation set, so it depends on the set: no two sets' values compare.
+
+Scores of captions that want more than pip installs: SPICE (models of CoreNLP) and FENSE (two language models).
 """
 
 import dataclasses
+import importlib
+import importlib.util
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +22,16 @@ import numpy as np
 from jaxtyping import Float
 
 from slap_jax.data.evaluation_set import waveform_chunks
-from slap_jax.evaluation.bootstrap import cluster_interval
+from slap_jax.errors import UserError
 from slap_jax.evaluation.embeddings import Progress
-from slap_jax.evaluation.extra_caption_scores import EXTRA_SCORES
+from slap_jax.evaluation.intervals import cluster_interval
 from slap_jax.evaluation.task import EvaluationTask
 
 Tokenised = dict[int, list[str]]
-
 _SHOWN = 5  # captions kept in the results, to look at
 
 
-class CaptioningError(ValueError):
+class CaptioningError(UserError, ValueError):
     """Captions that cannot be written or scored; the message says what is missing and how to get it."""
 
 
@@ -260,3 +264,76 @@ def _bleu_of(counts: Float[np.ndarray, "B 10"]) -> Float[np.ndarray, "B 4"]:
     precision = np.maximum(correct, 1e-15) / np.maximum(guessed, 1e-9)
     bleu = np.exp(np.cumsum(np.log(precision), axis=1) / np.arange(1, 5))
     return bleu * np.exp(np.minimum(0.0, 1.0 - reference / np.maximum(length, 1e-9)))
+
+
+Extra = Callable[
+    [list[str], list[list[str]], Mapping[int, list[str]], Mapping[int, list[str]]],
+    dict[str, Float[np.ndarray, " N"]],
+]
+_SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+
+
+def spice(
+    written: list[str],
+    references: list[list[str]],
+    guesses: Mapping[int, list[str]],
+    truths: Mapping[int, list[str]],
+) -> dict[str, Float[np.ndarray, " N"]]:
+    """SPICE (Anderson et al., 2016) of each clip, by pycocoevalcap; its models are never downloaded here.
+
+    Args:
+        written: captions as they are.
+        references: likewise.
+        guesses: tokenised.
+        truths: likewise.
+
+    Raises:
+        RuntimeError: what is missing; or the program failed.
+    """
+    if shutil.which("java") is None:
+        raise RuntimeError("needs Java 8 to 13, and no `java` is found")
+    found = importlib.util.find_spec("pycocoevalcap.spice")
+    folder = Path(str(next(iter(found.submodule_search_locations or ())))) if found else Path()
+    missing = [name for name in _SPICE_JARS if not (folder / "lib" / name).is_file()]
+    if missing:
+        raise RuntimeError(
+            f"needs {' and '.join(missing)} in {folder / 'lib'}: take them from "
+            "http://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
+        )
+    from pycocoevalcap.spice.spice import Spice
+
+    try:
+        _, scores = Spice().compute_score(truths, guesses)
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise RuntimeError(f"the program failed ({error}); it runs on Java 8 to 13") from error
+    return {"spice": np.array([score["All"]["f"] for score in scores])}
+
+
+def fense(
+    written: list[str],
+    references: list[list[str]],
+    guesses: Mapping[int, list[str]],
+    truths: Mapping[int, list[str]],
+) -> dict[str, Float[np.ndarray, " N"]]:
+    """FENSE (Zhou et al., 2022) of each clip, by aac-metrics, whose two models must be on this machine.
+
+    Args:
+        written: captions as they are, which this score reads.
+        references: likewise.
+        guesses: tokenised.
+        truths: likewise.
+
+    Raises:
+        RuntimeError: what is missing; or the models cannot be read.
+    """
+    if importlib.util.find_spec("aac_metrics") is None:
+        raise RuntimeError("needs aac-metrics: pip install aac-metrics && aac-metrics-download (it brings PyTorch)")
+    try:
+        functional = importlib.import_module("aac_metrics.functional")
+        _, per_clip = functional.fense(written, references)
+    except Exception as error:  # whatever PyTorch, transformers or the network say
+        raise RuntimeError(f"its models cannot be read ({error}); run aac-metrics-download once") from error
+    return {"fense": np.asarray(per_clip["fense"], np.float64)}
+
+
+EXTRA_SCORES: Mapping[str, Extra] = {"spice": spice, "fense": fense}

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.config import ConfigError, source
+from slap_jax.config.defaults import source
+from slap_jax.config.rules import ConfigError
 from slap_jax.evaluation.captioning import Captions, captioning
 from slap_jax.evaluation.embeddings import Embeds, Progress, clip_vectors, text_vectors
 from slap_jax.evaluation.frame_scores import frame_scores
 from slap_jax.evaluation.probe import probe
 from slap_jax.evaluation.retrieval import retrieval
 from slap_jax.evaluation.task import EvaluationTask, load_tasks, make_task
-from slap_jax.evaluation.zero_shot import class_embeddings, zero_shot, zero_shot_multi_label
+from slap_jax.evaluation.zero_shot import zero_shot, zero_shot_multi_label
+from slap_jax.inference.prompts import class_embeddings
 
 __all__ = ["EvaluationTask", "evaluate", "load_tasks", "make_task", "parse_data_argument", "scalars", "write_results"]
 

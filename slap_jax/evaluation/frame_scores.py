@@ -17,9 +17,8 @@ from jaxtyping import Bool, Float
 
 from slap_jax.data.audio import SAMPLE_RATE
 from slap_jax.data.evaluation_set import Region, waveform_chunks
-from slap_jax.evaluation.bootstrap import cluster_interval
 from slap_jax.evaluation.embeddings import Embeds, Progress, text_vectors
-from slap_jax.evaluation.ranking_scores import areas_under_roc, resampled_mean
+from slap_jax.evaluation.intervals import areas_under_roc, cluster_interval, resampled_mean
 from slap_jax.evaluation.task import EvaluationTask
 
 SEGMENT_SECONDS = 1.0

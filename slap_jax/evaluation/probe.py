@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from slap_jax.errors import UserError
 from slap_jax.evaluation.embeddings import Embeds, Progress, clip_vectors
 from slap_jax.evaluation.task import ClassLabels, EvaluationTask
 from slap_jax.evaluation.zero_shot import accuracy, mean_average_precision
@@ -19,7 +20,7 @@ NEIGHBOURS = 10
 _QUERIES_AT_ONCE = 1_024
 
 
-class ProbeError(ValueError):
+class ProbeError(UserError, ValueError):
     """A probe that cannot be trained; the message says why."""
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from slap_jax.evaluation.bootstrap import cluster_interval, cluster_median_interval
+from slap_jax.evaluation.intervals import cluster_interval, cluster_median_interval
 
 CUTOFFS = (1, 5, 10)
 _METRICS = ("r1", "r5", "r10", "map10")

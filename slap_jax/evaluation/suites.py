@@ -12,15 +12,15 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from slap_jax.config import ConfigError
+from slap_jax.config.rules import ConfigError
 from slap_jax.data.audio import AudioError
-from slap_jax.data.builders.registry import DATASETS
+from slap_jax.data.datasets.registry import DATASETS
 from slap_jax.data.evaluation_set import load_evaluation
 from slap_jax.data.records import RecordsError
 from slap_jax.data.tokenizer import Tokenizer
-from slap_jax.evaluation.abilities import able
+from slap_jax.evaluation.scorer import able
 from slap_jax.evaluation.task import EvaluationTask, make_task, parts_of_split
-from slap_jax.evaluation.zero_shot import ZeroShotError
+from slap_jax.inference.prompts import ZeroShotError
 
 SUITES = ("paper", "retrieval", "zero_shot", "captioning", "probe", "frames", "all")
 

@@ -11,18 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Int
 from ml_collections import ConfigDict
 
-from slap_jax.config import ConfigError
+from slap_jax.config.rules import ConfigError
 from slap_jax.data.evaluation_set import ClipFacts, EvaluationClip, Region, clip_facts, load_evaluation
 from slap_jax.data.records import split_names, split_sizes
 from slap_jax.data.tokenizer import Tokenizer
-from slap_jax.evaluation.zero_shot import (
-    DEFAULT_TEMPLATE,
-    class_prompts,
-    label_keys,
-    template_prompts,
-    true_classes,
-    true_sets,
-)
+from slap_jax.evaluation.zero_shot import label_keys, true_classes, true_sets
+from slap_jax.inference.prompts import DEFAULT_TEMPLATE, class_prompts, template_prompts
 
 KINDS = ("retrieval", "zero_shot", "zero_shot_multi_label", "captioning", "probe", "frames")
 

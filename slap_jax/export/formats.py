@@ -6,8 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from slap_jax.export.run import export_run, run_config
-from slap_jax.export.safetensors import CARD, CONFIG, FINGERPRINT, Export, ExportError, export, is_export, load_export
+from slap_jax.checkpoints.model_dir import (
+    CARD,
+    CONFIG,
+    FINGERPRINT,
+    Export,
+    ExportError,
+    export,
+    is_export,
+    load_export,
+)
+from slap_jax.checkpoints.read_model import export_run, run_config
 
 FORMATS = ("safetensors", "stablehlo", "pytorch", "onnx", "huggingface")
 
@@ -47,7 +56,7 @@ def export_model(
 
 
 def _check_packages(format: str) -> None:
-    from slap_jax.export.optional import require_packages
+    from slap_jax.checkpoints.model_dir import require_packages
 
     if format == "stablehlo":
         require_packages("--format stablehlo", "stablehlo", "flatbuffers")
@@ -59,9 +68,8 @@ def _check_packages(format: str) -> None:
 
 def _export_of_run(run_dir: Path, out_dir: str | os.PathLike[str] | None, step: int | None, licence: str) -> Path:
     """Exports a run, with its card and the fingerprint by which `slap doctor` knows the model again."""
-    from slap_jax.doctor.fingerprint import write_fingerprint
-    from slap_jax.export.data_sources import data_sources
-    from slap_jax.export.model_card import write_card
+    from slap_jax.doctor.findings import write_fingerprint
+    from slap_jax.export.model_card import data_sources, write_card
 
     directory = export_run(run_dir, out_dir, step)
     config = run_config(run_dir / CONFIG)
@@ -127,7 +135,7 @@ def _write(format: str, directory: Path) -> Path:
 
         return write_stablehlo(load_export(directory), directory)
     if format == "pytorch":
-        from slap_jax.export.pytorch_file import write_pytorch
+        from slap_jax.export.huggingface import write_pytorch
 
         load_export(directory)  # a damaged export is told now
         return write_pytorch(directory)

@@ -1,20 +1,46 @@
-"""The model card: a README.md beside an export that says what the model is, what it was trained on, how good it is."""
+"""The model card: a README.md beside an export that says what the model is, what it was trained on, how good it is.
 
+Which data a run was trained on, and their licences, as the run's config and the data themselves name them.
+"""
+
+import collections
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from slap_jax import __version__
-from slap_jax.export.data_sources import DataSource
-from slap_jax.export.safetensors import CARD, Export
+from slap_jax.checkpoints.model_dir import CARD, Export
+from slap_jax.data.records import dataset_directory, open_split
 
 _MOST_LICENCES = 8  # named for each source
 _WHERE = "\n\nTemplates, splits and fingerprints: `evaluation.json` of the run."
 _NUMBERS = ("n", "n_clips", "n_texts", "n_captions")  # how many were scored, by whichever name the results have
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """One source of the training mixture.
+
+    Attributes:
+        name: in `config.data.train`.
+        split: of the data set.
+        weight: in the mixture, relative to the other sources.
+        clips: of the split; None where the data are not on this machine.
+        licence: of the data set as a whole; "" where it states none.
+        clip_licences: licence -> share of the records looked at; "" counts those without one.
+    """
+
+    name: str
+    split: str
+    weight: float
+    clips: int | None
+    licence: str
+    clip_licences: dict[str, float]
 
 
 def write_card(
@@ -81,7 +107,7 @@ def _head(licence: str) -> str:
 def _use(export: Export) -> str:
     caption = '\nmodel.caption(["dog.wav"])' if "captioning" in export.params.get("objectives", {}) else ""
     return f"""Embeds sound of any duration and texts so that what belongs together lies close (language-audio
-pretraining, arXiv 2601.12594). Exported by slap_jax {__version__}.
+pretraining, arXiv 2601.12594). Exported by slap_jax {version("slap-jax")}.
 
 ```python
 import slap_jax
@@ -173,3 +199,33 @@ def _licence_line(licence: str) -> str:
 def _licence(licence: str) -> str:
     stated = f"Weights: {licence}." if licence else "Whoever exported the model stated no licence for the weights."
     return f"## Licence\n\n{stated} The licences of the training data above may limit what the weights may be used for."
+
+
+_LOOKED_AT = 500  # records of a split whose licences are read
+
+
+def data_sources(config: ConfigDict) -> list[DataSource]:
+    """Reads what the training sources of a run's config say about themselves; data that are gone stay in the list."""
+    return [_source(name, settings) for name, settings in config.data.train.items()]
+
+
+def _source(name: str, settings: ConfigDict) -> DataSource:
+    clips, licence, shares = None, "", {}
+    try:
+        records = open_split(settings.path, settings.split)
+        clips = len(records)
+        licence = _dataset_licence(dataset_directory(settings.path))
+        step = -(-clips // _LOOKED_AT)
+        found = collections.Counter(records[index].licence.strip() for index in range(0, clips, step))
+        total = sum(found.values())
+        shares = {text: count / total for text, count in found.most_common()}
+    except (ValueError, OSError):  # RecordsError among them: the data need not be where the model is exported
+        pass
+    return DataSource(name, settings.split, float(settings.get("weight", 1.0)), clips, licence, shares)
+
+
+def _dataset_licence(directory: Path) -> str:
+    import tensorflow_datasets as tfds
+
+    info: Any = tfds.builder_from_directory(directory).info
+    return str(getattr(info.redistribution_info, "license", "") or "")

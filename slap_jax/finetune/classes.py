@@ -6,10 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from slap_jax.data.batches.labels import class_names
 from slap_jax.data.records import Records
-
-
-class FinetuneError(ValueError):
-    """A fine-tuning that cannot work; the message says what was found and what to give instead."""
+from slap_jax.inference.classifier import FinetuneError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""From a trained model, a task and prepared data to the config of a fine-tuning, which runs as any other."""
+"""From a trained model, a task and prepared data to the config of a fine-tuning, which runs as any other.
+
+The data that `slap finetune` is given: which splits train, and which one chooses the best step.
+
+What a new run takes over from the model that it starts from: its front end, its sizes and its vocabulary.
+"""
 
 import json
 import logging
@@ -9,10 +14,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from slap_jax.config import columns_of
-from slap_jax.data.records import SUMMARY, Records, dataset_directory, open_split
-from slap_jax.finetune.base_model import base_config
-from slap_jax.finetune.classes import FinetuneError, find_classes, require_captions
+from slap_jax.checkpoints.model_dir import CONFIG, WEIGHTS, is_export, load_export
+from slap_jax.config.defaults import columns_of, default_config, source
+from slap_jax.data.records import SUMMARY, Records, dataset_directory, open_split, split_sizes
+from slap_jax.finetune.classes import find_classes, require_captions
+from slap_jax.inference.classifier import FinetuneError
 
 TASKS = ("retrieval", "classification", "captioning")
 
@@ -22,6 +28,7 @@ FROZEN: Mapping[str, tuple[str, ...]] = {
     "classification": ("^model/text_", "^model/audio_projection/"),
     "captioning": ("^model/text_", "^model/audio_projection/", "^model/audio_pooling/"),
 }
+
 # Where to start; none of these was tuned by us.
 LEARNING_RATE = {"retrieval": 3e-5, "classification": 3e-4, "captioning": 1e-4}
 LAYER_DECAY = {"retrieval": 0.9, "classification": 0.75, "captioning": 0.75}
@@ -31,7 +38,6 @@ BEST_METRIC = {
     "classification": "classification/{}/accuracy",
     "captioning": "-caption_loss/{}/nats_per_token",
 }
-
 _ROWS = 8  # are a multiple of this, for as many devices
 _FILL = 0.95  # of the columns, roughly
 _MOST_EVALUATIONS = 20
@@ -166,3 +172,129 @@ def _seconds(records: Records) -> float:
     if all(name in found for name in names):
         return sum(float(found[name]["seconds"]) for name in names)
     return sum(record.duration_s for record in records)
+
+
+VALIDATION_SPLITS = ("val", "validation", "valid", "dev")
+
+
+def training_sources(data: Sequence[str]) -> dict[str, ConfigDict]:
+    """Reads `DIR[:SPLIT]`, of which `train` is the split by default.
+
+    Raises:
+        FinetuneError: a directory without that split.
+        RecordsError: data that are not prepared.
+    """
+    found = {}
+    for argument in data:
+        path, split = _parse(argument)
+        sizes = split_sizes(path)
+        if not split and "train" not in sizes:
+            raise FinetuneError(f"{path} has no split 'train', but {', '.join(sizes)}; name one: --data {path}:SPLIT")
+        found[_name(path, found)] = source(path, split or "train", weight=1.0, captions={"tag_keys": ()})
+    return found
+
+
+def validation_sources(data: Sequence[str], given: Sequence[str] | None) -> dict[str, ConfigDict]:
+    """Reads the validation data: those given, else the validation split of the first training data that have one.
+
+    Raises:
+        FinetuneError: a directory without a split to validate on.
+        RecordsError: data that are not prepared.
+    """
+    if given:
+        found = {}
+        for argument in given:
+            path, split = _parse(argument)
+            split = split or _validation_split(path)
+            if not split:
+                there = ", ".join(split_sizes(path))
+                raise FinetuneError(f"{path} has no validation split, but {there}; name one: --validation {path}:SPLIT")
+            found[_name("val", found)] = source(path, split)
+        return found
+    for argument in data:
+        path, trained = _parse(argument)
+        split = _validation_split(path)
+        if split and split != trained:
+            return {"val": source(path, split)}
+    logging.warning("no validation data: nothing is evaluated while training; give some with --validation DIR:SPLIT")
+    return {}
+
+
+def _validation_split(path: str) -> str:
+    sizes = split_sizes(path)
+    return next((name for name in VALIDATION_SPLITS if name in sizes), "")
+
+
+def _parse(argument: str) -> tuple[str, str]:
+    """Cuts `DIR:SPLIT`; the colon of gs://bucket belongs to the path."""
+    path, colon, split = argument.rpartition(":")
+    return (path, split) if colon and "/" not in split else (argument, "")
+
+
+def _name(path: str, taken: dict[str, ConfigDict]) -> str:
+    """A name for a source: of its folder, made one that a config can hold."""
+    stem = "".join(c if c.isalnum() else "_" for c in Path(path).name.lower()) or "data"
+    stem = stem if stem[0].isalpha() else f"data_{stem}"
+    names = [stem, *(f"{stem}_{number}" for number in range(2, len(taken) + 3))]
+    return next(name for name in names if name not in taken)
+
+
+def base_config(model: str) -> ConfigDict:
+    """Returns the default config with what the model of a run or an export fixes, and `init_from` set to it.
+
+    Args:
+        model: run directory, its `best`, or export directory.
+
+    Raises:
+        FinetuneError: no model there.
+        ExportError: a damaged export.
+    """
+    directory = Path(model)
+    config = default_config()
+    if is_export(directory):
+        export = load_export(directory)
+        saved, tokenizer = export.config, str(export.tokenizer_path)
+    else:
+        saved, tokenizer = _of_run(directory)
+    for section in ("audio", "spec_augment", "model", "objectives"):
+        if section in saved:
+            _take(config[section], saved[section], f"{directory / CONFIG}: {section}")
+    for setting in ("max_caption_tokens", "max_seconds"):
+        if setting in saved.data:
+            config.data[setting] = saved.data[setting]
+    config.data.tokenizer = tokenizer
+    config.model.attention, config.model.remat = "auto", "none"
+    config.init_from = model
+    return config
+
+
+def _of_run(directory: Path) -> tuple[ConfigDict, str]:
+    """The config of a run with a checkpoint, and its vocabulary."""
+    if not (directory / CONFIG).is_file():
+        found = f"holds neither {WEIGHTS} nor {CONFIG}" if directory.is_dir() else "is not a directory"
+        raise FinetuneError(f"{directory} {found}; give a directory that `slap train` or `slap export` wrote")
+    try:
+        saved = ConfigDict(json.loads((directory / CONFIG).read_text(encoding="utf-8")))
+        tokenizer = saved.data.tokenizer
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise FinetuneError(
+            f"{directory / CONFIG} is not the config of a run ({type(error).__name__}: {error})"
+        ) from None
+    if not any(child.name.isdigit() for child in (directory / "checkpoints").glob("*")):
+        raise FinetuneError(f"{directory} has no checkpoint yet; train it first, or give another model")
+    return saved, tokenizer
+
+
+def _take(own: ConfigDict, saved: ConfigDict, where: str) -> None:
+    """Takes over the settings that both have; a run of another version may lack some, or have others."""
+    for name in own:
+        if name not in saved:
+            continue
+        value: Any = saved[name]
+        if isinstance(own[name], ConfigDict):
+            _take(own[name], value, f"{where}.{name}")
+            continue
+        try:
+            own[name] = tuple(value) if isinstance(own[name], tuple) else value
+        except TypeError as error:
+            raise FinetuneError(f"{where}.{name} is {value!r}: {error}; the model is of another version") from None

@@ -9,12 +9,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
+from slap_jax.errors import UserError
 from slap_jax.inference.embedder import AudioProgram, Embedder, one_clip_rows
 from slap_jax.models.caption_decoder import CaptionDecoder
-from slap_jax.models.slap import token_segments
+from slap_jax.models.encoders import token_segments
 
 
-class CaptionError(ValueError):
+class CaptionError(UserError, ValueError):
     """A way of decoding that does not exist; the message says what to write."""
 
 

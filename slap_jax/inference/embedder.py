@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 from ml_collections import ConfigDict
 
-from slap_jax.config import patches_per_column, samples_per_column
+from slap_jax.config.defaults import patches_per_column, samples_per_column
 from slap_jax.data.audio import INT16_SCALE
 from slap_jax.data.packing import clip_columns
-from slap_jax.inference.rows import Item, Rows
+from slap_jax.inference.bucketing import Item, Rows
 from slap_jax.models.slap import Slap
 
 # Below these a row costs little whatever its length, and compiling one more program costs a second or more.
@@ -51,7 +51,7 @@ def one_clip_rows(
         per_column: samples of a column.
 
     Returns:
-        `audio_segments` (1 in the clip's columns, else 0) and `audio_columns`.
+        `audio_segment_ids` (1 in the clip's columns, else 0) and `audio_positions`.
     """
     column = jnp.arange(columns, dtype=jnp.int32)[None]
     owned = (samples[:, None] + per_column - 1) // per_column
@@ -69,8 +69,8 @@ def float_waveform(waveform: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, " n"
 class Embedder:
     """Embeds lists of clips and captions; the same input gives the same bits alone, in a list, and in any order.
 
-    A program is compiled per bucket of lengths (see `slap_jax.inference.rows`); parameters can change freely between
-    calls.
+    A program is compiled per bucket of lengths (see `slap_jax.inference.bucketing`); parameters can change
+    freely between calls.
 
     Attributes:
         config: with inference's choices.

@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from slap_jax.data.audio import AUDIO_SUFFIXES, AudioError
 from slap_jax.data.collections.entries import Rejection
-from slap_jax.data.collections.folder_walk import walk_files
+from slap_jax.data.collections.folders import walk_files
+from slap_jax.errors import UserError
 from slap_jax.inference.audio_input import Audio, read_audio
 
 _GROUP = 32  # clips that are computed together; as many more are read meanwhile
@@ -24,7 +25,7 @@ Waveform = Float[np.ndarray, " n"]
 Result = TypeVar("Result")
 
 
-class NoInputError(ValueError):
+class NoInputError(UserError, ValueError):
     """Arguments that lead to no audio file, or only to bad ones."""
 
 

@@ -11,27 +11,35 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from slap_jax.checkpoints.model_dir import ExportError, check_shapes, load_export, model_id
 from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
-from slap_jax.evaluation.zero_shot import DEFAULT_TEMPLATE, ZeroShotError, class_embeddings, class_prompts
-from slap_jax.export.safetensors import ExportError, check_shapes, load_export
+from slap_jax.errors import UserError
 from slap_jax.inference.audio_input import Audio, as_list
 from slap_jax.inference.captioner import Captioner, check_beam
 from slap_jax.inference.compile_cache import use_compile_cache
 from slap_jax.inference.embedder import AudioProgram, Embedder, Output
-from slap_jax.inference.model_id import model_id
-from slap_jax.inference.over_time import columns_over_time, stream_windows, window_times
-from slap_jax.inference.recordings import WHOLE, Cut, even_cut, overlapping_cut
-from slap_jax.inference.results import Captions, Frames, Scores, Windows
-from slap_jax.inference.windows import Span, mean_of_windows
-from slap_jax.search.hits import Hit
-from slap_jax.search.reader import SearchIndex
-from slap_jax.search.search import search
+from slap_jax.inference.long_audio import (
+    WHOLE,
+    Captions,
+    Cut,
+    Frames,
+    Scores,
+    Span,
+    Windows,
+    columns_over_time,
+    even_cut,
+    mean_of_windows,
+    overlapping_cut,
+    stream_windows,
+    window_times,
+)
+from slap_jax.inference.prompts import DEFAULT_TEMPLATE, ZeroShotError, class_embeddings, class_prompts
 
 # The longest clips of training where an export does not tell them.
 _USUAL_MAX_SECONDS = 30.0
 
 
-class TextError(ValueError):
+class TextError(UserError, ValueError):
     """Text that cannot be embedded; the message names it by its place in the list."""
 
 
@@ -323,22 +331,6 @@ class SlapModel:
         """
         parts = self._captions([clip], even_cut(seconds, hop, self._rate), beam, sample_rate, one=True)
         return Captions(*window_times([span for span, _ in parts], self._rate), [text for _, text in parts])
-
-    def search(self, query: str | Audio, index: SearchIndex | str | os.PathLike[str], k: int = 10) -> list[Hit]:
-        """Finds the moments of indexed recordings that fit a text or a clip; `slap_jax.search.search` does more.
-
-        Args:
-            query: a string is a text; a clip is as for `embed_audio`, its path as a `pathlib.Path`.
-            index: that `slap index` or `slap_jax.search.update.update_index` made with this model: opened, or its path,
-                or that of the folder it lies in.
-            k: the most hits.
-
-        Raises:
-            SearchError: no index, or one of another model.
-            AudioError, TextError: see `embed_audio` and `embed_text`.
-        """
-        is_text = isinstance(query, str)
-        return search(self, index, query if is_text else None, None if is_text else query, k)
 
     # The names of transformers' models of this kind.
     get_audio_features = embed_audio

@@ -9,10 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
-from slap_jax.models.layers import Embedding, Linear
-from slap_jax.models.rope import rotation_1d
+from slap_jax.models.layers import Embedding, Linear, rotation_1d
 from slap_jax.models.transformer import Transformer
-from slap_jax.parallel.per_device import ROWS, constrain
+from slap_jax.parallel.sharding import BATCH_SPEC, constrain
 
 # The ids that every vocabulary of `slap tokenizer` gives to padding, start and end; configs of before
 # `config.model.pad_id`, `bos_id` and `eos_id` mean these.
@@ -66,7 +65,7 @@ class CaptionDecoder(nnx.Module):
     def __call__(
         self,
         text_tokens: Int[Array, "R T"],
-        text_segments: Int[Array, "R T"],
+        text_segment_ids: Int[Array, "R T"],
         text_positions: Int[Array, "R T"],
         memory: Float[Array, "R L M"],
         memory_segments: Int[Array, "R L"],
@@ -75,15 +74,15 @@ class CaptionDecoder(nnx.Module):
 
         Args:
             text_tokens: packed captions, each `BOS ... EOS`.
-            text_segments: slot + 1 of each token, 0 for padding.
+            text_segment_ids: slot + 1 of each token, 0 for padding.
             text_positions: index of each token inside its caption.
             memory: audio tokens before pooling.
             memory_segments: slot + 1 of each audio token, 0 for padding.
         """
         rotation = rotation_1d(text_positions, self.head_dim, self.rope_base)
-        x = constrain(self.embedding(text_tokens), ROWS)
-        memory = constrain(self.memory_projection(memory), ROWS)
-        return constrain(self.transformer(x, text_segments, rotation, memory, memory_segments), ROWS)
+        x = constrain(self.embedding(text_tokens), BATCH_SPEC)
+        memory = constrain(self.memory_projection(memory), BATCH_SPEC)
+        return constrain(self.transformer(x, text_segment_ids, rotation, memory, memory_segments), BATCH_SPEC)
 
     def logits(self, hidden: Float[Array, "*batch W"]) -> Float[Array, "*batch V"]:
         """Returns fp32 scores of the next token over the vocabulary."""

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from slap_jax.paths import unflatten
+from slap_jax.errors import UserError
+from slap_jax.params import unflatten
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # What transformers takes where a config.json is silent, as ModernBERT-base has it.
@@ -42,7 +43,7 @@ FIXED = {
 Tensors = Mapping[str, Float[np.ndarray, "..."]]
 
 
-class ModernBertError(ValueError):
+class ModernBertError(UserError, ValueError):
     """A folder that is not the ModernBERT which the config describes; the message says what differs."""
 
 

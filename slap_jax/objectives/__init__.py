@@ -4,18 +4,18 @@ An objective has
     teacher_parameters: paths of which it needs an averaged copy;
     features(views): of some rows of the batch, what its loss needs of each of them: arrays with a leading row axis;
     loss(features, whole): the loss of the whole batch, from the features of all its rows.
-The split lets a batch be computed in parts, and the loss still be that of the whole batch (`slap_jax.accumulate`).
+The split lets a batch be computed in parts, and the loss still be that of the whole batch
+(`slap_jax.training.grad_cache`).
 """
 
 from flax import nnx
 from ml_collections import ConfigDict
 
+from slap_jax.objectives.base import BatchContext, LossTerm, StepContext
 from slap_jax.objectives.captioning import Captioning
 from slap_jax.objectives.classification import Classification
 from slap_jax.objectives.contrastive import Contrastive
 from slap_jax.objectives.distillation import SelfDistillation
-from slap_jax.objectives.views import LossTerm, Views
-from slap_jax.objectives.whole_batch import WholeBatch
 
 OBJECTIVES = {
     "contrastive": Contrastive,
@@ -38,12 +38,12 @@ def build_objectives(config: ConfigDict, *, rngs: nnx.Rngs) -> nnx.Dict:
 
 __all__ = [
     "OBJECTIVES",
+    "BatchContext",
     "Captioning",
     "Classification",
     "Contrastive",
     "LossTerm",
     "SelfDistillation",
-    "Views",
-    "WholeBatch",
+    "StepContext",
     "build_objectives",
 ]

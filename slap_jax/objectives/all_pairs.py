@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from slap_jax.parallel.per_device import axis_size, per_device
+from slap_jax.parallel.sharding import axis_size, shard_map_if_mesh
 
 # A pytree of arrays whose leading axis is that of the clips: all of them, a device's, or a tile's.
 Clips = Any
@@ -45,7 +45,7 @@ def over_all_pairs(
     axes = ring_axes(jax.tree.leaves(audio)[0].shape[0])
     spec = PartitionSpec(axes)
     rounds = functools.partial(_rounds, tile, block, merge, nothing, axes)
-    return per_device(rounds, (spec, spec), (spec, spec))(audio, text)
+    return shard_map_if_mesh(rounds, (spec, spec), (spec, spec))(audio, text)
 
 
 def ring_axes(clips: int) -> tuple[str, ...]:

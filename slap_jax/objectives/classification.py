@@ -7,10 +7,8 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from slap_jax.batch import LabelledBatch
-from slap_jax.models.classification_head import ClassificationHead
-from slap_jax.objectives.source_weights import total_weight, weighted
-from slap_jax.objectives.views import LossTerm, Views
-from slap_jax.objectives.whole_batch import WholeBatch
+from slap_jax.models.slap import ClassificationHead
+from slap_jax.objectives.base import BatchContext, LossTerm, StepContext, total_weight, weighted
 
 
 class Classification(nnx.Module):
@@ -28,11 +26,11 @@ class Classification(nnx.Module):
         self.class_weights = tuple(map(float, settings.class_weights)) or (1.0,) * len(settings.classes)
         self.head = ClassificationHead(config.model.audio_encoder.width, len(settings.classes), rngs=rngs)
 
-    def features(self, views: Views) -> dict[str, Array]:
+    def features(self, views: StepContext) -> dict[str, Array]:
         """Returns the logits of the clips' classes, fp32 [R, K, Y]."""
         return {"logits": self.head(views.pooled_audio)}
 
-    def loss(self, features: dict[str, Array], whole: WholeBatch) -> LossTerm:
+    def loss(self, features: dict[str, Array], whole: BatchContext) -> LossTerm:
         """Returns the loss over the clips that have a label, weighted by class and by source."""
         batch = whole.batch
         assert isinstance(batch, LabelledBatch), "the batch of a run with this objective has labels"

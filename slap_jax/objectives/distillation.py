@@ -11,14 +11,11 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-from slap_jax.objectives.local_chunks import split_axes
+from slap_jax.objectives.base import BatchContext, LossTerm, StepContext, token_weights, total_weight, weighted
+from slap_jax.objectives.chunks import split_axes
 from slap_jax.objectives.masking import gather_places, masked_positions, segment_counts
-from slap_jax.objectives.prototype_loss import prototype_cross_entropy
-from slap_jax.objectives.sinkhorn import PrototypeUse, balance
-from slap_jax.objectives.source_weights import token_weights, total_weight, weighted
-from slap_jax.objectives.views import LossTerm, Views
-from slap_jax.objectives.whole_batch import WholeBatch
-from slap_jax.parallel.per_device import constrain
+from slap_jax.objectives.prototypes import PrototypeUse, balance, prototype_cross_entropy
+from slap_jax.parallel.sharding import constrain
 
 
 class PrototypeHead(nnx.Module):
@@ -61,7 +58,7 @@ class SelfDistillation(nnx.Module):
         settings = self.settings
         self.head = PrototypeHead(width, settings.hidden, settings.bottleneck, settings.prototypes, dtype, rngs=rngs)
 
-    def features(self, views: Views) -> dict[str, Array]:
+    def features(self, views: StepContext) -> dict[str, Array]:
         """Returns, of every place for a masked patch: student's and teacher's unit vector [R, M, B], whether there is
         a patch [R, M], the slot of its clip, and the patch's share of its clip, one over the clip's masked patches.
         """
@@ -80,7 +77,7 @@ class SelfDistillation(nnx.Module):
             "share": jnp.where(valid, share, 0.0),
         }
 
-    def loss(self, features: dict[str, Array], whole: WholeBatch) -> LossTerm:
+    def loss(self, features: dict[str, Array], whole: BatchContext) -> LossTerm:
         """Returns the loss over the masked patches of the global batch, its clips weighted by their sources."""
         settings, valid = self.settings, features["valid"]
         weights, patch_weights = whole.clip_weights("distillation"), None

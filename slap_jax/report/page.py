@@ -9,7 +9,7 @@ from typing import Any
 from slap_jax.drawing.theme import PRINT, drawing
 from slap_jax.report import sections, tables, template
 from slap_jax.report.examples import EmbeddedSet, caption_examples, embed_set
-from slap_jax.report.packed_row import ExampleRow, example_row
+from slap_jax.report.figures import ExampleRow, example_row
 from slap_jax.report.record import ReportError, RunRecord, read_run, summarise
 
 logger = logging.getLogger(__name__)
@@ -100,9 +100,9 @@ def _attempt(what: str, action: Callable[[], Any], problems: list[str]) -> Any:
 def _load_model(run_dir: Path) -> Any:
     if not (run_dir / "export").is_dir():
         return None
-    import slap_jax
+    from slap_jax.inference.model import SlapModel
 
-    return slap_jax.load(run_dir / "export")
+    return SlapModel.load(run_dir / "export")
 
 
 def _load_sets(run: RunRecord, problems: list[str]) -> dict[str, Sequence[Any]]:

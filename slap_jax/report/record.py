@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.config import patches_per_column
+from slap_jax.config.defaults import patches_per_column
+from slap_jax.errors import UserError
 
 
-class ReportError(ValueError):
+class ReportError(UserError, ValueError):
     """A run directory that no report can be made of; the message names the path and what to do."""
 
 

@@ -3,20 +3,21 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from slap_jax import __version__
 from slap_jax.drawing.packed_row import row_figure, slot_colour, slot_ink
 from slap_jax.drawing.theme import PRINT, drawing
 from slap_jax.report import figures as curves
-from slap_jax.report import media, packed_row, tables
+from slap_jax.report import figures as packed_row
+from slap_jax.report import media, tables
 from slap_jax.report.examples import EmbeddedSet, Query, retrieval_examples, similarity_matrix
-from slap_jax.report.packed_row import ExampleRow
+from slap_jax.report.figures import ExampleRow
+from slap_jax.report.media import PAGE, to_svg
 from slap_jax.report.record import RunRecord
-from slap_jax.report.theme import PAGE, to_svg
 
 CONTENTS = (
     ("results", "Results"),
@@ -310,5 +311,5 @@ def files(run: RunRecord, problems: Sequence[str]) -> str:
 def footer() -> str:
     """Who wrote the page and when."""
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    made = f"Written by slap_jax {escape(__version__)} on {written}."
+    made = f"Written by slap_jax {escape(version('slap-jax'))} on {written}."
     return f"<p>{made} This page holds all that it shows; it loads nothing.</p>"

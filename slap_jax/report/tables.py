@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from slap_jax.config import default_config
+from slap_jax.config.defaults import default_config
 from slap_jax.report.record import RunRecord, parameter_counts, summarise
 
 DIRECTIONS = (("t2a", "text → audio"), ("a2t", "audio → text"))

@@ -14,9 +14,8 @@ from tqdm import tqdm
 from slap_jax.data.audio import AudioError
 from slap_jax.data.collections.entries import Rejection
 from slap_jax.inference.many_files import NoInputError, audio_files, check_name, over_files
-from slap_jax.search.contents import Contents, FileState, file_entry
-from slap_jax.search.embedding_model import EmbeddingModel
-from slap_jax.search.manifest import INDEX_FOLDER, MANIFEST, Manifest, SearchError
+from slap_jax.search.index import INDEX_FOLDER, MANIFEST, Contents, FileState, Manifest, SearchError, file_entry
+from slap_jax.search.search import EmbeddingModel
 from slap_jax.search.writer import IndexWriter, only_writer, pack_anew
 
 _WINDOW_SECONDS = 10.0
@@ -118,7 +117,7 @@ def update_index(
         if writer.manifest.rows > max(_SMALLEST_PACKED, 2 * live):
             pack_anew(index)
         if approximate or writer.manifest.approximate_rows:
-            from slap_jax.search.approximate import build_graph
+            from slap_jax.search.search import build_graph
 
             build_graph(index, progress)
     update.windows = live

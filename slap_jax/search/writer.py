@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from slap_jax.search.manifest import NUMBER_TYPES, Manifest, SearchError
-from slap_jax.search.reader import JOURNAL, TIMES, VECTORS, SearchIndex
+from slap_jax.search.index import JOURNAL, NUMBER_TYPES, TIMES, VECTORS, Manifest, SearchError, SearchIndex
 
 _COPIED_ROWS = 1 << 14
 

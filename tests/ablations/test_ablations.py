@@ -7,15 +7,25 @@ import numpy as np
 import pytest
 
 from slap_jax.ablations import VARIANTS
-from slap_jax.ablations.driver import read_outcomes, result_file, run_all, variant_argument, write_table
-from slap_jax.ablations.one_run import AblationError, query_outcomes, run, run_settings
-from slap_jax.ablations.table import BEGIN, PAPER, TITLES, Outcome, estimate, markdown, put_into
+from slap_jax.ablations.run import (
+    query_outcomes,
+    read_outcomes,
+    result_file,
+    run,
+    run_all,
+    run_settings,
+    variant_argument,
+    write_table,
+)
+from slap_jax.ablations.table import BEGIN, PAPER, TITLES, AblationError, Outcome, estimate, markdown, put_into
+from slap_jax.checkpoints.read_model import read_model
 from slap_jax.cli import main
-from slap_jax.config import source, validate
-from slap_jax.config_file import read_config
+from slap_jax.config.defaults import source
+from slap_jax.config.files import read_config
+from slap_jax.config.validate import validate
 from slap_jax.data.tokenizer import load_tokenizer
-from slap_jax.evaluation.evaluate import evaluate, load_tasks
-from slap_jax.export.run import read_model
+from slap_jax.evaluation.evaluate import evaluate
+from slap_jax.evaluation.task import load_tasks
 from slap_jax.inference.embedder import Embedder
 from tests.tiny import tiny_config
 

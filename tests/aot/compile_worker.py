@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from slap_jax.aot import report
-from slap_jax.aot.collectives import find_collectives
+from slap_jax.aot.hlo import find_collectives
 from slap_jax.aot.topology import described_devices, parse_topology
 from tests.aot.small_config import small_config
 

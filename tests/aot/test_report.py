@@ -1,4 +1,7 @@
-"""The whole report: a small step compiled for TPU slices without one, and what GPUs are told without their compiler."""
+"""The whole report: a small step compiled for TPU slices without one, and what GPUs are told without their compiler.
+
+The search for the most rows: the right answer, and few compilations.
+"""
 
 import json
 import os
@@ -11,12 +14,12 @@ import pytest
 
 from slap_jax import cli
 from slap_jax.aot import format_report, report
-from slap_jax.aot.program_costs import _loss_of_rows
-from slap_jax.aot.roofline import expected_counts
-from slap_jax.config import ConfigError
-from slap_jax.flops import train_step_flops
-from slap_jax.models.attention.select import AttentionError
-from slap_jax.parallel.platform import compiling_for
+from slap_jax.aot.costs import _loss_of_rows, expected_counts
+from slap_jax.aot.report import largest_fitting
+from slap_jax.config.rules import ConfigError
+from slap_jax.models.attention.dispatch import AttentionError
+from slap_jax.parallel.sharding import compiling_for
+from slap_jax.training.flops import train_step_flops
 from tests.aot.compile_worker import LOOPS, VALUES
 from tests.aot.small_config import small_config
 from tests.models.attention.test_lowering import GPU_MESH
@@ -179,3 +182,36 @@ def test_mistakes_are_told_in_one_line(config_file, capsys, monkeypatch):
     monkeypatch.setattr(sys.modules["slap_jax.aot.topology"], "has_compiler", lambda topology: False)
     assert cli.main([*command, "v5e:2x2"]) == 2
     assert "pip install 'slap-jax[aot]'" in capsys.readouterr().err
+
+
+def _search(size, capacity: int, start: int, told: bool = True, limit: int = 1_000) -> tuple[int, int]:
+    tried = []
+
+    def measure(n: int) -> tuple[bool, int | None]:
+        assert 1 <= n <= limit
+        tried.append(n)
+        fits = size(n) <= capacity
+        return fits, size(n) if told or fits else None
+
+    answer = largest_fitting(measure, start, capacity, limit)
+    assert len(set(tried)) == len(tried), "the same rows were compiled twice"
+    return answer, len(tried)
+
+
+@pytest.mark.parametrize("start", [1, 7, 40, 300])
+@pytest.mark.parametrize("told", [True, False])
+def test_finds_the_largest(start, told):
+    answer, tries = _search(lambda n: 100 + 10 * n, 525, start, told)
+    assert answer == 42
+    assert tries <= (5 if told else 9)
+
+
+def test_memory_need_not_be_a_line():
+    answer, tries = _search(lambda n: 50 + 10 * n + n * n // 20, 900, 4)
+    assert answer == max(n for n in range(1_000) if 50 + 10 * n + n * n // 20 <= 900)
+    assert tries <= 8
+
+
+def test_nothing_fits_or_all_does():
+    assert _search(lambda n: 100 * n, 50, 8)[0] == 0
+    assert _search(lambda n: n, 5_000, 8, limit=64)[0] == 64

@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks.ahead_of_time import CONFIGS, line
 from slap_jax.aot import parse_topology
-from slap_jax.config import validate
-from slap_jax.config_file import read_config
+from slap_jax.config.files import read_config
+from slap_jax.config.validate import validate
 
 
 @pytest.mark.parametrize(("config", "topology"), CONFIGS)

@@ -2,8 +2,8 @@ import pytest
 
 from benchmarks.front_end import counts_of, share_of_flops, speeds
 from benchmarks.mixed_clips import mixed_clips
-from slap_jax.config import default_config
-from slap_jax.flops import train_step_parts
+from slap_jax.config.defaults import default_config
+from slap_jax.training.flops import train_step_parts
 
 
 def test_front_end_is_below_two_percent_of_a_step_at_base_size():

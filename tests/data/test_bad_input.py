@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slap_jax.data.collections.entry_fields import CollectionError
+from slap_jax.data.collections.fields import CollectionError
 from slap_jax.data.preparation.plan import REJECTED
 from slap_jax.data.preparation.prepare import Prepared, prepare
 from slap_jax.data.records import Record, open_split

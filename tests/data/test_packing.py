@@ -22,11 +22,11 @@ def random_clips(count, seed=0, kind=np.int16):
 
 def unpack(batch: PackedBatch, row: int, slot: int) -> tuple[np.ndarray, list[int], int]:
     """Reads one clip back, by the segment ids alone."""
-    columns = np.flatnonzero(batch.audio_segments[row] == slot + 1)
+    columns = np.flatnonzero(batch.audio_segment_ids[row] == slot + 1)
     samples = np.asarray(batch.waveform[row]).reshape(-1, SAMPLES)[columns].reshape(-1)
-    tokens = np.asarray(batch.text_tokens[row])[np.asarray(batch.text_segments[row]) == slot + 1]
-    assert np.array_equal(batch.audio_columns[row][columns], np.arange(len(columns)))
-    positions = np.asarray(batch.text_positions[row])[np.asarray(batch.text_segments[row]) == slot + 1]
+    tokens = np.asarray(batch.text_tokens[row])[np.asarray(batch.text_segment_ids[row]) == slot + 1]
+    assert np.array_equal(batch.audio_positions[row][columns], np.arange(len(columns)))
+    positions = np.asarray(batch.text_positions[row])[np.asarray(batch.text_segment_ids[row]) == slot + 1]
     assert np.array_equal(positions, np.arange(len(tokens)))
     return samples, tokens.tolist(), int(batch.clip_key[row, slot])
 
@@ -45,7 +45,7 @@ def test_every_clip_comes_back_whole_from_its_slot(kind):
         assert tokens == clip.tokens and key == clip.key
     assert batch.clip_valid.sum() == len(clips)
     assert not batch.clip_key[~np.asarray(batch.clip_valid)].any()
-    assert not np.asarray(batch.waveform).reshape(-1, COLUMNS, SAMPLES)[batch.audio_segments == 0].any()
+    assert not np.asarray(batch.waveform).reshape(-1, COLUMNS, SAMPLES)[batch.audio_segment_ids == 0].any()
 
 
 def test_fields_have_the_shapes_of_the_batch():

@@ -11,7 +11,7 @@ import soundfile
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from ml_collections import ConfigDict
 
-from slap_jax.config import default_config, source
+from slap_jax.config.defaults import default_config, source
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import Record, make_record, open_split
 from slap_jax.data.tokenizer import Tokenizer, train_tokenizer

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from slap_jax import cli
-from slap_jax.export.safetensors import export
+from slap_jax.checkpoints.model_dir import export
 from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from slap_jax.config import default_config, source
+from slap_jax.config.defaults import default_config, source
 
 ROOT = Path(__file__).parents[2]
 

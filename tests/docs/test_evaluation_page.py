@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from slap_jax.checkpoints import Checkpoints
+from slap_jax.checkpoints.run import Checkpoints
 from slap_jax.cli import main
-from slap_jax.config import source
+from slap_jax.config.defaults import source
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record
 from slap_jax.evaluation.suites import SETS, SUITES
-from slap_jax.evaluation.zero_shot import TEMPLATES
+from slap_jax.inference.prompts import TEMPLATES
 from tests.data.tiny_data import damage_audio
 from tests.docs.run_page import ROOT, run_page
 from tests.evaluation.published_folders import prepare_published

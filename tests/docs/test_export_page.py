@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from slap_jax.checkpoints import Checkpoints
+from slap_jax.checkpoints.run import Checkpoints
 from slap_jax.doctor.findings import CHECKS
 from slap_jax.export.formats import FORMATS
 from tests.docs.run_page import ROOT, run_page

@@ -6,8 +6,8 @@ import re
 import pytest
 import soundfile
 
-from slap_jax.export.run import read_model
-from slap_jax.export.safetensors import export
+from slap_jax.checkpoints.model_dir import export
+from slap_jax.checkpoints.read_model import read_model
 from slap_jax.finetune.config import BEST_METRIC, EPOCHS, LAYER_DECAY, LEARNING_RATE, TASKS
 from tests.data.tiny_data import tone
 from tests.docs.run_page import ROOT, run_page

@@ -5,8 +5,9 @@ import re
 import shlex
 from pathlib import Path
 
-from slap_jax.config import default_config, source, validate
-from slap_jax.config_file import read_config
+from slap_jax.config.defaults import default_config, source
+from slap_jax.config.files import read_config
+from slap_jax.config.validate import validate
 from slap_jax.models.modernbert import DEFAULTS, check_modernbert
 
 ROOT = Path(__file__).parents[2]

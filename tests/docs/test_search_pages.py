@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 import slap_jax
-from slap_jax.search.reader import SearchIndex
+from slap_jax.search.index import SearchIndex
 from tests.docs.run_page import run_page, write_model
 from tests.inference.tiny import noise
 

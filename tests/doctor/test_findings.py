@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slap_jax.checkpoints.model_dir import ExportError, export
 from slap_jax.cli import main
-from slap_jax.doctor.findings import examine
-from slap_jax.doctor.fingerprint import read_fingerprint, write_fingerprint
-from slap_jax.doctor.probes import TEXTS, probe_sounds
-from slap_jax.export.safetensors import ExportError, export
+from slap_jax.doctor.findings import examine, read_fingerprint, write_fingerprint
+from slap_jax.doctor.measure import TEXTS, probe_sounds
 from slap_jax.inference.embedder import Embedder
-from slap_jax.paths import flatten, unflatten
+from slap_jax.params import flatten, unflatten
 from tests.export.seeded import seeded_params
 from tests.inference.tiny import CAPTIONS, tiny_config, tiny_tokenizer
 

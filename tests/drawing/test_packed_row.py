@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pytest
 
-from slap_jax.config import default_config
+from slap_jax.config.defaults import default_config
 from slap_jax.data.packing import Clip, pack_rows
 from slap_jax.drawing.packed_row import SLOT_COLOURS, PackedRow, row_figure, segment_span, slot_colour, slot_ink, spread
 from slap_jax.drawing.theme import PRINT, drawing

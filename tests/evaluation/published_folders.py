@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from slap_jax.data.builders.registry import open_dataset
+from slap_jax.data.datasets.registry import open_dataset
 from slap_jax.data.preparation.prepare import prepare
-from tests.data.builders.publisher_files import write_csv, write_json
+from tests.data.datasets.publisher_files import write_csv, write_json
 from tests.data.tiny_data import encoded
 from tests.inference.tiny import noise
 

@@ -4,8 +4,18 @@ import json
 
 import pytest
 
-from slap_jax.evaluation.comparison import ComparisonError, compare, missing_sets, read_results, setting
-from slap_jax.evaluation.published import FINE_TUNED, IN_TRAINING, UNKNOWN, ZERO_SHOT, figures
+from slap_jax.evaluation.comparison import (
+    FINE_TUNED,
+    IN_TRAINING,
+    UNKNOWN,
+    ZERO_SHOT,
+    ComparisonError,
+    compare,
+    figures,
+    missing_sets,
+    read_results,
+    setting,
+)
 from slap_jax.evaluation.suites import SETS
 from slap_jax.report.comparison_page import html, markdown
 

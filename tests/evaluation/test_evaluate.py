@@ -6,24 +6,19 @@ import jax
 import numpy as np
 import pytest
 
-from slap_jax.config import ConfigError, source
+from slap_jax.config.defaults import source
+from slap_jax.config.rules import ConfigError
 from slap_jax.data.audio import to_int16
 from slap_jax.data.evaluation_set import EvaluationClip
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record
-from slap_jax.evaluation.evaluate import (
-    evaluate,
-    load_tasks,
-    make_task,
-    parse_data_argument,
-    scalars,
-    write_results,
-)
+from slap_jax.evaluation.evaluate import evaluate, parse_data_argument, scalars, write_results
 from slap_jax.evaluation.retrieval import retrieval
+from slap_jax.evaluation.task import load_tasks, make_task
 from slap_jax.evaluation.text_table import table
-from slap_jax.evaluation.zero_shot import ZeroShotError, class_prompts
 from slap_jax.inference.embedder import Embedder
-from slap_jax.parallel.mesh import create_mesh
+from slap_jax.inference.prompts import ZeroShotError, class_prompts
+from slap_jax.parallel.sharding import create_mesh
 from tests.inference.tiny import CAPTIONS, noise, tiny_config, tiny_params, tiny_tokenizer
 
 CONFIG = tiny_config()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from slap_jax.config import ConfigError
+from slap_jax.config.rules import ConfigError
 from slap_jax.data.evaluation_set import EvaluationClip
 from slap_jax.evaluation.evaluate import evaluate
 from slap_jax.evaluation.frame_scores import positives, segments

@@ -2,11 +2,13 @@
 
 import pytest
 
-from slap_jax.config import ConfigError, default_config, source, validate
+from slap_jax.config.defaults import default_config, source
+from slap_jax.config.rules import ConfigError
+from slap_jax.config.validate import validate
 from slap_jax.data.batches.leakage import LeakageError, check_leakage
 from slap_jax.evaluation.suites import loop_tasks
-from slap_jax.metrics import read_metrics
 from slap_jax.train import main
+from slap_jax.training.metrics import read_metrics
 from tests.evaluation.published_folders import prepare_published
 from tests.inference.tiny import tiny_tokenizer
 from tests.train_worker import config_of as config_of_run

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from slap_jax.config import ConfigError
-from slap_jax.data.builders.registry import DATASETS
+from slap_jax.config.rules import ConfigError
+from slap_jax.data.datasets.registry import DATASETS
 from slap_jax.data.evaluation_set import load_evaluation
 from slap_jax.evaluation.captioning import Captions
 from slap_jax.evaluation.evaluate import evaluate

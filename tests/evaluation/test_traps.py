@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from slap_jax.config import source
+from slap_jax.config.defaults import source
 from slap_jax.data import evaluation_set
 from slap_jax.data.evaluation_set import EvaluationClip, load_evaluation
 from slap_jax.data.preparation.prepare import prepare_records

@@ -6,15 +6,14 @@ import pathlib
 import numpy as np
 import pytest
 
-from slap_jax.evaluation.zero_shot import (
+from slap_jax.evaluation.zero_shot import true_classes, zero_shot
+from slap_jax.inference.prompts import (
     DEFAULT_TEMPLATE,
     TEMPLATES,
     ZeroShotError,
     class_embeddings,
     class_prompts,
     template_prompts,
-    true_classes,
-    zero_shot,
 )
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "retrieval.json").read_text())

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.models.slap import Slap
-from slap_jax.paths import flatten, unflatten
+from slap_jax.params import flatten, unflatten
 from tests.inference.tiny import noise, tiny_config
 
 SECONDS = (1 / 16_000, 0.2, 0.5, 2.4, 3.3)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from slap_jax.checkpoints import Checkpoints
+from slap_jax.checkpoints.model_dir import ExportError
+from slap_jax.checkpoints.run import Checkpoints
 from slap_jax.cli import main
-from slap_jax.config import source
+from slap_jax.config.defaults import source
 from slap_jax.data.records import open_split
 from slap_jax.export.formats import FORMATS, export_model
-from slap_jax.export.safetensors import ExportError
 from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slap_jax.export.safetensors import ExportError, export, load_export
+from slap_jax.checkpoints.model_dir import ExportError, export, load_export
 from slap_jax.export.stablehlo import write_stablehlo
 from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params
 from tests.inference.tiny import tiny_tokenizer

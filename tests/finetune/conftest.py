@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from slap_jax.export.safetensors import export
-from slap_jax.optimizer import create_optimizer
-from slap_jax.train_state import create_state
+from slap_jax.checkpoints.model_dir import export
+from slap_jax.training.optimizer import create_optimizer
+from slap_jax.training.state import create_state
 from tests.tiny import tiny_config
 
 

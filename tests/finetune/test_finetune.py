@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from slap_jax.checkpoints.read_model import read_model
 from slap_jax.cli import main
-from slap_jax.config import source
+from slap_jax.config.defaults import source
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record, open_split
-from slap_jax.export.run import read_model
-from slap_jax.finetune.classifier import load_classifier
 from slap_jax.finetune.config import finetune_config
-from slap_jax.metrics import read_metrics
+from slap_jax.inference.classifier import load_classifier
+from slap_jax.training.metrics import read_metrics
 from tests.data.tiny_data import tone
 
 PITCHES = {"low": 200.0, "high": 3_000.0}

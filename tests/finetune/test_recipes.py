@@ -6,17 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slap_jax.checkpoints.read_model import read_model
 from slap_jax.cli import main
-from slap_jax.config import ConfigError, validate
-from slap_jax.config_file import read_config
+from slap_jax.config.files import read_config
+from slap_jax.config.rules import ConfigError
+from slap_jax.config.validate import validate
 from slap_jax.data.evaluation_set import load_evaluation
 from slap_jax.data.tokenizer import load_tokenizer
-from slap_jax.export.run import read_model
-from slap_jax.finetune.caption_loss import CaptionLoss
+from slap_jax.evaluation.in_loop import CaptionLoss
 from slap_jax.inference.embedder import Embedder
-from slap_jax.metrics import read_metrics
 from slap_jax.train import main as train
-from tests.data.builders.publisher_files import write_csv
+from slap_jax.training.metrics import read_metrics
+from tests.data.datasets.publisher_files import write_csv
 from tests.data.tiny_data import encoded
 from tests.inference.tiny import noise
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import jax
 
-from slap_jax.config_file import read_config
-from slap_jax.optimizer import create_optimizer
-from slap_jax.parameter_table import parameter_table
-from slap_jax.train_state import abstract_learner, create_state
-from slap_jax.train_step import make_train_step
+from slap_jax.config.files import read_config
+from slap_jax.params import parameter_table
+from slap_jax.training.optimizer import create_optimizer
+from slap_jax.training.state import abstract_learner, create_state
+from slap_jax.training.step import make_train_step
 from tests.tiny import tiny_batch, tiny_config
 
 ROOT = Path(__file__).parent.parent.parent

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from slap_jax.checkpoints.model_dir import export
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.export.pytorch.model import load
-from slap_jax.export.safetensors import export
 from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params
 from tests.inference.tiny import tiny_tokenizer
 

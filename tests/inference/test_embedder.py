@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slap_jax.config import samples_per_column
+from slap_jax.config.defaults import samples_per_column
 from slap_jax.data.packing import Clip, pack_rows
+from slap_jax.inference.bucketing import Rows, bucket_size
 from slap_jax.inference.embedder import SMALLEST_COLUMNS, Embedder, one_clip_rows
-from slap_jax.inference.rows import Rows, bucket_size
-from slap_jax.parallel.mesh import create_mesh
+from slap_jax.parallel.sharding import create_mesh
 from tests.inference.tiny import noise, tiny_config, tiny_params
 
 CONFIG = tiny_config()
@@ -68,12 +68,12 @@ def test_packed_path_agrees(embedder, audio):
     @jax.jit
     def embed(params, batch):
         model = embedder.model(params)
-        patches = model.audio_patches(batch.waveform, batch.audio_segments)
-        tokens = model.audio_tokens(patches, batch.audio_segments, batch.audio_columns)
-        hidden = model.text_tokens(batch.text_tokens, batch.text_segments, batch.text_positions)
+        patches = model.audio_patches(batch.waveform, batch.audio_segment_ids)
+        tokens = model.audio_tokens(patches, batch.audio_segment_ids, batch.audio_positions)
+        hidden = model.text_tokens(batch.text_tokens, batch.text_segment_ids, batch.text_positions)
         return (
-            model.audio_embeddings(tokens, batch.audio_segments, 6),
-            model.text_embeddings(hidden, batch.text_segments, 6),
+            model.audio_embeddings(tokens, batch.audio_segment_ids, 6),
+            model.text_embeddings(hidden, batch.text_segment_ids, 6),
         )
 
     packed_audio, packed_text = embed(PARAMS, batch)

@@ -13,11 +13,11 @@ import pytest
 import soundfile
 
 import slap_jax
+from slap_jax.checkpoints.model_dir import ExportError, export
 from slap_jax.data.audio import AudioError
 from slap_jax.data.tokenizer import load_tokenizer
-from slap_jax.evaluation.zero_shot import ZeroShotError
-from slap_jax.export.safetensors import ExportError, export
 from slap_jax.inference.model import SlapModel, TextError
+from slap_jax.inference.prompts import ZeroShotError
 from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
 
 CONFIG = tiny_config()
@@ -72,7 +72,7 @@ def test_alone_or_in_a_list(model, directory):
 def test_more_clips_than_are_decoded_at_once(model, monkeypatch):
     clips = [(noise(index, 0.3), 16_000) for index in range(5)]
     whole = model.embed_audio(clips)
-    monkeypatch.setattr("slap_jax.inference.recordings.AHEAD", 1)
+    monkeypatch.setattr("slap_jax.inference.long_audio.AHEAD", 1)
     assert np.array_equal(model.embed_audio(clips), whole)
 
 
@@ -155,7 +155,7 @@ def test_captions_equal_teacher_forcing(model):
 
     from slap_jax.inference.embedder import one_clip_rows
     from slap_jax.models.caption_decoder import CaptionDecoder
-    from slap_jax.models.slap import token_segments
+    from slap_jax.models.encoders import token_segments
 
     clip = noise(5, 1.0)
     captioner = model._captioners[1]

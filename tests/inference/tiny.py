@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from slap_jax.config import default_config
+from slap_jax.config.defaults import default_config
 from slap_jax.data.tokenizer import Tokenizer, train_tokenizer
 from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.models.slap import Slap

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from slap_jax.checkpoints import EXIT_PREEMPTED
-from slap_jax.parallel.membership import EXIT_LOST
+from slap_jax.checkpoints.run import EXIT_PREEMPTED
+from slap_jax.parallel.process_group import EXIT_LOST
 from tests.launch.scripts import LAUNCH, TRAIN, launch, lines, program
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slap_jax.checkpoints import EXIT_PREEMPTED
+from slap_jax.checkpoints.run import EXIT_PREEMPTED
 from tests.launch.scripts import LAUNCH, ROOT, TRAIN, environment, lines, program, variables_of
 
 

@@ -19,9 +19,9 @@ from launch.preflight_checks.finding import OK, PROBLEM, SKIPPED, Finding, attem
 from launch.preflight_checks.machines import check_all_reduce, check_devices
 from launch.preflight_checks.pace import check_aot, check_read_speed, judge_report
 from launch.preflight_checks.versions import check_versions, satisfies, split_requirement
-from slap_jax.optimizer import create_optimizer
-from slap_jax.parallel.mesh import create_mesh
-from slap_jax.train_state import create_state
+from slap_jax.parallel.sharding import create_mesh
+from slap_jax.training.optimizer import create_optimizer
+from slap_jax.training.state import create_state
 from tests.launch.scripts import LAUNCH, ROOT, environment, launch
 from tests.tiny import tiny_config
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from slap_jax.checkpoints import EXIT_PREEMPTED
+from slap_jax.checkpoints.run import EXIT_PREEMPTED
 from tests.launch.scripts import LAUNCH, TRAIN, launch, lines, program
 
 # The state of the slice is the first line of `states`, which moves on with each look at it; none: there is no slice.

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slap_jax.checkpoints import EXIT_PREEMPTED, Checkpoints
-from slap_jax.metrics import read_metrics
+from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints
+from slap_jax.training.metrics import read_metrics
 from tests.conftest import COMPILE_FLAGS
 from tests.launch.scripts import LAUNCH, ROOT
 

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from slap_jax.config import parse_arg
+from slap_jax.config.files import parse_arg
 from tests.tiny import tiny_config
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from slap_jax.config import default_config
+from slap_jax.config.defaults import default_config
 
 Rows = list[list[int]]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from slap_jax.config import default_config
+from slap_jax.config.defaults import default_config
 from slap_jax.models.caption_decoder import BOS, EOS, PAD, CaptionDecoder
 
 VOCABULARY, LONGEST = 5, 3

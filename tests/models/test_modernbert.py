@@ -12,12 +12,13 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from slap_jax.config import ConfigError, default_config, validate
-from slap_jax.config_tower_checks import validate_towers
+from slap_jax.config.defaults import default_config
+from slap_jax.config.rules import ConfigError
+from slap_jax.config.validate import validate, validate_towers
+from slap_jax.models.encoders import TextEncoder
 from slap_jax.models.modernbert import ModernBertError, check_modernbert, read_modernbert
-from slap_jax.models.text_encoder import TextEncoder
-from slap_jax.parallel.rules import partition_spec
-from slap_jax.paths import flatten
+from slap_jax.parallel.sharding import partition_spec
+from slap_jax.params import flatten
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "modernbert.npz")
 TOKENS, LENGTHS, HIDDEN = (GOLDEN[name] for name in ("tokens", "lengths", "hidden"))

@@ -10,10 +10,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from slap_jax.models.slap import Slap
-from slap_jax.parallel.mesh import batch_sharding, create_mesh
-from slap_jax.parallel.rules import with_shardings
+from slap_jax.parallel.sharding import batch_sharding, create_mesh, with_shardings
 
-ROWS, COLUMNS, TEXT = 8, 13, 37
+BATCH_SPEC, COLUMNS, TEXT = 8, 13, 37
 COLLECTIVE = re.compile(r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
 
 
@@ -25,7 +24,7 @@ def test_no_tensor_of_tokens_is_sent(tiny_config, tower):
     params = with_shardings(nnx.to_pure_dict(state), mesh)
 
     def of_rows(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((ROWS, *shape), dtype, sharding=batch_sharding(mesh))
+        return jax.ShapeDtypeStruct((BATCH_SPEC, *shape), dtype, sharding=batch_sharding(mesh))
 
     def loss(params: dict, *batch: jax.Array) -> jax.Array:
         model = nnx.merge(graph, params)
@@ -42,7 +41,7 @@ def test_no_tensor_of_tokens_is_sent(tiny_config, tower):
     assert text is not None
     sent = {shape for found in COLLECTIVE.findall(text) for shape in re.findall(r"(?:f32|bf16)\[([\d,]+)\]", found)}
     assert f"{width},{width}" in sent  # weights are gathered
-    in_layers = [shape for shape in sent if {str(length), str(ROWS * length)} & set(shape.split(","))]
+    in_layers = [shape for shape in sent if {str(length), str(BATCH_SPEC * length)} & set(shape.split(","))]
     # The look-up of a table that is split over its features sends what was found, once.
     assert len(in_layers) <= (tower == "text"), in_layers
 
@@ -52,8 +51,8 @@ def test_the_front_end_sends_nothing(tiny_config, sizes):
     mesh = create_mesh(ConfigDict(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
     model = nnx.eval_shape(lambda: Slap(tiny_config, rngs=nnx.Rngs(0)))
     generator = np.random.default_rng(0)
-    waveform = generator.integers(-9_000, 9_000, (ROWS, COLUMNS * 2_560), np.int16)
-    segments = np.repeat(np.arange(1, COLUMNS + 1, dtype=np.int32)[None] // 5, ROWS, axis=0)
+    waveform = generator.integers(-9_000, 9_000, (BATCH_SPEC, COLUMNS * 2_560), np.int16)
+    segments = np.repeat(np.arange(1, COLUMNS + 1, dtype=np.int32)[None] // 5, BATCH_SPEC, axis=0)
     expected = model.audio_mel(jnp.asarray(waveform), jnp.asarray(segments))
     placed = jax.device_put((waveform, segments), batch_sharding(mesh))
     with jax.set_mesh(mesh):

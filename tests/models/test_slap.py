@@ -55,12 +55,12 @@ def build(config, backend: str) -> tuple[Callable, dict]:
     config.model.attention = backend
     graphdef, params = nnx.split(Slap(config, rngs=nnx.Rngs(0)))
 
-    def embed(params, waveform, segments, columns, tokens, text_segments, positions):
+    def embed(params, waveform, segments, columns, tokens, text_segment_ids, positions):
         model = nnx.merge(graphdef, params)
         features = model.audio_tokens(model.audio_patches(waveform, segments), segments, columns)
         audio = model.audio_embeddings(features, segments, SLOTS)
-        text = model.text_tokens(tokens, text_segments, positions)
-        return audio, model.text_embeddings(text, text_segments, SLOTS)
+        text = model.text_tokens(tokens, text_segment_ids, positions)
+        return audio, model.text_embeddings(text, text_segment_ids, SLOTS)
 
     return embed, nnx.to_pure_dict(params)
 

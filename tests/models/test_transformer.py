@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from slap_jax.models.rope import rotation_1d
+from slap_jax.models.layers import rotation_1d
 from slap_jax.models.transformer import Transformer
 
 SIZES: dict[str, Any] = {

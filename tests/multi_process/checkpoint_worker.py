@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.checkpoints import EXIT_PREEMPTED, Checkpoints
+from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints
 from slap_jax.parallel import distributed
-from slap_jax.parallel.mesh import create_mesh, replicated
-from slap_jax.parallel.rules import shardings, with_shardings
+from slap_jax.parallel.sharding import create_mesh, replicated, shardings, with_shardings
 
 
 def create() -> dict[str, Any]:

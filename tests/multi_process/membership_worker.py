@@ -12,9 +12,9 @@ import tests.conftest  # noqa: F401  (the same devices and flags as in the tests
 import jax  # isort: skip  (after the environment is set)
 from ml_collections import ConfigDict
 
-from slap_jax.config import ConfigError
+from slap_jax.config.rules import ConfigError
 from slap_jax.parallel.distributed import barrier
-from slap_jax.parallel.membership import joined
+from slap_jax.parallel.process_group import joined
 
 if __name__ == "__main__":
     run_dir, who = sys.argv[1:]

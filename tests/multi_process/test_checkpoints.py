@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from slap_jax import checkpoints
-from slap_jax.checkpoints import EXIT_PREEMPTED, Checkpoints, restore_params
+from slap_jax.checkpoints import run as checkpoints
+from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints, restore_params
 
 WORKER = Path(__file__).parent / "checkpoint_worker.py"
 
@@ -24,7 +24,7 @@ def _run_two(mode: str, directory: Path) -> list[int]:
         port = free.getsockname()[1]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(checkpoints.__file__).parent.parent),
+        "PYTHONPATH": str(Path(checkpoints.__file__).parents[2]),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "SLAP_COORDINATOR": f"127.0.0.1:{port}",

@@ -3,7 +3,7 @@
 import json
 import signal
 
-from slap_jax.parallel.membership import EXIT_LOST
+from slap_jax.parallel.process_group import EXIT_LOST
 from tests.multi_process.processes import outputs_of, started
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 
-from slap_jax.checkpoints import restore_params
-from slap_jax.metrics import read_metrics
-from slap_jax.parallel.membership import EXIT_LOST
+from slap_jax.checkpoints.run import restore_params
+from slap_jax.parallel.process_group import EXIT_LOST
+from slap_jax.training.metrics import read_metrics
 from tests.multi_process.processes import outputs_of, started
 
 COUNTS = ("clips", "audio_tokens", "audio_tokens_squared", "text_tokens", "text_tokens_squared", "cross_tokens")
@@ -32,7 +32,6 @@ SETTINGS = {
     "model.audio_encoder.layers": 2,
     "model.audio_encoder.locals_per_global": 1,
 }
-
 
 # Where it is starting and stopping that is tested: a third of the program.
 CONTRASTIVE = SETTINGS | {"objectives.distillation.weight": 0.0, "objectives.captioning.weight": 0.0}

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from slap_jax.objectives.all_pairs import over_all_pairs, ring_axes
-from slap_jax.parallel.mesh import batch_sharding, create_mesh
+from slap_jax.parallel.sharding import batch_sharding, create_mesh
 
 
 def mesh_of(data, fsdp, tensor):

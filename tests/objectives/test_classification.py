@@ -7,14 +7,14 @@ import pytest
 from flax import nnx
 
 from slap_jax.batch import LabelledBatch, with_labels
-from slap_jax.compile_step import global_batch_shapes
-from slap_jax.config import ConfigError, validate
-from slap_jax.objectives import OBJECTIVES, Classification, WholeBatch
-from slap_jax.optimizer import create_optimizer
+from slap_jax.config.rules import ConfigError
+from slap_jax.config.validate import validate
+from slap_jax.objectives import OBJECTIVES, BatchContext, Classification
 from slap_jax.parallel.distributed import place_batch
-from slap_jax.parallel.mesh import create_mesh
-from slap_jax.train_state import abstract_learner, create_state, graph_of
-from slap_jax.train_step import make_gradient
+from slap_jax.parallel.sharding import create_mesh
+from slap_jax.training.optimizer import create_optimizer
+from slap_jax.training.state import abstract_learner, create_state, graph_of
+from slap_jax.training.step import global_batch_shapes, make_gradient
 from tests.tiny import tiny_batch, tiny_config
 
 CLASSES = ("bark", "bell", "rain")
@@ -65,7 +65,7 @@ def test_loss_equals_numpy(several, weights):
     batch = labelled_batch(config, several)
     logits = np.random.default_rng(1).normal(size=batch.clip_labels.shape).astype(np.float32)
     objective = Classification(config, rngs=nnx.Rngs(0))
-    term = objective.loss({"logits": jnp.asarray(logits)}, WholeBatch(batch, {}, jnp.zeros(()), config))
+    term = objective.loss({"logits": jnp.asarray(logits)}, BatchContext(batch, {}, jnp.zeros(()), config))
     assert float(term.loss) == pytest.approx(numpy_loss(logits, batch, weights or (1.0, 1.0, 1.0), several), rel=1e-5)
     counted = batch.clip_valid & batch.clip_labels.any(axis=-1)
     assert float(term.metrics["labelled_clips"]) == counted.sum() < batch.clip_valid.sum()
@@ -78,10 +78,10 @@ def test_a_new_head_finds_every_class_equally_likely_and_no_labels_give_zero():
     config = labelled_config()
     objective = Classification(config, rngs=nnx.Rngs(0))
     batch = labelled_batch(config)
-    whole = WholeBatch(batch, {}, jnp.zeros(()), config)
+    whole = BatchContext(batch, {}, jnp.zeros(()), config)
     pooled = jax.random.normal(jax.random.key(0), (*batch.clip_valid.shape, config.model.audio_encoder.width))
     assert float(objective.loss({"logits": objective.head(pooled)}, whole).loss) == pytest.approx(np.log(3), rel=1e-6)
-    nothing = WholeBatch(batch.replace(clip_labels=0.0 * batch.clip_labels), {}, jnp.zeros(()), config)
+    nothing = BatchContext(batch.replace(clip_labels=0.0 * batch.clip_labels), {}, jnp.zeros(()), config)
     assert float(objective.loss({"logits": objective.head(pooled)}, nothing).loss) == 0.0
 
 

@@ -11,11 +11,16 @@ import pytest
 from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
-from slap_jax.objectives.contrastive import spread
-from slap_jax.objectives.negatives import ClipKeys, are_negatives, caption_keys, clip_keys
-from slap_jax.objectives.sigmoid_loss import sigmoid_loss
-from slap_jax.objectives.softmax_loss import softmax_loss
-from slap_jax.parallel.mesh import AXES, batch_sharding, create_mesh
+from slap_jax.objectives.contrastive import (
+    ClipKeys,
+    are_negatives,
+    caption_keys,
+    clip_keys,
+    sigmoid_loss,
+    softmax_loss,
+    spread,
+)
+from slap_jax.parallel.sharding import AXES, batch_sharding, create_mesh
 from tests.objectives.dense_contrastive import dense_sigmoid_loss, dense_softmax_loss
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "open_clip_losses.npz"
@@ -143,10 +148,10 @@ def batch_of(captions: list[list[int]], keys: list[int], length: int = 32) -> Pa
     empty = np.zeros((1, 4), np.int32)
     return PackedBatch(
         waveform=empty,
-        audio_segments=empty,
-        audio_columns=empty,
+        audio_segment_ids=empty,
+        audio_positions=empty,
         text_tokens=tokens,
-        text_segments=segments,
+        text_segment_ids=segments,
         text_positions=positions,
         clip_valid=np.array([[True] * len(captions) + [False]]),
         clip_key=np.array([[*keys, 0]], np.int32),

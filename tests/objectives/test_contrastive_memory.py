@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from benchmarks.contrastive_memory import compiled_gradient, dense, temporary_bytes, tiled
 from slap_jax.batch import batch_shapes
-from slap_jax.objectives.negatives import clip_keys
-from slap_jax.parallel.mesh import batch_sharding, create_mesh
+from slap_jax.objectives.contrastive import clip_keys
+from slap_jax.parallel.sharding import batch_sharding, create_mesh
 
 FORMS = ["softmax", "sigmoid"]
 EMBED_DIM, BLOCK = 16, 32

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from slap_jax.config import default_config
+from slap_jax.config.defaults import default_config
 from slap_jax.objectives.distillation import PrototypeHead, SelfDistillation
 
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from slap_jax.checkpoints.model_dir import export
 from slap_jax.cli import main
-from slap_jax.export.safetensors import export
 from tests.docs.run_page import ROOT
 from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slap_jax.checkpoints.model_dir import export
 from slap_jax.export.formats import export_model
-from slap_jax.export.safetensors import export
 from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params
 from tests.inference.tiny import tiny_tokenizer
 

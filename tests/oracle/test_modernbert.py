@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from slap_jax.config import default_config
+from slap_jax.config.defaults import default_config
 from slap_jax.data.tokenizer import load_tokenizer
+from slap_jax.models.encoders import TextEncoder
 from slap_jax.models.modernbert import read_modernbert
-from slap_jax.models.text_encoder import TextEncoder
 from tests.tiny_modernbert import use_modernbert, write_folder
 
 CAPTIONS = [

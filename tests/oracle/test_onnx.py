@@ -7,8 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 
+from slap_jax.checkpoints.model_dir import export
 from slap_jax.export.formats import export_model
-from slap_jax.export.safetensors import export
 from slap_jax.inference.captioner import Captioner
 from slap_jax.inference.embedder import Embedder
 from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 from playwright.sync_api import Page, expect, sync_playwright
 
+from slap_jax.checkpoints.model_dir import export
 from slap_jax.cli import main
-from slap_jax.export.safetensors import export
 from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from slap_jax.checkpoints.model_dir import export
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.export.formats import export_model
 from slap_jax.export.pytorch.model import load
-from slap_jax.export.safetensors import export
 from slap_jax.inference.captioner import Captioner
 from slap_jax.inference.embedder import Embedder
 from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params

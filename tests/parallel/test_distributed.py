@@ -1,4 +1,7 @@
-"""Start-up from the environment, and batches placed on a mesh."""
+"""Start-up from the environment, and batches placed on a mesh.
+
+Processes that were started differently are told apart, fact by fact.
+"""
 
 import logging
 
@@ -8,9 +11,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
-from slap_jax.config import ConfigError
+from slap_jax.config.rules import ConfigError
 from slap_jax.parallel import distributed
-from slap_jax.parallel.mesh import create_mesh
+from slap_jax.parallel import distributed as agreement
+from slap_jax.parallel.distributed import describe_disagreement, flattened, require_consistency, run_facts
+from slap_jax.parallel.sharding import create_mesh
+from tests.tiny import tiny_config
 
 EXPLICIT = {"SLAP_COORDINATOR": "10.0.0.1:1234", "SLAP_NUM_PROCESSES": "2", "SLAP_PROCESS_ID": "1"}
 
@@ -79,10 +85,10 @@ def _batch(rows: int) -> PackedBatch:
     columns, slots, text = 3, 2, 5
     return PackedBatch(
         waveform=np.arange(rows * columns * 4, dtype=np.int16).reshape(rows, -1),
-        audio_segments=np.ones((rows, columns), np.int32),
-        audio_columns=np.tile(np.arange(columns, dtype=np.int32), (rows, 1)),
+        audio_segment_ids=np.ones((rows, columns), np.int32),
+        audio_positions=np.tile(np.arange(columns, dtype=np.int32), (rows, 1)),
         text_tokens=np.arange(rows * text, dtype=np.int32).reshape(rows, text),
-        text_segments=np.ones((rows, text), np.int32),
+        text_segment_ids=np.ones((rows, text), np.int32),
         text_positions=np.ones((rows, text), np.int32),
         clip_valid=np.ones((rows, slots), bool),
         clip_key=np.arange(rows * slots, dtype=np.int32).reshape(rows, slots),
@@ -104,3 +110,37 @@ def test_place_batch_splits_rows_and_keeps_values_under_a_transfer_guard():
 def test_alone_gathering_gives_the_own_value():
     distributed.barrier("alone")
     assert distributed.allgather_json({"a": [1, None]}) == [{"a": [1, None]}]
+
+
+def test_one_process_agrees_with_itself_and_asks_nobody(monkeypatch):
+    asked = []
+    monkeypatch.setattr(agreement, "exchange", lambda *arguments: asked.append(arguments))
+    require_consistency("anything", {"a": 1}, seconds=0.0)
+    assert not asked
+
+
+def test_facts_have_the_names_of_settings():
+    facts = flattened(run_facts(tiny_config()))
+    assert facts["config.data.rows"] == 8
+    assert facts["config.model.audio_encoder.width"] == 16
+    assert {"version.slap_jax", "version.jax", "version.jaxlib"} <= set(facts)
+
+
+def test_every_difference_with_its_values_and_who_has_them():
+    same = {"config.seed": 0, "config.data.rows": 8, "version.jax": "0.10.2"}
+    told = [same, same, {**same, "config.data.rows": 16}, {"config.seed": 0, "config.data.rows": 8}, same, same]
+    message = describe_disagreement(told, ["a", "b", "c", "d", "e", "f"])
+    assert message.splitlines()[:3] == [
+        "the processes of this run were not started alike:",
+        "  config.data.rows: 8 on process 0 (a), 1 (b), 3 (d) and 2 more; 16 on process 2 (c)",
+        '  version.jax: "0.10.2" on process 0 (a), 1 (b), 2 (c) and 2 more; absent on process 3 (d)',
+    ]
+    assert "config.seed" not in message
+    assert "give all hosts the same code, config file, overrides and prepared data" in message
+
+
+def test_a_long_list_is_cut():
+    message = describe_disagreement([{f"x{n:02d}": 0 for n in range(30)}, {}], ["a", "b"])
+    assert "x19" in message
+    assert "x20" not in message
+    assert "... and 10 more" in message

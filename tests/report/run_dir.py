@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from slap_jax.config import default_config, source
+from slap_jax.config.defaults import default_config, source
 from slap_jax.data.tokenizer import train_tokenizer
 
 RATE = 16_000

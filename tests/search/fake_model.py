@@ -4,10 +4,10 @@ import numpy as np
 import soundfile
 from ml_collections import ConfigDict
 
-from slap_jax.config import default_config
-from slap_jax.evaluation.zero_shot import ZeroShotError
+from slap_jax.config.defaults import default_config
 from slap_jax.inference.audio_input import read_audio
-from slap_jax.inference.results import Frames, Scores, Windows
+from slap_jax.inference.long_audio import Frames, Scores, Windows
+from slap_jax.inference.prompts import ZeroShotError
 
 RATE = 16_000
 TONES = (500, 1_000, 2_000, 4_000)

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slap_jax.search import update
-from slap_jax.search.manifest import MANIFEST
-from slap_jax.search.reader import SearchIndex
+from slap_jax.search.index import MANIFEST, SearchIndex
 from tests.search.fake_model import FakeModel
 
 STEPS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")

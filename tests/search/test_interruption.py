@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from slap_jax.search import update as update_module
-from slap_jax.search.contents import Contents
-from slap_jax.search.manifest import MANIFEST, Manifest, SearchError
-from slap_jax.search.reader import JOURNAL, TIMES, VECTORS, SearchIndex
+from slap_jax.search.index import JOURNAL, MANIFEST, TIMES, VECTORS, Contents, Manifest, SearchError, SearchIndex
 from slap_jax.search.update import update_index
 from slap_jax.search.writer import IndexWriter, pack_anew
 from tests.search.fake_model import FakeModel, tone, write

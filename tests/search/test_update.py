@@ -9,8 +9,7 @@ import soundfile
 
 from slap_jax.inference.many_files import NoInputError
 from slap_jax.search import update as update_module
-from slap_jax.search.manifest import SearchError
-from slap_jax.search.reader import SearchIndex
+from slap_jax.search.index import SearchError, SearchIndex
 from slap_jax.search.search import search
 from slap_jax.search.update import update_index
 from slap_jax.search.writer import only_writer

@@ -12,12 +12,13 @@ from jaxtyping import Float, Int16
 from ml_collections import ConfigDict
 
 from slap_jax.data.audio import INT16_SCALE, SAMPLE_RATE, SOUND_SUFFIXES, AudioError, prepare_waveform, to_int16
+from slap_jax.errors import UserError
 
 _ROOM_SECONDS = 2.0
 _CACHED_ROOMS = 256
 
 
-class AugmentError(ValueError):
+class AugmentError(UserError, ValueError):
     """A folder of noises or rooms that cannot be used."""
 
 

@@ -13,15 +13,16 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from slap_jax.data.record_index import SplitIndex, open_index
+from slap_jax.data.index import SplitIndex, open_index
 from slap_jax.data.records import open_split
+from slap_jax.errors import UserError
 
 PathAndSplit = tuple[str | os.PathLike[str], str]
 
 SHOWN_PAIRS = 5
 
 
-class LeakageError(ValueError):
+class LeakageError(UserError, ValueError):
     """Clips of an evaluation set are in the training data; the message names some of them and says what to do."""
 
 

@@ -8,18 +8,19 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
-from slap_jax.config import ConfigError, classes_in_batch, samples_per_column
+from slap_jax.config.defaults import classes_in_batch, samples_per_column
+from slap_jax.config.rules import ConfigError
 from slap_jax.data.batches.augment import Augmenter
 from slap_jax.data.batches.labels import reads_captions
-from slap_jax.data.batches.mixture import mixing_weights
-from slap_jax.data.batches.shard_rows import ShardRows, open_sources
-from slap_jax.data.batches.virtual_shards import host_shards
+from slap_jax.data.batches.rows import ShardRows, open_sources
+from slap_jax.data.batches.stream import host_shards, mixing_weights
 from slap_jax.data.batches.workers import WorkerRows
 from slap_jax.data.records import Records
 from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.errors import UserError
 
 
-class DataMismatchError(ValueError):
+class DataMismatchError(UserError, ValueError):
     """The state of a checkpoint belongs to other data or other data settings."""
 
 

@@ -19,11 +19,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from slap_jax.batch import LabelledBatch, PackedBatch
-from slap_jax.config import classes_in_batch, samples_per_column
-from slap_jax.data.batches.shard_rows import ShardRows, open_sources
-from slap_jax.data.held_signals import held_signals
+from slap_jax.config.defaults import classes_in_batch, samples_per_column
+from slap_jax.data.batches.rows import ShardRows, open_sources
 from slap_jax.data.packing import empty_rows
+from slap_jax.data.processes import held_signals
 from slap_jax.data.tokenizer import load_tokenizer
+from slap_jax.errors import UserError
 
 # Batches of rows that a worker may be ahead of the host.
 _AHEAD = 2
@@ -31,7 +32,7 @@ _ALIGNMENT = 64
 _STOP_SECONDS = 5.0
 
 
-class WorkerError(RuntimeError):
+class WorkerError(UserError, RuntimeError):
     """A worker process that failed; the message holds what it told."""
 
 
@@ -177,7 +178,7 @@ def _work(connection: multiprocessing.connection.Connection, job: _Job) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the host has closed, or is gone
     except Exception as error:
-        told = error if type(error).__module__.startswith("slap_jax.") else WorkerError(traceback.format_exc())
+        told = error if isinstance(error, UserError) else WorkerError(traceback.format_exc())
         connection.send(told)
     finally:
         os._exit(0)  # threads that read ahead have nothing left to save

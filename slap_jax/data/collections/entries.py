@@ -104,3 +104,7 @@ class Collection(Protocol):
     def entries(self) -> Iterator[Entry | Rejection]:
         """Lists the clips, always in the same order, reading as it goes: it may be far more than memory holds."""
         ...
+
+
+# Rejections of such reasons are intended: a data set, or the user, leaves the clips out.
+EXCLUDED = "excluded_"

@@ -7,17 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from slap_jax.data.audio import AUDIO_SUFFIXES
-from slap_jax.data.collections.audiofolder import FILE_COLUMN, METADATA_FILES, AudioFolder
 from slap_jax.data.collections.entries import Collection, Rejection
-from slap_jax.data.collections.entry_fields import CollectionError
-from slap_jax.data.collections.file_patterns import is_pattern
-from slap_jax.data.collections.folder import SidecarFolder
-from slap_jax.data.collections.folder_walk import walk_files
+from slap_jax.data.collections.fields import CollectionError
+from slap_jax.data.collections.folders import FILE_COLUMN, METADATA_FILES, AudioFolder, SidecarFolder, walk_files
 from slap_jax.data.collections.huggingface import SPLITS_FILE, STATE_FILE, HuggingFaceTables
-from slap_jax.data.collections.manifest import Manifest
+from slap_jax.data.collections.manifest import JSON_LINES_SUFFIXES, Manifest, csv_header
 from slap_jax.data.collections.table_files import TABLE_SUFFIXES
-from slap_jax.data.collections.text_rows import JSON_LINES_SUFFIXES, csv_header
-from slap_jax.data.collections.webdataset import WebDataset, is_tar
+from slap_jax.data.collections.webdataset import WebDataset, is_pattern, is_tar
 
 KINDS: Mapping[str, Callable[..., Collection]] = {
     "manifest": Manifest,

@@ -1,25 +1,32 @@
-"""WebDataset tars in LAION's layout: `<key>.flac` (or another audio file) with `<key>.json`, `<key>.txt`, or both."""
+"""WebDataset tars in LAION's layout: `<key>.flac` (or another audio file) with `<key>.json`, `<key>.txt`, or both.
+
+Files named by a pattern: braces as the shell has them ("{000..099}", "{a,b}"), and wildcards ("*").
+
+The files inside a tar, found by its headers alone.
+"""
 
 import dataclasses
+import glob
+import itertools
 import os
+import re
+import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from slap_jax.data.audio import AUDIO_SUFFIXES
-from slap_jax.data.collections.column_names import (
+from slap_jax.data.collections.entries import ArchiveMember, Entry, Rejection
+from slap_jax.data.collections.fields import (
+    LONGEST_TEXT,
     PLAIN_FIELDS,
+    CollectionError,
+    RejectedClip,
     caption_columns,
+    caption_lines,
     caption_texts,
     label_columns,
     label_texts,
-)
-from slap_jax.data.collections.entries import ArchiveMember, Entry, Rejection
-from slap_jax.data.collections.entry_fields import (
-    LONGEST_TEXT,
-    CollectionError,
-    RejectedClip,
-    caption_lines,
     make_entry,
     parse_object,
     some_clips,
@@ -27,9 +34,8 @@ from slap_jax.data.collections.entry_fields import (
     split_of_shard,
     text_field,
 )
-from slap_jax.data.collections.file_patterns import files_of_pattern, folder_of_pattern, is_pattern
-from slap_jax.data.collections.folder_walk import walk_files
-from slap_jax.data.collections.tar_members import ArchiveError, compression, tar_members
+from slap_jax.data.collections.folders import walk_files
+from slap_jax.errors import UserError
 
 _COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MEMBER_SUFFIXES = frozenset((*AUDIO_SUFFIXES, ".json", ".txt"))
@@ -229,3 +235,112 @@ def _check(path: Path) -> None:
             f"{path} is compressed with {program}, so no member can be read by itself; unpack it first: "
             f"`{program} -d {path}` (audio gains nothing from it)"
         )
+
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_SPECIAL = re.compile(r"[{*?\[]")
+_MOST_FILES = 1_000_000
+
+
+def is_pattern(name: str) -> bool:
+    """Tells whether a name has braces or wildcards."""
+    return _SPECIAL.search(name) is not None
+
+
+def files_of_pattern(pattern: str) -> list[Path]:
+    """Returns the files that a pattern names: braces in their order, wildcards sorted.
+
+    Raises:
+        CollectionError: a file that braces name is missing, nothing matches a wildcard, or there are far too many.
+    """
+    names = list(itertools.islice(expand_braces(pattern), _MOST_FILES + 1))
+    if len(names) > _MOST_FILES:
+        raise CollectionError(f"{pattern} names more than {_MOST_FILES} files; name their folder instead")
+    found: list[Path] = []
+    missing: list[str] = []
+    for name in names:
+        files = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
+        present = [Path(file) for file in files if os.path.isfile(file)]
+        found.extend(present)
+        if not present:
+            missing.append(name)
+    if missing:
+        raise CollectionError(
+            f"{pattern} names files of which {len(missing)} are missing, the first of them {missing[0]}; "
+            "correct the pattern, or copy them"
+        )
+    return found
+
+
+def folder_of_pattern(pattern: str) -> Path:
+    """Returns the folder that all files of a pattern are in: what comes before its first special character."""
+    special = _SPECIAL.search(pattern)
+    return Path(pattern[: special.start()] + "x").parent if special else Path(pattern).parent
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """Expands "a{1..3}b" and "a{x,y}b"; the numbers of a range keep their leading zeros."""
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        yield pattern
+        return
+    for choice in _choices(braces[1]):
+        yield from expand_braces(pattern[: braces.start()] + choice + pattern[braces.end() :])
+
+
+def _choices(inside: str) -> Iterator[str]:
+    numbers = _RANGE.fullmatch(inside)
+    if numbers is None:
+        yield from inside.split(",")
+        return
+    first, last = numbers[1], numbers[2]
+    width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
+    step = 1 if int(first) <= int(last) else -1
+    for number in range(int(first), int(last) + step, step):
+        yield str(number).zfill(width)
+
+
+_BLOCK = 512
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class ArchiveError(UserError, ValueError):
+    """A tar that is damaged or broken off."""
+
+
+def compression(path: Path) -> str:
+    """Returns the program that a file was compressed with, "" if it was not."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    return next((program for magic, program in _COMPRESSED.items() if start.startswith(magic)), "")
+
+
+def tar_members(archive: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Lists the regular files of an uncompressed tar whose bytes are all there.
+
+    Args:
+        archive: open at its start; its position may be moved while the members are listed.
+
+    Raises:
+        ArchiveError: after the good members, the archive is damaged or broken off.
+    """
+    size = archive.seek(0, os.SEEK_END)
+    archive.seek(0)
+    offset = 0
+    try:
+        with tarfile.open(fileobj=archive, mode="r:") as tar:
+            while True:
+                archive.seek(offset)
+                # Iteration over the tar would keep all headers in memory, and end without a word where one is damaged.
+                member = tarfile.TarInfo.fromtarfile(tar)
+                offset = tar.offset
+                if not member.isreg() or member.issparse():
+                    continue
+                if member.offset_data + member.size > size:
+                    raise ArchiveError(f"it is broken off inside {member.name}, after {size} bytes")
+                yield member
+    except tarfile.TarError as error:
+        archive.seek(offset)
+        if archive.read(_BLOCK) != bytes(_BLOCK):  # which ends a tar that is not broken off
+            raise ArchiveError(f"it is damaged or broken off ({error})") from error

@@ -15,11 +15,11 @@ from etils import epath
 from jaxtyping import Bool, Int64
 
 from slap_jax.data.audio import SAMPLE_RATE
+from slap_jax.data.clip_statistics import ClipStatistics
+from slap_jax.data.index import write_index
 from slap_jax.data.preparation.duplicates import Duplicates, find_duplicates
-from slap_jax.data.preparation.shard_writer import ShardSummary, filter_shard
-from slap_jax.data.record_index import INDEX, write_index
-from slap_jax.data.records import DATASET, SCHEMA_VERSION
-from slap_jax.data.statistics.distribution import ClipStatistics
+from slap_jax.data.preparation.shards import ShardSummary, filter_shard
+from slap_jax.data.records import DATASET, INDEX, SCHEMA_VERSION
 
 DUPLICATES = "duplicates.jsonl"
 # The summaries of the published shards, for the next preparation.

@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 
 from slap_jax.data.audio import RESAMPLE_QUALITY, SAMPLE_RATE
-from slap_jax.data.builders.published import PublishedDataset
-from slap_jax.data.collections.audio_location import file_of
 from slap_jax.data.collections.entries import (
     ArchiveMember,
     AudioFile,
@@ -30,10 +28,11 @@ from slap_jax.data.collections.entries import (
     Rejection,
     TableCell,
 )
-from slap_jax.data.hash_set import HashSet
-from slap_jax.data.preparation.exclusion import REASON as EXCLUDED_EVALUATION
-from slap_jax.data.preparation.exclusion import ExcludedClips, excluded_clips
-from slap_jax.data.record_index import hash_id
+from slap_jax.data.collections.published import PublishedDataset
+from slap_jax.data.collections.table_files import file_of
+from slap_jax.data.index import hash_id
+from slap_jax.data.preparation.duplicates import REASON as EXCLUDED_EVALUATION
+from slap_jax.data.preparation.duplicates import ExcludedClips, HashSet, excluded_clips
 from slap_jax.data.records import SCHEMA_VERSION, shard_name
 
 CLIPS_PER_SHARD = 1_024

@@ -18,25 +18,23 @@ from typing import Any
 
 from tqdm import tqdm
 
-from slap_jax.data.builders.published import PublishedDataset
-from slap_jax.data.collections.entries import Collection
+from slap_jax.data.collections.entries import EXCLUDED, Collection
 from slap_jax.data.collections.open_collection import open_collection
+from slap_jax.data.collections.published import PublishedDataset
 from slap_jax.data.preparation.dataset_writer import DUPLICATES, DatasetIdentity, FinishedShard, write_dataset
-from slap_jax.data.preparation.local_runner import run_local
 from slap_jax.data.preparation.plan import CLIPS_PER_SHARD, REJECTED, Plan, ShardPlan, make_plan, rejection_line
-from slap_jax.data.preparation.shard_writer import clip_facts, write_shard
+from slap_jax.data.preparation.runners import run_local
+from slap_jax.data.preparation.shards import clip_facts, write_shard
 from slap_jax.data.preparation.staging import Staging
 from slap_jax.data.records import SUMMARY, Record, shard_name
+from slap_jax.errors import UserError
 
 LEAST_ALLOWED_REJECTIONS = 10
 ALLOWED_REJECTION_SHARE = 0.01
-# Rejections of such reasons are intended: a data set, or the user, leaves the clips out.
-EXCLUDED = "excluded_"
-
 Runner = Callable[[Sequence[ShardPlan], Path], None]
 
 
-class PrepareError(ValueError):
+class PrepareError(UserError, ValueError):
     """Too many clips were rejected, or all of them, or the shards did not arrive."""
 
 

@@ -19,15 +19,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slap_jax.data.atomic_file import atomic_file
+from slap_jax.atomic import atomic_file
 from slap_jax.data.preparation.dataset_writer import SUMMARIES, DatasetIdentity, FinishedShard
 from slap_jax.data.preparation.plan import REJECTED, ShardPlan
-from slap_jax.data.preparation.shard import shard_file, summary_file
-from slap_jax.data.preparation.shard_writer import ShardSummary
+from slap_jax.data.preparation.shards import ShardSummary, shard_file, summary_file
 from slap_jax.data.records import SUMMARY
+from slap_jax.errors import UserError
 
 
-class StagingError(ValueError):
+class StagingError(UserError, ValueError):
     """Another preparation is at work on the same data set."""
 
 

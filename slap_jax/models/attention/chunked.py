@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from slap_jax.models.attention.dense import MASKED_SCORE, allowed
-from slap_jax.parallel.platform import target_platform
+from slap_jax.parallel.sharding import target_platform
 
 # Queries and keys in a tile: on a CPU a tile of scores should stay in the cache, elsewhere fill the device.
 CPU_TILE, ACCELERATOR_TILE = 64, 512
@@ -173,8 +173,8 @@ def chunked_attention(
     q: Float[Array, "R Q H d"],
     k: Float[Array, "R N H d"],
     v: Float[Array, "R N H d"],
-    q_segments: Int[Array, "R Q"],
-    kv_segments: Int[Array, "R N"],
+    q_segment_ids: Int[Array, "R Q"],
+    kv_segment_ids: Int[Array, "R N"],
     window: int | None,
     causal: bool,
     tile: int | None = None,
@@ -185,8 +185,8 @@ def chunked_attention(
         q: queries, not yet scaled.
         k: keys.
         v: values.
-        q_segments: owner of each query.
-        kv_segments: owner of each key.
+        q_segment_ids: owner of each query.
+        kv_segment_ids: owner of each key.
         window: keys seen on each side of the query, None for all.
         causal: whether keys after the query are hidden.
         tile: queries and keys in a tile; None chooses by platform.
@@ -197,8 +197,8 @@ def chunked_attention(
         # Tiles of several rows would all be as many as the row with the longest clips needs: 1.35 times the time.
         shape = q.shape
         q, k, v = (x.reshape(1, -1, *x.shape[2:]) for x in (q, k, v))
-        q_segments, kv_segments = _one_row_of_owners(q_segments, kv_segments)
-        return chunked_attention(q, k, v, q_segments, kv_segments, window, causal, tile).reshape(shape)
+        q_segment_ids, kv_segment_ids = _one_row_of_owners(q_segment_ids, kv_segment_ids)
+        return chunked_attention(q, k, v, q_segment_ids, kv_segment_ids, window, causal, tile).reshape(shape)
     q_length, kv_length = q.shape[1], k.shape[1]
     geometry = Geometry(min(tile, q_length), min(tile, kv_length), window, causal)
     q_missing, kv_missing = -q_length % geometry.q_tile, -kv_length % geometry.kv_tile
@@ -209,7 +209,7 @@ def chunked_attention(
     q = longer(q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), q_missing)
     k, v = longer(k, kv_missing), longer(v, kv_missing)
     # Segments -1 and -2 are nobody's: added queries see nothing, added keys are seen by nobody.
-    owners = (longer(q_segments, q_missing, -1), longer(kv_segments, kv_missing, -2))
+    owners = (longer(q_segment_ids, q_missing, -1), longer(kv_segment_ids, kv_missing, -2))
     q_owners, kv_owners = (
         x.reshape(x.shape[0], -1, size).transpose(1, 0, 2)
         for x, size in zip(owners, (geometry.q_tile, geometry.kv_tile), strict=True)

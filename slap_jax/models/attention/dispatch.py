@@ -1,18 +1,164 @@
-"""The entry point of attention: chooses a backend and lets every device run it on its own rows and heads."""
+"""Which backend computes an attention call, and why; an impossible wish raises.
 
-from collections.abc import Callable
+The entry point of attention: chooses a backend and lets every device run it on its own rows and heads.
+"""
+
+import contextlib
+import contextvars
+import logging
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from slap_jax.models.attention.blocked import blocked_attention
+from slap_jax.errors import UserError
 from slap_jax.models.attention.chunked import chunked_attention
-from slap_jax.models.attention.dense import dense_attention
-from slap_jax.models.attention.select import select_backend
-from slap_jax.parallel.per_device import axis_size, per_device
-from slap_jax.parallel.platform import target_platform
+from slap_jax.models.attention.dense import blocked_attention, dense_attention
+from slap_jax.parallel.sharding import axis_size, shard_map_if_mesh, target_platform
 
-Backend = Callable[..., Array]  # (q, k, v, q_segments, kv_segments, window, causal) -> [R, Q, H, d]
+BACKENDS = ("auto", "dense", "blocked", "chunked", "splash", "flash")
+
+# Kernels written for one platform; every other backend runs on all.
+PLATFORMS = {"splash": "tpu", "flash": "gpu"}
+
+# Up to so many scores for each row and head the dense backend is the faster one. Measured on a CPU (R=8, H=6, d=32,
+# forward and backward): 128 x 128, 2.7 ms against 4.7 chunked; 256 x 256, 15.5 against 14.8; 512 x 512, 100 against 50.
+# On accelerators the bound is the memory of the score matrix.
+DENSE_SCORES = {"cpu": 192 * 192}
+DENSE_SCORES_ELSEWHERE = 1_536 * 1_536
+
+# Queries and keys from which a platform's own kernel is chosen. Below it a row is one or two tiles, of which the kernel
+# would fill up a part: a short clip, a caption, or the one token of a decoding step.
+KERNEL_LENGTH = 256
+
+
+class AttentionError(UserError, ValueError):
+    """A backend that cannot compute what was asked of it."""
+
+
+class Choice(NamedTuple):
+    """One kind of attention call and what computes it.
+
+    Attributes:
+        backend: "dense", "blocked", "chunked", "splash" or "flash".
+        reason: why, in words.
+        kind: "global", "local", "causal", "local causal" or "cross".
+        q_length: queries in a row.
+        kv_length: keys in a row.
+        window: keys seen on each side of the query, None for all.
+        platform: what the program is compiled for.
+    """
+
+    backend: str
+    reason: str
+    kind: str
+    q_length: int
+    kv_length: int
+    window: int | None
+    platform: str
+
+
+_LOGGED: set[tuple[object, ...]] = set()
+_RECORDS: contextvars.ContextVar[tuple[list[Choice], ...]] = contextvars.ContextVar("attention choices", default=())
+
+
+@contextlib.contextmanager
+def record_choices() -> Iterator[list[Choice]]:
+    """Collects the distinct choices of what is traced inside, in their order.
+
+    Choices are made while tracing: a function that `jax.jit` has traced before does not come by here again.
+    """
+    choices: list[Choice] = []
+    token = _RECORDS.set((*_RECORDS.get(), choices))
+    try:
+        yield choices
+    finally:
+        _RECORDS.reset(token)
+
+
+def select_backend(
+    backend: str, q_length: int, kv_length: int, window: int | None, causal: bool, cross: bool, platform: str
+) -> str:
+    """Chooses a backend and logs the choice with its reason, once for each kind of call, lengths aside.
+
+    Args:
+        backend: one of `BACKENDS`; other than "auto" it is obeyed or refused.
+        q_length: queries in a row.
+        kv_length: keys in a row.
+        window: keys seen on each side, None for all.
+        causal: whether later keys are hidden.
+        cross: whether keys and queries belong to different sequences.
+        platform: what the program is compiled for, "cpu", "gpu" or "tpu".
+
+    Returns:
+        One of `BACKENDS` other than "auto".
+
+    Raises:
+        AttentionError: the backend is unknown, does not cover this kind of call, or is made for another platform.
+    """
+    _check(backend, window, causal, cross, platform)
+    if backend == "auto":
+        chosen, reason = _automatic(q_length, kv_length, window, platform)
+    else:
+        chosen, reason = backend, "forced by the configuration"
+    kind = "cross" if cross else " ".join(["local"] * (window is not None) + ["causal"] * causal) or "global"
+    choice = Choice(chosen, reason, kind, q_length, kv_length, window, platform)
+    for choices in _RECORDS.get():
+        if choice not in choices:
+            choices.append(choice)
+    _log(choice)
+    return chosen
+
+
+def _check(backend: str, window: int | None, causal: bool, cross: bool, platform: str) -> None:
+    if backend not in BACKENDS:
+        raise AttentionError(f"attention backend {backend!r} is unknown; write one of {', '.join(BACKENDS)}")
+    if window is not None and window < 0:
+        raise AttentionError(f"attention window is {window}; write 0 or more, or None for global attention")
+    if cross and (window is not None or causal):
+        raise AttentionError("a window or a causal mask needs queries and keys of one sequence, not cross-attention")
+    if backend == "blocked" and (window is None or cross):
+        raise AttentionError("backend 'blocked' computes local self-attention only; use 'dense' or 'chunked' here")
+    if PLATFORMS.get(backend, platform) != platform:
+        here = [name for name in BACKENDS if PLATFORMS.get(name, platform) == platform]
+        raise AttentionError(
+            f"config.model.attention is {backend!r}, a kernel for {PLATFORMS[backend].upper()}s, but the program is "
+            f"compiled for {platform}; write 'auto', or one of {', '.join(here[1:])}"
+        )
+
+
+def _automatic(q_length: int, kv_length: int, window: int | None, platform: str) -> tuple[str, str]:
+    """Returns the backend and the reason."""
+    if min(q_length, kv_length) >= KERNEL_LENGTH:
+        for name, its_platform in PLATFORMS.items():
+            if its_platform == platform:
+                return name, "the platform's kernel skips tiles that no clip shares and keeps no scores"
+    if window is not None and q_length > 4 * max(window, 16):
+        return "blocked", "local attention over many windows"
+    if q_length * kv_length <= DENSE_SCORES.get(platform, DENSE_SCORES_ELSEWHERE):
+        return "dense", "the score matrix is small"
+    return "chunked", "the score matrix is large"
+
+
+def _log(choice: Choice) -> None:
+    kind = (choice.backend, choice.reason, choice.kind, choice.window, choice.platform)
+    if kind in _LOGGED:  # inference calls with many lengths: one line tells of all of them
+        return
+    _LOGGED.add(kind)
+    logging.getLogger(__name__).info(
+        "attention: %s (%s) for %d queries, %d keys, %s%s on %s",
+        choice.backend,
+        choice.reason,
+        choice.q_length,
+        choice.kv_length,
+        choice.kind,
+        "" if choice.window is None else f" (window {choice.window})",
+        choice.platform,
+    )
+
+
+Backend = Callable[..., Array]  # (q, k, v, q_segment_ids, kv_segment_ids, window, causal) -> [R, Q, H, d]
 
 
 def attention(
@@ -20,8 +166,8 @@ def attention(
     k: Float[Array, "R N H d"],
     v: Float[Array, "R N H d"],
     *,
-    q_segments: Int[Array, "R Q"],
-    kv_segments: Int[Array, "R N"] | None = None,
+    q_segment_ids: Int[Array, "R Q"],
+    kv_segment_ids: Int[Array, "R N"] | None = None,
     window: int | None = None,
     causal: bool = False,
     backend: str = "auto",
@@ -32,8 +178,8 @@ def attention(
         q: queries; they are scaled by `d ** -0.5` here.
         k: keys.
         v: values.
-        q_segments: owner of each query, 0 for padding.
-        kv_segments: owner of each key; None for self-attention.
+        q_segment_ids: owner of each query, 0 for padding.
+        kv_segment_ids: owner of each key; None for self-attention.
         window: keys seen on each side of the query; None for all of the segment.
         causal: whether keys after the query are hidden.
         backend: "auto", "dense", "blocked" (self-attention with a window), "chunked", "splash" (TPU) or "flash" (GPU).
@@ -44,10 +190,10 @@ def attention(
     Raises:
         AttentionError: the backend does not cover this kind of call, or does not run on this platform.
     """
-    cross = kv_segments is not None
+    cross = kv_segment_ids is not None
     chosen = select_backend(backend, q.shape[1], k.shape[1], window, causal, cross, target_platform())
-    owners = q_segments if kv_segments is None else kv_segments
-    return on_own_rows(_backend(chosen), q, k, v, q_segments, owners, window, causal)
+    owners = q_segment_ids if kv_segment_ids is None else kv_segment_ids
+    return on_own_rows(_backend(chosen), q, k, v, q_segment_ids, owners, window, causal)
 
 
 def on_own_rows(
@@ -55,8 +201,8 @@ def on_own_rows(
     q: Float[Array, "R Q H d"],
     k: Float[Array, "R N H d"],
     v: Float[Array, "R N H d"],
-    q_segments: Int[Array, "R Q"],
-    kv_segments: Int[Array, "R N"],
+    q_segment_ids: Int[Array, "R Q"],
+    kv_segment_ids: Int[Array, "R N"],
     window: int | None,
     causal: bool,
 ) -> Float[Array, "R Q H d"]:
@@ -70,8 +216,8 @@ def on_own_rows(
         q: queries.
         k: keys.
         v: values.
-        q_segments: owner of each query.
-        kv_segments: owner of each key.
+        q_segment_ids: owner of each query.
+        kv_segment_ids: owner of each key.
         window: keys seen on each side, None for all.
         causal: whether later keys are hidden.
     """
@@ -82,10 +228,12 @@ def on_own_rows(
     tokens = PartitionSpec(row_axes or None, None, head_axis)
     owners = PartitionSpec(row_axes or None)
 
-    def local(q: Array, k: Array, v: Array, q_segments: Array, kv_segments: Array) -> Array:
-        return backend(q, k, v, q_segments, kv_segments, window, causal)
+    def local(q: Array, k: Array, v: Array, q_segment_ids: Array, kv_segment_ids: Array) -> Array:
+        return backend(q, k, v, q_segment_ids, kv_segment_ids, window, causal)
 
-    return per_device(local, (tokens, tokens, tokens, owners, owners), tokens)(q, k, v, q_segments, kv_segments)
+    return shard_map_if_mesh(local, (tokens, tokens, tokens, owners, owners), tokens)(
+        q, k, v, q_segment_ids, kv_segment_ids
+    )
 
 
 def _blocked(

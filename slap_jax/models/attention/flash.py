@@ -3,7 +3,7 @@
 The algorithm is FlashAttention's (Dao 2023, algorithms 1 and 2). `jax.experimental.pallas.ops.gpu.attention`, the
 nearest thing in JAX, has one set of owners for queries and keys, so it cannot read a memory of another length; gives a
 query without keys a mean of all values; and visits every tile of a row, most of which belong to other clips. Here the
-loop over keys is bounded by the run of tiles that holds the clips of the queries (`slap_jax.models.attention.runs`),
+loop over keys is bounded by the run of tiles that holds the clips of the queries (`slap_jax.models.attention.tiles`),
 cut to the window and to the past, so that one kernel serves global, causal and cross-attention, and local layers as a
 band. The band is also what keeps memory small there: of 8 rows of 2,048 tokens and 12 heads of 64 (bf16, forward and
 backward, compiled for H100) it holds 2 MB of temporaries, the blocks of plain XLA 320 MB, the dense backend 2,552 MB.
@@ -24,7 +24,7 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
 from slap_jax.models.attention.dense import MASKED_SCORE
-from slap_jax.models.attention.runs import NO_KEY, NO_QUERY, Mask, longer, overlap, run
+from slap_jax.models.attention.tiles import NO_KEY, NO_QUERY, Mask, longer, overlap, run
 
 # (queries, keys) in a tile, forward and backward. A program keeps its queries, results and one tile of scores in
 # registers: 128 x 64 is what FlashAttention 2 takes for heads of 64 numbers, and its backward pass holds twice as much.
@@ -294,8 +294,8 @@ def flash_attention(
     q: Float[Array, "R Q H d"],
     k: Float[Array, "R N H d"],
     v: Float[Array, "R N H d"],
-    q_segments: Int[Array, "R Q"],
-    kv_segments: Int[Array, "R N"],
+    q_segment_ids: Int[Array, "R Q"],
+    kv_segment_ids: Int[Array, "R N"],
     window: int | None,
     causal: bool,
     *,
@@ -308,8 +308,8 @@ def flash_attention(
         q: queries, not yet scaled.
         k: keys.
         v: values.
-        q_segments: owner of each query.
-        kv_segments: owner of each key.
+        q_segment_ids: owner of each query.
+        kv_segment_ids: owner of each key.
         window: keys seen on each side of the query, None for all.
         causal: whether keys after the query are hidden.
         tiles: queries and keys in a tile, powers of two from 16 up; None chooses by the kind of layer.
@@ -331,6 +331,6 @@ def flash_attention(
         jnp.pad(longer(x, n), wider) if wider[-1][1] else longer(x, n)
         for x, n in ((q, q_length), (k, kv_length), (v, kv_length))
     )
-    owners = Owners(longer(q_segments, q_length, NO_QUERY), longer(kv_segments, kv_length, NO_KEY))
+    owners = Owners(longer(q_segment_ids, q_length, NO_QUERY), longer(kv_segment_ids, kv_length, NO_KEY))
     out: Array = _flash(q, k, v, owners, geometry)
     return out[:, :length, :, :dim]

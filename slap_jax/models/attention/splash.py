@@ -21,7 +21,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 from jaxtyping import Array, Float, Int
 
-from slap_jax.models.attention.runs import NO_KEY, NO_QUERY, Mask, longer, overlap, reachable, run
+from slap_jax.models.attention.tiles import NO_KEY, NO_QUERY, Mask, longer, overlap, reachable, run
 
 # The kernel's smallest tile: owners lie along the 128 lanes.
 LANES = 128
@@ -42,11 +42,16 @@ def _tiling(length: int, largest: int) -> tuple[int, int]:
 
 
 def _tables(
-    q_segments: Int[Array, "R Q"], kv_segments: Int[Array, "R N"], q_tile: int, kv_tile: int, mask: Mask, by_key: bool
+    q_segment_ids: Int[Array, "R Q"],
+    kv_segment_ids: Int[Array, "R N"],
+    q_tile: int,
+    kv_tile: int,
+    mask: Mask,
+    by_key: bool,
 ) -> MaskInfo:
     """What the kernel visits: for each tile of queries the tiles of keys, or the other way round `by_key`."""
-    (rows, q_length), kv_length = q_segments.shape, kv_segments.shape[1]
-    tiles = overlap(q_segments, kv_segments, q_tile, kv_tile, mask)
+    (rows, q_length), kv_length = q_segment_ids.shape, kv_segment_ids.shape[1]
+    tiles = overlap(q_segment_ids, kv_segment_ids, q_tile, kv_tile, mask)
     reached = reachable(q_length, kv_length, q_tile, kv_tile, mask)
     if by_key:
         tiles, reached = jnp.swapaxes(tiles, 1, 2), reached.T
@@ -69,8 +74,8 @@ def splash_attention(
     q: Float[Array, "R Q H d"],
     k: Float[Array, "R N H d"],
     v: Float[Array, "R N H d"],
-    q_segments: Int[Array, "R Q"],
-    kv_segments: Int[Array, "R N"],
+    q_segment_ids: Int[Array, "R Q"],
+    kv_segment_ids: Int[Array, "R N"],
     window: int | None,
     causal: bool,
     *,
@@ -83,8 +88,8 @@ def splash_attention(
         q: queries, not yet scaled.
         k: keys.
         v: values.
-        q_segments: owner of each query.
-        kv_segments: owner of each key.
+        q_segment_ids: owner of each query.
+        kv_segment_ids: owner of each key.
         window: keys seen on each side of the query, None for all.
         causal: whether keys after the query are hidden.
         tiles: most queries and keys in a tile, multiples of 128; None chooses by the kind of layer.
@@ -95,7 +100,7 @@ def splash_attention(
     q_largest, kv_largest = tiles or (TILE, TILE if window is None else LOCAL_TILE)
     (q_tile, q_length), (kv_tile, kv_length) = _tiling(length, q_largest), _tiling(k.shape[1], kv_largest)
     # Owners of different rows differ, since the rows are laid end to end: a window may reach over the end of one.
-    owners = (longer(q_segments, q_length, NO_QUERY), longer(kv_segments, kv_length, NO_KEY))
+    owners = (longer(q_segment_ids, q_length, NO_QUERY), longer(kv_segment_ids, kv_length, NO_KEY))
     tables = functools.partial(_tables, *owners, q_tile, kv_tile, mask)
     # TPU memory holds the last axis in steps of 128, so 64 numbers of a head would take the place of 128: keys and
     # values are laid out with the tokens last (524 MB of temporaries instead of 708 at 16 x 2,048 x 12 x 64, v5e).

@@ -4,11 +4,11 @@ import scipy.signal
 import soundfile
 from ml_collections import ConfigDict
 
-from slap_jax.config import default_config
+from slap_jax.config.defaults import default_config
 from slap_jax.data.audio import AudioError
 from slap_jax.data.batches.augment import Augmenter, AugmentError, add_noise, in_room
 from slap_jax.data.batches.pipeline import TrainBatches
-from slap_jax.data.batches.seeds import generator_at
+from slap_jax.data.batches.stream import generator_at
 from tests.data.batches.test_pipeline import global_batches, same
 from tests.data.tiny_data import tiny_config, tone
 
@@ -159,7 +159,7 @@ def test_batches_are_augmented_the_same_way_on_every_number_of_hosts(dataset, to
     for changed, original in zip(first, untouched, strict=True):
         assert not np.array_equal(changed["waveform"], original["waveform"])
         np.testing.assert_array_equal(changed["text_tokens"], original["text_tokens"])
-        padding = np.repeat(original["audio_segments"] == 0, 2_560, axis=1)
+        padding = np.repeat(original["audio_segment_ids"] == 0, 2_560, axis=1)
         assert not changed["waveform"][padding].any()
     for train in (plain, *one, *pair):
         train.close()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from slap_jax.batch import PackedBatch
-from slap_jax.config import ConfigError, source
+from slap_jax.config.defaults import source
+from slap_jax.config.rules import ConfigError
 from slap_jax.data.audio import AudioError
 from slap_jax.data.batches.pipeline import DataMismatchError, TrainBatches
 from slap_jax.data.batches.prefetch import Prefetch
@@ -50,9 +51,9 @@ def close(hosts):
 def clips_of(batch):
     """Yields (key, samples of whole columns, token ids) of every clip of a joined batch."""
     for row, slot in zip(*np.nonzero(batch["clip_valid"]), strict=True):
-        columns = batch["audio_segments"][row] == slot + 1
+        columns = batch["audio_segment_ids"][row] == slot + 1
         samples = batch["waveform"][row].reshape(len(columns), -1)[columns].reshape(-1)
-        tokens = batch["text_tokens"][row][batch["text_segments"][row] == slot + 1]
+        tokens = batch["text_tokens"][row][batch["text_segment_ids"][row] == slot + 1]
         yield int(batch["clip_key"][row, slot]), samples, tokens.tolist()
 
 
@@ -74,7 +75,7 @@ def test_batch_has_the_shapes_and_every_clip_is_a_clip_of_the_data(dataset, toke
         assert tokenizer.decode(tokens) in tiny_captions(number)
         seen += 1
     assert seen == batch.clip_valid.sum() > 8
-    assert (batch.audio_segments > 0).mean() > 0.7
+    assert (batch.audio_segment_ids > 0).mean() > 0.7
     train.close()
 
 

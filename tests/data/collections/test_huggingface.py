@@ -5,10 +5,10 @@ import tracemalloc
 import pyarrow as pa
 import pytest
 
-from slap_jax.data.collections.audio_location import read_audio
 from slap_jax.data.collections.entries import AudioFile, TableCell
-from slap_jax.data.collections.entry_fields import CollectionError
+from slap_jax.data.collections.fields import CollectionError
 from slap_jax.data.collections.huggingface import HuggingFaceTables
+from slap_jax.data.collections.table_files import read_audio
 from tests.data.listing import listed, reasons
 from tests.data.tiny_data import write_tone
 from tests.data.tiny_tables import (

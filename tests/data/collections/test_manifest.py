@@ -4,7 +4,7 @@ import tracemalloc
 import pytest
 
 from slap_jax.data.collections.entries import AudioFile, Entry
-from slap_jax.data.collections.entry_fields import CollectionError
+from slap_jax.data.collections.fields import CollectionError
 from slap_jax.data.collections.manifest import Manifest
 from tests.data.listing import listed, reasons
 from tests.data.tiny_data import write_manifest, write_tone

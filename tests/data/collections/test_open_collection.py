@@ -1,9 +1,8 @@
 import pytest
 
-from slap_jax.data.collections.audiofolder import AudioFolder
 from slap_jax.data.collections.entries import AudioFile
-from slap_jax.data.collections.entry_fields import CollectionError
-from slap_jax.data.collections.folder import SidecarFolder
+from slap_jax.data.collections.fields import CollectionError
+from slap_jax.data.collections.folders import AudioFolder, SidecarFolder
 from slap_jax.data.collections.huggingface import HuggingFaceTables
 from slap_jax.data.collections.manifest import Manifest
 from slap_jax.data.collections.open_collection import open_collection

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from slap_jax.data.index import hash_id, open_index
 from slap_jax.data.preparation.dataset_writer import DUPLICATES, DatasetIdentity, FinishedShard, write_dataset
-from slap_jax.data.preparation.shard_writer import clip_facts, write_shard
-from slap_jax.data.record_index import hash_id, open_index
+from slap_jax.data.preparation.shards import clip_facts, write_shard
 from slap_jax.data.records import open_split, shard_name, split_sizes
 from tests.data.tiny_data import tiny_record
 

@@ -1,8 +1,51 @@
+"""Which clips `--exclude` leaves out: by id and by audio, of one or several splits."""
+
 import numpy as np
 import pytest
 
+from slap_jax.data.index import hash_audio
 from slap_jax.data.preparation import duplicates
-from slap_jax.data.preparation.duplicates import find_duplicates
+from slap_jax.data.preparation.duplicates import ExclusionError, HashSet, excluded_clips, find_duplicates
+from slap_jax.data.records import RecordsError, open_split
+from tests.data.tiny_data import tiny_dataset
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tiny_dataset(tmp_path_factory.mktemp("exclusion") / "tiny", count=8, test_count=3)
+
+
+def test_clips_of_the_split_are_known_by_id_and_by_audio(path):
+    excluded = excluded_clips([f"{path}:test"])
+    for split, wanted in (("test", True), ("train", False)):
+        for record in open_split(path, split):
+            assert excluded.has_id(record.source, record.id) is wanted
+            assert not excluded.has_id("elsewhere", record.id)
+            assert excluded.has_audio(hash_audio(record.waveform())) is wanted
+
+
+def test_several_splits_and_none(path):
+    both = excluded_clips([f"{path}:test", f"{path}:train+test"])
+    assert len(both.ids) == len(both.audio) == 11
+    nothing = excluded_clips([])
+    assert not nothing.has_id("tiny", "clip-0") and not nothing.has_audio(0)
+    assert len({excluded.digest for excluded in (both, nothing, excluded_clips([f"{path}:test"]))}) == 3
+    assert excluded_clips([f"{path}:train+test"]).digest == both.digest
+
+
+def test_hashes_at_the_ends_are_found(path):
+    excluded = excluded_clips([f"{path}:train"])
+    for value in (excluded.audio[0], excluded.audio[-1]):
+        assert excluded.has_audio(int(value))
+    assert not excluded.has_audio(2**64 - 1) and not excluded.has_audio(0)
+    np.testing.assert_array_equal(excluded.audio, np.sort(excluded.audio))
+
+
+def test_what_is_no_split_of_prepared_data(path):
+    with pytest.raises(ExclusionError, match=r"--exclude 'data/esc50' is not PATH:SPLIT of prepared data"):
+        excluded_clips(["data/esc50"])
+    with pytest.raises(RecordsError, match="has no split 'dev'"):
+        excluded_clips([f"{path}:dev"])
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 1 << 20])
@@ -23,3 +66,23 @@ def test_none_and_all(tmp_path):
     assert found.groups == [] and found.later.tolist() == []
     found = find_duplicates([np.full(5, 7, np.uint64)], 5, tmp_path / "all")
     assert [group.tolist() for group in found.groups] == [[0, 1, 2, 3, 4]] and found.later.tolist() == [1, 2, 3, 4]
+
+
+def test_tells_what_is_new_like_a_python_set():
+    generator = np.random.default_rng(0)
+    hashes, seen = HashSet(), set()
+    for size in generator.integers(0, 40, 200):
+        values = generator.integers(0, 3_000, size).astype(np.uint64) * np.uint64(2**53)
+        expected = []
+        for value in values.tolist():
+            expected.append(value not in seen)
+            seen.add(value)
+        assert hashes.add(values).tolist() == expected
+
+
+def test_takes_eight_bytes_a_hash_in_few_runs():
+    hashes = HashSet()
+    for start in range(0, 100_000, 1_000):
+        assert hashes.add(np.arange(start, start + 1_000, dtype=np.uint64)).all()
+    runs = hashes._runs
+    assert sum(run.nbytes for run in runs) == 8 * 100_000 and len(runs) <= 8

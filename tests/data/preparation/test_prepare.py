@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from slap_jax.data.audio import decode_audio, to_int16
-from slap_jax.data.collections.entry_fields import CollectionError
+from slap_jax.data.collections.fields import CollectionError
 from slap_jax.data.collections.manifest import Manifest
-from slap_jax.data.preparation import dataset_writer, shard
+from slap_jax.data.preparation import dataset_writer
+from slap_jax.data.preparation import shards as shard
 from slap_jax.data.preparation.dataset_writer import DatasetIdentity
 from slap_jax.data.preparation.plan import REJECTED
 from slap_jax.data.preparation.prepare import PrepareError, prepare, prepare_records

@@ -17,9 +17,9 @@ KINDS = {
 }
 
 
-def mask(q_segments, kv_segments, window=None, causal=False):
-    allow = q_segments[:, :, None] == kv_segments[:, None, :]
-    offset = np.arange(kv_segments.shape[1])[None] - np.arange(q_segments.shape[1])[:, None]
+def mask(q_segment_ids, kv_segment_ids, window=None, causal=False):
+    allow = q_segment_ids[:, :, None] == kv_segment_ids[:, None, :]
+    offset = np.arange(kv_segment_ids.shape[1])[None] - np.arange(q_segment_ids.shape[1])[:, None]
     if window is not None:
         allow &= np.abs(offset) <= window
     if causal:

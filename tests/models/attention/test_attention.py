@@ -23,20 +23,20 @@ def test_packed_rows_equal_the_oracle(pack, backend, kind):
     segments, _ = pack(LENGTHS, LENGTH)
 
     def function(q, k, v):
-        return attention(q, k, v, q_segments=segments, backend=backend, **KINDS[kind])
+        return attention(q, k, v, q_segment_ids=segments, backend=backend, **KINDS[kind])
 
     check(function, inputs(2, LENGTH, LENGTH), mask(segments, segments, **KINDS[kind]))
 
 
 @pytest.mark.parametrize("backend", ["dense", "chunked"])
 def test_cross_attention_with_unseen_segments_equals_the_oracle(pack, backend):
-    q_segments, _ = pack([[10, 20, 5], [30, 30]], 70)
-    kv_segments, _ = pack([[40, 20], [100]], LENGTH)  # slot 3 of row 0 and slot 2 of row 1 have no keys
-    allow = mask(q_segments, kv_segments)
+    q_segment_ids, _ = pack([[10, 20, 5], [30, 30]], 70)
+    kv_segment_ids, _ = pack([[40, 20], [100]], LENGTH)  # slot 3 of row 0 and slot 2 of row 1 have no keys
+    allow = mask(q_segment_ids, kv_segment_ids)
     assert not allow.any(-1).all()
 
     def function(q, k, v):
-        return attention(q, k, v, q_segments=q_segments, kv_segments=kv_segments, backend=backend)
+        return attention(q, k, v, q_segment_ids=q_segment_ids, kv_segment_ids=kv_segment_ids, backend=backend)
 
     check(function, inputs(2, 70, LENGTH), allow)
 
@@ -56,7 +56,7 @@ def test_segments_in_any_order_are_still_respected(backend):
     segments: Any = np.random.default_rng(0).integers(0, 4, (2, LENGTH))
 
     def function(q, k, v):
-        return attention(q, k, v, q_segments=segments, backend=backend)
+        return attention(q, k, v, q_segment_ids=segments, backend=backend)
 
     check(function, inputs(2, LENGTH, LENGTH), mask(segments, segments))
 
@@ -67,7 +67,7 @@ def test_large_scores_stay_finite(pack, backend):
     q, k, v = inputs(2, LENGTH, LENGTH)
 
     def loss(q, k, v):
-        return attention(q, k, v, q_segments=segments, window=5, backend=backend).sum()
+        return attention(q, k, v, q_segment_ids=segments, window=5, backend=backend).sum()
 
     gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(q * 1e4, k * 1e4, v)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
@@ -78,7 +78,7 @@ def test_bfloat16_is_close_and_kept(pack, backend):
     segments, _ = pack(LENGTHS, LENGTH)
     q, k, v = inputs(2, LENGTH, LENGTH)
     half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
-    out = jax.jit(lambda q, k, v: attention(q, k, v, q_segments=segments, window=5, backend=backend))(*half)
+    out = jax.jit(lambda q, k, v: attention(q, k, v, q_segment_ids=segments, window=5, backend=backend))(*half)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.float32(out), oracle((q, k, v), mask(segments, segments, 5)), atol=0.05)
 
@@ -89,7 +89,7 @@ def test_no_score_matrix_of_the_whole_row_exists(pack, backend, kind):
     segments, _ = pack([[300, 340], [640]], length)
 
     def loss(q, k, v):
-        return attention(q, k, v, q_segments=segments, backend=backend, **KINDS[kind]).sum()
+        return attention(q, k, v, q_segment_ids=segments, backend=backend, **KINDS[kind]).sum()
 
     text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*inputs(2, length, length)).as_text()
     assert f"{length}x{length}x" not in text

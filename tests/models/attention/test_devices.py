@@ -11,7 +11,7 @@ from slap_jax.models.attention import attention
 from slap_jax.models.attention.dispatch import on_own_rows
 from slap_jax.models.attention.flash import flash_attention
 from slap_jax.models.attention.splash import splash_attention
-from slap_jax.parallel.mesh import AXES
+from slap_jax.parallel.sharding import AXES
 from tests.models.attention.oracle import check, inputs, mask
 
 LENGTH, WINDOW = 40, 5
@@ -29,7 +29,7 @@ def function_of(backend, segments):
     def function(q, k, v):
         if backend in KERNELS:
             return on_own_rows(KERNELS[backend], q, k, v, segments, segments, WINDOW, False)
-        return attention(q, k, v, q_segments=segments, window=WINDOW, backend=backend)
+        return attention(q, k, v, q_segment_ids=segments, window=WINDOW, backend=backend)
 
     return function
 
@@ -64,8 +64,8 @@ def test_rows_and_heads_that_axes_do_not_divide_stay_whole(pack, backend, rows, 
 def test_a_device_sees_its_own_rows_and_heads_only(pack, shape, local):
     seen = []
 
-    def backend(q, k, v, q_segments, kv_segments, window, causal):
-        seen.append((q.shape, k.shape, q_segments.shape, kv_segments.shape))
+    def backend(q, k, v, q_segment_ids, kv_segment_ids, window, causal):
+        seen.append((q.shape, k.shape, q_segment_ids.shape, kv_segment_ids.shape))
         return v
 
     segments = rows_of(pack, 8)

@@ -21,9 +21,9 @@ KERNELS = {
 kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=list(KERNELS))
 
 
-def rows_of(kernel, q_segments, kv_segments, kind=None):
+def rows_of(kernel, q_segment_ids, kv_segment_ids, kind=None):
     kind = kind or {}
-    return lambda q, k, v: kernel(q, k, v, q_segments, kv_segments, kind.get("window"), kind.get("causal", False))
+    return lambda q, k, v: kernel(q, k, v, q_segment_ids, kv_segment_ids, kind.get("window"), kind.get("causal", False))
 
 
 @kernels
@@ -36,10 +36,12 @@ def test_packed_rows_equal_the_oracle(pack, kernel, kind):
 
 @kernels
 def test_queries_without_keys_get_zeros_and_zero_gradients(pack, kernel):
-    q_segments, _ = pack([[10, 20, 5], [30, 30], [60]], 70)
-    kv_segments, _ = pack([[140, 20], [300], []], LENGTH)  # slot 3, slot 2, and every token of the last row see no key
-    allow = mask(q_segments, kv_segments)
-    out, gradients = check(rows_of(kernel, q_segments, kv_segments), inputs(3, 70, LENGTH), allow)
+    q_segment_ids, _ = pack([[10, 20, 5], [30, 30], [60]], 70)
+    kv_segment_ids, _ = pack(
+        [[140, 20], [300], []], LENGTH
+    )  # slot 3, slot 2, and every token of the last row see no key
+    allow = mask(q_segment_ids, kv_segment_ids)
+    out, gradients = check(rows_of(kernel, q_segment_ids, kv_segment_ids), inputs(3, 70, LENGTH), allow)
     unseen = ~allow.any(-1)
     assert unseen.any()
     assert not np.any(np.asarray(out)[unseen])

@@ -13,9 +13,8 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from slap_jax.models.attention import attention
-from slap_jax.models.attention.select import record_choices
-from slap_jax.parallel.mesh import AXES
-from slap_jax.parallel.platform import compiling_for
+from slap_jax.models.attention.dispatch import record_choices
+from slap_jax.parallel.sharding import AXES, compiling_for
 
 LENGTH = 1_024
 KINDS = {
@@ -30,7 +29,7 @@ def gradients(kind, backend="auto"):
     """A fresh function of (q, k, v, owners): tracing must meet the platform of its own test."""
 
     def function(q, k, v, segments):
-        owners = {"q_segments": segments, **({"kv_segments": segments} if kind == "cross" else {})}
+        owners = {"q_segment_ids": segments, **({"kv_segment_ids": segments} if kind == "cross" else {})}
         call = functools.partial(attention, **owners, **KINDS[kind], backend=backend)
         out, pull = jax.vjp(call, q, k, v)
         return out, pull(out)
@@ -68,14 +67,14 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from slap_jax.models.attention import attention
-from slap_jax.parallel.platform import compiling_for
+from slap_jax.parallel.sharding import compiling_for
 
 devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
 mesh = Mesh(np.array(devices).reshape(2, 1, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
 
 def loss(q, segments):
     for window in (12, None):
-        q = attention(q, q, q, q_segments=segments, window=window)
+        q = attention(q, q, q, q_segment_ids=segments, window=window)
     return q.astype(jnp.float32).sum()
 
 def abstract(shape, dtype, *spec):

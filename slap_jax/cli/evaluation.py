@@ -1,0 +1,193 @@
+"""The verbs of the `slap` command that score, export, examine and report on models."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from slap_jax.cli.files import AddVerb, ArgumentError
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Scores a model on its run's evaluation sets, on named ones, or on a suite."""
+    from slap_jax.config.rules import ConfigError
+    from slap_jax.evaluation.evaluate import parse_data_argument
+    from slap_jax.evaluation.scorer import ModelScorer
+    from slap_jax.evaluation.suites import load_suite, suite_sets
+    from slap_jax.evaluation.task import load_tasks
+
+    if options.suite and options.data:
+        raise ArgumentError("--suite and --data name sets in two ways: give one of them")
+    if options.suite and options.data_dir is None:
+        raise ArgumentError("--suite wants --data-dir DIR, which holds a folder for each prepared data set")
+    rows = suite_sets(options.suite) if options.suite else []
+    scorer = ModelScorer(options.model, options.step)
+    missing: dict[str, str] = {}
+    if options.suite:
+        tasks, missing = load_suite(rows, options.data_dir, scorer.vocabulary, scorer.max_tokens)
+        tasks, cannot = scorer.able(tasks)
+        missing |= cannot
+    else:
+        data = scorer.config.data
+        sources = dict(map(parse_data_argument, options.data)) if options.data else data.get("evaluation", {})
+        if not sources:
+            raise ConfigError("nothing to evaluate on: name a set with --data NAME=PATH:SPLIT[:LABEL]")
+        kinds = tuple(options.measure.split(",")) if options.measure else ()
+        settings = {"kinds": kinds, "multi_label": options.multi_label}
+        tasks = load_tasks(sources, scorer.vocabulary, scorer.max_tokens, options.template, **settings)
+    if not tasks:
+        reasons = "\n".join(f"  {name}: {why}" for name, why in missing.items())
+        raise ConfigError(f"no set of suite {options.suite!r} can be evaluated:\n{reasons}")
+    results = scorer.score(
+        tasks,
+        seed=options.seed,
+        beam=options.beam,
+        extra_scores=[name for name in options.scores.split(",") if name],
+        missing=missing,
+        setting=options.setting,
+    )
+    return _report(options, results, f"evaluation_{options.suite}.json" if options.suite else "evaluation.json")
+
+
+def probe(options: argparse.Namespace) -> int:
+    """Trains simple classifiers on a model's frozen features of one's own labelled data."""
+    from slap_jax.data.evaluation_set import load_evaluation
+    from slap_jax.evaluation.evaluate import parse_data_argument
+    from slap_jax.evaluation.scorer import ModelScorer
+    from slap_jax.evaluation.task import make_task, parts_of_split
+
+    if bool(options.folds) == bool(options.test):
+        raise ArgumentError("give --folds LABEL[:N] to test every part in turn, or --test SPLIT: one of the two")
+    name, settings = parse_data_argument(options.data)
+    if not settings.label:
+        raise ArgumentError(f"--data {options.data!r} names no label to predict; write NAME=PATH:SPLIT:LABEL")
+    key, _, count = (options.folds or "").partition(":")
+    if count and not count.isdigit():
+        raise ArgumentError(f"--folds {options.folds!r} is not LABEL or LABEL:NUMBER")
+    scorer = ModelScorer(options.model, options.step)
+    task = make_task(
+        name,
+        load_evaluation(settings.path, settings.split),
+        scorer.vocabulary,
+        scorer.max_tokens,
+        split=settings.split,
+        label=settings.label,
+        kinds=("probe",),
+        multi_label=options.multi_label,
+        parts=parts_of_split(settings.path, settings.split) if options.test else (),
+        folds=(key, int(count or 0)) if options.folds else None,
+        test_part=options.test or "",
+    )
+    return _report(options, scorer.score([task], seed=options.seed), "probe.json")
+
+
+def table(options: argparse.Namespace) -> None:
+    """Sets results beside published figures, and says why those may not compare."""
+    from slap_jax.evaluation.comparison import compare, missing_sets, read_results
+    from slap_jax.report.comparison_page import html, markdown
+
+    files = read_results(options.results)
+    sections, missing = compare(files), missing_sets(files)
+    for render, output in ((markdown, options.markdown), (html, options.html)):
+        if output:
+            output.write_text(render(sections, missing), encoding="utf-8")
+            print(f"wrote {output}")
+    if not options.markdown and not options.html:
+        print(markdown(sections, missing), end="")
+
+
+def _report(options: argparse.Namespace, results: dict[str, Any], file_name: str) -> int:
+    """Prints and writes results; returns the exit code, 1 where a set was missing."""
+    from slap_jax.evaluation.evaluate import write_results
+    from slap_jax.evaluation.text_table import table
+
+    print(json.dumps(results, indent=2) if options.json else table(results))
+    is_run = (Path(options.model) / "checkpoints").is_dir()
+    output = options.output or (Path(options.model) / file_name if is_run else None)
+    if output:
+        write_results(results, output)
+        print(f"wrote {output}", file=sys.stderr if options.json else sys.stdout)
+    return 1 if results.get("missing") else 0
+
+
+def export(options: argparse.Namespace) -> None:
+    """Writes a model for use: for `slap_jax.load`, or in the form of another framework."""
+    from slap_jax.export.formats import export_model
+
+    written = export_model(options.model, options.format, options.output, options.step, options.licence)
+    print(f"wrote {written}")
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Examines a model with probe sounds and texts; exits with 1 if something is wrong."""
+    from slap_jax.doctor.findings import examine
+
+    result = examine(options.model)
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        for name, value in result["measures"].items():
+            print(f"{name:<36}{value:>10.4f}")
+        print(f"{'fingerprint of the export':<36}{result['fingerprint']:>10}")
+        for finding in result["findings"]:
+            print(f"{finding['name']}: {finding['message']}")
+        print("healthy" if result["healthy"] else f"{len(result['findings'])} findings")
+    return 0 if result["healthy"] else 1
+
+
+def report(options: argparse.Namespace) -> None:
+    """Writes the report of a run."""
+    from slap_jax.report.page import build_report
+
+    build_report(options.run_dir)
+    print(f"wrote {options.run_dir / 'report.html'}")
+
+
+def add_verbs(verb: AddVerb) -> None:
+    """Adds the verbs and their arguments; `verb` makes the parser of one from its function."""
+
+    def add_model(add: Any) -> None:
+        add("model", metavar="DIR", help="run directory or export")
+        add("--output", metavar="FILE", help="JSON results (in a run directory, evaluation.json or the suite's)")
+        add("--json", action="store_true", help="print as JSON")
+        add("--step", type=int, help="of a run's checkpoint (the newest)")
+        add("--seed", type=int, default=0, help="of the bootstrap (0)")
+        add("--multi-label", action="store_true", help="clips may have several values of LABEL: mAP, not accuracy")
+
+    add = verb(evaluate).add_argument
+    add_model(add)
+    add("--data", action="append", metavar="NAME=PATH:SPLIT[:LABEL]", help="instead of the run's sets; repeatable")
+    add("--suite", metavar="SUITE", help="paper, retrieval, zero_shot, captioning, probe, frames or all")
+    add("--data-dir", type=Path, metavar="DIR", help="of a suite: holds a folder for each prepared data set")
+    add("--measure", metavar="KINDS", help="of --data: retrieval, zero_shot, captioning, frames, joined by commas")
+    add("--template", default="ensemble", help="of --data: name of the prompts, or a prompt with {} (ensemble)")
+    add("--beam", type=int, default=1, metavar="N", help="of captioning: hypotheses kept (1)")
+    add("--scores", default="", metavar="NAMES", help="of captioning: also spice, fense, joined by a comma")
+    add("--setting", choices=("zero-shot", "in training", "fine-tuned"), help="what the model knew of the sets")
+
+    add = verb(probe).add_argument
+    add_model(add)
+    add("--data", required=True, metavar="NAME=PATH:SPLIT:LABEL", help="prepared clips and what to predict of them")
+    add("--folds", metavar="LABEL[:N]", help="label of the folds; or one, such as a speaker, to make N folds of")
+    add("--test", metavar="SPLIT", help="the split of SPLIT to test on; the others are learnt from")
+
+    add = verb(table).add_argument
+    add("results", nargs="+", metavar="RESULTS.json", help="that `slap evaluate` or `slap probe` wrote")
+    add("--markdown", type=Path, metavar="FILE", help="write Markdown there, instead of printing it")
+    add("--html", type=Path, metavar="FILE", help="write a page there")
+
+    add = verb(export).add_argument
+    add("model", metavar="RUN_OR_EXPORT", help="a run directory, or an export directory")
+    # The names are those of slap_jax.export.formats, which takes seconds to import.
+    formats = ("safetensors", "stablehlo", "pytorch", "onnx", "huggingface")
+    add("--format", choices=formats, default="safetensors", help="what for (safetensors: slap_jax.load)")
+    add("--output", metavar="DIR", help="export directory to write to (RUN/export, or the export itself)")
+    add("--step", type=int, help="of a run's checkpoint (the newest)")
+    add("--licence", default="", metavar="NAME", help="of the weights, for the model card, such as CC-BY-4.0")
+
+    add = verb(doctor).add_argument
+    add("model", metavar="MODEL_DIR", help="an export directory, or a run directory")
+    add("--json", action="store_true", help="print as JSON")
+
+    verb(report).add_argument("run_dir", type=Path, metavar="RUN_DIR")

@@ -1,0 +1,196 @@
+"""The verbs of the `slap` command that train, that check a training ahead of time, and that use classifiers."""
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from slap_jax.ablations import VARIANTS
+from slap_jax.cli.files import AddVerb
+
+
+def train(options: argparse.Namespace) -> int:
+    """Trains, or goes on with a run."""
+    from slap_jax.config.files import read_config
+
+    config = read_config(options.config, options.rest)
+    from slap_jax.train import main as train_main
+
+    return train_main(config, options.run_dir)
+
+
+def aot(options: argparse.Namespace) -> int:
+    """Compiles the training step for devices that need not be there; tells what it needs and how fast it can be."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: described devices are no backend of this machine
+    from slap_jax.aot import find_max_rows, format_report
+    from slap_jax.aot import report as aot_report
+    from slap_jax.config.files import read_config
+
+    def log(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    config = read_config(options.config, options.rest)
+    result = aot_report(config, options.topology, log=log)
+    if options.find_max:
+        result["max_rows"] = find_max_rows(config, options.topology, log)
+    print(json.dumps(result, indent=2) if options.json else format_report(result))
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 1 if result["fits"] is False else 0
+
+
+def finetune(options: argparse.Namespace) -> int:
+    """Trains a model further on one's own data: retrieval, classification or captioning."""
+    from slap_jax.config.files import apply_overrides
+    from slap_jax.finetune.config import finetune_config, training_sources, validation_sources
+
+    config = finetune_config(
+        options.model,
+        options.task,
+        training_sources(options.data),
+        validation_sources(options.data, options.validation),
+        label=options.label,
+        multi_label=options.multi_label,
+        balance=options.balance,
+        max_seconds=options.max_seconds,
+        clips_per_step=options.clips,
+        epochs=options.epochs,
+    )
+    config.objectives.classification.mixup_probability = options.mixup
+    config.train.patience = options.patience
+    if options.learning_rate is not None:
+        config.optimizer.learning_rate = options.learning_rate
+    if options.layer_decay is not None:
+        config.optimizer.layer_decay = options.layer_decay
+    frozen = tuple((pattern, 0.0) for pattern in options.freeze)
+    config.optimizer.learning_rate_factors = frozen + tuple(config.optimizer.learning_rate_factors)
+    apply_overrides(config, options.rest)
+    from slap_jax.train import main as train_main
+
+    return train_main(config, options.run_dir)
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Prints the classes of files, by a classifier that `slap finetune` trained."""
+    from slap_jax.cli.files import Batch, best_of, print_each
+    from slap_jax.inference.classifier import load_classifier
+
+    batch = Batch(options.program, options.audio, quiet=options.json)
+    classifier = load_classifier(options.model)
+    return print_each(options, batch, classifier, classifier.predict, lambda result: best_of(result, options.top))
+
+
+def score(options: argparse.Namespace) -> None:
+    """Scores a classifier that `slap finetune` trained on prepared splits."""
+    from slap_jax.evaluation.evaluate import write_results
+    from slap_jax.evaluation.in_loop import evaluate_classifier, score_table
+
+    results = evaluate_classifier(options.model, options.data, step=options.step, seed=options.seed)
+    print(score_table(results))
+    if options.output:
+        write_results(results, options.output)
+        print(f"wrote {options.output}")
+
+
+def ablations(options: argparse.Namespace) -> int:
+    """Trains variants of a config over several seeds, and writes the table of what they do to retrieval."""
+    from slap_jax.ablations import run as driver
+
+    if options.only:
+        from slap_jax.ablations.run import run
+        from slap_jax.config.files import read_config
+
+        variant, _, seed = options.only.partition(":")
+        output = driver.result_file(options.run_dir, variant, int(seed))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return run(read_config(options.config, options.rest), variant, options.run_dir / output.stem, output)
+    variants, seeds = options.variants.split(","), [int(seed) for seed in options.seeds.split(",")]
+    if not options.table_only:
+        driver.run_all(options.config, options.run_dir, variants, seeds, options.rest)
+    if options.output:
+        words = ["--config", options.config, "--seeds", options.seeds, "--run-dir DIR --output", options.output]
+        command = " ".join(["slap ablations", *map(str, words), *options.rest])
+        command = re.sub(r"=/[^,\s]*", "=DIR", command)  # where data lie on this machine is nobody's concern
+        driver.write_table(options.run_dir, variants, seeds, command, options.output)
+        print(f"wrote {options.output}")
+    return 0
+
+
+def add_verbs(verb: AddVerb) -> None:
+    """Adds the verbs and their arguments; `verb` makes the parser of one from its function."""
+    added = verb(train)
+    added.usage = "slap train --config FILE.py[:ARG] --run-dir DIR [--config.NAME.NAME=VALUE ...]"
+    add = added.add_argument
+    add("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with its argument")
+    add("--run-dir", required=True, metavar="DIR", help="a run that is found there goes on")
+
+    added = verb(aot)
+    added.usage = "slap aot --config FILE.py[:ARG] --topology T [--json] [--find-max] [--config.NAME.NAME=VALUE ...]"
+    add = added.add_argument
+    add("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with its argument")
+    add("--topology", required=True, metavar="T", help="such as v5e:4x4, 2*v5p:4x4x4 (two slices), h100:8, h200:4x8")
+    add("--find-max", action="store_true", help="also look for the most rows that fit; compiles several times")
+    add("--json", action="store_true", help="print as JSON")
+    add("--output", type=Path, metavar="FILE", help="write the JSON too")
+
+    _add_finetune(verb(finetune))
+
+    add = verb(predict).add_argument
+    add("audio", nargs="+", metavar="INPUT", help="files, folders, or patterns in quotes")
+    add("--model", required=True, metavar="DIR", help="run directory, its `best`, or an export of it")
+    add("--top", type=int, default=3, help="classes to print (3)")
+    add("--json", action="store_true", help="print all probabilities as JSON")
+
+    add = verb(score).add_argument
+    add("model", metavar="DIR", help="run directory, its `best`, or an export of it")
+    add("--data", action="append", default=[], metavar="NAME=PATH:SPLIT", help="instead of the run's sets; repeatable")
+    add("--output", type=Path, metavar="FILE", help="write the results as JSON")
+    add("--step", type=int, help="of a run's checkpoint (the newest)")
+    add("--seed", type=int, default=0, help="of the bootstrap (0)")
+
+    added = verb(ablations)
+    added.usage = (
+        "slap ablations --config FILE.py[:ARG] --run-dir DIR [--seeds 0,1,2] [--variants A,B] [--output FILE.md] "
+        "[--config.NAME.NAME=VALUE ...]"
+    )
+    add = added.add_argument
+    add("--config", required=True, metavar="FILE.py[:ARG]", help="takes variant=NAME and seed=N after the colon")
+    add("--run-dir", required=True, type=Path, metavar="DIR", help="finished runs there are not repeated")
+    add("--seeds", default="0,1,2", help="of parameters and data order (0,1,2)")
+    add("--variants", default=",".join(VARIANTS), help="the first is what others are compared with (all)")
+    add("--output", type=Path, metavar="FILE", help="Markdown page to put the table into")
+    add("--table-only", action="store_true", help="run nothing: the table of what is finished")
+    add("--only", metavar="VARIANT:SEED", help=argparse.SUPPRESS)  # what a process of the driver runs
+
+
+def _add_finetune(added: argparse.ArgumentParser) -> None:
+    added.usage = (
+        "slap finetune --model DIR --task TASK --data DIR[:SPLIT] ... --run-dir DIR [options] "
+        "[--config.NAME.NAME=VALUE ...]"
+    )
+    added.set_defaults(config="")  # settings may follow
+    add: Any = added.add_argument
+    add("--model", required=True, metavar="DIR", help="run directory or export to start from")
+    add("--task", required=True, choices=("retrieval", "classification", "captioning"))
+    add("--data", required=True, action="append", metavar="DIR[:SPLIT]", help="prepared data (split train); repeatable")
+    add("--validation", action="append", metavar="DIR[:SPLIT]", help="(the split val or validation of the data)")
+    add("--run-dir", required=True, metavar="DIR", help="a run that is found there goes on")
+    add("--epochs", type=int, default=0, metavar="N", help="passes over the data, about (by the task: 10, 30, 10)")
+    add("--clips", type=int, default=64, metavar="N", help="in a step, about (64)")
+    add("--max-seconds", type=float, default=0.0, metavar="S", help="longer clips are cropped (the model's, or 30)")
+    add("--learning-rate", type=float, metavar="X", help="the peak (by the task: 3e-5, 3e-4, 1e-4)")
+    add("--layer-decay", type=float, metavar="X", help="of the rate, from a layer to the one below (0.9, 0.75, 0.75)")
+    add("--freeze", action="append", default=[], metavar="REGEX", help="parameters by path, as params.txt lists them")
+    add("--patience", type=int, default=0, metavar="N", help="end after N evaluations without a better one (0: never)")
+    add(
+        "--label",
+        default="",
+        metavar="KEY",
+        help="classification: key of the labels key=value (label, or the only one)",
+    )
+    add("--multi-label", action="store_true", help="classification: a clip may have several classes")
+    add("--balance", type=float, default=0.0, metavar="X", help="classification: 0 counts clips alike, 1 classes (0)")
+    add("--mixup", type=float, default=0.0, metavar="SHARE", help="classification: of the clips that are mixed (0)")

@@ -1,0 +1,372 @@
+"""Packing as it is planned: which clips share a row, decided from their sizes alone, before any audio is decoded.
+
+A few rows are open at a time. A clip goes into the fullest open row that holds it; when none does, the fullest row is
+given away and a new one is opened. Compared with filling rows side by side and giving all of them away at once (Grain's
+first-fit), rows are fuller with fewer of them open (docs/data_format.md, "How full rows get"), come one by one instead
+of in bursts, and the state is the list of the clips in the open rows, so that resuming decodes nothing.
+
+The packed rows of some virtual shards: clips are planned in one thread and decoded in others.
+
+From planned rows to the arrays of a batch: each clip is decoded once, straight into its place.
+"""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from slap_jax.batch import LabelledBatch, PackedBatch
+from slap_jax.config.defaults import classes_in_batch, samples_per_column
+from slap_jax.data.audio import decode_flac_into
+from slap_jax.data.batches.augment import Augmenter
+from slap_jax.data.batches.clips import ClipPlanner, PlannedClip, mix_into, write_classes
+from slap_jax.data.batches.prefetch import Prefetch
+from slap_jax.data.batches.stream import VirtualShards, clip_references, derive_seed, generator_at
+from slap_jax.data.packing import clip_columns, empty_rows, write_slot
+from slap_jax.data.records import Records, open_split
+from slap_jax.data.tokenizer import Tokenizer
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed(Generic[Item]):
+    """An item in a row, with the room that it takes.
+
+    Attributes:
+        item: whatever is packed.
+        columns: audio columns that it takes.
+        tokens: text tokens that it takes.
+    """
+
+    item: Item
+    columns: int
+    tokens: int
+
+
+@dataclasses.dataclass
+class _OpenRow(Generic[Item]):
+    placed: list[Placed[Item]] = dataclasses.field(default_factory=list)
+    columns: int = 0
+    tokens: int = 0
+
+    def add(self, placed: Placed[Item]) -> None:
+        self.placed.append(placed)
+        self.columns += placed.columns
+        self.tokens += placed.tokens
+
+
+class RowPacker(Generic[Item]):
+    """Best-fit packing with a fixed number of open rows.
+
+    Attributes:
+        open_rows: the items of each open row.
+    """
+
+    def __init__(self, columns: int, text_tokens: int, slots: int, bins: int):
+        """Opens `bins` empty rows.
+
+        Args:
+            columns: C, of a row.
+            text_tokens: T, of a row.
+            slots: K, the most items of a row.
+            bins: rows that are open at a time.
+        """
+        self._room = (columns, text_tokens, slots)
+        self._rows: list[_OpenRow[Item]] = [_OpenRow() for _ in range(bins)]
+
+    @property
+    def open_rows(self) -> list[list[Placed[Item]]]:
+        """The items of each open row; a row's list may grow later."""
+        return [row.placed for row in self._rows]
+
+    def restore(self, open_rows: Sequence[Sequence[Placed[Item]]]) -> None:
+        """Continues from the open rows of another packer of the same sizes."""
+        self._rows = [_OpenRow() for _ in open_rows]
+        for row, items in zip(self._rows, open_rows, strict=True):
+            for placed in items:
+                row.add(placed)
+
+    def add(self, item: Item, columns: int, tokens: int) -> list[Placed[Item]] | None:
+        """Places an item.
+
+        Args:
+            item: to place.
+            columns: that it takes, at most C.
+            tokens: that it takes, at most T.
+
+        Returns:
+            The items of a row that is now complete, or None.
+
+        Raises:
+            ValueError: no row can hold it.
+        """
+        most_columns, most_tokens, slots = self._room
+        if columns > most_columns or tokens > most_tokens:
+            raise ValueError(
+                f"a clip takes {columns} columns and {tokens} text tokens; a row has {most_columns} and {most_tokens}"
+            )
+        best, best_columns = None, -1
+        for row in self._rows:
+            if (
+                best_columns < row.columns <= most_columns - columns
+                and row.tokens <= most_tokens - tokens
+                and len(row.placed) < slots
+            ):
+                best, best_columns = row, row.columns
+        complete = None
+        if best is None:
+            index = max(range(len(self._rows)), key=self._fullness)
+            complete = self._rows.pop(index).placed
+            best = _OpenRow()
+            self._rows.append(best)  # the oldest stays first, and of equally full rows the first is given: none starves
+        best.add(Placed(item, columns, tokens))
+        return complete
+
+    def _fullness(self, index: int) -> float:
+        """The share of what the row has least of: a row without free slots is as full as one without free columns."""
+        row, (columns, tokens, slots) = self._rows[index], self._room
+        return max(row.columns / columns, row.tokens / tokens, len(row.placed) / slots)
+
+
+# In place of a clip of a restored open row: it is read again only when its row is given away.
+_NOT_READ = object()
+
+
+class PackedRows(grain.IterDataset):
+    """A Grain dataset of rows: each a list of clips in slot order."""
+
+    def __init__(
+        self,
+        clips: grain.MapDataset,
+        size_of: Callable[[Any], tuple[int, int]],
+        source_of: Callable[[Any], int],
+        sources: int,
+        packer: Callable[[], RowPacker],
+        reading: grain.ReadOptions,
+    ):
+        """Packs an endless dataset of clips.
+
+        Args:
+            clips: random access by position, as clips of open rows are read again after a resume.
+            size_of: a clip's columns and tokens.
+            source_of: the number of a clip's source.
+            sources: how many sources there are.
+            packer: makes the packer of one iteration.
+            reading: how far and with how many threads clips are read ahead.
+        """
+        super().__init__()
+        self.clips, self.size_of, self.source_of, self.sources = clips, size_of, source_of, sources
+        self.packer, self.reading = packer, reading
+
+    def __iter__(self) -> "_PackedRowsIterator":
+        return _PackedRowsIterator(self)
+
+
+class _PackedRowsIterator(grain.DatasetIterator):
+    """Its state holds the position in the stream, the clips of the open rows, and the clips taken of each source."""
+
+    def __init__(self, dataset: PackedRows):
+        super().__init__()
+        self._dataset = dataset
+        self._packer: RowPacker[tuple[int, Any]] = dataset.packer()
+        self._taken = [0] * dataset.sources
+        self._go_to(0)
+
+    def __next__(self) -> list[Any]:
+        complete = None
+        while complete is None:
+            clip = next(self._clips)
+            columns, tokens = self._dataset.size_of(clip)
+            complete = self._packer.add((self._position, clip), columns, tokens)
+            self._taken[self._dataset.source_of(clip)] += 1
+            self._position += 1
+        clips = self._dataset.clips
+        return [clips[position] if clip is _NOT_READ else clip for position, clip in (p.item for p in complete)]
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "position": self._position,
+            "taken": list(self._taken),
+            "open": [
+                [[placed.item[0], placed.columns, placed.tokens] for placed in row] for row in self._packer.open_rows
+            ],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._clips.close()
+        self._go_to(state["position"])
+        self._taken = list(state["taken"])
+        self._packer.restore(
+            [
+                [Placed((position, _NOT_READ), columns, tokens) for position, columns, tokens in row]
+                for row in state["open"]
+            ]
+        )
+
+    def close(self) -> None:
+        super().close()
+        self._clips.close()
+
+    def _go_to(self, position: int) -> None:
+        """Reads on from a position: a step of arithmetic, however far away it is."""
+        self._position = position
+        self._clips = iter(self._dataset.clips[position:].to_iter_dataset(self._dataset.reading))
+
+
+# Records that a shard's threads hold ready, compressed, where storage is too slow to be read as it is needed.
+_READ_AHEAD = 16
+
+
+def open_sources(config: ConfigDict) -> dict[str, Records]:
+    """Opens the training sources, in the order of the config; reads only their indexes.
+
+    Raises:
+        RecordsError: a source is not prepared or lacks the split.
+    """
+    return {name: open_split(source.path, source.split) for name, source in config.data.train.items()}
+
+
+def planned_rows(
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    sources: Mapping[str, Records],
+    shares: Sequence[float],
+    shards: Sequence[int],
+) -> VirtualShards[list[PlannedClip]]:
+    """Returns the endless rows of some shards before their audio is decoded: each a list of clips in slot order.
+
+    Args:
+        config: the whole config; `seed`, `audio` and `data` are used.
+        tokenizer: of `config.data.tokenizer`.
+        sources: of `open_sources`.
+        shares: of each source in the stream.
+        shards: numbers of the virtual shards.
+    """
+    data = config.data
+    planner = ClipPlanner(config, tokenizer, sources)
+    clips = {name: len(records) for name, records in sources.items()}
+    threads = -(-data.read_threads // len(shards))
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_READ_AHEAD * threads)
+
+    def rows_of(shard: int) -> PackedRows:
+        return PackedRows(
+            clip_references(clips, shares, config.seed, shard, data.virtual_shards).map(planner),
+            size_of=planner.size_of,
+            source_of=lambda clip: clip.reference.source,
+            sources=len(clips),
+            packer=lambda: RowPacker(data.columns, data.text_tokens, data.slots, data.packing_bins),
+            reading=reading,
+        )
+
+    return VirtualShards(rows_of, shards, data.rows // data.virtual_shards)
+
+
+class ShardRows:
+    """Endless iterator over the rows of some shards; its state is that of the rows given."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        tokenizer: Tokenizer,
+        sources: Mapping[str, Records],
+        shares: Sequence[float],
+        shards: Sequence[int],
+    ):
+        """Reads no clip before the first `next()`; the arguments are those of `planned_rows`."""
+        self._shards = planned_rows(config, tokenizer, sources, shares, shards)
+        self._assemble = RowAssembler(config, sources, Augmenter(config.data.augment))
+        self._planned: Prefetch[Any] | None = None
+
+    def __next__(self) -> PackedBatch:
+        """Returns the next rows [R · shards / D, ...], in numpy."""
+        if self._planned is None:
+            # While one batch is decoded the next one is planned.
+            self._planned = Prefetch(self._shards, lambda rows: rows, depth=1)
+        return self._assemble(next(self._planned))
+
+    def get_state(self) -> dict[str, dict[str, Any]]:
+        """Returns shard number -> state after the rows given."""
+        return self._shards.get_state() if self._planned is None else self._planned.state
+
+    def set_state(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Continues after the rows that `states` has seen."""
+        self._stop_planning()
+        self._shards.set_state(states)
+
+    def close(self) -> None:
+        """Stops the threads; the state stays that of the rows given."""
+        state = self.get_state()
+        self._stop_planning()
+        self._shards.set_state(state)
+        self._shards.close()
+        self._assemble.close()
+
+    def _stop_planning(self) -> None:
+        if self._planned is not None:
+            self._planned.close()
+            self._planned = None
+
+
+class RowAssembler:
+    """Decodes the clips of rows, in several threads where there are several rows."""
+
+    def __init__(self, config: ConfigDict, sources: Mapping[str, Records], augmenter: Augmenter):
+        """Starts no thread before the first call.
+
+        Args:
+            config: the whole config; `seed`, `audio` and `data` are used.
+            sources: the opened splits, in the order of `config.data.train`.
+            augmenter: of `config.data.augment`.
+        """
+        self._data, self._samples_per_column = config.data, samples_per_column(config.audio)
+        self._classes = classes_in_batch(config)
+        self._augmenter = augmenter
+        self._seeds = [derive_seed(config.seed, "augment", name) for name in sources]
+        threads = max(1, config.data.decode_threads)
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads, "decode") if threads > 1 else None
+
+    def __call__(self, rows: Sequence[Sequence[PlannedClip]]) -> PackedBatch:
+        """Returns the rows as arrays.
+
+        Raises:
+            AudioError: a record's audio is damaged.
+        """
+        data = self._data
+        sizes = (len(rows), data.columns, data.slots, data.text_tokens, self._samples_per_column)
+        batch = empty_rows(*sizes, classes=self._classes)
+        if self._pool is None:
+            for row, clips in enumerate(rows):
+                self._write_row(batch, row, clips)
+        else:
+            jobs = [self._pool.submit(self._write_row, batch, row, clips) for row, clips in enumerate(rows)]
+            for job in jobs:
+                job.result()
+        return batch
+
+    def close(self) -> None:
+        """Stops the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _write_row(self, batch: PackedBatch, row: int, clips: Sequence[PlannedClip]) -> None:
+        column = token = 0
+        waveform: np.ndarray = batch.waveform[row]
+        for slot, clip in enumerate(clips):
+            record, reference = clip.record, clip.reference
+            begin = column * self._samples_per_column
+            samples = waveform[begin : begin + clip.samples]
+            decode_flac_into(record.audio, samples, clip.start, f"record {record.source}/{record.id}")
+            if clip.mixed is not None:
+                mix_into(samples, clip.mixed)
+            if isinstance(batch, LabelledBatch):
+                write_classes(batch.clip_labels[row, slot], clip.classes, clip.mixed)
+            if self._augmenter.active:
+                self._augmenter(samples, generator_at(self._seeds[reference.source], reference.place))
+            columns = clip_columns(clip.samples, self._samples_per_column)
+            write_slot(batch, row, slot, column, columns, token, clip.tokens, record.key, reference.source)
+            column, token = column + columns, token + len(clip.tokens)

@@ -1,1 +1,0 @@
-"""`slap data check`: what is missing or odd about a collection, before hours are spent."""

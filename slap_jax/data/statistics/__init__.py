@@ -1,1 +1,0 @@
-"""`slap stats`: what a mixture holds, and how full its rows will be."""

@@ -1,0 +1,296 @@
+"""How well a classification head does on prepared splits: top-1 accuracy, or macro mAP for several classes a clip.
+
+How likely a model finds captions that it was not trained on: a cheap metric by which captioning finds its best step.
+
+Scores of written captions (`slap evaluate --measure captioning`) tell more, and take far longer.
+
+What fine-tuning evaluates in the training loop beside retrieval and zero-shot classification.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+from ml_collections import ConfigDict
+
+from slap_jax.batch import PackedBatch
+from slap_jax.config.defaults import classes_in_batch, samples_per_column
+from slap_jax.data.batches.labels import class_names
+from slap_jax.data.evaluation_set import EvaluationClip, load_evaluation
+from slap_jax.data.packing import Clip, pack_rows
+from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.evaluation.evaluate import parse_data_argument
+from slap_jax.evaluation.zero_shot import accuracy, mean_average_precision
+from slap_jax.inference.classifier import Classifier, FinetuneError, read_classifier
+from slap_jax.inference.embedder import Embedder
+from slap_jax.models.caption_decoder import CaptionDecoder
+from slap_jax.models.encoders import token_segments
+from slap_jax.objectives.captioning import next_tokens, token_losses
+
+_HEAD_CLIPS_AT_ONCE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class _LabelledSet:
+    """The clips of a split that have the label.
+
+    Attributes:
+        clips: of the whole split.
+        kept: which of them have the label.
+        truth: their classes; a clip of a class that training did not have has none.
+        about: for the record.
+    """
+
+    clips: Sequence[EvaluationClip]
+    kept: Sequence[int]
+    truth: Bool[np.ndarray, "N Y"]
+    about: dict[str, Any]
+
+
+class HeadEvaluation:
+    """Evaluates the classification head on sets of a config; keep it between calls, it holds the compiled programs."""
+
+    def __init__(self, config: ConfigDict, embedder: Embedder, sets: Mapping[str, Any]):
+        """Reads the labels of every set.
+
+        Args:
+            config: with `objectives.classification`, of a run or an export.
+            embedder: of the same config.
+            sets: name -> `source(path, split)`, as `config.data.evaluation`.
+
+        Raises:
+            RecordsError: data that are not prepared, or have no such split.
+            FinetuneError: a set without the label, or with several classes a clip where one is expected.
+        """
+        self._classifier = Classifier(config, embedder)
+        self._sets = {name: self._read(name, settings) for name, settings in sets.items()}
+
+    def __call__(self, params: Mapping[str, Any], *, seed: int = 0, resamples: int = 200) -> dict[str, Any]:
+        """Returns the scores of every set as JSON.
+
+        Single-label: `accuracy` with its 95 % `interval`, `chance`, `majority`. Multi-label: `map`, the mean over
+        classes of the average precision, with `interval`. Both: `n` clips, `n_classes`, `n_unknown` (clips of classes
+        that training did not have; they count as wrong, and for mAP as clips of no class), label, classes and split.
+
+        Args:
+            params: of a run.
+            seed: of the bootstrap.
+            resamples: of the bootstrap, over clips.
+        """
+        return {name: self._score(one, params, seed, resamples) for name, one in self._sets.items()}
+
+    def _read(self, name: str, settings: Any) -> _LabelledSet:
+        head = self._classifier
+        clips = load_evaluation(settings.path, settings.split)
+        index = {value: number for number, value in enumerate(head.classes)}
+        kept, truth, unknown = [], [], 0
+        for position, clip in enumerate(clips):
+            values = class_names(clip.labels, head.label)
+            if not values:
+                continue
+            if len(values) > 1 and not head.multi_label:
+                raise FinetuneError(
+                    f"evaluation set {name!r}: clip {clip.id} has {len(values)} values of the label {head.label!r}, "
+                    "and the model was trained for one class a clip"
+                )
+            row = np.zeros(len(head.classes), bool)
+            row[[index[value] for value in values if value in index]] = True
+            unknown += any(value not in index for value in values)
+            kept.append(position)
+            truth.append(row)
+        if not kept:
+            raise FinetuneError(
+                f"evaluation set {name!r} ({settings.path}, split {settings.split!r}): no clip has the label "
+                f"{head.label!r}, which the model predicts"
+            )
+        about = {
+            "n_unknown": unknown,
+            "label": head.label,
+            "classes": list(head.classes),
+            "split": settings.split,
+            "split_fingerprint": clips.fingerprint,
+            "crop": "none",
+        }
+        return _LabelledSet(clips, kept, np.stack(truth), about)
+
+    def _score(self, one: _LabelledSet, params: Mapping[str, Any], seed: int, resamples: int) -> dict[str, Any]:
+        found = self._probabilities(one, params)
+        if self._classifier.multi_label:
+            scores = mean_average_precision(found, one.truth, seed=seed, resamples=resamples)
+            return {**scores, **one.about}
+        correct = one.truth[np.arange(len(found)), found.argmax(axis=1)]
+        return {
+            **accuracy(correct, None, seed=seed, resamples=resamples),
+            "chance": 1.0 / len(self._classifier.classes),
+            "majority": float(one.truth.mean(axis=0).max()),
+            "n": len(found),
+            "n_classes": len(self._classifier.classes),
+            **one.about,
+        }
+
+    def _probabilities(self, one: _LabelledSet, params: Mapping[str, Any]) -> Float[np.ndarray, "N Y"]:
+        parts = []
+        for start in range(0, len(one.kept), _HEAD_CLIPS_AT_ONCE):
+            waveforms = [one.clips[index].waveform for index in one.kept[start : start + _HEAD_CLIPS_AT_ONCE]]
+            parts.append(self._classifier(params, waveforms))
+        return np.concatenate(parts)
+
+
+def evaluate_classifier(
+    directory: str, data: Sequence[str] = (), *, step: int | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Scores a classifier on prepared splits.
+
+    Args:
+        directory: run directory, its `best`, or an export of it.
+        data: `NAME=PATH:SPLIT` each; the run's evaluation sets by default.
+        step: of a run's checkpoint; None for the newest.
+        seed: of the bootstrap.
+
+    Returns:
+        `{"classification": {set: scores}, "model": {"path": ..., "step": ...}}`.
+
+    Raises:
+        FinetuneError: a model without a classification head, nothing to score it on, or data without the label.
+        ExportError, CheckpointError, RecordsError: what cannot be read.
+    """
+    model = read_classifier(directory, step)
+    sets = dict(map(parse_data_argument, data)) if data else model.config.data.get("evaluation", {})
+    if not sets:
+        raise FinetuneError("nothing to score it on: name a set with --data NAME=PATH:SPLIT")
+    evaluation = HeadEvaluation(model.config, Embedder(model.config), sets)
+    scores = evaluation(jax.device_put(model.params), seed=seed, resamples=1_000)
+    return {"classification": scores, "model": {"path": str(directory), "step": model.step}}
+
+
+def score_table(results: Mapping[str, Any]) -> str:
+    """Formats the results of `evaluate_classifier` as text, with chance and N beside every set."""
+    lines = [f"{'classification':<24}{'clips':>7}{'classes':>9}{'':>10}{'(95 %)':>22}{'chance':>8}"]
+    for name, scores in results["classification"].items():
+        metric = "map" if "map" in scores else "accuracy"
+        low, high = scores["interval"]
+        value = f"{scores[metric]:.3f} ({low:.3f}-{high:.3f})"
+        title = f"{name}, {scores['label']}"
+        lines.append(
+            f"{title:<24}{scores['n']:>7}{scores['n_classes']:>9}{metric:>10}{value:>22}{scores['chance']:>8.3f}"
+        )
+    return "\n".join(lines)
+
+
+_CLIPS_AT_ONCE = 256
+
+
+class CaptionLoss:
+    """Cross-entropy of the first caption of every clip, with teacher forcing; clips are cut at `data.max_seconds`.
+
+    Keep it between calls, it holds the compiled program.
+    """
+
+    def __init__(self, config: ConfigDict, embedder: Embedder, tokenizer: Tokenizer, sets: Mapping[str, Any]):
+        """Opens the sets.
+
+        Args:
+            config: of a run with the captioning objective.
+            embedder: of the same config; says where rows run.
+            tokenizer: of the model.
+            sets: name -> `source(path, split)`, as `config.data.evaluation`.
+
+        Raises:
+            RecordsError: data that are not prepared, or have no such split.
+            FinetuneError: a set without captions.
+        """
+        self._config, self._embedder, self._tokenizer = config, embedder, tokenizer
+        self._sets = {name: load_evaluation(settings.path, settings.split) for name, settings in sets.items()}
+        for name, clips in self._sets.items():
+            if not any(facts.captions for facts in clips.facts()):
+                raise FinetuneError(f"evaluation set {name!r} ({clips.path}, split {clips.split!r}) has no captions")
+        self._graph, _ = nnx.split(nnx.eval_shape(self._decoder))
+        self._program = jax.jit(self._rows, out_shardings=embedder.rows.output_sharding())
+
+    def __call__(self, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Returns for every set `nats_per_token`, `token_accuracy` and `n_tokens`; `params` are those of a run."""
+        decoder = params["objectives"]["captioning"]["decoder"]
+        mesh = self._embedder.rows.mesh
+        results = {}
+        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            for name, clips in self._sets.items():
+                total = np.zeros(3)
+                for batch in self._batches(clips):
+                    placed = jax.tree.map(self._embedder.rows.place, batch)
+                    total += np.asarray(self._program(params["model"], decoder, placed), np.float64)
+                losses, correct, count = total
+                results[name] = {
+                    "nats_per_token": float(losses / count),
+                    "token_accuracy": float(correct / count),
+                    "n_tokens": int(count),
+                }
+        return results
+
+    def _decoder(self) -> CaptionDecoder:
+        model = self._config.model
+        return CaptionDecoder(model, model.audio_encoder.width, rngs=nnx.Rngs(0))
+
+    def _batches(self, clips: Any) -> Iterator[PackedBatch]:
+        """The captioned clips, packed into batches of the training's shape; rows that are left over are empty."""
+        data, per_column = self._config.data, samples_per_column(self._config.audio)
+        most = round(data.max_seconds * self._config.audio.sample_rate)
+        shape = (data.columns, data.slots, data.text_tokens, per_column)
+        for start in range(0, len(clips), _CLIPS_AT_ONCE):
+            some = [clip for clip in clips[start : start + _CLIPS_AT_ONCE] if clip.captions]
+            packed = [
+                Clip(clip.waveform[:most], self._tokenizer.encode(clip.captions[0], data.max_caption_tokens), clip.key)
+                for clip in some
+            ]
+            if not packed:
+                continue
+            needed = pack_rows(packed, *shape)[0].clip_valid.shape[0]
+            rows = -(-needed // data.rows) * data.rows
+            batch, _ = pack_rows(packed, *shape, rows=rows)
+            for row in range(0, rows, data.rows):
+                yield jax.tree.map(lambda array, row=row: array[row : row + data.rows], batch)
+
+    def _rows(self, params: Any, decoder_params: Any, batch: PackedBatch) -> Float[Array, "3"]:
+        """Sums over the rows: the losses of the tokens, how many are found, and how many there are."""
+        model, decoder = self._embedder.model(params), nnx.merge(self._graph, decoder_params)
+        patches = model.audio_patches(batch.waveform, batch.audio_segment_ids)
+        memory = model.audio_tokens(patches, batch.audio_segment_ids, batch.audio_positions)
+        owners = token_segments(batch.audio_segment_ids, self._embedder.patches)
+        hidden = decoder(batch.text_tokens, batch.text_segment_ids, batch.text_positions, memory, owners)
+        targets, real = next_tokens(batch.text_tokens, batch.text_segment_ids)
+        chunk = self._config.objectives.captioning.vocabulary_chunk
+        losses, correct = token_losses(hidden, decoder.embedding.table[...], targets, real, chunk)
+        sums = (jnp.where(real, losses, 0.0), real & correct, real)
+        return jnp.stack([jnp.sum(value, dtype=jnp.float32) for value in sums])
+
+
+CAPTION_LOSS = "caption_loss"
+
+
+class LoopEvaluation:
+    """The classification head where there is one, and the caption loss where the best step is chosen by it."""
+
+    def __init__(self, config: ConfigDict, embedder: Embedder, tokenizer: Tokenizer):
+        """Opens the evaluation sets.
+
+        Raises:
+            RecordsError, FinetuneError: see `HeadEvaluation` and `CaptionLoss`.
+        """
+        sets = config.data.evaluation
+        self._head = HeadEvaluation(config, embedder, sets) if classes_in_batch(config) else None
+        by_captions = config.train.best_metric.removeprefix("-").startswith(CAPTION_LOSS + "/")
+        self._captions = CaptionLoss(config, embedder, tokenizer, sets) if by_captions else None
+
+    def __call__(self, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Returns kind -> set -> scores, as `slap_jax.evaluation.evaluate.evaluate` does; `params` are the run's."""
+        results = {}
+        if self._head is not None:
+            results["classification"] = self._head(params)
+        if self._captions is not None:
+            results[CAPTION_LOSS] = self._captions(params)
+        return results

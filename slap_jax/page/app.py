@@ -1,0 +1,206 @@
+"""The page itself, in Gradio: inputs on the left, the questions one can ask on the right.
+
+Starts the page.
+"""
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slap_jax.errors import UserError
+from slap_jax.inference.model import SlapModel
+from slap_jax.page import answers
+from slap_jax.page.answers import PageError
+from slap_jax.search.index import SearchIndex
+
+if TYPE_CHECKING:
+    from slap_jax.inference.model import SlapModel
+    from slap_jax.search.index import SearchIndex
+
+
+LABELS = "dog, rain, engine, bird song, footsteps, speech, music"
+TEXTS = "a dog barks\nrain falls\nsomeone speaks"
+CSS = """
+.gradio-container > main { max-width: 1240px !important; margin: 0 auto !important; }
+.slap-timeline { width: 100%; height: auto; background: #fff; border-radius: 6px; }
+.slap-hits { list-style: none; margin: 0; padding: 0; }
+.slap-hit { display: flex; align-items: center; gap: 14px; padding: 10px 2px;
+  border-bottom: 1px solid var(--border-color-primary); }
+.slap-rank { flex: 0 0 1.6em; text-align: right; color: var(--body-text-color-subdued);
+  font-variant-numeric: tabular-nums; }
+.slap-what { flex: 1 1 auto; min-width: 0; display: grid; grid-template-columns: 1fr auto auto; gap: 2px 12px;
+  align-items: center; }
+.slap-name { grid-column: 1 / -1; font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.slap-when, .slap-number { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; font-size: 90%; }
+.slap-score { width: 110px; height: 6px; border-radius: 3px; background: var(--border-color-primary); }
+.slap-score i { display: block; height: 100%; border-radius: 3px; background: #2b6a99; }
+.slap-hit audio { flex: 0 0 300px; max-width: 45%; height: 36px; }
+.slap-none { color: var(--body-text-color-subdued); }
+@media (max-width: 720px) { .slap-hit { flex-wrap: wrap; } .slap-hit audio { flex: 1 1 100%; max-width: 100%; } }
+"""
+
+
+def build_page(model: "SlapModel", name: str, index: "SearchIndex | None" = None) -> Any:
+    """Lays the page out.
+
+    Args:
+        model: that answers.
+        name: of the model, for the title.
+        index: of the folder to search; without it there is no search.
+
+    Returns:
+        `gradio.Blocks`; `slap_jax.page.app` says how it is launched.
+
+    Raises:
+        PageError: gradio is not installed.
+    """
+    gr = gradio()
+    with gr.Blocks(title=f"SLAP: {name}", analytics_enabled=False, fill_width=True) as page:
+        gr.Markdown(f"# What does it sound like?\nModel `{name}` ({model.model_id})")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=300):
+                audio = gr.Audio(
+                    sources=["upload", "microphone"],
+                    type="filepath",
+                    label="Sound",
+                    elem_id="sound",
+                    buttons=["download"],  # no sharing with other machines
+                )
+                gr.Markdown("Record a sound or drop a file, then ask on the right.")
+            with gr.Column(scale=5, min_width=420), gr.Tabs():
+                with gr.Tab("Over time"):
+                    texts = gr.Textbox(TEXTS, lines=3, label="Texts, one a line", elem_id="texts")
+                    ask = gr.Button("Compare each moment", variant="primary", elem_id="ask_timeline")
+                    answer = gr.HTML(elem_id="timeline", min_height=40)
+                    _answer(ask, functools.partial(answers.timeline, model), [audio, texts], answer, "timeline")
+                with gr.Tab("Classify"):
+                    labels = gr.Textbox(LABELS, label="Labels, separated by commas", elem_id="labels")
+                    ask = gr.Button("Classify", variant="primary", elem_id="ask_classify")
+                    answer = gr.Label(num_top_classes=8, label="Of these labels", elem_id="classes")
+                    _answer(ask, functools.partial(answers.classify, model), [audio, labels], answer, "classify")
+                with gr.Tab("Caption"):
+                    if model.can_caption:
+                        beam = gr.Slider(1, 8, 1, step=1, label="Beginnings followed at a time (beam)", elem_id="beam")
+                        ask = gr.Button("Describe", variant="primary", elem_id="ask_caption")
+                        answer = gr.Textbox(label="Caption", elem_id="caption", interactive=False)
+                        _answer(ask, functools.partial(answers.caption, model), [audio, beam], answer, "caption")
+                    else:
+                        gr.Markdown("This model was trained without captions.")
+                with gr.Tab("Search"):
+                    _search_tab(gr, model, index, audio)
+    return page
+
+
+def gradio() -> Any:
+    """Returns the module.
+
+    Raises:
+        PageError: it is not installed.
+    """
+    try:
+        return importlib.import_module("gradio")
+    except ImportError:
+        raise answers.PageError("the page needs gradio, which is missing: pip install 'slap-jax[page]'") from None
+
+
+def _search_tab(gr: Any, model: "SlapModel", index: "SearchIndex | None", audio: Any) -> None:
+    if index is None:
+        gr.Markdown("No folder to search: index one with `slap index DIR`, and start the page with `--folder DIR`.")
+        return
+    root = Path(index.root)
+    gr.Markdown(f"{len(index)} files of `{root.resolve().name}`")
+    text = gr.Textbox(label="What is to be heard", placeholder="a dog barks in the distance", elem_id="query")
+    with gr.Row(equal_height=True):
+        alike = gr.Checkbox(label="Search with the sound on the left", elem_id="alike")
+        k = gr.Slider(1, 20, 5, step=1, label="Hits", elem_id="k")
+    ask = gr.Button("Search", variant="primary", elem_id="ask_search")
+    answer = gr.HTML(elem_id="hits", min_height=40)
+    search = functools.partial(answers.search_page, model, index)
+    _answer(ask, search, [text, audio, alike, k], answer, "search", also=text.submit)
+
+
+def _answer(
+    button: Any, function: Callable[..., Any], inputs: list[Any], output: Any, name: str, also: Any = None
+) -> None:
+    """Connects a question to its answer; an error of the person's input is told in the page instead."""
+    gr = gradio()
+
+    def answer(*values: Any) -> Any:
+        try:
+            return function(*values)
+        except Exception as error:
+            # As on the command line: the package's own errors explain themselves, anything else is a bug.
+            if not isinstance(error, UserError):
+                raise
+            message = str(error)
+            for uploaded in (value for value in values if isinstance(value, str) and os.path.isabs(value)):
+                message = message.replace(uploaded, os.path.basename(uploaded))  # not where Gradio keeps it
+            raise gr.Error(message, duration=None, title="Not possible", print_exception=False) from error
+
+    for number, event in enumerate([button.click, also]):
+        if event is not None:
+            # JAX compiles at the first question of a length: one at a time, so that nothing is compiled twice.
+            event(
+                answer,
+                inputs,
+                output,
+                api_name=name if number == 0 else f"{name}_on_enter",
+                concurrency_limit=1,
+                concurrency_id="model",
+            )
+
+
+def serve(
+    model: str, folder: Path | None = None, host: str = "127.0.0.1", port: int = 7860, browser: bool = False
+) -> None:
+    """Serves the page until it is interrupted.
+
+    Args:
+        model: export directory.
+        folder: to search, indexed with the same model.
+        host: address to listen at; the usual one is reached from this machine only.
+        port: to listen at.
+        browser: open it.
+
+    Raises:
+        PageError: gradio is not installed, or the port is taken.
+        SearchError: the folder has no index, or one of another model.
+        ExportError: the model cannot be read.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import: nothing is sent anywhere
+    gradio()
+    index = None if folder is None else SearchIndex(folder)
+    loaded = SlapModel.load(model)
+    if index is not None:
+        index.check_model(loaded.model_id, loaded.embed_dim)
+    page = build_page(loaded, Path(model).resolve().name, index)
+    try:
+        launch(page, host, port, inbrowser=browser)
+    except OSError as error:
+        raise PageError(f"cannot listen at {host}, port {port} ({error}); choose another with --port") from error
+    print(f"listening at http://{host}:{port}; stop with Ctrl+C", file=sys.stderr, flush=True)
+    page.block_thread()
+
+
+def launch(page: Any, host: str, port: int, inbrowser: bool = False) -> None:
+    """Starts listening and returns; nothing of the page comes from other machines, and nothing goes there."""
+    gr = gradio()
+    theme = gr.themes.Soft(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        inbrowser=inbrowser,
+        prevent_thread_lock=True,
+        quiet=True,
+        ssr_mode=False,
+        footer_links=[],
+        theme=theme,
+        css=CSS,
+    )

@@ -1,0 +1,85 @@
+"""The best step is kept as a run directory, patience runs out, and what a resumed run repeats is forgotten."""
+
+import json
+
+import numpy as np
+import pytest
+
+from slap_jax.checkpoints.best import BestCheckpoint
+from slap_jax.checkpoints.run import restore_params
+from slap_jax.config.defaults import source
+from slap_jax.config.rules import ConfigError
+from slap_jax.config.validate import validate
+from tests.tiny import tiny_config
+
+
+def config_with(metric: str, patience: int = 0):
+    config = tiny_config()
+    config.train.update(best_metric=metric, patience=patience, evaluate_every=1)
+    return config
+
+
+def feed(best: BestCheckpoint, values: dict[int, float], name: str = "m") -> list[bool]:
+    """Whether the run is to stop after each evaluation."""
+    stops = []
+    for step, value in values.items():
+        best.update(step, {name: value, "other": 0.0}, {"params": {"x": np.full(2, step)}}, {}, {"config": {}})
+        stops.append(best.stop)
+    best.close()
+    return stops
+
+
+@pytest.mark.parametrize("metric", ["m", "-m"])
+def test_the_best_step_is_kept_and_patience_runs_out(tmp_path, metric):
+    sign = -1 if metric[0] == "-" else 1
+    values = {step: sign * value for step, value in zip(range(1, 7), (1.0, 3.0, 2.0, 3.0, 2.5, 9.0), strict=True)}
+    best = BestCheckpoint(config_with(metric, patience=3), tmp_path, 0)
+    assert feed(best, {step: values[step] for step in range(1, 6)}) == [False, False, False, False, True]
+    params, meta = restore_params(tmp_path / "best")
+    np.testing.assert_array_equal(params["x"], 2)  # the first of two equal ones
+    assert meta["best"] == {"m": values[2]} and (tmp_path / "best" / "config.json").is_file()
+    history = json.loads((tmp_path / "best.json").read_text())
+    assert (history["step"], history["value"], history["stopped_early"]) == (2, values[2], True)
+    assert "best step 2: m" in best.describe()
+
+    assert BestCheckpoint(config_with(metric, patience=3), tmp_path, 5).stop  # nothing is left to do
+    resumed = BestCheckpoint(config_with(metric, patience=3), tmp_path, 4)
+    assert not resumed.stop
+    assert feed(resumed, {5: values[5], 6: values[6]})[0]
+    assert BestCheckpoint(config_with("n", patience=3), tmp_path, 5).best is None  # the history is another metric's
+
+
+def test_a_value_that_is_not_finite_is_never_the_best(tmp_path):
+    best = BestCheckpoint(config_with("-m", patience=1), tmp_path, 0)
+    assert feed(best, {1: float("nan"), 2: 5.0, 3: float("inf")}) == [False, False, True]
+    assert best.best == (2, 5.0)
+
+
+def test_without_a_metric_nothing_is_written(tmp_path):
+    best = BestCheckpoint(tiny_config(), tmp_path, 0)
+    best.update(1, {}, None, {}, {})
+    best.close()
+    assert not best.wanted and not best.stop and best.describe() == "" and not list(tmp_path.iterdir())
+
+
+def test_an_unknown_metric_is_named_with_those_that_there_are(tmp_path):
+    with pytest.raises(ConfigError, match=r"best_metric is 'retrieval/x/r1', but the evaluation has only: m, other"):
+        feed(BestCheckpoint(config_with("retrieval/x/r1"), tmp_path, 0), {1: 0.0})
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"patience": 2}, "patience is 2, but config.train.best_metric is empty"),
+        ({"best_metric": "m"}, "best_metric is 'm', but nothing is evaluated in the loop"),
+        ({"patience": -1}, "patience is -1; write evaluations to wait"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(train, message):
+    config = tiny_config()
+    config.train.update(train)
+    with pytest.raises(ConfigError, match=message):
+        validate(config)
+    config.data.evaluation.val = source("data", "val")
+    config.train.update(best_metric="m", patience=2, evaluate_every=5)
+    validate(config)

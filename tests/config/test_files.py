@@ -1,0 +1,83 @@
+"""Config files and overrides: typed values, and one clear error for each mistake."""
+
+import pytest
+
+from slap_jax.config.files import read_config
+from slap_jax.config.rules import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "small.py"
+    path.write_text(
+        "from slap_jax.config import default_config, parse_arg, source\n"
+        "def get_config(arg=None):\n"
+        "    values = parse_arg(arg, rows=4)\n"
+        "    config = default_config()\n"
+        "    config.data.rows = values.rows\n"
+        "    config.data.train.clips = source('data', 'train')\n"
+        "    return config\n"
+    )
+    return str(path)
+
+
+def test_argument_and_typed_overrides(file):
+    config = read_config(
+        file + ":rows=16",
+        [
+            "--config.optimizer.learning_rate=1",
+            "--config.data.columns",
+            "64",
+            "--config.metrics.tensorboard=false",
+            "--config.objectives.contrastive.init_scale=3",
+            "--config.optimizer.learning_rate_factors=(('text', 0.1),)",
+            "--config.data.train.clips.split=dev",
+            "--noconfig.data.allow_mismatch",
+        ],
+    )
+    assert config.data.rows == 16 and config.data.columns == 64
+    assert config.optimizer.learning_rate == 1.0 and isinstance(config.optimizer.learning_rate, float)
+    assert config.metrics.tensorboard is False and config.data.allow_mismatch is False
+    assert config.objectives.contrastive.init_scale == 3.0
+    assert config.optimizer.learning_rate_factors == (("text", 0.1),)
+    assert config.data.train.clips.split == "dev"
+
+
+def test_the_last_override_counts(file):
+    assert read_config(file, ["--config.data.rows=8", "--config.data.rows=12"]).data.rows == 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--config.data.rowz=8"], r"config\.data\.rowz is not a setting; did you mean config\.data\.rows\?"),
+        (["--config.nothing.like.it=8"], r"config\.nothing\.like\.it is not a setting; config takes: audio,"),
+        (["--config.data.rows.deep=8"], r"config\.data\.rows is a value, not a group"),
+        (["--config.data.rows=8.5"], r"--config\.data\.rows=8\.5: .*8\.5.*; write a value of the setting's type"),
+        (["--config.data.rows=many"], r"--config\.data\.rows=many"),
+        (["--data.rows=8"], r"--data\.rows=8 is not an option; write settings as --config\."),
+        (["--rows"], "--rows is not an option"),
+        (["stray"], "unrecognised arguments: stray"),
+    ],
+)
+def test_bad_overrides(file, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config(file, overrides)
+
+
+def test_bad_files(file, tmp_path):
+    with pytest.raises(ConfigError, match=r"config file 'none\.py' does not exist"):
+        read_config("none.py")
+    with pytest.raises(ConfigError, match="config argument 'columns' is unknown; this config takes: rows"):
+        read_config(file + ":columns=3")
+    empty = tmp_path / "empty.py"
+    empty.write_text("")
+    with pytest.raises(ConfigError, match=r"has no get_config\(\)"):
+        read_config(str(empty))
+    empty.write_text("def get_config(): return {}\n")
+    with pytest.raises(ConfigError, match="get_config returned dict"):
+        read_config(str(empty))
+    text = tmp_path / "config.txt"
+    text.write_text("")
+    with pytest.raises(ConfigError, match="is not a Python file"):
+        read_config(str(text))

@@ -1,0 +1,78 @@
+import os
+
+import pytest
+
+from slap_jax.data.collections.published import LayoutError
+from slap_jax.data.datasets.reading import AudioNames, audio_in, folders_below, label, read_lines
+from tests.data.datasets.publisher_files import write_wav
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("sea_waves", "label=sea waves"),
+        ("_unknown_", "label=unknown"),
+        ("bee, wasp, etc. buzzing", "label=bee, wasp, etc. buzzing"),
+        ("horse clip-clop", "label=horse clip-clop"),
+        (" ", "label="),
+    ],
+)
+def test_labels_are_words(value, words):
+    assert label("label", value) == words
+
+
+def test_folders_are_listed_once_in_spite_of_links_and_loops(tmp_path):
+    (tmp_path / "root/b/deep").mkdir(parents=True)
+    (tmp_path / "root/.git").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "root/a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root/b/deep/loop").symlink_to(tmp_path / "root")
+    (tmp_path / "root/c").symlink_to(tmp_path / "root/b")
+    names = [os.path.relpath(folder, tmp_path / "root") for folder in folders_below(tmp_path / "root")]
+    assert names == [".", "a", "b", "b/deep"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read everything, also where tests run
+    with pytest.raises(LayoutError, match=r"closed cannot be read \(Permission denied\); change its permissions"):
+        folders_below(tmp_path)
+
+
+def test_audio_of_a_folder_is_neither_hidden_nor_text(tmp_path):
+    for name in ("b.WAV", "a.flac", "._a.flac"):
+        write_wav(tmp_path / name)
+    (tmp_path / "a.txt").write_text("text")
+    assert audio_in(tmp_path) == [tmp_path / "a.flac", tmp_path / "b.WAV"]
+    assert audio_in(tmp_path / "absent") == []
+
+
+def test_lines_have_their_places(tmp_path):
+    (tmp_path / "names.txt").write_bytes("\ufeffa/b.wav \r\n\n -c.wav\n".encode())
+    assert list(read_lines(tmp_path / "names.txt")) == [("names.txt:1", "a/b.wav"), ("names.txt:3", "-c.wav")]
+
+
+def test_a_file_is_found_by_its_first_name_in_the_first_folder(tmp_path):
+    for name in ("one/-a.wav", "two/-a.flac", "two/b.mp3", "two/b.wav", "two/c: d.wav"):
+        write_wav(tmp_path / name)
+    files = AudioNames([tmp_path / "one", tmp_path / "absent", tmp_path / "two"])
+    assert len(files) == 3
+    assert files.find("-a") == tmp_path / "one/-a.wav"
+    assert files.find("absent", "b", "-a") == tmp_path / "two/b.wav"
+    assert files.find("c_  d") == tmp_path / "two/c: d.wav"
+    assert files.find("absent") is None
+
+
+def test_a_name_that_fits_two_files_loosely_is_none(tmp_path):
+    for name in ("c: d.wav", "c_ d.wav"):
+        write_wav(tmp_path / name)
+    files = AudioNames([tmp_path])
+    assert files.find("c_  d") is None
+    assert files.find("c_ d") == tmp_path / "c_ d.wav"

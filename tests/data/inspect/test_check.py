@@ -1,0 +1,303 @@
+import collections
+import dataclasses
+import json
+import tracemalloc
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from slap_jax.data.collections.entries import AudioFile, Entry, Rejection, TableCell
+from slap_jax.data.collections.published import Expected, LayoutError, PublishedDataset
+from slap_jax.data.datasets.reading import Row, read_table
+from slap_jax.data.datasets.registry import DATASETS
+from slap_jax.data.inspect import check as check_module
+from slap_jax.data.inspect.check import check, check_collection
+from slap_jax.data.inspect.check_report import CheckReport, format_report, report_values
+from slap_jax.data.preparation.prepare import LEAST_ALLOWED_REJECTIONS
+from tests.data.datasets.publisher_files import write_csv, write_wav
+from tests.data.tiny_data import encoded, tone, write_manifest
+
+
+class Beeps(PublishedDataset):
+    """Two splits of a publisher who states little: a table of names and two captions."""
+
+    name = "beeps"
+    version = "1.0.0"
+    title = "Beeps"
+    homepage = "https://example.org/beeps"
+    licence = "CC0-1.0"
+    citation = ""
+    expected: ClassVar = {"train": Expected(clips=4, captions=2), "test": Expected(clips=2, captions=2)}
+    layout = "train.csv\ntest.csv\n<name>.wav"
+    options: ClassVar = {"splits": "train+test"}
+
+    def entries(self):
+        for split in self.settings["splits"].split("+"):
+            for row in read_table(self.require(f"{split}.csv"), ("name", "first", "second")):
+                assert isinstance(row, Row)
+                audio = self.root / f"{row.fields['name']}.wav"
+                if not audio.is_file():
+                    yield Rejection(row.where, row.fields["name"], "missing_file", f"no {audio.name}")
+                    continue
+                captions = tuple(text for text in (row.fields["first"], row.fields["second"]) if text)
+                yield Entry(row.fields["name"], AudioFile(audio), captions, split, source=self.name, where=row.where)
+
+
+HEADER = ("name", "first", "second")
+
+
+def publish(root, train=("a", "b", "c", "d"), test=("e", "f")):
+    """Writes the tables, and audio for each clip but those whose names begin with "missing"."""
+    for split, names in (("train", train), ("test", test)):
+        rows = [(name, f"a beep called {name}", f"{name} beeps") for name in names]
+        write_csv(root / f"{split}.csv", [HEADER, *rows])
+        for name in names:
+            if not name.startswith("missing"):
+                write_wav(root / f"{name}.wav")
+    return root
+
+
+def checked(root, decode=10, **options):
+    return check_collection(Beeps(root, **options), root, decode=decode)
+
+
+@dataclasses.dataclass
+class Listed:
+    """A collection of given entries."""
+
+    items: list
+    name: str = "listed"
+
+    def entries(self):
+        return iter(self.items)
+
+
+def clip(root, number, captions=("a beep",), **fields):
+    audio = fields.pop("audio", None) or AudioFile(root / f"{number}.wav")
+    return Entry(f"clip-{number}", audio, captions, "train", where=f"list:{number}", **fields)
+
+
+def test_a_complete_data_set_is_ready(tmp_path):
+    report = checked(publish(tmp_path))
+    assert report.ready and not report.notes and report.clips == 6
+    assert format_report(report).splitlines()[-1] == "ready: 6 clips in 2 splits"
+    assert report.captions == report.distinct_captions == 12
+    assert report.sample is not None
+    assert (report.sample.clips, report.sample.sample_rates, report.sample.channels) == (6, {16_000: 6}, {1: 6})
+    assert report.sample.median_s == pytest.approx(0.1)
+
+
+def test_a_missing_table_is_shown_with_the_layout(tmp_path):
+    (publish(tmp_path) / "test.csv").unlink()
+    text = format_report(checked(tmp_path))
+    assert "no test.csv; Beeps from https://example.org/beeps is laid out as\ntrain.csv\ntest.csv\n<name>.wav" in text
+    assert text.endswith("\n1 problem")
+
+
+def test_missing_audio_is_a_problem_when_prepare_would_refuse_it(tmp_path):
+    few = [f"missing-{number}" for number in range(LEAST_ALLOWED_REJECTIONS)]
+    report = checked(publish(tmp_path, train=("a", "b", "c", "d", *few)))
+    assert report.ready
+    assert report.rejected["missing_file"].count == LEAST_ALLOWED_REJECTIONS
+    assert report.rejected["missing_file"].examples[0] == "train.csv:6: missing-0: no missing-0.wav"
+    assert len(report.rejected["missing_file"].examples) < LEAST_ALLOWED_REJECTIONS
+    assert report.notes == ["10 clips would be rejected (10 missing_file), which `slap prepare` accepts"]
+
+    report = checked(publish(tmp_path, train=("a", "b", "c", "d", *few, "missing-more")))
+    (problem,) = report.problems
+    assert "11 of 17 clips would be rejected (11 missing_file)" in problem
+    assert "--max-rejected 11" in problem
+
+
+def test_fewer_clips_or_captions_than_published(tmp_path):
+    report = checked(publish(tmp_path, train=("a", "b", "c"), test=()))
+    assert report.problems == [
+        "3 clips are listed, 6 were published: get what lists them again, or the missing parts",
+        "split test has no clip, 2 were published",
+    ]
+    publish(tmp_path)
+    write_csv(tmp_path / "test.csv", [HEADER, ("e", "a beep called e", ""), ("f", "a beep called f", "f beeps")])
+    (problem,) = checked(tmp_path).problems
+    assert problem == "split test has 1.50 captions a clip, 2 were published: get its captions again"
+
+
+def test_only_the_chosen_splits_are_expected(tmp_path):
+    (publish(tmp_path) / "train.csv").unlink()
+    report = checked(tmp_path, splits="test")
+    assert report.ready and list(report.splits) == ["test"]
+    assert report.unlisted_audio.count == 4
+
+
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_what_is_there_twice(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(check_module, "_BLOCK", block)
+    for number in range(4):
+        write_wav(tmp_path / f"{number}.wav")
+    items = [
+        clip(tmp_path, 0, ("a beep", "a beep", "a tone")),
+        clip(tmp_path, 1, ("a beep", "another")),
+        clip(tmp_path, 2, ("one", "a tone"), audio=AudioFile(tmp_path / "." / "1.wav")),
+        dataclasses.replace(clip(tmp_path, 3), id="clip-1"),
+        dataclasses.replace(clip(tmp_path, 3), id="clip-1", source="elsewhere"),
+    ]
+    report = check_collection(Listed(items), tmp_path, decode=0)
+    assert report.clips == 4
+    assert report.rejected["duplicate_id"].examples == ["list:3: clip-1: the id was given before"]
+    assert (report.captions, report.distinct_captions) == (8, 4)
+    assert report.repeated_within_clip.examples == ["list:0: clip-0"]
+    assert report.repeated_captions.examples == ["list:1: a beep", "list:2: a tone", "list:3: a beep"]
+    assert report.shared_audio.count == 1 and report.shared_audio.examples[0].startswith("list:2")
+    assert report.sample is None
+
+
+def test_odd_captions(tmp_path):
+    long = "word " * 10_000
+    items = [
+        clip(tmp_path, 0, (long,)),
+        clip(tmp_path, 1, (), labels=("label=dog",)),
+        clip(tmp_path, 2, ("word " * 100,)),
+    ]
+    report = check_collection(Listed(items), tmp_path, decode=0)
+    assert report.long_captions.count == 1 and report.labels_only == 1
+    assert report.long_captions.examples[0].startswith("list:0: 10,000 words: word word")
+    assert len(report.long_captions.examples[0]) < 200
+    assert report.notes == ["1 caption of more than 100 words; training cuts them"]
+
+
+def test_intended_exclusions_are_neither_rejections_nor_missing(tmp_path):
+    for number in range(2):
+        write_wav(tmp_path / f"{number}.wav")
+    items = [clip(tmp_path, 0), *[Rejection("list", str(i), "excluded_clotho", "") for i in range(50)]]
+    report = check_collection(Listed(items), tmp_path, decode=0)
+    assert report.ready and not report.rejected
+    assert report.excluded == {"excluded_clotho": 50}
+    assert "left out as intended, excluded_clotho: 50" in format_report(report)
+    assert "up to 50 of them" in report.notes[0]
+
+
+def test_audio_that_no_clip_names(tmp_path):
+    publish(tmp_path)
+    write_wav(tmp_path / "deep" / "stray.flac", container="FLAC")
+    write_wav(tmp_path / ".hidden" / "stray.wav")
+    (tmp_path / "notes.txt").write_text("no audio")
+    report = checked(tmp_path)
+    assert report.unlisted_audio.examples == [str(tmp_path / "deep" / "stray.flac")]
+    assert report.ready and report.notes == ["1 audio file named by no clip"]
+
+
+def test_decoding_shows_what_the_files_are(tmp_path):
+    good = encoded(tone(0.2, rate=44_100), 44_100)
+    stereo = encoded(np.stack([tone(0.1), tone(0.1)], axis=1))
+    contents = {0: good, 1: stereo, 2: encoded(np.zeros(1_600)), 3: b"this is text", 4: b"", 5: good[: len(good) // 2]}
+    for number, data in contents.items():
+        (tmp_path / f"{number}.wav").write_bytes(data)
+    items = [clip(tmp_path, number, duration_s=0.5 if number == 1 else None) for number in contents]
+    items.append(clip(tmp_path, 6))  # gone since it was listed
+    report = check_collection(Listed(items), tmp_path, decode=10)
+    sample = report.sample
+    assert sample is not None
+    assert {reason: finding.count for reason, finding in sample.unusable.items()} == {
+        "shorter_than_stated": 1,
+        "unreadable_audio": 1,
+        "empty_audio": 1,
+        "truncated_audio": 1,
+        "missing_file": 1,
+    }
+    assert (sample.sample_rates, sample.channels) == ({44_100: 1, 16_000: 1}, {1: 2})
+    assert (sample.shortest_s, sample.longest_s) == pytest.approx((0.1, 0.2))
+    assert sample.silent.examples == [f"list:2: {tmp_path / '2.wav'}"]
+    assert len(report.problems) == 5
+    assert "1 unusable of 7 sampled clips (truncated_audio): see above" in "\n".join(report.problems)
+    assert "1 silent of 7 sampled clips" in report.notes
+    assert report.stated is not None and (report.stated.clips, report.stated.longest_s) == (1, 0.5)
+
+
+def test_the_sample_is_seeded_and_every_clip_is_as_probable():
+    entries = [Entry(str(number), TableCell(Path("table"), "audio", number), ("x",), "train") for number in range(40)]
+    drawn = collections.Counter()
+    for seed in range(400):
+        samples = []
+        for _ in range(2):
+            sample = check_module._Sample(10, seed)
+            for entry in entries:
+                sample.offer(entry)
+            samples.append([entry.id for entry in sample.entries])
+        assert samples[0] == samples[1] and len(set(samples[0])) == 10
+        drawn.update(samples[0])
+    # Binomial of 400 draws with probability 1/4: mean 100, standard deviation 8.7.
+    assert len(drawn) == 40 and min(drawn.values()) > 60 and max(drawn.values()) < 140
+
+
+def test_memory_does_not_grow_with_the_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_module, "_BLOCK", 500)
+
+    class Endless:
+        name = "endless"
+
+        def __init__(self, count):
+            self.count = count
+
+        def entries(self):
+            table = tmp_path / "clips.parquet"  # a path of each clip would fill Python's own table of names
+            for number in range(self.count):
+                caption = f"caption number {number} of many clips"
+                yield clip(tmp_path, number, (caption,), audio=TableCell(table, "audio", number))
+
+    def peak(count):
+        tracemalloc.start()
+        check_collection(Endless(count), tmp_path, decode=0)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    check_collection(Endless(10), tmp_path, decode=0)  # what imports and caches take
+    few, many = peak(1_000), peak(9_000)
+    # Two hashes a clip, and their runs while they are merged; an entry alone takes more than 500 bytes.
+    assert many - few < 8_000 * 100
+
+
+def test_the_command_names_its_verdict_by_the_exit_code(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "beeps", Beeps)
+    publish(tmp_path)
+    lines = []
+    assert check("beeps", tmp_path, log=lines.append) == 0
+    assert lines[0].endswith("ready: 6 clips in 2 splits")
+    assert check("beeps", tmp_path, options={"splits": "test"}, decode=0, as_json=True, log=lines.append) == 0
+    assert json.loads(lines[1])["sample"] is None
+    (tmp_path / "test.csv").unlink()
+    assert check("beeps", tmp_path, as_json=True, log=lines.append) == 1
+    values = json.loads(lines[2])
+    assert values["ready"] is False and "no test.csv" in values["problems"][0]
+
+
+@pytest.mark.parametrize("name", ["manifest", "collection"])
+def test_any_collection_can_be_checked(tmp_path, name):
+    write_wav(tmp_path / "a.wav")
+    manifest = write_manifest(
+        tmp_path, [{"path": "a.wav", "caption": "a beep"}, {"path": "b.wav", "caption": "gone"}, {"path": "a.wav"}]
+    )
+    lines = []
+    assert check(name, manifest, log=lines.append) == 0
+    assert "would be rejected, missing_file: 1" in lines[0] and lines[0].endswith("ready: 1 clip in 1 split")
+
+
+def test_unknown_names_and_folders(tmp_path):
+    with pytest.raises(LayoutError, match="did you mean 'clotho'"):
+        check("cloto", tmp_path)
+    with pytest.raises(LayoutError, match=r"is not a folder; expected Clotho from https://zenodo"):
+        check("clotho", tmp_path / "nowhere")
+
+
+def test_nothing_usable_is_a_problem(tmp_path):
+    report = check_collection(Listed([Rejection("list:1", "a", "missing_file", "gone")]), tmp_path)
+    assert report.problems == ["no clip can be used: 1 missing_file"]
+
+
+def test_keys_of_the_json_form():
+    assert list(report_values(CheckReport("a", "b"))) == [
+        "ready",
+        "clips",
+        *(field.name for field in dataclasses.fields(CheckReport)),
+    ]

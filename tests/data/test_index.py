@@ -1,0 +1,80 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from slap_jax.data import index as record_index
+from slap_jax.data.index import hash_audio, hash_bytes, hash_id, open_index, sort_hashes, write_index
+from slap_jax.data.records import RecordsError, open_split
+
+
+def test_the_index_says_what_the_records_say(dataset):
+    records, index = open_split(dataset, "train"), open_index(dataset, "train")
+    assert len(index) == len(records) == 24
+    assert index.samples.tolist() == [len(record.waveform()) for record in records]
+    assert index.id_hash.tolist() == [hash_id(record.source, record.id) for record in records]
+    assert index.audio_hash.tolist() == [hash_audio(record.waveform()) for record in records]
+    assert isinstance(index.samples, np.memmap)
+
+
+def test_look_ups(dataset):
+    index, records = open_index(dataset, "train"), open_split(dataset, "train")
+    wanted = np.array([hash_id("tiny", "clip-7"), 5, hash_id("tiny", "clip-0"), 2**64 - 1], np.uint64)
+    assert index.lookup_ids(wanted).tolist() == [7, -1, 0, -1]
+    assert index.lookup_audio(np.array([hash_audio(records[23].waveform())], np.uint64)).tolist() == [23]
+    assert index.lookup_ids(np.empty(0, np.uint64)).tolist() == []
+
+
+def test_joined_splits_are_numbered_like_their_records(dataset):
+    index, records = open_index(dataset, "test+train"), open_split(dataset, "test+train")
+    assert index.id_hash.tolist() == [hash_id(record.source, record.id) for record in records]
+    hashes = np.array([hash_id("tiny", "clip-0"), hash_id("tiny", "clip-24")], np.uint64)
+    assert index.lookup_ids(hashes).tolist() == [6, 0]
+
+
+def test_equal_audio_is_found_at_its_first_record(tmp_path):
+    hashes = np.array([9, 4, 9, 4, 9], np.uint64)
+    columns = {"samples": np.arange(5), "id_hash": np.arange(5, dtype=np.uint64), "audio_hash": hashes}
+    write_index(tmp_path / "index" / "train", 5, [{name: column[:2] for name, column in columns.items()}] * 2)
+    index = record_index.SplitIndex([tmp_path / "index" / "train"])
+    assert index.lookup_audio(np.array([4, 9, 1], np.uint64)).tolist() == [1, 0, -1]
+
+
+@pytest.mark.parametrize("bucket", [1, 7, 1 << 20])
+def test_hashes_are_sorted_in_buckets_like_at_once(tmp_path, monkeypatch, bucket):
+    monkeypatch.setattr(record_index, "_BUCKET", bucket)
+    hashes = np.random.default_rng(0).integers(0, 2**64, 500, np.uint64, endpoint=False)
+    hashes[::3] = hashes[1]
+    sort_hashes(hashes, tmp_path / "sorted.npy", tmp_path / "order.npy")
+    order = np.argsort(hashes, kind="stable")
+    np.testing.assert_array_equal(np.load(tmp_path / "order.npy"), order)
+    np.testing.assert_array_equal(np.load(tmp_path / "sorted.npy"), hashes[order])
+
+
+def test_a_hundred_thousand_look_ups_in_a_million(tmp_path):
+    hashes = np.random.default_rng(1).integers(0, 2**64, 1_000_000, np.uint64, endpoint=False)
+    folder = tmp_path / "train"
+    write_index(folder, len(hashes), [{"samples": np.zeros(len(hashes)), "id_hash": hashes, "audio_hash": hashes}])
+    index = record_index.SplitIndex([folder])
+    found = index.lookup_ids(hashes[::10])
+    np.testing.assert_array_equal(found, np.arange(0, 1_000_000, 10))
+
+
+def test_hashes_are_the_same_everywhere():
+    assert hash_bytes(b"") == 0xB4B2797457A0A6E4
+    assert hash_id("tiny", "clip-0") == 12_643_238_480_126_779_096
+    assert hash_audio(np.array([1, -2], np.int16)) == hash_bytes(b"\x01\x00\xfe\xff")
+    assert hash_audio(np.array([1, 9, -2, 9], np.int16)[::2]) == hash_audio(np.array([1, -2], np.int16))
+    assert hash_id("lab", "\udcff.wav") != hash_id("lab", "?.wav")  # a name that is no Unicode
+
+
+def test_errors_say_what_to_do(dataset, tmp_path):
+    with pytest.raises(RecordsError, match="no split 'valid'"):
+        open_index(dataset, "valid")
+    with pytest.raises(RecordsError, match="does not exist"):
+        open_index(tmp_path / "none", "train")
+    old = shutil.copytree(dataset, tmp_path / "old")
+    shutil.rmtree(next(old.rglob("index")))
+    assert len(open_split(old, "train")) == 24
+    with pytest.raises(RecordsError, match="no index of split 'test': an older version wrote it; prepare it again"):
+        open_index(old, "test")

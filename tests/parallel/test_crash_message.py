@@ -1,0 +1,56 @@
+"""A companion says what its process could not say itself, and nothing when all was well."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from slap_jax.parallel import crash_message as last_words
+
+PROGRAM = """
+import os, signal, sys
+from slap_jax.parallel.crash_message import CrashMessage
+signal.signal(signal.SIGUSR1, lambda *_: None)
+words = CrashMessage()
+words.become("forgotten")
+os.kill(os.getpid(), signal.SIGUSR1)  # its number stands between the words
+words.become("ended by abort\\nin two lines", "ended by a kill, naïvely")
+{end}
+"""
+
+
+def run(end: str) -> tuple[int, str]:
+    # Reads until the companion, too, has closed its standard error.
+    finished = subprocess.run([sys.executable, "-c", PROGRAM.format(end=end)], capture_output=True, timeout=120)
+    return finished.returncode, finished.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("os.abort()", -signal.SIGABRT, "\nslap: ended by abort\nin two lines\n"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, "\nslap: ended by a kill, naïvely\n"),
+        ("words.close()", 0, ""),
+        ("words.close(); words.close()", 0, ""),
+    ],
+)
+def test_what_is_said(end, code, said):
+    assert run(end) == (code, said)
+
+
+def test_signals_work_as_before_when_closed():
+    before = signal.getsignal(signal.SIGABRT)
+    words = last_words.CrashMessage()
+    assert signal.getsignal(signal.SIGABRT) != before
+    words.close()
+    assert signal.getsignal(signal.SIGABRT) == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_lost_companion_does_no_harm():
+    words = last_words.CrashMessage((sys.executable, "-c", "pass"))
+    words._companion.wait(timeout=60)
+    words.become("to nobody")
+    words.close()
+    assert words._companion.returncode == 0 and signal.set_wakeup_fd(-1) == -1
