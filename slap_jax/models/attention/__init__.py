@@ -1,6 +1,8 @@
 """Segment attention: the one entry point, behind which the backends compute the same function.
 
-`allow(i, j) = q_segment_ids[i] == kv_segment_ids[j] and (window is None or |i - j| <= window) and (not causal or j <= i)`.
+    mask(i, j) = q_segment_ids[i] == kv_segment_ids[j]
+                 and (window is None or |i - j| <= window) and (not causal or j <= i)
+
 Clips are contiguous in a row, so a distance in the row is the distance inside the clip. Padding is segment 0 and
 attends to padding. A query with no key allowed gets zeros, and zero gradients, from every backend.
 
