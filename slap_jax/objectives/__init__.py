@@ -1,11 +1,11 @@
 """The training objectives: one file and one class each, found by the name of its settings.
 
 An objective has
-    teacher_parameters: paths of which it needs an averaged copy;
-    features(views): of some rows of the batch, what its loss needs of each of them: arrays with a leading row axis;
-    loss(features, whole): the loss of the whole batch, from the features of all its rows.
-The split lets a batch be computed in parts, and the loss still be that of the whole batch
-(`slap_jax.training.grad_cache`).
+    teacher_parameters: paths of the parameters that need an averaged (EMA) copy;
+    forward(context: StepContext): maps some rows of the batch to a dict of arrays [R, ...], one entry per row;
+    loss(outputs, context: BatchContext): the loss of the whole batch, from the outputs of all its rows.
+Because `forward` sees rows independently, a batch can be computed in parts while the loss stays that of the whole
+batch (`slap_jax.training.grad_cache`).
 """
 
 from flax import nnx

@@ -199,23 +199,27 @@ class Captioning(nnx.Module):
         self.vocabulary_chunk = config.objectives.captioning.vocabulary_chunk
         self.decoder = CaptionDecoder(config.model, config.model.audio_encoder.width, rngs=rngs)
 
-    def features(self, views: StepContext) -> dict[str, Array]:
+    def forward(self, context: StepContext) -> dict[str, Array]:
         """Returns every token's cross-entropy in nats, and whether the likeliest token is the next one, [R, T]."""
-        batch = views.batch
+        batch = context.batch
         hidden = self.decoder(
-            batch.text_tokens, batch.text_segment_ids, batch.text_positions, views.audio_tokens, views.token_segments
+            batch.text_tokens,
+            batch.text_segment_ids,
+            batch.text_positions,
+            context.audio_tokens,
+            context.token_segments,
         )
         targets, real = next_tokens(batch.text_tokens, batch.text_segment_ids)
         losses, correct = token_losses(hidden, self.decoder.embedding.table[...], targets, real, self.vocabulary_chunk)
         return {"losses": losses, "correct": correct}
 
-    def loss(self, features: dict[str, Array], whole: BatchContext) -> LossTerm:
+    def loss(self, outputs: dict[str, Array], context: BatchContext) -> LossTerm:
         """Returns the mean cross-entropy in nats per token."""
-        batch, weights = whole.batch, whole.clip_weights("captioning")
+        batch, weights = context.batch, context.clip_weights("captioning")
         _, real = next_tokens(batch.text_tokens, batch.text_segment_ids)
         if weights is not None:
             weights = token_weights(weights, batch.text_segment_ids)
         count = total_weight(real, weights)
-        accuracy = jnp.sum(weighted(real & features["correct"], weights)) / count
-        loss = jnp.sum(jnp.where(real, weighted(features["losses"], weights), 0.0)) / count
+        accuracy = jnp.sum(weighted(real & outputs["correct"], weights)) / count
+        loss = jnp.sum(jnp.where(real, weighted(outputs["losses"], weights), 0.0)) / count
         return LossTerm(loss, {"caption_token_accuracy": accuracy})

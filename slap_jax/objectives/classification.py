@@ -26,17 +26,17 @@ class Classification(nnx.Module):
         self.class_weights = tuple(map(float, settings.class_weights)) or (1.0,) * len(settings.classes)
         self.head = ClassificationHead(config.model.audio_encoder.width, len(settings.classes), rngs=rngs)
 
-    def features(self, views: StepContext) -> dict[str, Array]:
+    def forward(self, context: StepContext) -> dict[str, Array]:
         """Returns the logits of the clips' classes, fp32 [R, K, Y]."""
-        return {"logits": self.head(views.pooled_audio)}
+        return {"logits": self.head(context.pooled_audio)}
 
-    def loss(self, features: dict[str, Array], whole: BatchContext) -> LossTerm:
+    def loss(self, outputs: dict[str, Array], context: BatchContext) -> LossTerm:
         """Returns the loss over the clips that have a label, weighted by class and by source."""
-        batch = whole.batch
+        batch = context.batch
         assert isinstance(batch, LabelledBatch), "the batch of a run with this objective has labels"
-        logits, targets = features["logits"], batch.clip_labels
+        logits, targets = outputs["logits"], batch.clip_labels
         labelled = batch.clip_valid & jnp.any(targets > 0, axis=-1)
-        weights = whole.clip_weights("classification")
+        weights = context.clip_weights("classification")
         class_weights = jnp.asarray(self.class_weights, jnp.float32)
         if self.multi_label:
             losses = binary_cross_entropy(logits, targets, class_weights)

@@ -223,16 +223,16 @@ class Contrastive(nnx.Module):
         """The inverse temperature, at most `max_scale`."""
         return jnp.minimum(jnp.exp(self.log_scale[...]), self.max_scale)
 
-    def features(self, views: StepContext) -> dict[str, Array]:
+    def forward(self, context: StepContext) -> dict[str, Array]:
         """Returns the unit vectors of the clips' audio and captions, fp32 [R, K, E]."""
-        return {"audio": views.audio_embeddings, "text": views.text_embeddings}
+        return {"audio": context.audio_embeddings, "text": context.text_embeddings}
 
-    def loss(self, features: dict[str, Array], whole: BatchContext) -> LossTerm:
+    def loss(self, outputs: dict[str, Array], context: BatchContext) -> LossTerm:
         """Returns the loss over the valid clips of the global batch, weighted by their sources."""
         # The losses split the clips over `tensor` too; their gradients return to the towers by rows again.
-        audio, text = (constrain(features[name].astype(jnp.float32), BATCH_SPEC) for name in ("audio", "text"))
+        audio, text = (constrain(outputs[name].astype(jnp.float32), BATCH_SPEC) for name in ("audio", "text"))
         audio, text = (x.reshape(-1, x.shape[-1]) for x in (audio, text))
-        batch, weights = whole.batch, whole.clip_weights("contrastive")
+        batch, weights = context.batch, context.clip_weights("contrastive")
         if weights is not None:
             batch = batch.replace(clip_valid=weights > 0)  # clips that count nothing are no negatives either
             weights = weights.reshape(-1)

@@ -58,42 +58,44 @@ class SelfDistillation(nnx.Module):
         settings = self.settings
         self.head = PrototypeHead(width, settings.hidden, settings.bottleneck, settings.prototypes, dtype, rngs=rngs)
 
-    def features(self, views: StepContext) -> dict[str, Array]:
+    def forward(self, context: StepContext) -> dict[str, Array]:
         """Returns, of every place for a masked patch: student's and teacher's unit vector [R, M, B], whether there is
         a patch [R, M], the slot of its clip, and the patch's share of its clip, one over the clip's masked patches.
         """
-        segments = views.token_segments
-        positions, valid = masked_positions(views.mask, views.slots, self.settings.mask_ratio)
+        segments = context.token_segments
+        positions, valid = masked_positions(context.mask, context.slots, self.settings.mask_ratio)
 
-        teacher_head = views.teacher_objectives["distillation"].head
+        teacher_head = context.teacher_objectives["distillation"].head
         owner = jnp.take_along_axis(segments, positions, axis=1)
-        masked_in_clip = segment_counts(jnp.where(views.mask, segments, 0), views.slots)
+        masked_in_clip = segment_counts(jnp.where(context.mask, segments, 0), context.slots)
         share = 1.0 / jnp.maximum(jnp.take_along_axis(masked_in_clip, owner, axis=1), 1)
         return {
-            "student": self.head.units(gather_places(views.masked_audio_tokens, positions)),
-            "teacher": jax.lax.stop_gradient(teacher_head.units(gather_places(views.teacher_audio_tokens, positions))),
+            "student": self.head.units(gather_places(context.masked_audio_tokens, positions)),
+            "teacher": jax.lax.stop_gradient(
+                teacher_head.units(gather_places(context.teacher_audio_tokens, positions))
+            ),
             "valid": valid,
             "owner": owner,
             "share": jnp.where(valid, share, 0.0),
         }
 
-    def loss(self, features: dict[str, Array], whole: BatchContext) -> LossTerm:
+    def loss(self, outputs: dict[str, Array], context: BatchContext) -> LossTerm:
         """Returns the loss over the masked patches of the global batch, its clips weighted by their sources."""
-        settings, valid = self.settings, features["valid"]
-        weights, patch_weights = whole.clip_weights("distillation"), None
+        settings, valid = self.settings, outputs["valid"]
+        weights, patch_weights = context.clip_weights("distillation"), None
         if weights is not None:
-            patch_weights = token_weights(weights, features["owner"])
+            patch_weights = token_weights(weights, outputs["owner"])
             valid &= patch_weights > 0  # clips that count nothing do not enter Sinkhorn-Knopp either
-        share = weighted(features["share"], patch_weights)
-        teacher = jax.lax.stop_gradient(features["teacher"])
-        prototypes = self.head.unit_prototypes(freeze=whole.progress < settings.freeze_last_layer)
-        teacher_prototypes = jax.lax.stop_gradient(whole.teacher_objectives["distillation"].head.unit_prototypes())
-        temperature = self.teacher_temperature(whole.progress)
+        share = weighted(outputs["share"], patch_weights)
+        teacher = jax.lax.stop_gradient(outputs["teacher"])
+        prototypes = self.head.unit_prototypes(freeze=context.progress < settings.freeze_last_layer)
+        teacher_prototypes = jax.lax.stop_gradient(context.teacher_objectives["distillation"].head.unit_prototypes())
+        temperature = self.teacher_temperature(context.progress)
         potentials, use = balance(
             teacher, teacher_prototypes, valid, temperature, settings.sinkhorn_iterations, settings.token_chunk
         )
         total = prototype_cross_entropy(
-            features["student"],
+            outputs["student"],
             prototypes,
             settings.student_temperature,
             teacher,
@@ -103,7 +105,7 @@ class SelfDistillation(nnx.Module):
             share,
             settings.token_chunk,
         )
-        loss = total / (whole.clip_count if weights is None else total_weight(weights > 0, weights))
+        loss = total / (context.clip_count if weights is None else total_weight(weights > 0, weights))
         return LossTerm(loss, _prototype_metrics(use))
 
     def teacher_temperature(self, progress: Float[Array, ""]) -> Float[Array, ""]:

@@ -56,7 +56,7 @@ class Loss:
         student, teacher = self._learners(params)
         batch, row_numbers = rows
         views = StepContext(student.model, teacher.model, teacher.objectives, batch, row_numbers, self.key, self.config)
-        return {name: objective.features(views) for name, objective in student.objectives.items()}
+        return {name: objective.forward(views) for name, objective in student.objectives.items()}
 
     def of_features(
         self, params: Any, features: dict[str, dict[str, Array]], batch: PackedBatch

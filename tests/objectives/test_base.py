@@ -107,7 +107,7 @@ def views_of(config: Any, batch: PackedBatch, teacher_objectives: dict | None = 
 
 def loss_of(objective: Any, views: StepContext) -> jax.Array:
     whole = BatchContext(views.batch, views.teacher_objectives, HALFWAY, views.config)
-    return objective.loss(objective.features(views), whole).loss
+    return objective.loss(objective.forward(views), whole).loss
 
 
 def assert_same_value_and_gradient(ours, expected, *arguments: jax.Array):
