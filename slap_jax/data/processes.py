@@ -1,9 +1,52 @@
-"""Starts processes that signals to the whole job cannot hit, not even while they import their modules."""
+"""Threads and processes: an ordered map with bounded read-ahead, and process starts that signals cannot hit."""
 
+import collections
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+) -> Iterator[Result]:
+    """Maps a function over items in threads, reading a bounded number of items ahead.
+
+    Closing the iterator cancels the calls that have not started and waits for those that have.
+
+    Args:
+        function: called in the threads.
+        items: read in the calling thread, at most `ahead` items before their result is needed.
+        threads: number of concurrent calls.
+        ahead: largest number of results that are computed or in progress while the caller handles an earlier one.
+
+    Yields:
+        The results in the order of the items. An error of `function` or `items` is raised in its place in that order.
+    """
+    iterator = iter(items)
+    pending: collections.deque[Future[Result]] = collections.deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            is_exhausted = False
+            while pending or not is_exhausted:
+                while not is_exhausted and len(pending) <= ahead:
+                    try:
+                        pending.append(pool.submit(function, next(iterator)))
+                    except StopIteration:
+                        is_exhausted = True
+                    except Exception as error:  # raised after the results of the items before it
+                        is_exhausted = True
+                        pending.append(Future())
+                        pending[-1].set_exception(error)
+                if pending:
+                    yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager

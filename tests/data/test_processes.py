@@ -1,14 +1,73 @@
-"""Signals that arrive while processes are started."""
+"""The ordered map with read-ahead, and signals that arrive while processes are started."""
 
-import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Generator
 
 import pytest
 
-from slap_jax.data.processes import held_signals
+from slap_jax.data.processes import held_signals, map_in_order
+
+
+def test_results_come_in_the_order_of_the_items_from_several_threads():
+    barrier = threading.Barrier(3, timeout=30)  # breaks unless three calls run at once
+
+    def slowest_first(item: int) -> int:
+        barrier.wait()
+        time.sleep(0.003 * (2 - item % 3))
+        return item * item
+
+    assert list(map_in_order(slowest_first, range(12), threads=3, ahead=5)) == [item * item for item in range(12)]
+
+
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_no_more_items_are_read_ahead_than_asked(ahead):
+    read = []
+
+    def items():
+        for item in range(20):
+            read.append(item)
+            yield item
+
+    for result in map_in_order(lambda item: item, items(), threads=2, ahead=ahead):
+        assert len(read) == min(result + 1 + ahead, 20)
+    assert list(map_in_order(str, [], threads=2, ahead=1)) == []
+
+
+def test_an_error_comes_after_the_results_before_it():
+    def items():
+        yield from (1, 2, 0)
+        raise OSError("the list ends here")
+
+    results = map_in_order(lambda item: 2 / item, items(), threads=2, ahead=9)
+    assert [next(results), next(results)] == [2.0, 1.0]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+    results = map_in_order(str, items(), threads=2, ahead=9)
+    assert [next(results) for _ in range(3)] == ["1", "2", "0"]
+    with pytest.raises(OSError, match="the list ends here"):
+        next(results)
+
+
+def test_closing_cancels_the_calls_that_have_not_started():
+    started, release = [], threading.Event()
+
+    def call(item: int) -> int:
+        started.append(item)
+        if item:
+            release.wait(30)
+        return item
+
+    results = map_in_order(call, range(100), threads=1, ahead=9)
+    assert isinstance(results, Generator)
+    assert next(results) == 0
+    threading.Timer(0.05, release.set).start()
+    results.close()
+    assert started in ([0], [0, 1])
 
 
 @pytest.fixture
@@ -22,7 +81,7 @@ def control_c_raises():
 def test_a_signal_waits_for_the_end_of_the_block(control_c_raises):
     ran_on = []
     with pytest.raises(KeyboardInterrupt), held_signals(signal.SIGINT):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # os.kill may reach another thread, after the block
         ran_on.append(True)
     assert ran_on and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())

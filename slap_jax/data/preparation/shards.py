@@ -3,8 +3,6 @@
 Makes one shard of its plan: reads, checks and encodes the clips, in their order.
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -24,6 +22,7 @@ from slap_jax.data.index import hash_audio, hash_bytes, hash_id
 from slap_jax.data.preparation.duplicates import REASON as EXCLUDED_EVALUATION
 from slap_jax.data.preparation.duplicates import ExcludedClips, excluded_clips
 from slap_jax.data.preparation.plan import ShardPlan, read_block
+from slap_jax.data.processes import map_in_order
 from slap_jax.data.records import Record, encode_record
 from slap_jax.errors import UserError
 
@@ -232,7 +231,7 @@ def prepare_shard(
     entries = (entry for block in plan.blocks for entry in read_block(block))
 
     def clips() -> Iterator[Clip | Rejection]:
-        for clip in _map_in_order(lambda entry: read_clip(entry, excluded), entries, threads):
+        for clip in map_in_order(lambda entry: read_clip(entry, excluded), entries, threads, _CLIPS_AHEAD * threads):
             yield clip
             on_clip()
 
@@ -278,23 +277,3 @@ def read_clip(entry: Entry, excluded: ExcludedClips | None = None) -> Clip | Rej
     if excluded is not None and excluded.has_audio(facts.audio_hash):
         return Rejection(entry.where, entry.id, EXCLUDED_EVALUATION, "its audio is that of a clip to be left out")
     return record, facts
-
-
-def _map_in_order(
-    function: Callable[[Entry], Clip | Rejection], entries: Iterable[Entry], threads: int
-) -> Iterator[Clip | Rejection]:
-    """Maps in threads, gives results in the order of the entries, and holds a few of each thread."""
-    if threads == 1:
-        yield from map(function, entries)
-        return
-    waiting: collections.deque[concurrent.futures.Future[Clip | Rejection]] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        try:
-            for entry in entries:
-                waiting.append(pool.submit(function, entry))
-                if len(waiting) >= _CLIPS_AHEAD * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
