@@ -134,7 +134,8 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     logging.info("starting at step %d of %d", step, config.train.steps)
 
     # Loop: no host synchronisation but the metrics of the step before -------------------------------------------------
-    best = BestCheckpoint(config, run_dir, step, enabled=first_process)
+    best = BestCheckpoint(config, run_dir, step, enabled=first_process) if config.train.best_metric else None
+    stopped_early = best is not None and best.should_stop
     meta = {"config": json.loads(config.to_json_best_effort())}
     goodput = Goodput(run_dir, phases, step, enabled=first_process)
     peak = peak_flops(per_device=config.train.peak_flops_per_device)
@@ -156,7 +157,7 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     try:
         with jax.transfer_guard("disallow"):
             phases.enter("other")
-            while step < config.train.steps and not preempted and not best.stop:
+            while step < config.train.steps and not preempted and not stopped_early:
                 with phases.during("data"):
                     batch = next(prefetch)
                 with phases.during("dispatch"), profile.step(step + 1):
@@ -168,15 +169,17 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
                 stop_if_not_finite(writer.write(step, metrics), config, checkpoints)
                 preempted = checkpoints.reached_preemption(step)
                 every = config.train.evaluate_every
-                if every and step % every == 0 and (step < config.train.steps or best.wanted) and not preempted:
+                if every and step % every == 0 and (step < config.train.steps or best is not None) and not preempted:
                     writer.flush()
                     with phases.during("evaluation"), jax.transfer_guard("allow"):
                         captions = caption_writer.captions(state.params)
                         results = evaluate(embedder, state.params["model"], tasks, captions=captions)
                         found = scalars(results | further_evaluation(state.params))
                         writer.write_scalars(step, found)
-                        best.update(step, found, state, prefetch.state, meta)
-                last = preempted or best.stop or step == config.train.steps
+                        if best is not None:
+                            best.update(step, found, state, prefetch.state, meta)
+                            stopped_early = best.should_stop
+                last = preempted or stopped_early or step == config.train.steps
                 if last or checkpoints.should_save(step):
                     writer.flush()  # so that no line of a step that is never run again is lost
                     with phases.during("checkpoint"):
@@ -188,11 +191,12 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
         prefetch.close()
         batches.close()
         writer.close()
-        best.close()
+        if best is not None:
+            best.close()
         checkpoints.close()
     if first_process:
         logging.info("%s", goodput.describe(step))
-        if best.wanted:
+        if best is not None:
             logging.info("%s", best.describe())
     if preempted:
         logging.warning("stopped at step %d as asked; the same command goes on from there", step)

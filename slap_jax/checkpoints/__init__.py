@@ -1,1 +1,1 @@
-"""What lies on disk: the checkpoints of a run, its best step, and exported model directories."""
+"""What is on disk: the checkpoints of a run, its best checkpoint, and exported models."""

@@ -1,101 +1,101 @@
-"""The best step of a run by a metric of its evaluations, kept as a run directory of its own; and when to stop."""
+"""The best checkpoint of a run by one metric of its evaluations, and early stopping.
+
+`RUN/best` is a run directory with a single checkpoint, so every command that takes a run also takes `RUN/best`.
+`RUN/best.json` records the evaluations and which of them is the best.
+"""
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from slap_jax.checkpoints.run import Checkpoints
+from slap_jax.atomic import atomic_file
+from slap_jax.checkpoints.run import Checkpoints, restore_meta
 from slap_jax.config.rules import ConfigError
 
-DIRECTORY = "best"  # of a run directory; every verb that takes a run takes it too
+DIRECTORY = "best"  # inside a run directory
 HISTORY = "best.json"
 
 
 class BestCheckpoint:
-    """Follows `config.train.best_metric`; without one it does nothing.
+    """Keeps the checkpoint with the best value of `config.train.best_metric`, which must not be empty.
+
+    `best` always describes the checkpoint on disk. A resumed run therefore starts from what `RUN/best` holds, even if
+    that step lies after the one it resumes from: the checkpoint exists, and its value was measured. The run may
+    evaluate that step a second time with another result, on other hardware for example, and replaces the checkpoint
+    only with a better one.
 
     Attributes:
-        wanted: whether there is a metric to follow.
-        stop: whether `config.train.patience` evaluations in a row brought nothing better.
+        best: (step, value) of the checkpoint in `RUN/best`; None before the first finite value.
     """
 
     def __init__(self, config: ConfigDict, run_dir: Path, restored_step: int, enabled: bool = True):
-        """Reads what the run has found so far.
+        """Opens `RUN/best` and reads what earlier processes of the run evaluated.
 
         Args:
             config: of the run.
-            run_dir: `best/` in it becomes a run directory that holds the best checkpoint.
-            restored_step: evaluations after it are forgotten, they come again.
-            enabled: False in all processes but the first: they take part in saving, but write nothing else.
+            run_dir: the run directory.
+            restored_step: step the run resumes from, 0 for a new run; evaluations of later steps are dropped because
+                they run again.
+            enabled: False in all processes but the first. They take part in saving but write no other file.
         """
-        metric = config.train.best_metric
-        self.wanted, self._name, self._sign = metric != "", metric.removeprefix("-"), -1 if metric[:1] == "-" else 1
-        self._patience, self._run_dir, self._enabled = config.train.patience, run_dir, enabled
-        self._values: list[tuple[int, float]] = []
-        self._checkpoints: Checkpoints | None = None
-        if not self.wanted:
-            self.stop = False
-            return
-        if restored_step and (run_dir / HISTORY).is_file():
-            found = json.loads((run_dir / HISTORY).read_text(encoding="utf-8"))
-            if found["metric"] == metric:
-                self._values = [(step, value) for step, value in found["evaluations"] if step <= restored_step]
+        self._setting = config.train.best_metric
+        self._name, self._lower_is_better = parse_best_metric(self._setting)
+        self._patience = config.train.patience
+        self._run_dir = run_dir
+        self._enabled = enabled
         self._checkpoints = Checkpoints(run_dir / DIRECTORY / "checkpoints", keep=1, every=1, handle_signals=False)
-        self._metric = metric
+        self._evaluations: dict[int, float | None] = {}  # step -> value; None if it was not finite
+        self.best: tuple[int, float] | None = None
+        if restored_step:
+            self._resume(restored_step)
         if enabled:
-            (run_dir / DIRECTORY / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
-        self.stop = self._patience_is_out()
+            with atomic_file(run_dir / DIRECTORY / "config.json") as partial:
+                partial.write_text(config.to_json_best_effort(indent=2) + "\n", encoding="utf-8")
 
     @property
-    def best(self) -> tuple[int, float] | None:
-        """The first step with the best value, and the value; None before the first evaluation."""
-        return max(self._values, key=lambda pair: (self._sign * pair[1], -pair[0]), default=None)
+    def should_stop(self) -> bool:
+        """Whether the last `config.train.patience` evaluations brought no better value; False if patience is 0."""
+        if self._patience == 0 or self.best is None:
+            return False
+        best_step, _ = self.best
+        return sum(step > best_step for step in self._evaluations) >= self._patience
 
     def update(
         self, step: int, metrics: Mapping[str, float], state: Any, data_state: dict[str, Any], meta: dict[str, Any]
     ) -> None:
-        """Takes the results of an evaluation, and saves the step if it is the best one so far.
+        """Records an evaluation and saves the step if its value is the best so far; of equal values the first stays.
 
         Args:
-            step: that was evaluated.
+            step: the evaluated step.
             metrics: name -> value.
-            state: of training, as `Checkpoints.save` takes it.
-            data_state: likewise.
-            meta: likewise.
+            state: training state, as in `Checkpoints.save`.
+            data_state: as in `Checkpoints.save`.
+            meta: as in `Checkpoints.save`.
 
         Raises:
             ConfigError: the evaluation has no such metric.
         """
-        if self._checkpoints is None:
-            return
-        value = metrics.get(self._name)
-        if value is None:
-            there = ", ".join(sorted(metrics))
-            raise ConfigError(f"config.train.best_metric is {self._metric!r}, but the evaluation has only: {there}")
-        self._values.append((step, float(value) if math.isfinite(value) else -self._sign * math.inf))
-        if self.best == self._values[-1]:
-            self._checkpoints.save(step, state, data_state, {**meta, "best": {self._name: float(value)}}, force=True)
-        self.stop = self._patience_is_out()
+        if self._name not in metrics:
+            raise ConfigError(
+                f"config.train.best_metric is {self._setting!r}, but the evaluation has only: "
+                f"{', '.join(sorted(metrics))}"
+            )
+        value = float(metrics[self._name])
+        self._evaluations[step] = value if math.isfinite(value) else None
+        if self._is_better(value):
+            # Orbax keeps the newest step. After a resume the old best may be that of a later step, or of this one.
+            self._checkpoints.delete_from(step)
+            self._checkpoints.save(step, state, data_state, {**meta, "best": {self._name: value}}, force=True)
+            self.best = (step, value)
         if self._enabled:
-            step_of_best, best_value = self.best or (step, value)
-            history = {
-                "metric": self._metric,
-                "step": step_of_best,
-                "value": best_value,
-                "evaluations": self._values,
-                "stopped_early": self.stop,
-            }
-            partial = self._run_dir / f".{HISTORY}.partial"
-            partial.write_text(json.dumps(history, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, self._run_dir / HISTORY)
+            self._write_history()
 
     def describe(self) -> str:
-        """Says which step is the best one and where it is; "" before the first evaluation."""
+        """Names the best step, its value and its directory; "" before the first finite value."""
         if self.best is None:
             return ""
         step, value = self.best
@@ -103,10 +103,43 @@ class BestCheckpoint:
 
     def close(self) -> None:
         """Waits for the last save."""
-        if self._checkpoints is not None:
-            self._checkpoints.close()
+        self._checkpoints.close()
 
-    def _patience_is_out(self) -> bool:
-        if self._patience == 0 or self.best is None:
+    def _is_better(self, value: float) -> bool:
+        if not math.isfinite(value):
             return False
-        return len(self._values) - 1 - self._values.index(self.best) >= self._patience
+        if self.best is None:
+            return True
+        return value < self.best[1] if self._lower_is_better else value > self.best[1]
+
+    def _resume(self, restored_step: int) -> None:
+        path = self._run_dir / HISTORY
+        history = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if history.get("metric") != self._setting:
+            return
+        self._evaluations = {
+            step: value if value is not None and math.isfinite(value) else None
+            for step, value in history["evaluations"]
+            if step <= restored_step
+        }
+        step = self._checkpoints.latest()
+        if step is not None:
+            value = restore_meta(self._checkpoints.directory, step)["best"][self._name]
+            self.best = (step, value) if math.isfinite(value) else None
+
+    def _write_history(self) -> None:
+        step, value = self.best or (None, None)
+        history = {
+            "metric": self._setting,
+            "step": step,
+            "value": value,
+            "evaluations": list(self._evaluations.items()),
+            "stopped_early": self.should_stop,
+        }
+        with atomic_file(self._run_dir / HISTORY) as partial:
+            partial.write_text(json.dumps(history, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def parse_best_metric(setting: str) -> tuple[str, bool]:
+    """Splits `config.train.best_metric` into the metric's name and whether lower is better (a leading `-`)."""
+    return setting.removeprefix("-"), setting.startswith("-")

@@ -1,9 +1,8 @@
-"""From a run directory to a model: its newest checkpoint's parameters, with the run's config and vocabulary."""
+"""Reads a model from a run directory: the parameters of a checkpoint with the run's config and tokenizer."""
 
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -18,7 +17,7 @@ from slap_jax.checkpoints.model_dir import (
     is_export,
     load_export,
 )
-from slap_jax.checkpoints.run import restore_params
+from slap_jax.checkpoints.run import has_checkpoint, restore_params
 
 EXPORT_DIRECTORY = "export"  # inside a run directory
 
@@ -27,38 +26,34 @@ def read_model(directory: str | os.PathLike[str], step: int | None = None) -> Ex
     """Reads the model of a run directory (newest checkpoint, else its export) or of an export directory.
 
     Args:
-        directory: that `slap train` or `slap export` wrote.
+        directory: a directory that `slap train` or `slap export` wrote.
         step: of a run's checkpoint; None for the newest.
 
     Returns:
         The model; `config` is the run's whole config if a run directory was given.
 
     Raises:
-        ExportError: neither kind of directory, or the vocabulary is missing.
-        CheckpointError: no checkpoint of that step, or unreadable.
+        ExportError: the directory is neither a run nor an export, or the tokenizer is missing.
+        CheckpointError: there is no checkpoint of that step, or it is unreadable.
     """
     directory = Path(directory)
     if is_export(directory):
         return load_export(directory)
-    if not (directory / CONFIG).is_file():
-        found = "is not a directory" if not directory.is_dir() else f"holds neither {WEIGHTS} nor {CONFIG}"
-        raise ExportError(f"{directory} {found}; give a directory that `slap train` or `slap export` wrote")
-    config = run_config(directory / CONFIG)
+    config = run_config(directory)
     exported = directory / EXPORT_DIRECTORY
-    tokenizer = Path(config.data.tokenizer)
-    kept = exported / (TOKENIZER_JSON if tokenizer.suffix == ".json" else TOKENIZER)
-    if not tokenizer.is_file() and kept.is_file():
-        tokenizer = kept
-    has_checkpoint = any(child.name.isdigit() for child in (directory / "checkpoints").glob("*"))
-    if not has_checkpoint and exported.is_dir() and step is None:
+    if not has_checkpoint(directory) and exported.is_dir() and step is None:
         model = load_export(exported)
         return Export(config, model.params, model.tokenizer_path, model.step)
     params, meta = restore_params(directory, step)
+    tokenizer = Path(config.data.tokenizer)
+    copy = exported / (TOKENIZER_JSON if tokenizer.suffix == ".json" else TOKENIZER)
     if not tokenizer.is_file():
-        raise ExportError(
-            f"tokenizer {tokenizer}, which the run {directory} was trained with, is missing; put it back, or correct "
-            f"data.tokenizer in {directory / CONFIG}"
-        )
+        if not copy.is_file():
+            raise ExportError(
+                f"tokenizer {tokenizer}, which the run {directory} was trained with, is missing; put it back, or "
+                f"correct data.tokenizer in {directory / CONFIG}"
+            )
+        tokenizer = copy
     return Export(config, params, tokenizer, int(meta.get("step", 0)))
 
 
@@ -68,16 +63,16 @@ def export_run(
     """Exports a run.
 
     Args:
-        run_dir: that `slap train` wrote.
-        out_dir: `run_dir/export` by default.
+        run_dir: a directory that `slap train` wrote.
+        out_dir: None for `run_dir/export`.
         step: of the checkpoint; None for the newest.
 
     Returns:
         The export directory.
 
     Raises:
-        ExportError: not a run directory, or the vocabulary is missing.
-        CheckpointError: no checkpoint of that step, or unreadable.
+        ExportError: not a run directory, or the tokenizer is missing.
+        CheckpointError: there is no checkpoint of that step, or it is unreadable.
     """
     if is_export(run_dir):
         raise ExportError(f"{run_dir} is an export already; give the run directory that `slap train` wrote")
@@ -86,17 +81,24 @@ def export_run(
     return export(model.params, model.config, model.tokenizer_path, out_dir, model.step)
 
 
-def run_config(path: Path) -> ConfigDict:
+def run_config(run_dir: str | os.PathLike[str]) -> ConfigDict:
     """Reads the `config.json` of a run directory.
 
     Raises:
-        ExportError: another file, or damaged.
+        ExportError: not a run directory, or the file is damaged or not the config of a run.
     """
+    run_dir = Path(run_dir)
+    path = run_dir / CONFIG
+    if not path.is_file():
+        problem = f"holds neither {WEIGHTS} nor {CONFIG}" if run_dir.is_dir() else "is not a directory"
+        raise ExportError(f"{run_dir} {problem}; give a directory that `slap train` or `slap export` wrote")
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        config = ConfigDict(values)
+        config = ConfigDict(json.loads(path.read_text(encoding="utf-8")))
         for section in ("audio", "model", "data", "objectives"):
             config[section]
-        return config
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise ExportError(f"{path} is not the config of a run ({type(error).__name__}: {error})") from None
+        raise ExportError(
+            f"{path} is not the config of a run ({type(error).__name__}: {error}); restore it, or copy `config` from "
+            "the `meta` of a checkpoint"
+        ) from None
+    return config

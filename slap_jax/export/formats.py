@@ -8,7 +8,6 @@ from typing import Any
 
 from slap_jax.checkpoints.model_dir import (
     CARD,
-    CONFIG,
     FINGERPRINT,
     Export,
     ExportError,
@@ -17,6 +16,7 @@ from slap_jax.checkpoints.model_dir import (
     load_export,
 )
 from slap_jax.checkpoints.read_model import export_run, run_config
+from slap_jax.export.packages import require_packages
 
 FORMATS = ("safetensors", "stablehlo", "pytorch", "onnx", "huggingface")
 
@@ -56,8 +56,6 @@ def export_model(
 
 
 def _check_packages(format: str) -> None:
-    from slap_jax.checkpoints.model_dir import require_packages
-
     if format == "stablehlo":
         require_packages("--format stablehlo", "stablehlo", "flatbuffers")
     if format == "onnx":
@@ -72,7 +70,7 @@ def _export_of_run(run_dir: Path, out_dir: str | os.PathLike[str] | None, step: 
     from slap_jax.export.model_card import data_sources, write_card
 
     directory = export_run(run_dir, out_dir, step)
-    config = run_config(run_dir / CONFIG)
+    config = run_config(run_dir)
     write_fingerprint(directory)
     write_card(
         load_export(directory),

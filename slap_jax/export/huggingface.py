@@ -10,7 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from slap_jax.checkpoints.model_dir import CARD, WEIGHTS, load_export, require_packages
+from slap_jax.checkpoints.model_dir import CARD, WEIGHTS, load_export
+from slap_jax.export.packages import require_packages
 
 HUGGINGFACE_DIRECTORY = "huggingface"  # inside an export
 CODE = ("configuration_slap.py", "modeling_slap.py")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slap_jax.checkpoints.model_dir import load_export, require_packages
+from slap_jax.checkpoints.model_dir import load_export
+from slap_jax.export.packages import require_packages
 
 ONNX_DIRECTORY = "onnx"  # inside an export
 AUDIO_FILE, TEXT_FILE, DECODER_FILE = "audio.onnx", "text.onnx", "decoder.onnx"

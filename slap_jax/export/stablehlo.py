@@ -17,8 +17,9 @@ from jax import export as jax_export
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from slap_jax.checkpoints.model_dir import CONFIG, WEIGHTS, Export, require_packages
+from slap_jax.checkpoints.model_dir import CONFIG, WEIGHTS, Export
 from slap_jax.config.defaults import patches_per_column, samples_per_column
+from slap_jax.export.packages import require_packages
 from slap_jax.inference.embedder import inference_config, one_clip_rows
 from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.models.encoders import token_segments

@@ -14,7 +14,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from slap_jax.checkpoints.model_dir import CONFIG, WEIGHTS, is_export, load_export
+from slap_jax.checkpoints.model_dir import CONFIG, is_export, load_export
+from slap_jax.checkpoints.read_model import run_config
+from slap_jax.checkpoints.run import has_checkpoint
 from slap_jax.config.defaults import columns_of, default_config, source
 from slap_jax.data.records import SUMMARY, Records, dataset_directory, open_split, split_sizes
 from slap_jax.finetune.classes import find_classes, require_captions
@@ -246,8 +248,8 @@ def base_config(model: str) -> ConfigDict:
         model: run directory, its `best`, or export directory.
 
     Raises:
-        FinetuneError: no model there.
-        ExportError: a damaged export.
+        FinetuneError: a run without a checkpoint.
+        ExportError: neither a run nor an export, or a damaged one.
     """
     directory = Path(model)
     config = default_config()
@@ -255,7 +257,10 @@ def base_config(model: str) -> ConfigDict:
         export = load_export(directory)
         saved, tokenizer = export.config, str(export.tokenizer_path)
     else:
-        saved, tokenizer = _of_run(directory)
+        saved = run_config(directory)
+        tokenizer = saved.data.tokenizer
+        if not has_checkpoint(directory):
+            raise FinetuneError(f"{directory} has no checkpoint yet; train it first, or give another model")
     for section in ("audio", "spec_augment", "model", "objectives"):
         if section in saved:
             _take(config[section], saved[section], f"{directory / CONFIG}: {section}")
@@ -266,23 +271,6 @@ def base_config(model: str) -> ConfigDict:
     config.model.attention, config.model.remat = "auto", "none"
     config.init_from = model
     return config
-
-
-def _of_run(directory: Path) -> tuple[ConfigDict, str]:
-    """The config of a run with a checkpoint, and its vocabulary."""
-    if not (directory / CONFIG).is_file():
-        found = f"holds neither {WEIGHTS} nor {CONFIG}" if directory.is_dir() else "is not a directory"
-        raise FinetuneError(f"{directory} {found}; give a directory that `slap train` or `slap export` wrote")
-    try:
-        saved = ConfigDict(json.loads((directory / CONFIG).read_text(encoding="utf-8")))
-        tokenizer = saved.data.tokenizer
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise FinetuneError(
-            f"{directory / CONFIG} is not the config of a run ({type(error).__name__}: {error})"
-        ) from None
-    if not any(child.name.isdigit() for child in (directory / "checkpoints").glob("*")):
-        raise FinetuneError(f"{directory} has no checkpoint yet; train it first, or give another model")
-    return saved, tokenizer
 
 
 def _take(own: ConfigDict, saved: ConfigDict, where: str) -> None:

@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from slap_jax.checkpoints.model_dir import CONFIG, load_export
-from slap_jax.checkpoints.run import restore_params
+from slap_jax.checkpoints.run import has_checkpoint, restore_params
 from slap_jax.config.rules import ConfigError
 from slap_jax.models.modernbert import check_modernbert, read_modernbert
 from slap_jax.params import flatten, path_name
@@ -33,8 +33,7 @@ def check_start(config: ConfigDict, run_dir: Path) -> None:
     Raises:
         ModernBertError: it is not the ModernBERT that the config describes.
     """
-    goes_on = any(child.name.isdigit() for child in (run_dir / "checkpoints").glob("*"))
-    if config.init_text_from and not config.init_from and not goes_on:
+    if config.init_text_from and not config.init_from and not has_checkpoint(run_dir):
         check_modernbert(config.init_text_from, config.model)
 
 

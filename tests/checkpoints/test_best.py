@@ -1,4 +1,4 @@
-"""The best step is kept as a run directory, patience runs out, and what a resumed run repeats is forgotten."""
+"""The best step is kept as a run directory, patience ends the run, and a resumed run may evaluate differently."""
 
 import json
 
@@ -19,12 +19,13 @@ def config_with(metric: str, patience: int = 0):
     return config
 
 
-def feed(best: BestCheckpoint, values: dict[int, float], name: str = "m") -> list[bool]:
-    """Whether the run is to stop after each evaluation."""
+def feed(best: BestCheckpoint, values: dict[int, float], parameter: float | None = None) -> list[bool]:
+    """Returns whether the run stops after each evaluation; `parameter` is what is saved, by default the step."""
     stops = []
     for step, value in values.items():
-        best.update(step, {name: value, "other": 0.0}, {"params": {"x": np.full(2, step)}}, {}, {"config": {}})
-        stops.append(best.stop)
+        params = {"x": np.full(2, step if parameter is None else parameter)}
+        best.update(step, {"m": value, "other": 0.0}, {"params": params}, {}, {"config": {}})
+        stops.append(best.should_stop)
     best.close()
     return stops
 
@@ -40,11 +41,11 @@ def test_the_best_step_is_kept_and_patience_runs_out(tmp_path, metric):
     assert meta["best"] == {"m": values[2]} and (tmp_path / "best" / "config.json").is_file()
     history = json.loads((tmp_path / "best.json").read_text())
     assert (history["step"], history["value"], history["stopped_early"]) == (2, values[2], True)
-    assert "best step 2: m" in best.describe()
+    assert "best step 2: m" in best.describe() and history["evaluations"] == [[s, values[s]] for s in range(1, 6)]
 
-    assert BestCheckpoint(config_with(metric, patience=3), tmp_path, 5).stop  # nothing is left to do
+    assert BestCheckpoint(config_with(metric, patience=3), tmp_path, 5).should_stop
     resumed = BestCheckpoint(config_with(metric, patience=3), tmp_path, 4)
-    assert not resumed.stop
+    assert not resumed.should_stop
     assert feed(resumed, {5: values[5], 6: values[6]})[0]
     assert BestCheckpoint(config_with("n", patience=3), tmp_path, 5).best is None  # the history is another metric's
 
@@ -53,13 +54,39 @@ def test_a_value_that_is_not_finite_is_never_the_best(tmp_path):
     best = BestCheckpoint(config_with("-m", patience=1), tmp_path, 0)
     assert feed(best, {1: float("nan"), 2: 5.0, 3: float("inf")}) == [False, False, True]
     assert best.best == (2, 5.0)
+    history = json.loads((tmp_path / "best.json").read_text(), parse_constant=pytest.fail)  # valid JSON: no NaN
+    assert history["evaluations"] == [[1, None], [2, 5.0], [3, None]]
 
 
-def test_without_a_metric_nothing_is_written(tmp_path):
-    best = BestCheckpoint(tiny_config(), tmp_path, 0)
-    best.update(1, {}, None, {}, {})
-    best.close()
-    assert not best.wanted and not best.stop and best.describe() == "" and not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ({20: 0.4}, (20, 0.9, 20)),  # the lost evaluation was better, and its checkpoint is still there
+        ({20: 0.9}, (20, 0.9, 20)),  # the same again, as on the same hardware
+        ({20: 0.95}, (20, 0.95, -1)),  # better now: the parameters on disk are the new ones
+        ({15: 0.95, 20: 0.4}, (15, 0.95, -1)),  # a lower step number than the checkpoint on disk
+        ({20: 0.4, 30: 0.92, 40: 0.5}, (30, 0.92, -1)),
+    ],
+)
+def test_a_resumed_run_that_evaluates_differently_keeps_the_best(tmp_path, after, expected):
+    """A run evaluates steps 10 and 20, is killed, and resumes from the checkpoint of step 10."""
+    step, value, parameter = expected
+    feed(BestCheckpoint(config_with("m"), tmp_path, 0), {10: 0.5, 20: 0.9})
+    resumed = BestCheckpoint(config_with("m"), tmp_path, 10)
+    feed(resumed, after, parameter=-1)
+    params, meta = restore_params(tmp_path / "best")
+    assert params["x"].tolist() == [parameter] * 2 and (meta["step"], meta["best"]) == (step, {"m": value})
+    history = json.loads((tmp_path / "best.json").read_text())
+    assert resumed.best == (history["step"], history["value"]) == (step, value)
+    assert history["evaluations"] == [[10, 0.5], *map(list, after.items())]
+
+
+def test_a_run_that_starts_again_forgets_the_best(tmp_path):
+    feed(BestCheckpoint(config_with("m"), tmp_path, 0), {10: 0.5, 20: 0.9})
+    again = BestCheckpoint(config_with("m"), tmp_path, 0)
+    feed(again, {10: 0.4}, parameter=-1)
+    params, meta = restore_params(tmp_path / "best")
+    assert again.best == (10, 0.4) and params["x"].tolist() == [-1, -1] and meta["best"] == {"m": 0.4}
 
 
 def test_an_unknown_metric_is_named_with_those_that_there_are(tmp_path):

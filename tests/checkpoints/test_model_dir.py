@@ -127,14 +127,14 @@ def test_a_config_without_a_section(exported):
     content = json.loads(path.read_text())
     del content["config"]["model"]
     path.write_text(json.dumps(content))
-    with pytest.raises(ExportError, match=r"config\.json lacks config\.model: it was changed; write it again"):
+    with pytest.raises(ExportError, match=r"config\.json lacks config\.model: it was edited; write it again"):
         load_export(exported)
 
 
 @pytest.mark.parametrize(
     ("group", "values", "message"),
     [
-        ("audio", {"std": None}, r"config\.audio\.std is missing; every one must be there\. It was changed, or"),
+        ("audio", {"std": None}, r"config\.audio\.std is missing; every one must be there\. It was edited, or"),
         ("audio", {"sample_rate": "16000"}, r"config\.audio\.sample_rate is '16000'; expected int"),
         ("audio", {"loudness": 1.0}, r"config\.audio\.loudness is not a setting; config\.audio takes: dft"),
         ("model", {"audio_encoder": 3}, r"config\.model\.audio_encoder is 3; expected a group of settings"),
@@ -171,7 +171,7 @@ def test_damaged_weights(exported):
 def test_a_vocabulary_of_another_model(exported):
     with (exported / "tokenizer.model").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(ExportError, match="not the vocabulary that this model was trained with"):
+    with pytest.raises(ExportError, match="not the tokenizer that this model was trained with"):
         load_export(exported)
 
 

@@ -18,8 +18,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from slap_jax.checkpoints import run as checkpoints
 from slap_jax.checkpoints.run import CheckpointError, Checkpoints, merge_data_states, restore_params
+from slap_jax.checkpoints import run as checkpoints
 from slap_jax.parallel.sharding import create_mesh, shardings, with_shardings
 
 META = {"config": {"seed": 0, "model": {"layers": (1, 2)}, "objectives": {"init_scale": None}}}
@@ -130,7 +130,7 @@ def test_parameters_alone_on_a_machine_with_one_device(saved):
     directory, state = saved
     program = f"""
         import jax, numpy as np
-        from slap_jax.checkpoints import restore_params
+        from slap_jax.checkpoints.run import restore_params
         params, _ = restore_params({str(directory)!r})
         assert jax.device_count() == 1
         print(params["model"]["mlp"]["up"]["kernel"].tobytes().hex()[:64])
@@ -180,7 +180,7 @@ def test_a_chosen_step(tmp_path):
         for step in (1, 2):
             writer.save(step, {"params": {"w": jnp.full(3, float(step))}}, {}, {}, force=True)
     assert restore_params(tmp_path, step=1)[0]["w"].tolist() == [1.0, 1.0, 1.0]
-    with pytest.raises(CheckpointError, match=r"no checkpoint of step 3 in .*there are: 1, 2"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 3 in .*available steps: 1, 2"):
         restore_params(tmp_path, step=3)
 
 
@@ -188,7 +188,7 @@ def test_a_save_killed_in_the_middle_is_ignored_and_cleaned(tmp_path):
     program = f"""
         import os, signal
         import jax.numpy as jnp
-        from slap_jax.checkpoints import Checkpoints
+        from slap_jax.checkpoints.run import Checkpoints
         writer = Checkpoints({str(tmp_path)!r})
         writer.save(1, {{"params": {{"w": jnp.ones(4)}}}}, {{}}, {{}}, force=True)
         writer.wait()
@@ -220,7 +220,7 @@ def test_another_architecture_names_the_first_differences(saved):
         reader.restore(wanted)
     message = str(caught.value)
     lines = message.splitlines()
-    assert "another architecture" in lines[0]
+    assert "has another architecture" in lines[0]
     assert "  params/extra: found absent, expected bfloat16[3]" in lines
     assert "  params/model/mlp/down/kernel: found float32[3, 16, 8], expected float32[3, 32, 8]" in lines
     # The same differences in the optimiser come after those of the parameters.
@@ -259,7 +259,7 @@ def test_a_full_disk_is_an_error_at_once_or_when_it_shows(tmp_path, monkeypatch,
         raise OSError(28, "No space left on device")
 
     writer = Checkpoints(tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"No space left.*look at free space"):
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"No space left.*check the free space"):
         patch.setattr(writer._manager, moment, fail)
         writer.save(1, {"params": {"w": jnp.ones(3)}}, {}, {}, force=True)
         writer.wait()
