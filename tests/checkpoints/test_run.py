@@ -18,8 +18,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from slap_jax.checkpoints.run import CheckpointError, Checkpoints, merge_data_states, restore_params
 from slap_jax.checkpoints import run as checkpoints
+from slap_jax.checkpoints.run import CheckpointError, Checkpoints, merge_data_states, restore_params
 from slap_jax.parallel.sharding import create_mesh, shardings, with_shardings
 
 META = {"config": {"seed": 0, "model": {"layers": (1, 2)}, "objectives": {"init_scale": None}}}
