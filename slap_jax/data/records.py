@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,13 +152,31 @@ def clip_key(source: str, clip_id: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def label_value(labels: Sequence[str], key: str) -> str | None:
-    """Returns the value of the label "key=value", or None where a clip has no such label."""
-    for label in labels:
-        name, separator, value = label.partition("=")
-        if separator and name == key:
-            return value
-    return None
+def parse_label(label: str) -> tuple[str | None, str]:
+    """Splits a label "key=value" at its first "=" into (key, value); a plain word has no key: (None, word)."""
+    key, is_pair, value = label.partition("=")
+    return (key, value) if is_pair else (None, label)
+
+
+def label_values(labels: Iterable[str], key: str) -> list[str]:
+    """Returns the distinct values of the labels "key=value" of one clip, in their order."""
+    return list(dict.fromkeys(value for name, value in map(parse_label, labels) if name == key))
+
+
+def label_keys(clips: Iterable[Iterable[str]]) -> list[str]:
+    """Returns the distinct keys of the labels "key=value" of several clips, in alphabetical order."""
+    return sorted({key for labels in clips for key, _ in map(parse_label, labels) if key is not None})
+
+
+def parse_dir_split(text: str) -> tuple[str, str]:
+    """Splits "DIR:SPLIT", the form in which the command line names prepared data, at its last colon.
+
+    Returns:
+        The directory, and the split ("" if none is named: the caller has a default, or raises). A colon that is
+        followed by a slash belongs to the directory, because no split contains a slash.
+    """
+    directory, colon, split = text.rpartition(":")
+    return (directory, split) if colon and "/" not in split else (text, "")
 
 
 class Records(Sequence[Record]):

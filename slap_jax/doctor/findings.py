@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from slap_jax.atomic import write_text_atomic
 from slap_jax.checkpoints.model_dir import FINGERPRINT, WEIGHTS, ExportError, load_export
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.doctor.measure import Measures, largest_distance, mean_cosine, measure, modality_gap
@@ -222,10 +223,7 @@ def write_fingerprint(directory: str | os.PathLike[str]) -> Measures:
         "texts": {text: rounded(vector) for text, vector in measures.texts.items()},
         "log_mel": {name: rounded(values) for name, values in measures.log_mel.items()},
     }
-    path = Path(directory) / FINGERPRINT
-    partial = path.with_name(f".{FINGERPRINT}.partial")
-    partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text_atomic(Path(directory) / FINGERPRINT, json.dumps(content) + "\n")
     return measures
 
 

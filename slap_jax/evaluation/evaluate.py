@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from slap_jax.atomic import write_text_atomic
 from slap_jax.config.defaults import source
 from slap_jax.config.rules import ConfigError
 from slap_jax.evaluation.captioning import Captions, captioning
@@ -153,8 +154,4 @@ def parse_data_argument(text: str) -> tuple[str, ConfigDict]:
 
 def write_results(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Writes results as JSON, whole or not at all."""
-    partial = f"{os.fspath(path)}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=2)
-        file.write("\n")
-    os.replace(partial, path)
+    write_text_atomic(path, json.dumps(results, indent=2) + "\n")

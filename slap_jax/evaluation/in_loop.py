@@ -21,9 +21,9 @@ from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
 from slap_jax.config.defaults import classes_in_batch, samples_per_column
-from slap_jax.data.batches.labels import class_names
 from slap_jax.data.evaluation_set import EvaluationClip, load_evaluation
 from slap_jax.data.packing import Clip, pack_rows
+from slap_jax.data.records import label_values
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.evaluation.evaluate import parse_data_argument
 from slap_jax.evaluation.zero_shot import accuracy, mean_average_precision
@@ -91,7 +91,7 @@ class HeadEvaluation:
         index = {value: number for number, value in enumerate(head.classes)}
         kept, truth, unknown = [], [], 0
         for position, clip in enumerate(clips):
-            values = class_names(clip.labels, head.label)
+            values = label_values(clip.labels, head.label)
             if not values:
                 continue
             if len(values) > 1 and not head.multi_label:

@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from slap_jax.atomic import write_text_atomic
 from slap_jax.checkpoints.model_dir import CARD, WEIGHTS, load_export
 from slap_jax.export.packages import require_packages
 
@@ -102,7 +103,5 @@ def pytorch_source() -> str:
 def write_pytorch(directory: str | os.PathLike[str]) -> Path:
     """Writes the file into an export directory, whole or not at all; PyTorch itself is not needed for that."""
     path = Path(directory) / PYTORCH_FILE
-    partial = path.with_name(f".{PYTORCH_FILE}.partial")
-    partial.write_text(pytorch_source(), encoding="utf-8")
-    os.replace(partial, path)
+    write_text_atomic(path, pytorch_source())
     return path

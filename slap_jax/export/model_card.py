@@ -14,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from slap_jax.atomic import write_text_atomic
 from slap_jax.checkpoints.model_dir import CARD, Export
 from slap_jax.data.records import dataset_directory, open_split
 
@@ -87,9 +88,7 @@ def change_licence(directory: str | os.PathLike[str], licence: str) -> Path:
 
 
 def _write(path: Path, text: str) -> Path:
-    partial = path.with_name(f".{CARD}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_text_atomic(path, text)
     return path
 
 

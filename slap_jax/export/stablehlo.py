@@ -17,6 +17,7 @@ from jax import export as jax_export
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from slap_jax.atomic import write_bytes_atomic
 from slap_jax.checkpoints.model_dir import CONFIG, WEIGHTS, Export
 from slap_jax.config.defaults import patches_per_column, samples_per_column
 from slap_jax.export.packages import require_packages
@@ -65,9 +66,7 @@ def write_stablehlo(model: Export, directory: str | os.PathLike[str]) -> Path:
         shapes = (jax.ShapeDtypeStruct((rows, length), dtype), jax.ShapeDtypeStruct((rows,), jnp.int32))
         with compiling_for("any"):  # no platform of its own: nothing that only one of them has is chosen
             program = jax_export.export(jax.jit(function), platforms=PLATFORMS)(weights, *shapes)
-        partial = out / f".{name}.partial"
-        partial.write_bytes(program.serialize())
-        os.replace(partial, out / f"{name}.stablehlo")
+        write_bytes_atomic(out / f"{name}.stablehlo", program.serialize())
         described[name] = {
             "takes": [f"tensors of ../{WEIGHTS} by name", f"{values} {dtype.__name__} [b, n]", f"{lengths} int32 [b]"],
             "gives": str(program.out_avals[0]),

@@ -4,8 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from slap_jax.data.batches.labels import class_names
-from slap_jax.data.records import Records
+from slap_jax.data.records import Records, label_keys, label_values
 from slap_jax.inference.classifier import FinetuneError
 
 
@@ -55,7 +54,7 @@ def find_classes(splits: Sequence[Records], label: str = "", multi_label: bool =
     counts: collections.Counter[str] = collections.Counter()
     unlabelled = 0
     for labels, name in labelled:
-        values = class_names(labels, label)
+        values = label_values(labels, label)
         unlabelled += not values
         counts.update(values)
         if len(values) > 1 and not multi_label:
@@ -64,7 +63,7 @@ def find_classes(splits: Sequence[Records], label: str = "", multi_label: bool =
                 "for any number of classes a clip give --multi-label"
             )
     if not counts:
-        keys = ", ".join(_keys(labels for labels, _ in labelled)) or "none"
+        keys = ", ".join(label_keys(labels for labels, _ in labelled)) or "none"
         raise FinetuneError(f"no clip in {where} has the label {label!r}; its label keys: {keys}")
     if len(counts) < 2:
         raise FinetuneError(
@@ -79,17 +78,13 @@ def require_captions(splits: Sequence[Records], task: str) -> None:
     if any(record.captions for records in splits for record in records):
         return
     where = " and ".join(f"split {records.split!r} of {records.path}" for records in splits)
-    keys = ", ".join(_keys(record.labels for records in splits for record in records))
+    keys = ", ".join(label_keys(record.labels for records in splits for record in records))
     instead = f"; it has labels: give --task classification --label KEY, one of {keys}" if keys else ""
     raise FinetuneError(f"no clip in {where} has a caption, and {task} learns from captions{instead}")
 
 
-def _keys(labels: Iterable[Sequence[str]]) -> list[str]:
-    return sorted({label.partition("=")[0] for clip in labels for label in clip if "=" in label})
-
-
 def _only_key(labels: Iterable[Sequence[str]], where: str) -> str:
-    keys = _keys(labels)
+    keys = label_keys(labels)
     if not keys:
         raise FinetuneError(f"no clip in {where} has labels of the form key=value; prepare the data with labels")
     if "label" in keys:

@@ -17,6 +17,7 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from slap_jax.atomic import write_text_atomic
 from slap_jax.training.flops import Mfu
 from slap_jax.training.timing import Phases
 
@@ -223,9 +224,7 @@ def drop_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in read_metrics(path) if line["step"] <= step]
-    scratch = path.with_suffix(".jsonl.new")
-    scratch.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(scratch, path)
+    write_text_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 # Of a step. The rest of the loop is "other"; an evaluation is no part of a step.

@@ -18,10 +18,11 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from slap_jax.atomic import write_text_atomic
 
 FILE_NAME = "goodput.json"
 _TRAINING = ("dispatch", "device", "other")
@@ -122,9 +123,7 @@ class Goodput:
         present = self._sessions[-1]
         present.ended, present.last_step, present.seconds = self._clock(), step, self._phases.seconds()
         content = json.dumps({"sessions": [dataclasses.asdict(session) for session in self._sessions]}, indent=1)
-        scratch = self._path.with_suffix(".json.new")
-        scratch.write_text(content + "\n", encoding="utf-8")
-        os.replace(scratch, self._path)
+        write_text_atomic(self._path, content + "\n")
         shares = shares_of(self._sessions)
         return {"goodput": shares.pop("training")} | {f"run_time/{reason}": share for reason, share in shares.items()}
 

@@ -12,9 +12,11 @@ from slap_jax.data.records import (
     RecordsError,
     clip_key,
     dataset_directory,
-    label_value,
+    label_keys,
+    label_values,
     make_record,
     open_split,
+    parse_dir_split,
     split_sizes,
 )
 from tests.data.tiny_data import tiny_dataset, tiny_record, tone
@@ -87,10 +89,16 @@ def test_keys_are_stable_int32():
     assert clip_key("a", "b") != clip_key("b", "a")
 
 
-def test_label_value():
-    labels = ("dog", "drum=kick=drum", "mood=calm")
-    assert label_value(labels, "drum") == "kick=drum" and label_value(labels, "mood") == "calm"
-    assert label_value(labels, "dog") is None and label_value((), "x") is None
+def test_labels_are_pairs_or_plain_words():
+    labels = ("dog", "drum=kick=drum", "mood=calm", "mood=slow", "mood=calm", "=empty")
+    assert label_values(labels, "drum") == ["kick=drum"] and label_values(labels, "mood") == ["calm", "slow"]
+    assert label_values(labels, "dog") == [] and label_values(labels, "") == ["empty"] and label_values((), "x") == []
+    assert label_keys([labels, ["kind=a"]]) == ["", "drum", "kind", "mood"] and label_keys([["dog"], []]) == []
+
+
+def test_a_directory_and_a_split_in_one_argument():
+    assert parse_dir_split("data/mine:val+test") == ("data/mine", "val+test")
+    assert parse_dir_split("data/a:b/mine") == ("data/a:b/mine", "") and parse_dir_split("data") == ("data", "")
 
 
 def test_neither_writing_nor_reading_needs_tensorflow(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.data.records import Record
+from slap_jax.data.records import Record, label_values, parse_label
 from slap_jax.errors import UserError
 
 
@@ -97,9 +97,9 @@ def tag_texts(labels: Sequence[str], keys: Sequence[str]) -> list[str]:
     """
     texts = []
     for label in labels:
-        key, is_pair, value = label.partition("=")
-        if not is_pair or not keys or key in keys:
-            texts.append((value if is_pair else key).replace("_", " ").strip())
+        key, value = parse_label(label)
+        if key is None or not keys or key in keys:
+            texts.append(value.replace("_", " ").strip())
     return list(dict.fromkeys(filter(None, texts)))
 
 
@@ -134,7 +134,7 @@ class LabelReader:
         Raises:
             LabelError: a value that is no class, or several where one is expected.
         """
-        values = class_names(record.labels, self._key)
+        values = label_values(record.labels, self._key)
         name = f"record {record.source}/{record.id}"
         unknown = [value for value in values if value not in self._number]
         if unknown:
@@ -148,12 +148,6 @@ class LabelReader:
                 "classes a clip set config.objectives.classification.multi_label=True"
             )
         return tuple(sorted(self._number[value] for value in values))
-
-
-def class_names(labels: tuple[str, ...], key: str) -> list[str]:
-    """Returns the distinct values of the labels "key=value", in their order."""
-    pairs = (label.partition("=") for label in labels)
-    return list(dict.fromkeys(value for name, separator, value in pairs if separator and name == key))
 
 
 def reads_captions(config: ConfigDict) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from slap_jax.batch import LabelledBatch
 from slap_jax.data.batches.clips import MixedIn, draw_partner, mix, mix_into, write_classes
-from slap_jax.data.batches.labels import LabelError, LabelReader, class_names, reads_captions
+from slap_jax.data.batches.labels import LabelError, LabelReader, reads_captions
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.records import make_record
 from tests.data.tiny_data import tiny_config, tone
@@ -114,4 +114,3 @@ def test_labels_that_cannot_be_used_are_named(dataset, tokenizer):
         reader(make_record("c", silence, [], labels=("parity=1", "parity=0")))
     settings.multi_label = True
     assert LabelReader(settings)(make_record("c", silence, [], labels=("parity=1", "parity=0"))) == (0, 1)
-    assert class_names(("k=a", "k=b", "k=a", "kk=c", "k"), "k") == ["a", "b"]

@@ -20,7 +20,7 @@ from slap_jax.data.datasets.synthetic_scenes import (
     scene_records,
     variants,
 )
-from slap_jax.data.records import label_value, open_split
+from slap_jax.data.records import label_values, open_split
 
 KINDS = list(SOUND_KINDS)
 
@@ -300,7 +300,7 @@ def test_prepared_scenes_are_the_scenes(tmp_path):
             made = scene(7, index, held_out)
             np.testing.assert_array_equal(record.waveform(), made.waveform * 32_768)
             assert list(record.captions) == made.captions
-            assert label_value(record.labels, "structure") == made.composition.structure
+            assert label_values(record.labels, "structure") == [made.composition.structure]
             assert [caption for _, _, caption in record.regions] == [caption for _, _, caption in made.regions]
             np.testing.assert_allclose([times[:2] for times in record.regions], [times[:2] for times in made.regions])
 
