@@ -27,11 +27,11 @@ from slap_jax.aot.costs import (
 )
 from slap_jax.aot.hlo import Collectives, find_collectives, largest_arrays
 from slap_jax.aot.topology import Topology, described_devices, has_compiler, parse_topology
-from slap_jax.config.defaults import patches_per_column
+from slap_jax.config.defaults import mesh_sizes, patches_per_column
 from slap_jax.config.rules import ConfigError
 from slap_jax.config.validate import validate
 from slap_jax.models.attention.dispatch import Choice, record_choices
-from slap_jax.parallel.sharding import AXES, compiling_for, create_mesh, mesh_sizes
+from slap_jax.parallel.sharding import AXES, compiling_for, create_mesh
 from slap_jax.training.step import step_program
 
 NO_PLUGIN = "not compiled: the CUDA plug-in is missing (several GB, needs no GPU); run: pip install 'slap-jax[cuda12]'"

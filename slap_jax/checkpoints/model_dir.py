@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from slap_jax.atomic import atomic_file
+from slap_jax.config.exported import complete_exported, validate_exported
 from slap_jax.config.rules import ConfigError
-from slap_jax.config.validate import validate_exported
 from slap_jax.errors import UserError
 from slap_jax.params import flatten, unflatten
 
@@ -184,7 +184,7 @@ def load_export(directory: str | os.PathLike[str]) -> Export:
             f"{directory / WEIGHTS} cannot be read ({error}); write it again with `slap export RUN_DIR`"
         ) from error
     return Export(
-        config=ConfigDict(description["config"]),
+        config=description["config"],
         params=unflatten(tensors),
         tokenizer_path=directory / tokenizer,
         step=int(description.get("step", 0)),
@@ -256,12 +256,13 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{path} lacks config.{', config.'.join(missing)}: it was edited; write it again with `slap export RUN_DIR`"
         )
     try:
-        validate_exported(ConfigDict(config))
+        completed = complete_exported(ConfigDict(config))
+        validate_exported(completed)
     except ConfigError as error:
         raise ExportError(
             f"{path}: {error}. It was edited, or another version wrote it; write it again with `slap export RUN_DIR`"
         ) from None
-    return description
+    return description | {"config": completed}
 
 
 def _shape(array: Any) -> str:

@@ -18,6 +18,7 @@ from slap_jax.checkpoints.model_dir import (
     load_export,
 )
 from slap_jax.checkpoints.run import has_checkpoint, restore_params
+from slap_jax.config.exported import complete_exported
 
 EXPORT_DIRECTORY = "export"  # inside a run directory
 
@@ -101,4 +102,4 @@ def run_config(run_dir: str | os.PathLike[str]) -> ConfigDict:
             f"{path} is not the config of a run ({type(error).__name__}: {error}); restore it, or copy `config` from "
             "the `meta` of a checkpoint"
         ) from None
-    return config
+    return complete_exported(config)

@@ -1,9 +1,5 @@
-"""Reads a config file with the overrides of the command line: `--config=file.py:argument --config.a.b=value`.
+"""Config files and the command line: `--config FILE.py:steps=100,small --config.a.b=value`."""
 
-The argument of a config file: what follows the colon in `--config FILE.py:steps=100,small`.
-"""
-
-import difflib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +9,19 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from slap_jax.config.rules import ConfigError
+from slap_jax.config.rules import ConfigError, unknown_setting
 
 
 def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Runs `get_config` of a config file and applies overrides; see `apply_overrides`.
 
     Args:
-        path: a Python file, with `:argument` for `get_config(argument)`.
+        path: a Python file, with `:argument` appended to call `get_config(argument)`.
         overrides: `--config.a.b=value`, or `--config.a.b` and `value`.
 
     Raises:
-        ConfigError: no such file, no `get_config`, an unknown setting, or a value of another type.
+        ConfigError: the file does not exist or has no `get_config`, or an override names an unknown setting or has a
+            value of the wrong type.
     """
     file, colon, argument = path.partition(":")
     config = _run_file(file)(*([argument] if colon else []))
@@ -34,14 +31,14 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Sets values of a config, each parsed to the type of the one it replaces.
+    """Sets values of a config, each parsed to the type of the value it replaces.
 
     Args:
-        config: changed in place, and returned.
+        config: changed in place and returned.
         overrides: `--config.a.b=value`, or `--config.a.b` and `value`.
 
     Raises:
-        ConfigError: an unknown setting, or a value of another type.
+        ConfigError: an override names an unknown setting or has a value of the wrong type.
     """
     for override in overrides:
         if override.startswith("-"):
@@ -58,46 +55,15 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     return config
 
 
-def _run_file(file: str):
-    if not Path(file).is_file():
-        raise ConfigError(f"config file {file!r} does not exist; give a Python file with get_config()")
-    spec = importlib.util.spec_from_file_location("slap_config", file)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"config file {file!r} is not a Python file; give one with get_config()")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"config file {file!r} has no get_config(); it must return a ConfigDict")
-    return module.get_config
-
-
-def _check_known(config: ConfigDict, override: str) -> None:
-    """Raises if an override names no setting, with the nearest one that exists."""
-    name = override.lstrip("-").partition("=")[0].removeprefix("no")
-    root, *path = name.split(".")
-    if root != "config" or not path:
-        raise ConfigError(f"{override} is not an option; write settings as --config.NAME.NAME=VALUE")
-    node = config
-    for depth, part in enumerate(path):
-        where = ".".join(["config", *path[:depth]])
-        if not isinstance(node, ConfigDict):
-            raise ConfigError(f"{name} is not a setting: {where} is a value, not a group")
-        if part not in node:
-            near = difflib.get_close_matches(part, list(node), n=1)
-            hint = f"did you mean {where}.{near[0]}? " if near else ""
-            raise ConfigError(f"{name} is not a setting; {hint}{where} takes: {', '.join(sorted(node))}")
-        node = node[part]
-
-
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     """Reads the `a=1,b` of `--config=file.py:a=1,b` into typed values.
 
     Args:
         arg: comma-separated `name=value` pairs; a bare name sets a boolean to True. None or "" keeps the defaults.
-        **defaults: the names allowed, with default values whose types the given ones take.
+        **defaults: the allowed names and their default values; a given value is parsed to the type of its default.
 
     Raises:
-        ConfigError: an unknown name, or a value not of the default's type.
+        ConfigError: an unknown name, or a value that cannot be parsed to the type of its default.
     """
     values = ConfigDict(defaults)
     for item in filter(None, (arg or "").split(",")):
@@ -116,3 +82,31 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
             kind = type(default).__name__
             raise ConfigError(f"config argument {name}={text!r} is not a {kind}; write {name}=<{kind}>") from None
     return values
+
+
+def _run_file(file: str):
+    if not Path(file).is_file():
+        raise ConfigError(f"config file {file!r} does not exist; give a Python file with get_config()")
+    spec = importlib.util.spec_from_file_location("slap_config", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"config file {file!r} is not a Python file; give one with get_config()")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"config file {file!r} has no get_config(); it must return a ConfigDict")
+    return module.get_config
+
+
+def _check_known(config: ConfigDict, override: str) -> None:
+    name = override.lstrip("-").partition("=")[0].removeprefix("no")
+    root, *path = name.split(".")
+    if root != "config" or not path:
+        raise ConfigError(f"{override} is not an option; write settings as --config.NAME.NAME=VALUE")
+    node = config
+    for depth, part in enumerate(path):
+        where = ".".join(["config", *path[:depth]])
+        if not isinstance(node, ConfigDict):
+            raise ConfigError(f"{name} is not a setting: {where} is a value, not a group")
+        if part not in node:
+            raise ConfigError(unknown_setting(f"{where}.{part}", node))
+        node = node[part]

@@ -9,7 +9,6 @@ What a program is compiled for: the machine's own devices, or others that are de
 
 import contextlib
 import contextvars
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from slap_jax.config.defaults import mesh_sizes
 from slap_jax.config.rules import ConfigError
 from slap_jax.params import path_name
 
@@ -29,31 +29,6 @@ BATCH_AXES: tuple[str, ...] = ("data", "fsdp")
 
 # Rows are split over both: fsdp ways hold different rows too, they only share the storage of parameters.
 BATCH_SPEC = PartitionSpec(BATCH_AXES)
-
-
-def mesh_sizes(parallel: ConfigDict, device_count: int) -> tuple[int, int, int]:
-    """Resolves `config.parallel` to the size of every axis.
-
-    Args:
-        parallel: `data`, `fsdp` and `tensor`; at most one is -1 and takes the devices that are left.
-        device_count: devices over all hosts.
-
-    Raises:
-        ConfigError: the sizes do not multiply to `device_count`.
-    """
-    sizes = [int(parallel[axis]) for axis in AXES]
-    if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-        raise ConfigError(
-            f"config.parallel={dict(parallel)}: write positive sizes, and -1 for at most one axis (it takes the rest)"
-        )
-    fixed = math.prod(size for size in sizes if size != -1)
-    if device_count % fixed or (-1 not in sizes and fixed != device_count):
-        raise ConfigError(
-            f"config.parallel={dict(parallel)} covers {fixed} devices, but there are {device_count}; write sizes whose "
-            f"product is {device_count}, or -1 for one axis"
-        )
-    data, fsdp, tensor = (device_count // fixed if size == -1 else size for size in sizes)
-    return data, fsdp, tensor
 
 
 def create_mesh(parallel: ConfigDict, devices: Sequence[Any] | None = None) -> Mesh:

@@ -98,8 +98,8 @@ def test_an_unknown_metric_is_named_with_those_that_there_are(tmp_path):
     ("train", "message"),
     [
         ({"patience": 2}, "patience is 2, but config.train.best_metric is empty"),
-        ({"best_metric": "m"}, "best_metric is 'm', but nothing is evaluated in the loop"),
-        ({"patience": -1}, "patience is -1; write evaluations to wait"),
+        ({"best_metric": "m"}, "best_metric is 'm', but nothing is evaluated during training"),
+        ({"patience": -1}, "patience is -1; write an integer, 0 or more"),
     ],
 )
 def test_settings_that_cannot_work_are_named(train, message):

@@ -134,12 +134,12 @@ def test_a_config_without_a_section(exported):
 @pytest.mark.parametrize(
     ("group", "values", "message"),
     [
-        ("audio", {"std": None}, r"config\.audio\.std is missing; every one must be there\. It was edited, or"),
-        ("audio", {"sample_rate": "16000"}, r"config\.audio\.sample_rate is '16000'; expected int"),
+        ("audio", {"std": None}, r"config\.audio\.std is missing; all settings are required\. It was edited, or"),
+        ("audio", {"sample_rate": "16000"}, r"config\.audio\.sample_rate is '16000'; write an integer"),
         ("audio", {"loudness": 1.0}, r"config\.audio\.loudness is not a setting; config\.audio takes: dft"),
         ("model", {"audio_encoder": 3}, r"config\.model\.audio_encoder is 3; expected a group of settings"),
         ("model", {"attention": "sparse"}, r"config\.model\.attention is 'sparse'; write one of auto"),
-        ("data", {"max_caption_tokens": None}, r"config\.data\.max_caption_tokens is None; expected an integer"),
+        ("data", {"max_caption_tokens": None}, r"config\.data\.max_caption_tokens is None; write an integer"),
     ],
 )
 def test_a_config_that_was_edited(exported, group, values, message):

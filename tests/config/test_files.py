@@ -2,7 +2,7 @@
 
 import pytest
 
-from slap_jax.config.files import read_config
+from slap_jax.config.files import parse_arg, read_config
 from slap_jax.config.rules import ConfigError
 
 
@@ -51,7 +51,7 @@ def test_the_last_override_counts(file):
     ("overrides", "message"),
     [
         (["--config.data.rowz=8"], r"config\.data\.rowz is not a setting; did you mean config\.data\.rows\?"),
-        (["--config.nothing.like.it=8"], r"config\.nothing\.like\.it is not a setting; config takes: audio,"),
+        (["--config.nothing.like.it=8"], r"config\.nothing is not a setting; config takes: audio,"),
         (["--config.data.rows.deep=8"], r"config\.data\.rows is a value, not a group"),
         (["--config.data.rows=8.5"], r"--config\.data\.rows=8\.5: .*8\.5.*; write a value of the setting's type"),
         (["--config.data.rows=many"], r"--config\.data\.rows=many"),
@@ -81,3 +81,12 @@ def test_bad_files(file, tmp_path):
     text.write_text("")
     with pytest.raises(ConfigError, match="is not a Python file"):
         read_config(str(text))
+
+
+def test_arguments_are_typed_and_unknown_ones_named():
+    args = parse_arg("steps=30,small", steps=10, small=False, data="d")
+    assert (args.steps, args.small, args.data) == (30, True, "d")
+    with pytest.raises(ConfigError, match="'stpes' is unknown; this config takes: steps"):
+        parse_arg("stpes=3", steps=1)
+    with pytest.raises(ConfigError, match="steps='many' is not a int"):
+        parse_arg("steps=many", steps=1)

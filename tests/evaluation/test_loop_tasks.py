@@ -92,5 +92,5 @@ def test_mistakes(data, tokenizer):
     config = default_config()
     config.data.train.clips, config.data.tokenizer = source("clips", "train"), "words.model"
     config.train.suite = "paper"
-    with pytest.raises(ConfigError, match=r"config.train.suite is 'paper' and suite_data is ''; name both"):
+    with pytest.raises(ConfigError, match=r"config.train.suite is 'paper' and suite_data is ''; set both"):
         validate(config)

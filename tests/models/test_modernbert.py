@@ -186,14 +186,14 @@ def test_weights_that_are_not_what_the_config_says(config, stored, folder):
 
 
 def test_settings_that_cannot_be(config):
-    validate_towers(config)
+    validate_towers(config.model)
     config.model.text_encoder.layers = 6
-    with pytest.raises(ConfigError, match=r"layers is 6; .*write 1 \+ a multiple of 3, as ModernBERT starts"):
-        validate_towers(config)
+    with pytest.raises(ConfigError, match=r"layers is 6; .*write 1 \+ a multiple of 3 for ModernBERT"):
+        validate_towers(config.model)
     config.model.text_encoder.update(kind="scratch", layers=6)
     config.init_text_from = "folder"
     with pytest.raises(ConfigError, match=r"config\.init_text_from is 'folder', .* write kind='modernbert'"):
-        validate_towers(config)
+        validate(config)
     config.init_text_from = ""
     config.model.text_encoder.kind = "bert"
     with pytest.raises(ConfigError, match=r"text_encoder\.kind is 'bert'; write one of scratch, modernbert"):
@@ -201,4 +201,4 @@ def test_settings_that_cannot_be(config):
     config.model.text_encoder.kind = "scratch"
     config.model.eos_id = 50_282
     with pytest.raises(ConfigError, match=r"pad_id=0, bos_id=1, eos_id=50282; write three different ids below"):
-        validate_towers(config)
+        validate_towers(config.model)

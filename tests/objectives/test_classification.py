@@ -121,7 +121,7 @@ def test_without_the_objective_the_batch_has_no_labels():
         ({"classes": ("bark",)}, r"classes is \('bark',\); write two or more"),
         ({"classes": ("bark", "bark")}, "two or more distinct names"),
         ({"class_weights": (1.0,)}, "class_weights has 1 values for 3 classes"),
-        ({"mixup_probability": 2.0}, "write a value from 0 to 1"),
+        ({"mixup_probability": 2.0}, "write a number from 0 to 1"),
         ({"mixup_alpha": 0.0}, "mixup_alpha is 0.0"),
     ],
 )
@@ -139,5 +139,5 @@ def test_mixing_clips_excludes_captions():
         validate(config)
     config.objectives.captioning.weight = config.objectives.classification.weight = 0.0
     config.objectives.contrastive.weight = 1.0
-    with pytest.raises(ConfigError, match="only clips with classes are mixed"):
+    with pytest.raises(ConfigError, match="only classification learns from mixed clips"):
         validate(config)

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
 from slap_jax.config.defaults import classes_in_batch, samples_per_column
-from slap_jax.config.rules import ConfigError
 from slap_jax.data.batches.augment import Augmenter
 from slap_jax.data.batches.labels import reads_captions
 from slap_jax.data.batches.rows import ShardRows, open_sources
@@ -38,23 +37,16 @@ class TrainBatches:
         """Opens the sources; reads no clip before the first `next()`.
 
         Args:
-            config: the whole config; `seed`, `audio` and `data` are used.
+            config: the whole config, validated; `seed`, `audio` and `data` are used.
             tokenizer: of `config.data.tokenizer`.
             process_index: number of this host.
             process_count: number of hosts; divides `config.data.virtual_shards`.
 
         Raises:
             RecordsError: a source is not prepared or lacks the split.
-            ConfigError: hosts, virtual shards and rows that do not divide, or a weight that is not positive.
+            ConfigError: `process_count` does not divide `config.data.virtual_shards`.
         """
         data = config.data
-        if data.rows % data.virtual_shards:
-            raise ConfigError(
-                f"config.data.rows is {data.rows}, not a multiple of config.data.virtual_shards={data.virtual_shards}"
-            )
-        for name, source in data.train.items():
-            if source.weight <= 0:
-                raise ConfigError(f"config.data.train.{name}.weight is {source.weight}; write a number above 0")
         shards = host_shards(data.virtual_shards, process_index, process_count)
         sources = open_sources(config)
         self._clips = {name: len(records) for name, records in sources.items()}

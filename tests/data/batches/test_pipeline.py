@@ -9,19 +9,15 @@ import pytest
 
 from slap_jax.batch import PackedBatch
 from slap_jax.config.defaults import source
-from slap_jax.config.rules import ConfigError
-from slap_jax.data.audio import AudioError
-from slap_jax.data.batches.pipeline import DataMismatchError, TrainBatches
+from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.prefetch import Prefetch
 from slap_jax.data.preparation.prepare import prepare_records
-from slap_jax.data.records import Records, RecordsError, open_split
+from slap_jax.data.records import Records, open_split
 from tests.data.tiny_data import (
-    damage_audio,
     tiny_captions,
     tiny_config,
     tiny_dataset,
     tiny_record,
-    tiny_tokenizer,
 )
 
 FIELDS = [field.name for field in dataclasses.fields(PackedBatch)]
@@ -204,79 +200,6 @@ def test_captions_are_cut_to_the_limit(dataset, tokenizer):
     clips = epochs(tiny_config(dataset, tokenizer, max_caption_tokens=5), tokenizer, 2)
     assert max(len(tokens) for _, _, tokens in clips) == 5
     assert all(tokens[0] == 1 and tokens[-1] == 2 for _, _, tokens in clips)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda config: config.data.update(rows=16), r"config\.data\.rows: 8 in the checkpoint, 16 now"),
-        (lambda config: config.data.update(packing_bins=5), r"packing_bins: 3 in the checkpoint, 5 now"),
-        (lambda config: config.update(seed=4), r"config\.seed: 0 in the checkpoint, 4 now"),
-        (lambda config: config.data.train.tiny.update(split="test"), r"train\.tiny\.split: train in.*test now"),
-        (lambda config: config.data.train.update(more=config.data.train.tiny), r"share of more: \(none\) in"),
-        (lambda config: config.data.augment.update(gain_db=3.0), r"augment\.gain_db: 0\.0 in the checkpoint, 3\.0 now"),
-        (lambda config: config.data.train.tiny.captions.update(choice="first"), r"choice: uniform in.*first now"),
-    ],
-)
-def test_other_data_or_settings_are_refused_with_a_readable_difference(dataset, tokenizer, change, words):
-    config = tiny_config(dataset, tokenizer)
-    train = TrainBatches(config, tokenizer)
-    next(train)
-    state = train.get_state()
-    train.close()
-    change(config)
-    changed = TrainBatches(config, tokenizer)
-    with pytest.raises(DataMismatchError, match=words):
-        changed.set_state(state)
-    config.data.allow_mismatch = True
-    changed.set_state(state)
-    next(changed)
-    changed.close()
-
-
-def test_changed_contents_and_another_tokenizer_are_noticed(dataset, tokenizer, tmp_path):
-    state = TrainBatches(tiny_config(dataset, tokenizer), tokenizer).get_state()
-    grown = tiny_dataset(tmp_path / "grown", count=25)
-    with pytest.raises(DataMismatchError, match=r"clips of tiny: 24 in the checkpoint, 25 now\n.*contents of tiny"):
-        TrainBatches(tiny_config(grown, tokenizer), tokenizer).set_state(state)
-    other = tiny_tokenizer(tmp_path, count=9)
-    with pytest.raises(DataMismatchError, match="tokenizer"):
-        TrainBatches(tiny_config(dataset, other), other).set_state(state)
-
-
-def test_another_number_of_shards_is_refused_even_if_mismatch_is_allowed(dataset, tokenizer):
-    state = TrainBatches(tiny_config(dataset, tokenizer), tokenizer).get_state()
-    changed = TrainBatches(tiny_config(dataset, tokenizer, virtual_shards=2, allow_mismatch=True), tokenizer)
-    with pytest.raises(DataMismatchError, match="is for 4 virtual shards"):
-        changed.set_state(state)
-    partial = {**state, "states": {"0": state["states"]["0"]}}
-    with pytest.raises(DataMismatchError, match="holds 1"):
-        TrainBatches(tiny_config(dataset, tokenizer), tokenizer).set_state(partial)
-
-
-def test_missing_data_and_damaged_records_say_so(dataset, tokenizer, tmp_path):
-    with pytest.raises(RecordsError, match="slap prepare"):
-        TrainBatches(tiny_config(tmp_path / "nothing", tokenizer), tokenizer)
-    tiny_dataset(tmp_path / "damaged")
-    damage_audio(tmp_path / "damaged", "train", "clip-5")
-    train = TrainBatches(tiny_config(tmp_path / "damaged", tokenizer), tokenizer)
-    with pytest.raises(AudioError, match=r"record tiny/clip-5 holds damaged audio"):
-        global_batches([train], 9)
-    train.close()
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda config: config.data.update(rows=10), "rows is 10, not a multiple"),
-        (lambda config: config.data.train.tiny.update(weight=0.0), r"train\.tiny\.weight is 0\.0"),
-    ],
-)
-def test_impossible_settings_are_refused(dataset, tokenizer, change, words):
-    config = tiny_config(dataset, tokenizer)
-    change(config)
-    with pytest.raises(ConfigError, match=words):
-        TrainBatches(config, tokenizer)
 
 
 def test_restoring_reads_the_clips_of_open_rows_only_when_their_row_is_given(dataset, tokenizer):
