@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int16, Int64, UInt64
 
-from slap_jax.data.records import INDEX, RecordsError, dataset_directory, split_names
+from slap_jax.data.records import INDEX, RecordsError, dataset_directory, full_id, split_names
 
 _COLUMNS = {"samples": np.int64, "id_hash": np.uint64, "audio_hash": np.uint64}
 _HASHES = ("id_hash", "audio_hash")
@@ -149,8 +149,8 @@ def sort_hashes(hashes: UInt64[np.ndarray, " n"], sorted_file: Path, order_file:
 
 
 def hash_id(source: str, clip_id: str) -> int:
-    """Returns a uint64 of "source/id"; that any two of 100 million clips share one has a probability of 0.0003."""
-    return hash_bytes(f"{source}/{clip_id}".encode(errors="surrogateescape"))  # names of files need not be Unicode
+    """Returns a uint64 of `full_id`; that any two of 100 million clips share one has a probability of 0.0003."""
+    return hash_bytes(full_id(source, clip_id).encode())
 
 
 def hash_audio(waveform: Int16[np.ndarray, " n"]) -> int:

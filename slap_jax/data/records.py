@@ -146,9 +146,18 @@ def decode_record(data: bytes) -> Record:
     )
 
 
+def full_id(source: str, clip_id: str) -> str:
+    """Returns "source/id" with "%2F" for each "/" and "%25" for each "%" of the source.
+
+    The escapes keep ("a", "b/c") and ("a/b", "c") apart. A source without either character is unchanged, so the hashes
+    in data that older versions prepared stay valid for it.
+    """
+    return f"{source.replace('%', '%25').replace('/', '%2F')}/{clip_id}"
+
+
 def clip_key(source: str, clip_id: str) -> int:
-    """Returns a stable int32 of "source/id": clips with equal keys are the same recording."""
-    digest = hashlib.blake2b(f"{source}/{clip_id}".encode(), digest_size=4).digest()
+    """Returns a stable int32 of `full_id`: clips with equal keys are the same recording."""
+    digest = hashlib.blake2b(full_id(source, clip_id).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 

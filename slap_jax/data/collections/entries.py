@@ -1,9 +1,20 @@
-"""What a collection says about one clip before its audio is decoded: an entry, or the reason why it is left out."""
+"""What a collection lists: one `Entry` per usable clip, one `Rejection` per clip that is left out.
+
+Listing decodes no audio. An entry names where its encoded audio is stored, and `read_audio.py` reads it, in any order
+and in any process. Preparation writes entries to JSON lines with `entry_to_json` and reads them back with
+`entry_from_json`.
+"""
 
 import dataclasses
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+# Prefix of the reasons of clips that a data set or the user leaves out on purpose.
+EXCLUDED = "excluded_"
+# Reason of clips whose file or folder has a name that is not UTF-8.
+BAD_NAME = "bad_name"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +29,7 @@ class AudioFile:
 
 @dataclasses.dataclass(frozen=True)
 class ArchiveMember:
-    """A file inside an uncompressed tar: `length` bytes from `offset` of the archive."""
+    """A file in an uncompressed tar: `length` bytes at `offset` of the archive."""
 
     archive: Path
     member: str
@@ -31,7 +42,7 @@ class ArchiveMember:
 
 @dataclasses.dataclass(frozen=True)
 class TableCell:
-    """Encoded bytes in a column of a Parquet or Arrow file."""
+    """Encoded audio in a column of a Parquet or Arrow file; rows count from 0 through the whole file."""
 
     table: Path
     column: str
@@ -50,15 +61,15 @@ class Entry:
 
     Attributes:
         id: unique within `source`.
-        audio: where its encoded audio is.
-        captions: not empty texts, best first; may be none where there are labels.
+        audio: where its encoded audio is stored.
+        captions: non-empty texts, best first; may be empty if there are labels.
         split: name of the split: letters, digits and underscores.
         labels: "key=value" or plain words.
-        regions: (onset s, offset s, caption).
+        regions: (onset in s, offset in s, caption).
         source: the collection that the clip comes from.
         caption_source: who or what wrote the captions.
         licence: of the audio.
-        duration_s: what the collection says, to notice truncated files; None if it says nothing.
+        duration_s: seconds as stated by the collection, which detects truncated files; None if not stated.
         where: file and line, for messages.
     """
 
@@ -74,14 +85,24 @@ class Entry:
     duration_s: float | None = None
     where: str = ""
 
+    def texts(self) -> tuple[str, ...]:
+        """Returns every text that a record stores."""
+        captions_of_regions = (caption for _, _, caption in self.regions)
+        return (
+            *(self.id, self.source, self.caption_source, self.licence),
+            *(*self.captions, *self.labels, *captions_of_regions),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
     """A clip that is left out.
 
+    Its texts are made `printable`, since file names need not be valid UTF-8.
+
     Attributes:
         where: file and line.
-        id: as in the collection, "" if unknown.
+        id: as in the collection; "" if unknown.
         reason: one of a few words that are counted.
         detail: what was found and what was expected.
     """
@@ -91,20 +112,90 @@ class Rejection:
     reason: str
     detail: str
 
+    def __post_init__(self) -> None:
+        for name in ("where", "id", "detail"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+
 
 class Collection(Protocol):
-    """Something that lists its clips without decoding audio: a manifest, a folder, tars, tables, a named data set.
+    """Anything that lists clips: a manifest, a folder, tars, tables, a published data set.
 
     Attributes:
-        name: of the collection; the `source` of clips that name none.
+        name: of the collection; the `source` of clips that state none.
     """
 
     name: str
 
     def entries(self) -> Iterator[Entry | Rejection]:
-        """Lists the clips, always in the same order, reading as it goes: it may be far more than memory holds."""
+        """Lists the clips lazily, always in the same order; there may be more than fit into memory."""
         ...
 
 
-# Rejections of such reasons are intended: a data set, or the user, leaves the clips out.
-EXCLUDED = "excluded_"
+def reject_unstorable(clips: Sequence[Entry | Rejection]) -> list[Entry | Rejection]:
+    """Replaces entries whose texts are not valid Unicode, which no record can store, by rejections."""
+    return [clip if isinstance(clip, Rejection) else _storable(clip) for clip in clips]
+
+
+def printable(text: str) -> str:
+    """Escapes the characters of a text that UTF-8 cannot encode, such as the undecodable bytes of a file name."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def file_of(location: AudioLocation) -> Path:
+    """Returns the file that holds the audio."""
+    match location:
+        case AudioFile(path):
+            return path
+        case ArchiveMember(archive=archive):
+            return archive
+        case TableCell(table=table):
+            return table
+
+
+def entry_to_json(entry: Entry, **extra: Any) -> str:
+    """Writes an entry as one line of JSON.
+
+    Args:
+        entry: the entry.
+        **extra: further values for the JSON object; `entry_from_json` ignores them.
+    """
+    values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
+    location = {field.name: getattr(entry.audio, field.name) for field in dataclasses.fields(entry.audio)}
+    values["audio"] = {"kind": type(entry.audio).__name__, **location}
+    return json.dumps({**values, **extra}, default=str)
+
+
+def entry_from_json(line: str | bytes) -> Entry:
+    """Inverts `entry_to_json`."""
+    values = json.loads(line)
+    fields = {field.name: values[field.name] for field in dataclasses.fields(Entry)}
+    return Entry(
+        **{
+            **fields,
+            "audio": _location(fields["audio"]),
+            "captions": tuple(fields["captions"]),
+            "labels": tuple(fields["labels"]),
+            "regions": tuple((onset, offset, caption) for onset, offset, caption in fields["regions"]),
+        }
+    )
+
+
+def _storable(entry: Entry) -> Entry | Rejection:
+    text = next((text for text in entry.texts() if text != printable(text)), None)
+    if text is None:
+        return entry
+    if text in (entry.id, entry.source):
+        return Rejection(entry.where, entry.id, BAD_NAME, f"{text!r} is not valid UTF-8; rename the file or folder")
+    return Rejection(entry.where, entry.id, "bad_text", f"{text!r:.200} is not valid Unicode; correct the text")
+
+
+def _location(values: dict[str, Any]) -> AudioLocation:
+    match values.pop("kind"):
+        case "AudioFile":
+            return AudioFile(Path(values["path"]))
+        case "ArchiveMember":
+            return ArchiveMember(**{**values, "archive": Path(values["archive"])})
+        case "TableCell":
+            return TableCell(**{**values, "table": Path(values["table"])})
+        case kind:
+            raise ValueError(f"unknown kind of audio location {kind!r}")

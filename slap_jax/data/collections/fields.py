@@ -1,6 +1,8 @@
-"""The fields of one clip, as manifests, sidecars, archives and tables give them: checked, and made an entry.
+"""Checks what a collection says about one clip and makes an `Entry` of it.
 
-Which columns of a table, or keys of a JSON object, hold captions and labels, and what their values mean.
+Every reader (manifest, folder, tars, tables) brings its clips to the keys of a manifest and calls `make_entry`. A fault
+of one clip raises `RejectedClip`, which the reader turns into a `Rejection`; only a collection that cannot be read at
+all raises `CollectionError`.
 """
 
 import json
@@ -8,23 +10,29 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from slap_jax.data.collections.entries import AudioFile, AudioLocation, Entry, Rejection
+from slap_jax.data.collections.entries import (
+    BAD_NAME,
+    AudioFile,
+    AudioLocation,
+    Entry,
+    Rejection,
+    printable,
+)
 from slap_jax.errors import UserError
 
 DEFAULT_SPLIT = "train"
 RESERVED_SPLIT = "all"
 FOLDER_SPLITS = ("train", "val", "valid", "validation", "dev", "test", "eval")
 
-# More than any clip needs: what is longer is a file of another kind, which must not fill the memory.
+# No clip needs more text. A longer one is another kind of file, which must not fill the memory.
 LONGEST_TEXT = 4 << 20
-_SPLIT_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
-# "train-00000-of-00004.parquet"
-_SHARD_OF = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}")
+_SPLIT_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
+_SHARD_NAME = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}")  # "train-00000-of-00004.parquet"
 
 
 class CollectionError(UserError, ValueError):
@@ -32,7 +40,7 @@ class CollectionError(UserError, ValueError):
 
 
 class RejectedClip(Exception):
-    """Leaves the reading of one clip.
+    """A fault of one clip.
 
     Attributes:
         reason: a word for counting.
@@ -52,22 +60,23 @@ class RejectedClip(Exception):
 def make_entry(
     fields: Mapping[str, Any], audio: AudioLocation, *, id: str, split: str, source: str, where: str
 ) -> Entry:
-    """Checks the fields of a clip; which there are, docs/collections.md says under "The manifest".
+    """Checks the fields of a clip, which docs/collections.md lists under "Manifest".
 
     Args:
-        fields: by the manifest's keys; others are ignored.
-        audio: where the audio is.
-        id: of a clip whose fields have none.
-        split: likewise.
-        source: likewise.
-        where: for messages.
+        fields: by the keys of a manifest; other keys are ignored.
+        audio: where the audio is stored.
+        id: default of the field `id`.
+        split: default of the field `split`.
+        source: default of the field `source`.
+        where: file and line, for messages.
 
     Raises:
-        RejectedClip: a field of another type than expected, or neither a caption nor a label.
+        RejectedClip: a field has the wrong type, the id is a name that is not UTF-8, or there is neither a caption nor
+            a label.
     """
     labels = _labels(fields.get("labels"))
     return Entry(
-        id=text_field(fields, "id") or id,
+        id=text_field(fields, "id") or _file_name(id),
         audio=audio,
         captions=_captions(fields, needed=not labels),
         split=_split(text_field(fields, "split") or split),
@@ -77,27 +86,27 @@ def make_entry(
         caption_source=text_field(fields, "caption_source"),
         licence=text_field(fields, "licence") or text_field(fields, "license"),
         duration_s=_seconds(fields.get("duration_s"), "duration_s"),
-        where=where,
+        where=printable(where),
     )
 
 
 def audio_file(root: Path, stated: str) -> AudioFile:
     """Finds a file by its path relative to `root`.
 
-    Links are followed, which data folders are often made of; the path itself may not climb out.
+    Links are followed, since data folders are often made of them, but the path itself must stay inside `root`.
 
     Raises:
-        RejectedClip: it leads out of `root`, or there is no such file, or it cannot be reached.
+        RejectedClip: the path leaves `root`, names no file, or cannot be reached.
     """
     relative = os.path.relpath(stated, root) if os.path.isabs(stated) else os.path.normpath(stated)
     if relative == os.pardir or relative.startswith(os.path.join(os.pardir, "")):
-        raise RejectedClip("outside_root", f"path {stated!r} leads out of {root}; set the audio root to a folder above")
+        raise RejectedClip("outside_root", f"path {stated!r} is outside {root}; set the audio root to a folder above")
     path = os.path.join(root, relative)
     try:
         is_file = stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         is_file = False
-    except (OSError, ValueError) as error:  # no permission, a link to itself, a name that cannot be one
+    except (OSError, ValueError) as error:  # no permission, a link to itself, an impossible name
         reason = error.strerror if isinstance(error, OSError) else error
         raise RejectedClip("unreadable_file", f"path {stated!r} in {root} cannot be read: {reason}") from error
     if not is_file:
@@ -106,74 +115,84 @@ def audio_file(root: Path, stated: str) -> AudioFile:
 
 
 def text_field(fields: Mapping[str, Any], key: str) -> str:
-    """Returns a field that is one text or number, without spaces around it; "" if it is absent.
+    """Returns a field that is a text or an integer, stripped of surrounding spaces; "" if it is absent.
 
     Raises:
-        RejectedClip: something else.
+        RejectedClip: it has another type.
     """
     value = fields.get(key)
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise RejectedClip("bad_field", f"{key} is {_short(value)}; expected text")
-    return _sound(str(value), key).strip()
+        raise RejectedClip("bad_field", f"{key} is {shorten(value)}; expected text")
+    return _unicode(str(value), key).strip()
 
 
-def decode_text(data: bytes, what: str) -> str:
+def decode_text(data: bytes, name: str) -> str:
     """Decodes UTF-8 with or without a byte order mark.
 
     Args:
-        data: at most `LONGEST_TEXT` bytes are accepted.
-        what: what messages call it.
+        data: at most `LONGEST_TEXT` bytes.
+        name: what messages call it.
 
     Raises:
-        RejectedClip: too long, or not UTF-8.
+        RejectedClip: it is too long, or not UTF-8.
     """
     if len(data) > LONGEST_TEXT:
-        raise RejectedClip("long_text", f"{what} has more than {LONGEST_TEXT >> 20} MiB; expected the text of one clip")
+        raise RejectedClip("long_text", f"{name} has more than {LONGEST_TEXT >> 20} MiB; expected the text of one clip")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RejectedClip(
-            "bad_text", f"{what} is not UTF-8: byte 0x{data[error.start]:02x} at {error.start}; save it as UTF-8"
+            "bad_text", f"{name} is not UTF-8: byte 0x{data[error.start]:02x} at {error.start}; save it as UTF-8"
         ) from error
 
 
-def parse_object(data: bytes, what: str) -> dict[str, Any]:
-    """Reads a JSON object.
+def parse_object(data: bytes, name: str) -> dict[str, Any]:
+    """Parses a JSON object.
 
     Args:
         data: UTF-8.
-        what: what messages call it.
+        name: what messages call it.
 
     Raises:
-        RejectedClip: too long, not UTF-8, not JSON, or another JSON value.
+        RejectedClip: it is too long, not UTF-8, not JSON, or another JSON value.
     """
-    text = decode_text(data, what)
+    text = decode_text(data, name)
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
-        raise RejectedClip("bad_json", f"{what} is not JSON: {error.msg} at {place}") from error
+        raise RejectedClip("bad_json", f"{name} is not JSON: {error.msg} at {place}") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise RejectedClip("bad_json", f"{what} is not usable JSON: {error}") from error
+        raise RejectedClip("bad_json", f"{name} is not usable JSON: {error}") from error
     if not isinstance(value, dict):
-        raise RejectedClip("bad_field", f"{what} holds a {type(value).__name__}; expected an object")
+        raise RejectedClip("bad_field", f"{name} holds a {type(value).__name__}; expected an object")
     return value
 
 
-def caption_lines(data: bytes, what: str) -> list[str]:
-    """Reads one caption a line.
+def caption_lines(data: bytes, name: str) -> list[str]:
+    """Reads one caption per line.
 
     Raises:
-        RejectedClip: too long, or not UTF-8.
+        RejectedClip: the text is too long, or not UTF-8.
     """
-    # Only "\n" ends a line: captions may hold the other characters that str.splitlines() takes for line ends.
-    return decode_text(data, what).split("\n")
+    # Only "\n" ends a line: captions may hold the other characters that str.splitlines() treats as line ends.
+    return decode_text(data, name).split("\n")
+
+
+def collection_name(root: Path) -> str:
+    """Returns the default name of a collection: its folder and the folder above, such as "clotho/audio".
+
+    The folder alone does not identify a collection: `dev/audio` and `eval/audio` may both hold a `000.wav`, which are
+    different recordings.
+    """
+    folders = root.resolve().parts[1:] or ("root",)
+    return printable("/".join(folders[-2:]))
 
 
 def split_of_folders(relative: PurePath) -> str:
-    """Tells the split of a file by the outermost folder, in its collection, that has the name of one; else "train".
+    """Returns the split of a file: the outermost of its folders that is called like a split, or "train".
 
     The outermost, because deeper folders may be classes, and "train" is also a sound.
     """
@@ -181,12 +200,12 @@ def split_of_folders(relative: PurePath) -> str:
 
 
 def split_of_shard(relative: PurePath) -> str:
-    """Tells the split of an archive or a table by its path in its collection.
+    """Returns the split of an archive or a table by its path in the collection.
 
-    First by a name like "train-00000-of-00004", then by the folders, then by the first word of the file's name that is
-    the name of a split; else it is "train".
+    A name like "train-00000-of-00004" decides first, then the folders, then the first word of the file name that is
+    the name of a split. The default is "train".
     """
-    sharded = _SHARD_OF.match(relative.name)
+    sharded = _SHARD_NAME.match(relative.name)
     if sharded is not None:
         return split_name(sharded["split"])
     if any(folder in FOLDER_SPLITS for folder in relative.parts[:-1]):
@@ -196,21 +215,27 @@ def split_of_shard(relative: PurePath) -> str:
 
 
 def split_name(stated: str) -> str:
-    """Makes a name like "train.clean-100" one that records can have: "train_clean_100"."""
+    """Converts a name like "train.clean-100" into one that records can have: "train_clean_100"."""
     return re.sub(r"\W", "_", stated, flags=re.ASCII)
 
 
-def some_clips(found: Iterator[Entry | Rejection], source: object) -> Iterator[Entry | Rejection]:
-    """Passes clips on.
+def require_clips(clips: Iterator[Entry | Rejection], source: object) -> Iterator[Entry | Rejection]:
+    """Passes clips through.
 
     Raises:
         CollectionError: there are none.
     """
-    clip = next(found, None)
+    clip = next(clips, None)
     if clip is None:
         raise CollectionError(f"{source} holds no clips; docs/collections.md shows what it must hold")
     yield clip
-    yield from found
+    yield from clips
+
+
+def shorten(value: Any) -> str:
+    """Formats a value for a message, cut to a readable length."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _captions(fields: Mapping[str, Any], needed: bool) -> tuple[str, ...]:
@@ -221,8 +246,8 @@ def _captions(fields: Mapping[str, Any], needed: bool) -> tuple[str, ...]:
             raise RejectedClip("missing_caption", "there is neither a caption nor a label; expected captions (a list)")
         return ()
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise RejectedClip("bad_field", f"captions is {_short(value)}; expected a list of texts")
-    captions = tuple(_sound(caption, "captions").strip() for caption in captions if caption.strip())
+        raise RejectedClip("bad_field", f"captions is {shorten(value)}; expected a list of texts")
+    captions = tuple(_unicode(caption, "captions").strip() for caption in captions if caption.strip())
     if needed and not captions:
         raise RejectedClip("empty_caption", "every caption is empty; expected at least one with words")
     return captions
@@ -231,15 +256,15 @@ def _captions(fields: Mapping[str, Any], needed: bool) -> tuple[str, ...]:
 def _split(split: str) -> str:
     if not _SPLIT_NAME.fullmatch(split):
         raise RejectedClip(
-            "bad_field", f"split is {_short(split)}; expected letters, digits and underscores, like 'train'"
+            "bad_field", f"split is {shorten(split)}; expected letters, digits and underscores, like 'train'"
         )
     if split == RESERVED_SPLIT:
-        raise RejectedClip("bad_field", f"split is {split!r}, which means every split together; choose another name")
+        raise RejectedClip("bad_field", f"split is {split!r}, which means all splits together; choose another name")
     return split
 
 
 def _labels(value: Any) -> tuple[str, ...]:
-    """Reads {"drum": "kick drum"} as ("drum=kick drum",) and keeps a list of texts as it is."""
+    """Converts {"drum": "kick drum"} to ("drum=kick drum",) and keeps a list of texts."""
     if value is None:
         return ()
     if isinstance(value, dict):
@@ -247,8 +272,8 @@ def _labels(value: Any) -> tuple[str, ...]:
             f"{key}={item}" for key, items in value.items() for item in (items if isinstance(items, list) else [items])
         ]
     if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
-        raise RejectedClip("bad_field", f"labels is {_short(value)}; expected an object of texts or a list of texts")
-    return tuple(_sound(label, "labels").strip() for label in value if label.strip())
+        raise RejectedClip("bad_field", f"labels is {shorten(value)}; expected an object of texts or a list of texts")
+    return tuple(_unicode(label, "labels").strip() for label in value if label.strip())
 
 
 def _regions(value: Any) -> tuple[tuple[float, float, str], ...]:
@@ -263,10 +288,10 @@ def _regions(value: Any) -> tuple[tuple[float, float, str], ...]:
             )
             if not (0 <= float(onset) <= float(offset) < math.inf and isinstance(caption, str)):
                 raise ValueError
-            regions.append((float(onset), float(offset), _sound(caption, "regions").strip()))
+            regions.append((float(onset), float(offset), _unicode(caption, "regions").strip()))
     except (TypeError, ValueError, KeyError):
         raise RejectedClip(
-            "bad_field", f"regions is {_short(value)}; expected a list of onset_s <= offset_s in seconds and caption"
+            "bad_field", f"regions is {shorten(value)}; expected a list of onset_s <= offset_s in seconds and caption"
         ) from None
     return tuple(regions)
 
@@ -279,104 +304,24 @@ def _seconds(value: Any, key: str) -> float | None:
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise RejectedClip("bad_field", f"{key} is {_short(value)}; expected a positive number of seconds")
+        raise RejectedClip("bad_field", f"{key} is {shorten(value)}; expected a positive number of seconds")
     return seconds
 
 
-def _sound(text: str, key: str) -> str:
-    """Refuses half characters (surrogates), which JSON can write but no file can store."""
+def _file_name(name: str) -> str:
+    """Rejects a file name with bytes that are not UTF-8, which Python decodes to surrogates."""
+    if name != printable(name):
+        raise RejectedClip(BAD_NAME, f"the file name {name!r} is not valid UTF-8; rename the file")
+    return name
+
+
+def _unicode(text: str, key: str) -> str:
+    """Rejects surrogates, which JSON can express but no file can store."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise RejectedClip(
             "bad_text",
-            f"{key} holds half a character (\\u{ord(text[error.start]):04x}) at {error.start}; write it anew",
+            f"{key} holds half a character (\\u{ord(text[error.start]):04x}) at {error.start}; correct the text",
         ) from error
     return text
-
-
-def _short(value: Any) -> str:
-    """Returns a value for a message, of a length that a person reads."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-# The first line of which a column is there tells the caption columns.
-CAPTION_COLUMNS = (
-    re.compile(r"captions?(_?\d+)?", re.IGNORECASE),
-    re.compile(r"texts?", re.IGNORECASE),
-    re.compile(r"raw_text", re.IGNORECASE),
-    re.compile(r"sentence", re.IGNORECASE),
-    re.compile(r"transcription", re.IGNORECASE),
-)
-LABEL_COLUMNS = ("label", "labels", "tag", "tags")
-
-# Names of columns that every reader passes on as they are.
-PLAIN_FIELDS = ("caption_source", "licence", "license", "duration_s", "regions")
-
-
-def caption_columns(names: Iterable[str]) -> list[str]:
-    """Returns the columns that hold captions, in the order of their numbers: "caption_2" before "caption_10"."""
-    names = list(names)
-    for pattern in CAPTION_COLUMNS:
-        found = [name for name in names if pattern.fullmatch(name)]
-        if found:
-            return sorted(found, key=lambda name: (int((re.findall(r"\d+", name) or ["0"])[0]), name))
-    return []
-
-
-def label_columns(names: Iterable[str]) -> list[str]:
-    """Returns the columns that hold labels."""
-    names = set(names)
-    return [name for name in LABEL_COLUMNS if name in names]
-
-
-def caption_texts(columns: Sequence[str], row: Mapping[str, Any]) -> list[str]:
-    """Gathers the captions of a row, each column a text or a list of texts.
-
-    Raises:
-        RejectedClip: something else.
-    """
-    captions: list[str] = []
-    for column in columns:
-        value = row.get(column)
-        texts = [value] if isinstance(value, str) else value or []
-        if not isinstance(texts, list) or not all(isinstance(text, str) or text is None for text in texts):
-            raise RejectedClip("bad_field", f"{column} is {value!r:.200}; expected a text or a list of texts")
-        captions.extend(text for text in texts if text)
-    return captions
-
-
-def label_texts(column: str, value: Any, class_names: Sequence[str] = ()) -> list[str]:
-    """Gives a column's value as labels.
-
-    Class numbers become names, underscores spaces. "label" and "labels" give "label=sea waves", "tag" and "tags" plain
-    words, and any other column its own name: "genre=rock". In an object each key gives its own: "key=value".
-
-    Args:
-        column: its name.
-        value: a text, a number, an object, or a list of these; None is no label.
-        class_names: of the numbers.
-
-    Raises:
-        RejectedClip: another value, or a number without a name.
-    """
-    labels: list[str] = []
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, dict):
-            labels.extend(f"{key}={text}" for key, text in item.items() if text)
-            continue
-        if isinstance(item, int) and not isinstance(item, bool) and class_names:
-            if item >= len(class_names):
-                raise RejectedClip(
-                    "bad_field", f"{column} is {item}; expected less than its {len(class_names)} classes"
-                )
-            item = class_names[item] if item >= 0 else None  # -1 stands for an unknown class
-        if item is None or item == "":
-            continue
-        if isinstance(item, bool) or not isinstance(item, (str, int)):
-            raise RejectedClip("bad_field", f"{column} is {item!r:.200}; expected a text or a list of texts")
-        text = str(item).replace("_", " ")
-        key = "label" if column == "labels" else column
-        labels.append(text if column in ("tag", "tags") else f"{key}={text}")
-    return labels

@@ -1,70 +1,49 @@
-"""Data sets as Hugging Face `datasets` stores them: folders of Parquet files, and what `save_to_disk` writes.
+"""Parquet and Arrow files as Hugging Face `datasets` writes them: repositories of the hub, and `save_to_disk` folders.
 
-Which columns of a Parquet or Arrow table hold what, told by their types, their names, or the user.
+`datasets` interprets the schema of a table: which column is `Audio`, the names of a `ClassLabel`, lists of these. The
+rows are read with `pyarrow`, which `datasets` builds on, because the readers of `datasets`
+
+- select whole columns only, so that listing would read all audio;
+- raise for the whole file at the first class number or text that does not fit, where here that row alone is rejected,
+  and the intact rows of a damaged file are kept;
+- have no random access to Parquet without a copy of it in a cache, and treat "[1]" in a file name as a wildcard.
+
+Nothing here accesses the network.
 """
 
-import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from slap_jax.data.collections.entries import AudioLocation, Entry, Rejection, TableCell
+from slap_jax.data.collections.columns import TableColumns, find_columns, manifest_fields
+from slap_jax.data.collections.entries import BAD_NAME, AudioLocation, Entry, Rejection, TableCell
 from slap_jax.data.collections.fields import (
-    PLAIN_FIELDS,
     CollectionError,
     RejectedClip,
     audio_file,
-    caption_columns,
-    caption_texts,
-    label_columns,
-    label_texts,
+    collection_name,
     make_entry,
-    some_clips,
+    require_clips,
     split_name,
     split_of_shard,
     text_field,
 )
 from slap_jax.data.collections.folders import walk_files
-from slap_jax.data.collections.table_files import TABLE_SUFFIXES, TableError, open_table, struct_field
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+TABLE_SUFFIXES = (".parquet", ".arrow")
 
-
-# What `save_to_disk` writes beside the tables of several splits, and of one.
+# What `save_to_disk` writes next to the tables of several splits, and of one.
 SPLITS_FILE = "dataset_dict.json"
 STATE_FILE = "state.json"
 
-
-@dataclasses.dataclass(frozen=True)
-class TableColumns:
-    """The columns that a table's clips are made of.
-
-    Attributes:
-        audio: column with the encoded bytes, "" if there are only paths.
-        path: column of paths, "" if there is none, "audio.path" for a field of `audio`.
-        captions: columns of captions.
-        labels: column of labels -> the names of its class numbers.
-        id: column of identifiers, or "".
-        plain: columns whose values are taken as they are.
-    """
-
-    audio: str
-    path: str
-    captions: tuple[str, ...]
-    labels: Mapping[str, Sequence[str]]
-    id: str
-    plain: tuple[str, ...]
-
-    def needed(self) -> list[str]:
-        """Returns all but the audio's bytes, as Parquet names them."""
-        names = (self.path, *self.captions, *self.labels, self.id, *self.plain)
-        return [name for name in dict.fromkeys(names) if name]
+_ROWS_PER_BATCH = 1_000
+# A Parquet file that does not state which rows have audio is read with its audio.
+_ROWS_PER_AUDIO_BATCH = 16
 
 
 class HuggingFaceTables:
@@ -89,36 +68,44 @@ class HuggingFaceTables:
         """Reads nothing.
 
         Args:
-            source: a table, or a folder that holds tables at any depth.
-            audio_root: what the paths of tables without audio bytes are relative to; the folder by default.
-            name: of the collection; the folder's by default.
-            split: of all clips; by default told by the names of files and folders.
-            audio_column: column of the audio; by default told by its type.
-            caption_columns: columns of the captions, best first; by default told by their names.
-            label_columns: columns of the labels; by default those of classes, and others told by their names.
-            id_column: column of ids, unique in the whole collection; by default ids are file and row.
+            source: a table, or a folder with tables at any depth.
+            audio_root: folder that the paths of rows without audio bytes are relative to; by default that of `source`.
+            name: of the collection; by default that of the folder and the folder above.
+            split: of all clips; by default taken from the names of files and folders.
+            audio_column: column of the audio; by default recognised by type.
+            caption_columns: columns of the captions, best first; by default recognised by name.
+            label_columns: columns of the labels; by default those of class numbers, and others recognised by name.
+            id_column: column of ids, unique in the whole collection; by default an id is file and row.
 
         Raises:
-            CollectionError: there is no such file or folder.
+            CollectionError: there is no such file or folder, or `datasets` is not installed.
         """
+        try:
+            import datasets as _  # noqa: F401
+        except ImportError as error:
+            raise CollectionError(
+                f"{source} is read with Hugging Face datasets, which is missing: pip install 'slap-jax[huggingface]'"
+            ) from error
         self._source = Path(source)
         if not self._source.exists():
             raise CollectionError(f"{source} is missing; expected a folder with .parquet or .arrow files")
         self.root = self._source if self._source.is_dir() else self._source.parent
-        self.name = name or self.root.resolve().name
+        self.name = name or collection_name(self.root)
         self._audio_root = Path(audio_root or self.root)
         self._split = split
-        self._choice = ColumnChoice(audio_column, caption_columns, label_columns, id_column)
+        self._chosen = {"audio": audio_column, "captions": caption_columns, "labels": label_columns, "id": id_column}
 
     def entries(self) -> Iterator[Entry | Rejection]:
-        """Lists the rows table by table; a table that is damaged is one rejection after its good rows.
+        """Lists the rows table by table. A damaged table yields one rejection after its intact rows.
 
         Raises:
-            CollectionError: there are no rows, or columns that do not tell what they hold.
+            CollectionError: there are no rows, or the columns of a table cannot be recognised.
         """
-        return some_clips(self._entries(), self._source)
+        return require_clips(self._entries(), self._source)
 
     def _entries(self) -> Iterator[Entry | Rejection]:
+        import pyarrow as pa
+
         for table in self._tables():
             if isinstance(table, Rejection):
                 yield table
@@ -126,8 +113,15 @@ class HuggingFaceTables:
             relative, split = table
             try:
                 yield from self._rows(relative, self._split or split)
-            except TableError as error:
-                yield Rejection(str(relative), "", "bad_table", f"{error}; copy it again")
+            except CollectionError:
+                raise
+            except UnicodeEncodeError:  # pyarrow opens no such path
+                detail = f"{str(self.root / relative)!r} is not a valid UTF-8 path; rename the file or folder"
+                yield Rejection(str(relative), "", BAD_NAME, detail)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                detail = f"{self.root / relative} is damaged or truncated ({reason}); copy it again"
+                yield Rejection(str(relative), "", "bad_table", detail)
 
     def _tables(self) -> Iterator[tuple[PurePosixPath, str] | Rejection]:
         """Lists (path relative to the root, split)."""
@@ -140,14 +134,14 @@ class HuggingFaceTables:
         elif (self.root / STATE_FILE).is_file():
             yield from self._saved_tables(PurePosixPath(), "")
         else:
-            for found in walk_files(self.root):
-                if isinstance(found, Rejection):
-                    yield found
-                elif found.suffix.lower() in TABLE_SUFFIXES:
-                    yield found, split_of_shard(found)
+            for file in walk_files(self.root):
+                if isinstance(file, Rejection):
+                    yield file
+                elif file.suffix.lower() in TABLE_SUFFIXES:
+                    yield file, split_of_shard(file)
 
     def _saved_tables(self, folder: PurePosixPath, split: str) -> Iterator[tuple[PurePosixPath, str]]:
-        """Lists what `save_to_disk` wrote for one split; other .arrow files beside them are caches."""
+        """Lists what `save_to_disk` wrote for one split; other .arrow files in the folder are caches."""
         file = self.root / folder / STATE_FILE
         state = _read_json(file, "_data_files")
         if state.get("_indices_data_files"):
@@ -157,15 +151,18 @@ class HuggingFaceTables:
             yield folder / table["filename"], split
 
     def _rows(self, relative: PurePosixPath, split: str) -> Iterator[Entry | Rejection]:
-        table = open_table(self.root / relative)
-        columns = find_columns(table.schema, self._choice, relative)
+        import datasets
+
+        path = self.root / relative
+        features = datasets.Features.from_arrow_schema(_read_schema(path))
+        columns = find_columns(features, relative, **self._chosen)
         row = 0
-        for batch, has_audio in table.batches(columns.needed(), columns.audio):
-            cells = {name: _cells(batch, name) for name in columns.needed()}
+        for batch, has_audio in _read_batches(path, columns):
+            cells = {name: _cells(batch, name) for name in columns.without_audio()}
             for index, present in enumerate(has_audio):
-                fields = {name: values[index] for name, values in cells.items()}
-                audio = TableCell(self.root / relative, columns.audio, row) if present else None
-                yield self._entry(fields, audio, columns, relative, row, split)
+                values = {name: column[index] for name, column in cells.items()}
+                audio = TableCell(path, columns.audio, row) if present else None
+                yield self._entry(values, audio, columns, relative, row, split)
                 row += 1
 
     def _entry(
@@ -185,26 +182,80 @@ class HuggingFaceTables:
             if columns.id:
                 id = text_field(row, columns.id) or id
             audio = audio or self._audio_file(row, columns, table)
-            return make_entry(_entry_fields(row, columns), audio, id=id, split=split, source=self.name, where=where)
+            fields = manifest_fields(row, columns.captions, columns.labels)
+            return make_entry(fields, audio, id=id, split=split, source=self.name, where=where)
         except RejectedClip as rejected:
             return rejected.at(where, id)
 
-    def _audio_file(self, fields: Mapping[str, Any], columns: TableColumns, relative: PurePosixPath) -> AudioLocation:
-        stated = text_field(fields, columns.path)
+    def _audio_file(self, row: Mapping[str, Any], columns: TableColumns, table: PurePosixPath) -> AudioLocation:
+        stated = text_field(row, columns.path)
         if not stated:
             raise RejectedClip("missing_audio", f"the row has neither audio bytes nor a path in {columns.path!r}")
-        # Of `audiofolder` tables, paths are relative to the table.
-        above = relative.parent if columns.path == "file_name" else PurePosixPath()
-        return audio_file(self._audio_root, str(above / stated))
+        # The paths of a metadata.parquet of `audiofolder` are relative to the table.
+        folder = table.parent if columns.path == "file_name" else PurePosixPath()
+        return audio_file(self._audio_root, str(folder / stated))
+
+
+def _read_schema(path: Path) -> "pa.Schema":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix.lower() == ".parquet":
+        return pq.read_schema(path)
+    return pa.ipc.open_stream(pa.memory_map(str(path))).schema
+
+
+def _read_batches(path: Path, columns: TableColumns) -> Iterator[tuple["pa.RecordBatch", list[bool]]]:
+    """Yields the rows of a table in order, and whether each has audio bytes; reads the bytes only if it must."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix.lower() != ".parquet":
+        for batch in pa.ipc.open_stream(pa.memory_map(str(path))):  # only what is used of the map is read
+            for start in range(0, batch.num_rows, _ROWS_PER_BATCH):
+                rows = batch.slice(start, _ROWS_PER_BATCH)
+                yield rows, _has_audio(rows, columns.audio)
+        return
+    with pq.ParquetFile(path) as file:
+        leaf = columns.audio
+        if leaf and pa.types.is_struct(file.schema_arrow.field(leaf).type):
+            leaf = f"{leaf}.bytes"
+        for group in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            missing = _null_count(file.metadata.row_group(group), leaf) if leaf else rows
+            is_mixed = missing is None or 0 < missing < rows
+            names = [*columns.without_audio(), leaf] if is_mixed else columns.without_audio()
+            size = _ROWS_PER_AUDIO_BATCH if is_mixed else _ROWS_PER_BATCH
+            for batch in file.iter_batches(size, row_groups=[group], columns=names):
+                yield batch, _has_audio(batch, columns.audio) if is_mixed else [missing == 0] * batch.num_rows
+
+
+def _null_count(group: Any, leaf: str) -> int | None:
+    """Returns the number of rows of a Parquet row group without a value, None if its footer does not state it."""
+    for index in range(group.num_columns):
+        column = group.column(index)
+        if column.path_in_schema == leaf:
+            statistics = column.statistics
+            return statistics.null_count if statistics is not None and statistics.has_null_count else None
+    return None
+
+
+def _has_audio(batch: "pa.RecordBatch", audio: str) -> list[bool]:
+    import pyarrow as pa
+
+    if not audio:
+        return [False] * batch.num_rows
+    column = batch.column(audio)
+    return (_field(column, "bytes") if pa.types.is_struct(column.type) else column).is_valid().to_pylist()
 
 
 def _cells(batch: "pa.RecordBatch", name: str) -> list[Any]:
-    """Returns the values of a column, or of a field "a.b" of it; instead of text that is not UTF-8, a rejection."""
+    """Returns the values of a column, or of its field "column.field"; a rejection instead of text that is not UTF-8."""
     if name in batch.schema.names:
         column = batch.column(name)
     else:
-        above, _, field = name.rpartition(".")
-        column = struct_field(batch.column(above), field)
+        parent, _, field = name.rpartition(".")
+        column = _field(batch.column(parent), field)
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
@@ -219,156 +270,17 @@ def _cell(scalar: "pa.Scalar", name: str) -> Any:
         return RejectedClip("bad_text", f"{name} is not UTF-8: byte 0x{byte:02x} at {error.start}")
 
 
-def _entry_fields(fields: Mapping[str, Any], columns: TableColumns) -> dict[str, Any]:
-    """Brings a row to the keys of manifests."""
-    found = {name: fields[name] for name in columns.plain}
-    if columns.captions:
-        found["captions"] = caption_texts(columns.captions, fields)
-    found["labels"] = [
-        label for name, classes in columns.labels.items() for label in label_texts(name, fields[name], classes)
-    ]
-    return found
+def _field(column: "pa.Array", name: str) -> "pa.Array":
+    """Returns a field of a column of structs; it is null where the whole struct is."""
+    return column.flatten()[column.type.get_field_index(name)]
 
 
 def _read_json(path: Path, key: str) -> dict[str, Any]:
-    """Reads an object that has a key at least."""
+    """Reads an object with at least a list under one key."""
     try:
-        found = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CollectionError(f"{path} cannot be read ({error}); save the data set again") from error
-    if not isinstance(found, dict) or not isinstance(found.get(key), list):
+    if not isinstance(values, dict) or not isinstance(values.get(key), list):
         raise CollectionError(f"{path} has no list {key!r}, as save_to_disk() writes it; save the data set again")
-    return found
-
-
-_AUDIO_NAMES = ("audio", "flac", "wav", "mp3", "ogg", "opus", "m4a", "bytes")
-_PATH_NAMES = ("file_name", "audio", "audio_path", "path", "file")
-
-
-@dataclasses.dataclass(frozen=True)
-class ColumnChoice:
-    """What the user says about columns; empty where the readers are to find out.
-
-    Attributes:
-        audio: column of encoded audio, or of paths.
-        captions: columns of captions, best first.
-        labels: columns of labels.
-        id: column of identifiers, unique in the whole collection.
-    """
-
-    audio: str = ""
-    captions: Sequence[str] = ()
-    labels: Sequence[str] = ()
-    id: str = ""
-
-
-def find_columns(schema: "pa.Schema", choice: ColumnChoice, table: object) -> TableColumns:
-    """Finds the columns.
-
-    Args:
-        schema: of the table; where Hugging Face `datasets` wrote it, it says which columns are audio and classes.
-        choice: of the user.
-        table: what errors call it.
-
-    Raises:
-        CollectionError: no or several columns of audio, none of captions or labels, or one that the user names is
-            missing.
-    """
-    features = _features(schema)
-    chosen = [("audio_column", choice.audio), ("id_column", choice.id)]
-    chosen += [("caption_columns", name) for name in choice.captions]
-    chosen += [("label_columns", name) for name in choice.labels]
-    for option, name in chosen:
-        if name and name not in schema.names:
-            raise CollectionError(f"{table} has no column {name!r}, which {option} names; {_listed(schema)}")
-    audio, path = _audio_columns(schema, features, choice.audio, table)
-    taken = (audio, path, choice.id)
-    captions = choice.captions or caption_columns(name for name in schema.names if name not in taken)
-    labels = choice.labels or [
-        name
-        for name in schema.names
-        if name not in (*taken, *captions)
-        and (_class_names(features, name) or (name in label_columns(schema.names) and _is_text(schema, name)))
-    ]
-    if not captions and not labels:
-        raise CollectionError(
-            f"{table} has no column that looks like captions or labels; {_listed(schema)}: "
-            "name them with caption_columns or label_columns"
-        )
-    return TableColumns(
-        audio=audio,
-        path=path,
-        captions=tuple(captions),
-        labels={name: _class_names(features, name) for name in labels},
-        id=choice.id,
-        plain=tuple(name for name in PLAIN_FIELDS if name in schema.names and name not in (*taken, *captions, *labels)),
-    )
-
-
-def _audio_columns(schema: "pa.Schema", features: Mapping[str, Any], chosen: str, table: object) -> tuple[str, str]:
-    """Returns the column of bytes and that of paths, either of which may be missing."""
-    import pyarrow as pa
-
-    def holds_bytes(name: str) -> bool:
-        kind = schema.field(name).type
-        if pa.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-    typed = [name for name, feature in features.items() if _type_of(feature) == "Audio" and name in schema.names]
-    structs = [name for name in schema.names if pa.types.is_struct(schema.field(name).type) and holds_bytes(name)]
-    named = [name for name in _AUDIO_NAMES if name in schema.names and holds_bytes(name)][:1]
-    candidates = [chosen] if chosen else typed or structs or named
-    if len(candidates) > 1:
-        raise CollectionError(
-            f"{table} has several columns of audio, {', '.join(candidates)}; name one with audio_column"
-        )
-    for name in candidates:
-        kind = schema.field(name).type
-        if holds_bytes(name):
-            return name, f"{name}.path" if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 else ""
-        if not _is_text(schema, name):
-            raise CollectionError(
-                f"{table} has samples, not encoded audio, in column {name!r} ({kind}); save it again with "
-                f'cast_column("{name}", Audio())'
-            )
-        return "", name
-    paths = [name for name in _PATH_NAMES if name in schema.names and _is_text(schema, name)]
-    if paths:
-        return "", paths[0]
-    raise CollectionError(f"{table} has no column of audio; {_listed(schema)}: name it with audio_column")
-
-
-def _features(schema: "pa.Schema") -> Mapping[str, Any]:
-    """Returns what Hugging Face `datasets` says about the columns, nothing of tables that others wrote."""
-    try:
-        return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError):
-        return {}
-
-
-def _type_of(feature: Any) -> str:
-    return feature.get("_type", "") if isinstance(feature, dict) else ""
-
-
-def _class_names(features: Mapping[str, Any], name: str) -> Sequence[str]:
-    """Returns the names of a column of class numbers, or of lists of these."""
-    feature = features.get(name)
-    if isinstance(feature, list):  # the way in which older versions write lists
-        feature = feature[0] if feature else None
-    elif isinstance(feature, dict) and _type_of(feature) in ("Sequence", "List", "LargeList"):
-        feature = feature.get("feature")
-    return feature.get("names", ()) if isinstance(feature, dict) and _type_of(feature) == "ClassLabel" else ()
-
-
-def _is_text(schema: "pa.Schema", name: str) -> bool:
-    import pyarrow as pa
-
-    kind = schema.field(name).type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
-
-
-def _listed(schema: "pa.Schema") -> str:
-    return "its columns are " + ", ".join(f"{field.name} ({field.type})" for field in schema)
+    return values

@@ -1,4 +1,4 @@
-"""Opens any collection of clips; what kind it is, is told by what is there."""
+"""Opens any collection of clips; the files that are present decide its kind."""
 
 import inspect
 import os
@@ -10,9 +10,8 @@ from slap_jax.data.audio import AUDIO_SUFFIXES
 from slap_jax.data.collections.entries import Collection, Rejection
 from slap_jax.data.collections.fields import CollectionError
 from slap_jax.data.collections.folders import FILE_COLUMN, METADATA_FILES, AudioFolder, SidecarFolder, walk_files
-from slap_jax.data.collections.huggingface import SPLITS_FILE, STATE_FILE, HuggingFaceTables
+from slap_jax.data.collections.huggingface import SPLITS_FILE, STATE_FILE, TABLE_SUFFIXES, HuggingFaceTables
 from slap_jax.data.collections.manifest import JSON_LINES_SUFFIXES, Manifest, csv_header
-from slap_jax.data.collections.table_files import TABLE_SUFFIXES
 from slap_jax.data.collections.webdataset import WebDataset, is_pattern, is_tar
 
 KINDS: Mapping[str, Callable[..., Collection]] = {
@@ -25,9 +24,9 @@ KINDS: Mapping[str, Callable[..., Collection]] = {
 
 _EXPECTED = """expected one of
   clips.jsonl or clips.csv      a manifest
-  a folder                      of audio files with a .txt or .json beside each
+  a folder                      of audio files, each with a .txt or .json
   a folder, a .tar, a pattern   WebDataset tars, like "shards/{000..099}.tar"
-  a folder or a .parquet        Hugging Face tables, or what save_to_disk() wrote
+  a folder or a .parquet        Hugging Face tables, or the output of save_to_disk()
   a folder with metadata.csv    or metadata.jsonl, whose file_name names audio files (audiofolder)
 docs/collections.md shows them"""
 
@@ -44,17 +43,17 @@ def open_collection(
 
     Args:
         source: a file, a folder, or a pattern of tars.
-        audio_root: what the paths in a manifest or in a table are relative to; where these are, by default.
-        name: of the collection; the folder's by default.
-        kind: key of `KINDS`; told by what is there by default.
-        **options: of the kind's class; empty ones count as not given, and columns may be joined: "title+text".
+        audio_root: folder that the paths in a manifest or a table are relative to; by default that of `source`.
+        name: of the collection; by default its folder and the folder above, such as "clotho/audio".
+        kind: key of `KINDS`; by default determined from the files.
+        **options: of the class of the kind; empty values count as not given, and columns may be joined: "title+text".
 
     Raises:
-        CollectionError: none of the kinds or several, or an option that the kind does not have.
+        CollectionError: the files fit no kind or several, or the kind has no such option.
     """
     kind = kind or kind_of(source)
     if kind not in KINDS:
-        raise CollectionError(f"{kind!r} is no kind of collection; expected {', '.join(KINDS)}")
+        raise CollectionError(f"{kind!r} is not a kind of collection; expected {', '.join(KINDS)}")
     given = {"audio_root": audio_root, "name": name, **options}
     given = {
         option: value.split("+") if option.endswith("_columns") and isinstance(value, str) else value
@@ -64,15 +63,17 @@ def open_collection(
     known = [option for option in inspect.signature(KINDS[kind]).parameters][1:]
     unknown = [option for option in given if option not in known]
     if unknown:
-        raise CollectionError(f"{source} is read as {kind}, which has no {unknown[0]}; it has {', '.join(known)}")
+        raise CollectionError(
+            f"{source} is read as {kind}, which has no option {unknown[0]!r}; it has {', '.join(known)}"
+        )
     return KINDS[kind](source, **given)
 
 
 def kind_of(source: str | os.PathLike[str]) -> str:
-    """Tells the kind of a collection: by the name of a file, by the files of a folder.
+    """Determines the kind of a collection: from the name of a file, or from the files of a folder.
 
     Raises:
-        CollectionError: none of the kinds, or several.
+        CollectionError: the files fit no kind or several.
     """
     path = Path(source)
     if path.is_dir():
@@ -81,36 +82,36 @@ def kind_of(source: str | os.PathLike[str]) -> str:
     if is_tar(path.name):
         return "webdataset"
     if not path.is_file():
-        found = "matches nothing" if is_pattern(os.fspath(source)) else "is missing"
-        raise CollectionError(f"{source} {found}; give a manifest, a folder, tars or tables (docs/collections.md)")
+        state = "matches no file" if is_pattern(os.fspath(source)) else "is missing"
+        raise CollectionError(f"{source} {state}; give a manifest, a folder, tars or tables (docs/collections.md)")
     if suffix in (*JSON_LINES_SUFFIXES, ".csv"):
         return "manifest"
     if suffix in TABLE_SUFFIXES:
         return "huggingface"
-    raise CollectionError(f"{source} is no collection that slap reads; {_EXPECTED}")
+    raise CollectionError(f"{source} is not a collection that slap reads; {_EXPECTED}")
 
 
 def _kind_of_folder(folder: Path) -> str:
     if (folder / SPLITS_FILE).is_file() or (folder / STATE_FILE).is_file():
         return "huggingface"
     examples: dict[str, str] = {}
-    for found in walk_files(folder):
-        if isinstance(found, Rejection):
+    for file in walk_files(folder):
+        if isinstance(file, Rejection):
             continue
-        suffix = found.suffix.lower()
+        suffix = file.suffix.lower()
         if suffix in AUDIO_SUFFIXES:
-            examples.setdefault("folder", str(found))
-        elif is_tar(found.name):
-            examples.setdefault("webdataset", str(found))
+            examples.setdefault("folder", str(file))
+        elif is_tar(file.name):
+            examples.setdefault("webdataset", str(file))
         elif suffix in TABLE_SUFFIXES:
-            examples.setdefault("huggingface", str(found))
-        elif found.name in METADATA_FILES and (suffix != ".csv" or FILE_COLUMN in csv_header(folder / found)):
-            examples.setdefault("audiofolder", str(found))
+            examples.setdefault("huggingface", str(file))
+        elif file.name in METADATA_FILES and (suffix != ".csv" or FILE_COLUMN in csv_header(folder / file)):
+            examples.setdefault("audiofolder", str(file))
     if "audiofolder" in examples:
         examples.pop("folder", None)  # the audio files that the metadata name
     if len(examples) > 1:
         kinds = " and ".join(f"{kind} ({example})" for kind, example in examples.items())
-        raise CollectionError(f"{folder} may be read as {kinds}; say which with kind, or name a part of it")
+        raise CollectionError(f"{folder} can be read as {kinds}; choose one with kind, or name a part of the folder")
     if not examples:
         raise CollectionError(f"{folder} holds no clips; {_EXPECTED}")
     return next(iter(examples))

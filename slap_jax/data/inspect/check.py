@@ -18,12 +18,20 @@ from tqdm import tqdm
 
 from slap_jax.data.audio import AUDIO_SUFFIXES
 from slap_jax.data.clip_statistics import SILENT_DBFS
-from slap_jax.data.collections.entries import EXCLUDED, AudioFile, AudioLocation, Collection, Entry, Rejection
+from slap_jax.data.collections.entries import (
+    EXCLUDED,
+    AudioFile,
+    AudioLocation,
+    Collection,
+    Entry,
+    Rejection,
+    reject_unstorable,
+)
 from slap_jax.data.collections.fields import CollectionError
 from slap_jax.data.collections.folders import walk_files
 from slap_jax.data.collections.open_collection import open_collection
 from slap_jax.data.collections.published import LayoutError, PublishedDataset
-from slap_jax.data.collections.table_files import read_audio
+from slap_jax.data.collections.read_audio import read_audio
 from slap_jax.data.datasets.reading import chosen_splits
 from slap_jax.data.datasets.registry import open_dataset
 from slap_jax.data.index import hash_bytes
@@ -40,6 +48,7 @@ from slap_jax.data.inspect.check_report import (
 from slap_jax.data.preparation.duplicates import HashSet
 from slap_jax.data.preparation.prepare import rejection_limit
 from slap_jax.data.preparation.shards import read_clip
+from slap_jax.data.records import full_id
 
 # What is no named data set: a manifest, a folder, tars or tables.
 COLLECTION_NAMES = ("collection", "manifest")
@@ -102,7 +111,7 @@ def check_collection(
     sample = _Sample(decode, seed)
     try:
         entries = iter(tqdm(collection.entries(), desc="check", unit=" clips", disable=None))
-        while block := list(itertools.islice(entries, _BLOCK)):
+        while block := reject_unstorable(list(itertools.islice(entries, _BLOCK))):
             for entry in counter.count(block):
                 sample.offer(entry)
     except (LayoutError, CollectionError) as error:
@@ -134,7 +143,7 @@ class _Counter:
             if isinstance(item, Rejection):
                 self._reject(item)
         entries = [item for item in block if isinstance(item, Entry)]
-        new = _add(self._ids, [f"{entry.source}/{entry.id}" for entry in entries])
+        new = _add(self._ids, [full_id(entry.source, entry.id) for entry in entries])
         for entry in itertools.compress(entries, ~new):
             self._reject(Rejection(entry.where, entry.id, "duplicate_id", "the id was given before"))
         entries = list(itertools.compress(entries, new))

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+from slap_jax.data.collections.entries import printable
+
 MOST_EXAMPLES = 3
 
 
@@ -22,7 +24,7 @@ class Finding:
         """Counts one more."""
         self.count += 1
         if len(self.examples) < MOST_EXAMPLES:
-            self.examples.append(example)
+            self.examples.append(printable(example))
 
 
 @dataclasses.dataclass

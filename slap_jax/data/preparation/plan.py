@@ -14,22 +14,21 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from slap_jax.data.audio import RESAMPLE_QUALITY, SAMPLE_RATE
 from slap_jax.data.collections.entries import (
-    ArchiveMember,
     AudioFile,
-    AudioLocation,
     Collection,
     Entry,
     Rejection,
-    TableCell,
+    entry_from_json,
+    entry_to_json,
+    file_of,
+    reject_unstorable,
 )
 from slap_jax.data.collections.published import PublishedDataset
-from slap_jax.data.collections.table_files import file_of
 from slap_jax.data.index import hash_id
 from slap_jax.data.preparation.duplicates import REASON as EXCLUDED_EVALUATION
 from slap_jax.data.preparation.duplicates import ExcludedClips, HashSet, excluded_clips
@@ -40,7 +39,6 @@ REJECTED = "rejected.jsonl"
 
 _MOST_SHARDS = 10_000
 _ENTRIES_AT_A_TIME = 4_096
-_LOCATIONS: dict[str, type[AudioLocation]] = {kind.__name__: kind for kind in (AudioFile, ArchiveMember, TableCell)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +175,8 @@ def make_plan(
                 continue
             blocks.setdefault(item.split, [])
             version = _version if isinstance(item.audio, AudioFile) else archive_version
-            lines.setdefault(item.split, []).append(_entry_line(item, version(file_of(item.audio))))
+            line = entry_to_json(item, version=version(file_of(item.audio)))
+            lines.setdefault(item.split, []).append(f"{line}\n".encode())
             if len(lines[item.split]) == clips_per_block:
                 finish_block(item.split)
     for split in blocks:
@@ -190,7 +189,7 @@ def read_block(file: Path) -> Iterator[Entry]:
     """Reads the entries that `make_plan` wrote."""
     with file.open("rb") as stream:
         for line in stream:
-            yield _entry(json.loads(line))
+            yield entry_from_json(line)
 
 
 def rejection_line(rejection: Rejection) -> bytes:
@@ -214,7 +213,7 @@ def _checked(
 ) -> Iterator[Entry | Rejection]:
     """Passes on what a collection lists, with rejections for repeated ids and for clips to be left out."""
     seen = HashSet()
-    while items := list(itertools.islice(listed, _ENTRIES_AT_A_TIME)):
+    while items := reject_unstorable(list(itertools.islice(listed, _ENTRIES_AT_A_TIME))):
         hashes = [hash_id(item.source, item.id) for item in items if isinstance(item, Entry)]
         is_new = iter(seen.add(np.array(hashes, np.uint64)))
         for item in items:
@@ -228,30 +227,6 @@ def _checked(
             else:
                 yield item
         on_clips(len(items))
-
-
-def _entry_line(entry: Entry, version: tuple[int, int] | None) -> bytes:
-    """Returns an entry, and the version of the file that holds its audio, as a line of JSON."""
-    values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
-    location = {field.name: getattr(entry.audio, field.name) for field in dataclasses.fields(entry.audio)}
-    values["audio"] = {"kind": type(entry.audio).__name__, **location}
-    values["version"] = version
-    return (json.dumps(values, default=str) + "\n").encode()
-
-
-def _entry(values: dict[str, Any]) -> Entry:
-    """Inverts `_entry_line`."""
-    del values["version"]
-    location = values.pop("audio")
-    kind = _LOCATIONS[location.pop("kind")]
-    paths = {name: Path(value) for name, value in location.items() if name in ("path", "archive", "table")}
-    return Entry(
-        audio=kind(**{**location, **paths}),
-        captions=tuple(values.pop("captions")),
-        labels=tuple(values.pop("labels")),
-        regions=tuple((onset, offset, caption) for onset, offset, caption in values.pop("regions")),
-        **values,
-    )
 
 
 def _version(file: Path) -> tuple[int, int] | None:

@@ -17,7 +17,7 @@ from slap_jax.atomic import atomic_file
 from slap_jax.data.audio import SAMPLE_RATE, AudioError, decode_audio, encode_flac, to_int16
 from slap_jax.data.clip_statistics import loudness
 from slap_jax.data.collections.entries import Entry, Rejection
-from slap_jax.data.collections.table_files import read_audio
+from slap_jax.data.collections.read_audio import read_audio
 from slap_jax.data.index import hash_audio, hash_bytes, hash_id
 from slap_jax.data.preparation.duplicates import REASON as EXCLUDED_EVALUATION
 from slap_jax.data.preparation.duplicates import ExcludedClips, excluded_clips

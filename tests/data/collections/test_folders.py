@@ -3,7 +3,7 @@ import json
 import pytest
 
 from slap_jax.data.collections.entries import AudioFile
-from slap_jax.data.collections.fields import CollectionError
+from slap_jax.data.collections.fields import CollectionError, collection_name
 from slap_jax.data.collections.folders import AudioFolder, SidecarFolder
 from tests.data.listing import listed, reasons
 from tests.data.tiny_data import write_manifest, write_tone
@@ -81,7 +81,7 @@ def test_csv_without_the_needed_columns(audio, header, options, words):
 def test_audiofolders_that_cannot_be_read(audio):
     with pytest.raises(CollectionError, match="holds no clips"):
         listed(AudioFolder(audio))
-    with pytest.raises(CollectionError, match="is no folder"):
+    with pytest.raises(CollectionError, match="is not a folder"):
         AudioFolder(audio / "a.wav")
 
 
@@ -101,7 +101,7 @@ def test_folder_with_sidecars(tmp_path):
     ]
     assert entries[0].audio == AudioFile(tmp_path / "test/deep/c.wav")
     assert entries[2].labels == ("x",)
-    assert {entry.source for entry in entries} == {tmp_path.name}
+    assert {entry.source for entry in entries} == {collection_name(tmp_path)}
     assert {r.where: r.reason for r in rejections} == {"d.wav": "bad_json", "e.wav": "missing_caption"}
     assert SidecarFolder(tmp_path, "mine").name == "mine"
 
@@ -164,7 +164,7 @@ def test_folders_and_sidecars_without_permission():
 
 
 def test_folders_that_cannot_be_read(tmp_path):
-    with pytest.raises(CollectionError, match=r"nowhere is no folder"):
+    with pytest.raises(CollectionError, match=r"nowhere is not a folder"):
         SidecarFolder(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("no audio here")
     with pytest.raises(CollectionError, match="holds no clips"):

@@ -8,7 +8,7 @@ import pytest
 from slap_jax.data.collections.entries import AudioFile, TableCell
 from slap_jax.data.collections.fields import CollectionError
 from slap_jax.data.collections.huggingface import HuggingFaceTables
-from slap_jax.data.collections.table_files import read_audio
+from slap_jax.data.collections.read_audio import read_audio
 from tests.data.listing import listed, reasons
 from tests.data.tiny_data import write_tone
 from tests.data.tiny_tables import (
@@ -68,9 +68,10 @@ def test_parquet_shards(tmp_path):
 def test_one_table(tmp_path):
     write_parquet(tmp_path / "set" / "test.parquet", clips(2))
     entries, _ = listed(HuggingFaceTables(tmp_path / "set" / "test.parquet"))
+    source = f"{tmp_path.name}/set"
     assert [(entry.id, entry.split, entry.source) for entry in entries] == [
-        ("test/0", "test", "set"),
-        ("test/1", "test", "set"),
+        ("test/0", "test", source),
+        ("test/1", "test", source),
     ]
 
 
@@ -98,7 +99,7 @@ def test_saved_to_disk(tmp_path):
 def test_one_split_saved_to_disk(tmp_path, folder, state, split):
     save_to_disk(tmp_path / folder, [clips(1)], **state)
     (entry,), _ = listed(HuggingFaceTables(tmp_path / folder))
-    assert (entry.id, entry.split, entry.source) == ("data-00000-of-00001/0", split, folder)
+    assert (entry.id, entry.split, entry.source) == ("data-00000-of-00001/0", split, f"{tmp_path.name}/{folder}")
 
 
 def test_a_chosen_split_is_that_of_all_clips(tmp_path):

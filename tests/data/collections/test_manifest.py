@@ -4,7 +4,7 @@ import tracemalloc
 import pytest
 
 from slap_jax.data.collections.entries import AudioFile, Entry
-from slap_jax.data.collections.fields import CollectionError
+from slap_jax.data.collections.fields import CollectionError, collection_name
 from slap_jax.data.collections.manifest import Manifest
 from tests.data.listing import listed, reasons
 from tests.data.tiny_data import write_manifest, write_tone
@@ -67,7 +67,7 @@ def test_all_fields_of_a_line(audio):
     assert first.regions == ((0.0, 0.1, "beep"), (0.1, 0.2, "rest"))
     assert (first.source, first.caption_source, first.licence, first.duration_s) == ("lab", "people", "CC0", 0.25)
     assert (second.id, second.split, second.captions) == ("7", "train", ("one caption",))
-    assert (second.labels, second.licence, second.source) == (("dog", "x=y"), "MIT", audio.name)
+    assert (second.labels, second.licence, second.source) == (("dog", "x=y"), "MIT", collection_name(audio))
     assert second.where == "manifest.jsonl:2"
 
 
@@ -162,7 +162,7 @@ def test_audio_root(audio, tmp_path_factory):
     entries, rejections = listed(Manifest(manifest, audio))
     assert [entry.audio for entry in entries] == [AudioFile(audio / "a.wav"), AudioFile(audio / "sub/b.wav")]
     assert not rejections
-    assert Manifest(manifest, audio).name == audio.name and Manifest(manifest, audio, "mine").name == "mine"
+    assert Manifest(manifest, audio).name == collection_name(audio) and Manifest(manifest, audio, "mine").name == "mine"
     assert reasons(Manifest(manifest)) == {"manifest.jsonl:1": "missing_file", "manifest.jsonl:2": "outside_root"}
 
 

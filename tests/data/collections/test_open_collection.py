@@ -66,9 +66,9 @@ def test_options_reach_their_kind(root):
 @pytest.mark.parametrize(
     ("source", "options", "words"),
     [
-        ("folder", {"split": "test"}, "read as folder, which has no split; it has name"),
-        ("tars", {"audio_root": "x"}, "read as webdataset, which has no audio_root"),
-        ("tars", {"kind": "zip"}, "'zip' is no kind of collection; expected manifest, folder"),
+        ("folder", {"split": "test"}, "read as folder, which has no option 'split'; it has name"),
+        ("tars", {"audio_root": "x"}, "read as webdataset, which has no option 'audio_root'"),
+        ("tars", {"kind": "zip"}, "'zip' is not a kind of collection; expected manifest, folder"),
     ],
 )
 def test_options_that_a_kind_does_not_have(root, source, options, words):
@@ -78,7 +78,7 @@ def test_options_that_a_kind_does_not_have(root, source, options, words):
 
 @pytest.mark.parametrize("source", ["nothing", "nothing.jsonl", "*.flac"])
 def test_what_is_not_there_is_one_line(root, source):
-    with pytest.raises(CollectionError, match=r"(is missing|matches nothing); give a manifest.*collections\.md\)$"):
+    with pytest.raises(CollectionError, match=r"(is missing|matches no file); give a manifest.*collections\.md\)$"):
         open_collection(root / source)
 
 
@@ -91,7 +91,7 @@ def test_what_is_no_collection_is_told_the_kinds(root, source):
 
 def test_folders_of_two_kinds_need_a_choice(root):
     write_tar(root / "folder" / "backup.tar", sample("0", "tar"))
-    with pytest.raises(CollectionError, match=r"folder \(a\.wav\) and webdataset \(backup\.tar\); say which with kind"):
+    with pytest.raises(CollectionError, match=r"folder \(a\.wav\) and webdataset \(backup\.tar\); choose one with kind"):
         open_collection(root / "folder")
     (entry,), _ = listed(open_collection(root / "folder", kind="folder"))
     assert entry.captions == ("folder",)
@@ -100,3 +100,70 @@ def test_folders_of_two_kinds_need_a_choice(root):
 def test_a_metadata_file_of_something_else_is_no_audiofolder(root):
     (root / "folder" / "metadata.csv").write_text("who,when\nme,now\n")
     assert isinstance(open_collection(root / "folder"), SidecarFolder)
+
+
+NOT_UTF8 = "caf\udce9"  # as Python decodes the Latin-1 file name b"caf\xe9"
+
+
+def write_badly_named(root, kind):
+    """Writes a collection of two clips, one of them with a name that is not UTF-8."""
+    if kind == "folder":
+        for name in ("good", NOT_UTF8):
+            write_tone(root / f"{name}.wav")
+            (root / f"{name}.txt").write_text("a tone")
+    elif kind == "class folder":
+        for name in ("good", NOT_UTF8):
+            write_tone(root / name / "0.wav")
+            (root / name / "0.txt").write_text("a tone")
+    elif kind == "member":
+        write_tar(root / "0.tar", [*sample("good"), *sample(NOT_UTF8)])
+    elif kind == "tar":
+        write_tar(root / "good.tar", sample("0"))
+        write_tar(root / f"{NOT_UTF8}.tar", sample("0"))
+    elif kind == "table":
+        write_parquet(root / "good.parquet", TABLE)
+        write_parquet(root / "caf.parquet", TABLE).rename(root / f"{NOT_UTF8}.parquet")
+    else:
+        write_tone(root / "audio" / "a.wav")
+        write_manifest(root, ['{"path": "audio/a.wav", "caption": "x"}', {"path": f"audio/{NOT_UTF8}", "caption": "x"}])
+        return root / "manifest.jsonl"
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("folder", "bad_name"),
+        ("class folder", "bad_name"),
+        ("member", "bad_name"),
+        ("tar", "bad_name"),
+        ("table", "bad_name"),
+        ("manifest", "bad_text"),
+    ],
+)
+def test_a_name_that_is_not_utf8_is_one_rejection(tmp_path, kind, reason):
+    source = write_badly_named(tmp_path, kind)
+    (entry,), (rejection,) = listed(open_collection(source))
+    assert rejection.reason == reason and "\\udce9" in rejection.detail
+    assert all(text.encode() for text in (entry.id, entry.where, rejection.id, rejection.where, rejection.detail))
+
+
+def test_a_folder_whose_name_is_not_utf8_has_a_printable_source(tmp_path):
+    for name in ("a", "b"):
+        write_tone(tmp_path / NOT_UTF8 / f"{name}.wav")
+        (tmp_path / NOT_UTF8 / f"{name}.txt").write_text("a tone")
+    entries, rejections = listed(open_collection(tmp_path / NOT_UTF8))
+    assert [entry.source for entry in entries] == [f"{tmp_path.name}/caf\\udce9"] * 2 and not rejections
+
+
+def test_folders_of_one_name_are_different_sources(tmp_path):
+    sources = set()
+    for folder in ("dev/audio", "eval/audio"):
+        write_tone(tmp_path / folder / "000.wav")
+        (tmp_path / folder / "000.txt").write_text("a tone")
+        manifest = write_manifest(tmp_path / folder, [{"path": "000.wav", "caption": "a tone"}])
+        for source in (manifest, tmp_path / folder):
+            (entry,), _ = listed(open_collection(source, kind="" if source == manifest else "folder"))
+            assert entry.id == "000.wav"
+            sources.add(entry.source)
+    assert sources == {"dev/audio", "eval/audio"}

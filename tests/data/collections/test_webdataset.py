@@ -9,7 +9,7 @@ import pytest
 from slap_jax.data.audio import decode_audio
 from slap_jax.data.collections.entries import ArchiveMember
 from slap_jax.data.collections.fields import CollectionError
-from slap_jax.data.collections.table_files import read_audio
+from slap_jax.data.collections.read_audio import read_audio
 from slap_jax.data.collections.webdataset import (
     WebDataset,
     expand_braces,
@@ -129,7 +129,7 @@ def test_patterns(tmp_path):
         write_tar(tmp_path / "shards" / f"{number:03d}.tar", sample("0"))
     entries, _ = listed(WebDataset(f"{tmp_path}/shards/{{009..011}}.tar"))
     assert [entry.id for entry in entries] == ["009/0", "010/0", "011/0"]
-    assert WebDataset(f"{tmp_path}/shards/{{009..011}}.tar").name == "shards"
+    assert WebDataset(f"{tmp_path}/shards/{{009..011}}.tar").name == f"{tmp_path.name}/shards"
     entries, _ = listed(WebDataset(f"{tmp_path}/*/00[13].tar"))
     assert [entry.id for entry in entries] == ["shards/001/0", "shards/003/0"]
 
