@@ -128,6 +128,25 @@ def test_the_second_of_two_equal_ids_is_a_rejection(tmp_path):
     assert left_out(tmp_path / "out")["x"]["where"] == "manifest.jsonl:2" and list(records) == ["x"]
 
 
+def test_a_source_and_an_id_with_slashes_are_not_mistaken_for_others(tmp_path):
+    for name in ("0.wav", "1.wav"):
+        write_tone(tmp_path / name)
+    lines = clip("0.wav", source="a", id="b/c"), clip("1.wav", source="a/b", id="c")
+    result, records = prepared(tmp_path, *lines)
+    assert not result.rejected and result.clips == {"train": 2}
+    assert records["b/c"].key != records["c"].key
+
+
+def test_a_file_name_that_is_not_utf8_rejects_its_clip_only(tmp_path, capsys):
+    for name in ("good", "caf\udce9"):
+        write_tone(tmp_path / "in" / f"{name}.wav")
+        (tmp_path / "in" / f"{name}.txt").write_text("a tone")
+    result = prepare(tmp_path / "in", tmp_path / "out", workers=1)
+    assert result.rejected == {"bad_name": 1} and result.clips == {"train": 1}
+    item = left_out(tmp_path / "out")["caf\\udce9.wav"]
+    assert "rename the file" in item["detail"] and "bad_name: 1" in capsys.readouterr().out
+
+
 def test_a_manifest_without_lines_is_one_error_and_writes_nothing(tmp_path):
     manifest = write_manifest(tmp_path / "in", [])
     with pytest.raises(CollectionError, match=r"manifest.jsonl holds no clips"):

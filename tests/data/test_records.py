@@ -87,6 +87,7 @@ def test_keys_are_stable_int32():
     assert len(keys) == 2_000 and min(keys) < 0 < max(keys)
     assert all(-(2**31) <= key < 2**31 for key in keys)
     assert clip_key("a", "b") != clip_key("b", "a")
+    assert clip_key("a", "b/c") != clip_key("a/b", "c") != clip_key("a%2Fb", "c")
 
 
 def test_labels_are_pairs_or_plain_words():

@@ -13,8 +13,6 @@ from typing import Any, Protocol
 
 # Prefix of the reasons of clips that a data set or the user leaves out on purpose.
 EXCLUDED = "excluded_"
-# Reason of clips whose file or folder has a name that is not UTF-8.
-BAD_NAME = "bad_name"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +183,7 @@ def _storable(entry: Entry) -> Entry | Rejection:
     if text is None:
         return entry
     if text in (entry.id, entry.source):
-        return Rejection(entry.where, entry.id, BAD_NAME, f"{text!r} is not valid UTF-8; rename the file or folder")
+        return Rejection(entry.where, entry.id, "bad_name", f"{text!r} is not valid UTF-8; rename the file or folder")
     return Rejection(entry.where, entry.id, "bad_text", f"{text!r:.200} is not valid Unicode; correct the text")
 
 

@@ -15,7 +15,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from slap_jax.data.collections.entries import (
-    BAD_NAME,
     AudioFile,
     AudioLocation,
     Entry,
@@ -311,7 +310,7 @@ def _seconds(value: Any, key: str) -> float | None:
 def _file_name(name: str) -> str:
     """Rejects a file name with bytes that are not UTF-8, which Python decodes to surrogates."""
     if name != printable(name):
-        raise RejectedClip(BAD_NAME, f"the file name {name!r} is not valid UTF-8; rename the file")
+        raise RejectedClip("bad_name", f"the file name {name!r} is not valid UTF-8; rename the file")
     return name
 
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from slap_jax.data.collections.columns import TableColumns, find_columns, manifest_fields
-from slap_jax.data.collections.entries import BAD_NAME, AudioLocation, Entry, Rejection, TableCell
+from slap_jax.data.collections.entries import AudioLocation, Entry, Rejection, TableCell
 from slap_jax.data.collections.fields import (
     CollectionError,
     RejectedClip,
@@ -117,7 +117,7 @@ class HuggingFaceTables:
                 raise
             except UnicodeEncodeError:  # pyarrow opens no such path
                 detail = f"{str(self.root / relative)!r} is not a valid UTF-8 path; rename the file or folder"
-                yield Rejection(str(relative), "", BAD_NAME, detail)
+                yield Rejection(str(relative), "", "bad_name", detail)
             except (pa.ArrowException, OSError, ValueError) as error:
                 reason = " ".join(str(error).split())
                 detail = f"{self.root / relative} is damaged or truncated ({reason}); copy it again"

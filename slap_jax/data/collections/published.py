@@ -1,4 +1,8 @@
-"""TODO slap_jax/data/collections/published.py"""
+"""The interface of published data sets: the publisher's files in a local folder, listed as a collection.
+
+`data/datasets/` has one implementation per data set. Besides its clips, a published data set states the facts that
+`slap prepare` stores and `slap data check` compares with: version, licence, citation, and the size of each split.
+"""
 
 import abc
 import dataclasses
@@ -11,17 +15,17 @@ from slap_jax.errors import UserError
 
 
 class LayoutError(UserError, ValueError):
-    """A folder that is not laid out as the publisher lays it out; the message shows what is expected and found."""
+    """A folder that is not laid out as its publisher lays it out; the message shows what was expected and found."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """What a split holds as published.
+    """The published size of a split.
 
     Attributes:
         clips: number of clips.
-        captions: captions of each clip, 0 where the data set has labels only.
-        hours: of audio, None where the publisher does not say.
+        captions: captions per clip, 0 if the data set has labels only.
+        hours: of audio, None if the publisher does not state it.
     """
 
     clips: int
@@ -34,13 +38,13 @@ class PublishedDataset(abc.ABC):
 
     Class attributes:
         name: of the data set, the `source` of its records, and the folder that they are written to.
-        version: the publisher's, as three numbers.
+        version: of the publisher, as three numbers.
         title: full name.
         homepage: where to get it.
         licence: of audio and annotations, in one line.
         citation: of the paper.
-        expected: split -> what it holds as published.
-        layout: the folder as a tree, one path a line, for messages and documentation.
+        expected: split -> its published size.
+        layout: the folder as a tree, one path per line, for messages and documentation.
         options: option -> default.
     """
 
@@ -55,11 +59,11 @@ class PublishedDataset(abc.ABC):
     options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, root: Path, **options: Any):
-        """Takes the folder; reads nothing.
+        """Reads nothing.
 
         Args:
-            root: as the publisher lays it out.
-            **options: of `options`.
+            root: folder as the publisher lays it out.
+            **options: values for some of `options`.
 
         Raises:
             LayoutError: the folder does not exist, or an option is unknown.
@@ -80,14 +84,14 @@ class PublishedDataset(abc.ABC):
         """Lists the clips in the publisher's order; a clip whose audio is missing is a rejection, never an error.
 
         Raises:
-            LayoutError: a metadata file is missing or has other columns than the publisher's.
+            LayoutError: a metadata file is missing, or its columns are not those of the publisher.
         """
 
     def require(self, *alternatives: str) -> Path:
-        """Returns the first of some paths below the root that exists.
+        """Returns the first of several paths below the root that exists.
 
         Raises:
-            LayoutError: none does.
+            LayoutError: none exists.
         """
         for alternative in alternatives:
             if (self.root / alternative).exists():

@@ -72,7 +72,8 @@ def test_a_table_that_was_written_anew(table, tmp_path):
 
 def test_cells_that_are_not_there(table):
     for row in (-1, 50, 1_000):
-        assert reason_of_failure(TableCell(table, "audio", row), f"row {row} does not exist: the table has 50 rows") == "unreadable_file"
+        reason = reason_of_failure(TableCell(table, "audio", row), f"row {row} does not exist: the table has 50 rows")
+        assert reason == "unreadable_file"
     table.unlink()
     assert reason_of_failure(TableCell(table, "audio", 0), "is missing") == "missing_file"
 

@@ -141,9 +141,10 @@ def test_what_is_there_twice(tmp_path, monkeypatch, block):
         clip(tmp_path, 2, ("one", "a tone"), audio=AudioFile(tmp_path / "." / "1.wav")),
         dataclasses.replace(clip(tmp_path, 3), id="clip-1"),
         dataclasses.replace(clip(tmp_path, 3), id="clip-1", source="elsewhere"),
+        dataclasses.replace(clip(tmp_path, 3), id="caf\udce9"),
     ]
     report = check_collection(Listed(items), tmp_path, decode=0)
-    assert report.clips == 4
+    assert report.clips == 4 and report.rejected["bad_name"].count == 1
     assert report.rejected["duplicate_id"].examples == ["list:3: clip-1: the id was given before"]
     assert (report.captions, report.distinct_captions) == (8, 4)
     assert report.repeated_within_clip.examples == ["list:0: clip-0"]

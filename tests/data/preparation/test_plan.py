@@ -55,6 +55,12 @@ def test_every_kind_of_entry_comes_back(tmp_path):
     assert [clip for block in shard.blocks for clip in read_block(block)] == listed
 
 
+def test_texts_that_no_record_can_store_are_rejections(tmp_path):
+    bad = [dataclasses.replace(entry(1), id="caf\udce9"), dataclasses.replace(entry(2), captions=("half \ud83d",))]
+    plan = make_plan(Listed([entry(0), *bad, entry(3)]), tmp_path)
+    assert plan.clips == 2 and plan.rejected == {"bad_name": 1, "bad_text": 1}
+
+
 def test_a_split_of_many_blocks_has_shards_of_several(tmp_path, monkeypatch):
     monkeypatch.setattr(plan_module, "_MOST_SHARDS", 4)
     plan = make_plan(Listed(entries(13) + entries(3, "test", 50)), tmp_path, clips_per_block=1)
