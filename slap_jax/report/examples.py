@@ -1,4 +1,4 @@
-"""Picks clips, queries and captions of a run to show, without choosing the flattering ones."""
+"""Samples clips, queries and captions of a run at random, so that the page shows no hand-picked results."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from slap_jax.evaluation.retrieval import caption_groups, rank_queries
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedSet:
-    """Clips of an evaluation set and what the model makes of them.
+    """Clips of an evaluation set with their embeddings.
 
     Attributes:
         name: of the set.
-        total: clips of the set, of which `clips` may be the first ones.
+        total: number of clips in the set; `clips` may be the first of them only.
         clips: each has `id`, `waveform`, `captions`, `labels`.
         audio: unit embeddings of the clips.
         text: unit embeddings of the first caption of each clip.
@@ -30,11 +30,11 @@ class EmbeddedSet:
 
     @property
     def queries(self) -> list[str]:
-        """The first caption of each clip."""
+        """Returns the first caption of each clip."""
         return [clip.captions[0] for clip in self.clips]
 
     def relevant(self) -> Bool[np.ndarray, "N N"]:
-        """Whether a clip (column) is right for a query (row): it has that caption, among all of its captions."""
+        """Returns whether a clip (column) is right for a query (row): one of its captions equals the query."""
         captions = [caption for clip in self.clips for caption in clip.captions]
         owner = np.repeat(np.arange(len(self.clips)), [len(clip.captions) for clip in self.clips])
         groups = caption_groups(captions)
@@ -51,9 +51,9 @@ def embed_set(model: Any, name: str, clips: Sequence[Any], limit: int, sample_ra
     Args:
         model: has `embed_audio(list of (array, rate)) -> [n, E]` and `embed_text(list of str) -> [n, E]`.
         name: of the set.
-        clips: of the set; those without a caption are left out.
-        limit: how many to embed at most.
-        sample_rate: of the waveforms, Hz.
+        clips: of the set; clips without a caption are skipped.
+        limit: largest number of clips to embed.
+        sample_rate: of the waveforms, in Hz.
     """
     chosen = [clip for clip in clips if clip.captions][:limit]
     return EmbeddedSet(
@@ -66,38 +66,53 @@ def embed_set(model: Any, name: str, clips: Sequence[Any], limit: int, sample_ra
 
 
 @dataclasses.dataclass(frozen=True)
+class Hit:
+    """A clip that was retrieved for a query.
+
+    Attributes:
+        clip: index of the clip.
+        similarity: cosine similarity to the query.
+        right: whether the query is one of its captions.
+    """
+
+    clip: int
+    similarity: float
+    right: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Query:
     """A caption and the clips that the model ranks first for it.
 
     Attributes:
         text: the caption.
         rank: 1-based rank of the best right clip.
-        candidates: how many clips were ranked.
-        found: (index of the clip, similarity, whether it is right), best first.
-        wanted: index of the clip whose caption it is.
+        candidates: number of ranked clips.
+        hits: the first clips, best first.
+        target: index of the clip whose caption it is.
     """
 
     text: str
     rank: int
     candidates: int
-    found: list[tuple[int, float, bool]]
-    wanted: int
+    hits: list[Hit]
+    target: int
 
 
 def retrieval_examples(
     embedded: EmbeddedSet, hits: int = 3, misses: int = 3, top: int = 3, seed: int = 0
 ) -> list[Query]:
-    """Draws text queries by lot: some whose right clip came first, and some where it did not.
+    """Samples text queries at random: some whose right clip came first, and some where it did not.
 
     Args:
         embedded: the set.
-        hits: queries to show that were answered right.
-        misses: queries to show that were not.
-        top: clips to list for each.
-        seed: of the lot.
+        hits: number of queries whose right clip came first.
+        misses: number of the others.
+        top: number of clips to list for each query.
+        seed: of the sampling.
 
     Returns:
-        Hits, then misses; fewer if the set has fewer. No caption is asked twice.
+        Hits, then misses; fewer if the set has fewer. No caption appears twice.
     """
     similarity = embedded.text @ embedded.audio.T
     relevant = embedded.relevant()
@@ -109,9 +124,9 @@ def retrieval_examples(
     examples = []
     for query in chosen:
         best = np.argsort(-similarity[query], kind="stable")[:top]
-        found = [(int(clip), float(similarity[query, clip]), bool(relevant[query, clip])) for clip in best]
+        retrieved = [Hit(int(clip), float(similarity[query, clip]), bool(relevant[query, clip])) for clip in best]
         examples.append(
-            Query(embedded.queries[query], int(ranks[query]), len(embedded.clips), found, wanted=int(query))
+            Query(embedded.queries[query], int(ranks[query]), len(embedded.clips), retrieved, target=int(query))
         )
     return examples
 
@@ -125,14 +140,14 @@ def _first_of_each(order: Int[np.ndarray, " n"], groups: Int[np.ndarray, " n"]) 
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """A part of a set, ordered so that like captions are neighbours.
+    """A part of a set, ordered so that similar captions are neighbours.
 
     Attributes:
         similarity: of captions (rows) with clips (columns).
         captions: of the rows.
         groups: name of the group of each row; "" if the set has no label to group by.
         relevant: whether the clip of the column is right for the caption of the row.
-        label: which label the groups are, "" for none.
+        label: the label key that names the groups; "" for none.
     """
 
     similarity: Float[np.ndarray, "n n"]
@@ -143,9 +158,9 @@ class Matrix:
 
 
 def similarity_matrix(embedded: EmbeddedSet, size: int = 32, seed: int = 0) -> Matrix:
-    """Draws clips with different captions by lot and orders them by group, then by likeness of their captions.
+    """Samples clips with different captions at random, ordered by group, then by similarity of their captions.
 
-    Only the texts decide the order: the clips have no say, so a bright diagonal is the model's doing.
+    Only the texts decide the order, so a bright diagonal is evidence about the model.
     """
     order = np.random.default_rng(seed).permutation(len(embedded.clips))
     chosen = _first_of_each(order, caption_groups(embedded.queries))[:size]
@@ -153,7 +168,7 @@ def similarity_matrix(embedded: EmbeddedSet, size: int = 32, seed: int = 0) -> M
     sequence = []
     for group in sorted(set(groups)):
         members = [index for index, name in zip(chosen, groups, strict=True) if name == group]
-        sequence += [members[place] for place in chain_order(embedded.text[members])]
+        sequence += [members[position] for position in chain_order(embedded.text[members])]
     name_of = dict(zip(chosen, groups, strict=True))
     picked = np.array(sequence)
     return Matrix(
@@ -166,7 +181,7 @@ def similarity_matrix(embedded: EmbeddedSet, size: int = 32, seed: int = 0) -> M
 
 
 def _groups(labels: Sequence[Sequence[str]]) -> tuple[str, list[str]]:
-    """Groups by the `key=value` label that most clips, at least half of them, have with 2 to 8 different values."""
+    """Groups clips by the label key that most of them, at least half, have, with 2 to 8 different values."""
     values = [dict(label.split("=", 1) for label in of_clip if "=" in label) for of_clip in labels]
     best, coverage = "", (len(values) - 1) // 2
     for key in sorted({key for of_clip in values for key in of_clip}):
@@ -178,14 +193,14 @@ def _groups(labels: Sequence[Sequence[str]]) -> tuple[str, list[str]]:
 
 
 def chain_order(vectors: Float[np.ndarray, "n E"]) -> list[int]:
-    """Orders unit vectors so that each is followed by the most similar of those left, from the least typical one."""
+    """Orders unit vectors greedily: starts from the least typical one and appends the most similar one that is left."""
     if len(vectors) == 0:
         return []
-    likeness = vectors @ vectors.T
-    order = [int(likeness.sum(axis=1).argmin())]
+    similarity = vectors @ vectors.T
+    order = [int(similarity.sum(axis=1).argmin())]
     left = set(range(len(vectors))) - set(order)
     while left:
-        following = max(sorted(left), key=lambda index: likeness[order[-1], index])
+        following = max(sorted(left), key=lambda index: similarity[order[-1], index])
         order.append(following)
         left.remove(following)
     return order
@@ -194,14 +209,14 @@ def chain_order(vectors: Float[np.ndarray, "n E"]) -> list[int]:
 def caption_examples(
     model: Any, clips: Sequence[tuple[str, Any]], sample_rate: int, count: int = 6, seed: int = 0
 ) -> list[tuple[str, Any, str]]:
-    """Draws clips by lot, in turn from each set, and captions them.
+    """Samples clips at random, in turn from each set, and captions them.
 
     Args:
         model: has `caption(list of (array, rate)) -> list of str`.
         clips: (name of the set, clip).
-        sample_rate: of the waveforms, Hz.
-        count: how many.
-        seed: of the lot.
+        sample_rate: of the waveforms, in Hz.
+        count: number of clips.
+        seed: of the sampling.
 
     Returns:
         (name of the set, clip, generated caption).

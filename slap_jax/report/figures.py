@@ -1,6 +1,6 @@
-"""Curves of a run and the audio-text similarity matrix, drawn with matplotlib.
+"""The figures of the report, drawn with matplotlib: curves, similarity matrix, packed row and attention masks.
 
-The packed row that the report shows: real clips of the run, and what the attention may look at.
+Functions that take a theme are called within `drawing(theme)`.
 """
 
 import dataclasses
@@ -24,12 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-# (metric, title, note): what each panel shows. A panel whose metric was not logged is left out.
+# (metric, title, note) of each panel. A panel whose metric was not logged is left out.
 LOSS_PANELS = (
     ("loss/contrastive", "contrastive", "audio against text"),
     ("loss/distillation", "self-distillation", "masked patches against the teacher"),
@@ -39,30 +34,62 @@ LOSS_PANELS = (
 OPTIMISATION_PANELS = (
     ("learning_rate", "learning rate", ""),
     ("gradient_norm", "gradient norm", "before clipping"),
-    ("temperature", "contrastive temperature", "learnt"),
+    ("temperature", "contrastive temperature", "learned"),
     ("embedding_spread", "audio embedding spread", "1 is spread out, 0 collapsed"),
     ("text_embedding_spread", "text embedding spread", "1 is spread out, 0 collapsed"),
     ("prototype_entropy", "prototype entropy", "of its maximum; 0 is collapsed"),
-    ("prototype_top_usage", "most used prototype", "share of tokens; 1 is collapsed"),
+    ("prototype_top_usage", "most used prototype", "fraction of tokens; 1 is collapsed"),
     ("speed/audio_seconds_per_s", "throughput", "seconds of audio per second"),
-    ("packing_fill", "packing fill", "share of columns with a clip"),
-    ("speed/mfu", "model FLOPs utilisation", "share of the device's peak"),
+    ("packing_fill", "packing fill", "fraction of columns with a clip"),
+    ("speed/mfu", "model FLOPs utilisation", "fraction of the device's peak"),
 )
 EXACT = ("learning_rate", "temperature")  # nothing to smooth
-SHARES = ("embedding_spread", "text_embedding_spread", "prototype_entropy")
-EVALUATION = ("/t2a_r1", "/a2t_r1", "/accuracy")  # ends of the names of metrics that evaluation in the loop writes
+FRACTIONS = ("embedding_spread", "text_embedding_spread", "prototype_entropy")
+
+# (kind, score) of the metrics KIND/SET/SCORE that evaluation in the loop writes -> what the panel says.
+EVALUATIONS = {
+    ("retrieval", "t2a_r1"): "R@1, text → audio",
+    ("retrieval", "a2t_r1"): "R@1, audio → text",
+    ("zero_shot", "accuracy"): "zero-shot accuracy",
+    ("zero_shot_multi_label", "map"): "zero-shot mAP",
+    ("classification", "accuracy"): "accuracy of the classification head",
+    ("classification", "map"): "mAP of the classification head",
+    ("caption_loss", "nats_per_token"): "caption loss, nats per token",
+}
+
+MASKS = (
+    ("global", "global attention: the whole clip, never its neighbour"),
+    ("local", "local attention: a window inside the clip"),
+    ("close-up", "local attention where two clips meet, token by token"),
+)
+MASK_PIXELS = 768  # largest side of a mask's picture
+CLOSE_UP_COLUMNS = 18
 
 
-def smooth(values: Float[np.ndarray, " n"], share: float = 0.04) -> Float[np.ndarray, " n"]:
-    """Running mean that a reader's eye would draw: a window around each value, over gaps.
+@dataclasses.dataclass(frozen=True)
+class ExampleRow(PackedRow):
+    """A single row of real clips.
 
-    At the start the window is narrower, for the first values fall steeply; at the end it is only cut off.
+    Attributes:
+        clips: the clips of the slots, in slot order; each has `captions` and `waveform`.
+        window: number of tokens to each side that local attention sees.
+    """
+
+    clips: list[Any]
+    window: int
+
+
+def smooth(values: Float[np.ndarray, " n"], fraction: float = 0.04) -> Float[np.ndarray, " n"]:
+    """Returns the running mean over a window around each value, ignoring NaN.
+
+    At the start the window stays symmetric and is therefore narrower, because the first values fall steeply; at the end
+    it is cut off.
 
     Args:
         values: may hold NaN.
-        share: half width of the window as a share of the length; at least one point on each side.
+        fraction: half width of the window as a fraction of the length; at least one point on each side.
     """
-    half = max(1, round(share * len(values)))
+    half = max(1, round(fraction * len(values)))
     valid = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(valid, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(valid)])
@@ -79,19 +106,30 @@ def has_curve(run: RunRecord, metric: str) -> bool:
 
 
 def loss_panels(run: RunRecord) -> list[tuple[str, str, str]]:
-    """The objectives that ran; the total only where it differs from the single objective."""
+    """Returns the panels of the objectives that ran, and of the total if there are several."""
     panels = [panel for panel in LOSS_PANELS if has_curve(run, panel[0])]
     return panels if len(panels) != 2 else [panel for panel in panels if panel[0] != "loss/total"] or panels
 
 
+def evaluation_panels(run: RunRecord) -> list[tuple[str, str, str]]:
+    """Returns the panels of the evaluations in the loop: the set is the title, the kind of score the note."""
+    panels = []
+    for metric in run.names():
+        kind, _, rest = metric.partition("/")
+        name, _, score = rest.rpartition("/")
+        if (kind, score) in EVALUATIONS and has_curve(run, metric):
+            panels.append((metric, name, EVALUATIONS[kind, score]))
+    return panels
+
+
 def draw_curve(axes: "Axes", run: RunRecord, metric: str, theme: Theme) -> None:
-    """Draws one metric over steps: every logged value light, the running mean strong."""
+    """Draws one metric over steps: every logged value lightly, the running mean strongly."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     steps, values = run.series(metric)
     colour = theme.series(metric)
-    if metric in EXACT or metric.endswith(EVALUATION):
-        marker = "o" if metric.endswith(EVALUATION) else None
+    if metric in EXACT or _is_evaluation(metric):
+        marker = "o" if _is_evaluation(metric) else None
         axes.plot(steps, values, color=colour, linewidth=1.7, marker=marker, markersize=3.5)
     else:
         axes.plot(steps, values, color=colour, alpha=0.28, linewidth=0.9)
@@ -112,29 +150,29 @@ def draw_curve(axes: "Axes", run: RunRecord, metric: str, theme: Theme) -> None:
     axes.ticklabel_format(axis="y", scilimits=(-2, 5), useMathText=True)
     if metric == "packing_fill":
         axes.set_ylim(min(0.9, low) - 0.02, 1.005)
-    elif metric in SHARES:
+    elif metric in FRACTIONS:
         axes.set_ylim(0, 1.03)
     elif low >= 0:
         axes.set_ylim(0, high * 1.08 or 1.0)
 
 
 def closing_value(run: RunRecord, metric: str) -> float:
-    """What a panel states as its number: the mean of the last tenth, or the last value where nothing fluctuates."""
+    """Returns the number of a panel: the mean of the last tenth, or of a smooth curve the last value."""
     values = run.series(metric)[1]
     values = values[np.isfinite(values)]
-    tail = 1 if metric in EXACT or metric.endswith(EVALUATION) else max(1, len(values) // 10)
+    tail = 1 if metric in EXACT or _is_evaluation(metric) else max(1, len(values) // 10)
     return float(values[-tail:].mean())
 
 
 def curve_figure(run: RunRecord, metric: str, theme: Theme) -> "Figure":
-    """One panel of its own, for the page. Call within `drawing(theme)`."""
+    """Draws one panel for the page."""
     figure = new_figure(3.3, 1.75)
     draw_curve(figure.subplots(), run, metric, theme)
     return figure
 
 
 def save_curves(run: RunRecord, panels: Sequence[tuple[str, str, str]], path: Path) -> None:
-    """Writes panels side by side, at most four in a row, as one PNG."""
+    """Writes panels as one PNG, at most four to a line."""
     if not panels:
         return
     across = min(len(panels), 4)
@@ -159,12 +197,12 @@ def similarity_figure(
     relevant: Bool[np.ndarray, "n n"],
     theme: Theme,
 ) -> "Figure":
-    """Draws cosine similarities of captions (rows) and clips (columns). Call within `drawing(theme)`.
+    """Draws cosine similarities of captions (rows) and clips (columns).
 
     Args:
         similarity: text to audio; the diagonal holds the true pairs.
-        labels: one caption per row, short enough to read.
-        groups: a name per row; equal neighbours are set apart by a line from the others.
+        labels: one short caption per row.
+        groups: a name per row; a line separates groups.
         relevant: whether the clip of the column is right for the caption of the row.
         theme: colours.
     """
@@ -196,23 +234,6 @@ def similarity_figure(
     return figure
 
 
-MASK_PIXELS = 768  # a picture of the whole mask is no finer than this
-CLOSE_UP_COLUMNS = 18
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleRow(PackedRow):
-    """A single row of real clips.
-
-    Attributes:
-        clips: the clips of the slots, in slot order; each has `captions` and `waveform`.
-        window: tokens to each side that local attention sees.
-    """
-
-    clips: list[Any]
-    window: int
-
-
 def example_row(clips: Sequence[Any], tokenizer: Any, config: ConfigDict, seed: int = 0) -> ExampleRow | None:
     """Packs real clips as training does and computes their log-mel as the model does.
 
@@ -223,7 +244,7 @@ def example_row(clips: Sequence[Any], tokenizer: Any, config: ConfigDict, seed: 
         seed: of the order in which clips are packed.
 
     Returns:
-        The fullest row among those packed; None if there is no clip that fits a row.
+        The fullest of the packed rows; None if no clip fits a row.
     """
     import jax.numpy as jnp
 
@@ -233,7 +254,7 @@ def example_row(clips: Sequence[Any], tokenizer: Any, config: ConfigDict, seed: 
     limit = min(data.columns, columns_of(data.max_seconds, audio)) * samples_per_column(audio)
     order = np.random.default_rng(seed).permutation(len(clips))
     fitting = [clips[index] for index in order if 0 < len(clips[index].waveform) <= limit and clips[index].captions]
-    # Enough for a few rows: first-fit fills the first ones best.
+    # Enough for a few rows: first-fit packing fills the first ones best.
     chosen = fitting[: 4 * data.slots]
     if not chosen:
         return None
@@ -258,7 +279,7 @@ def example_row(clips: Sequence[Any], tokenizer: Any, config: ConfigDict, seed: 
 
 
 def attention_mask(segments: Int[np.ndarray, " L"], window: int | None) -> Bool[np.ndarray, "L L"]:
-    """Which token may attend to which, from the very function that the dense reference attention masks with."""
+    """Returns which token (row) may attend to which (column), by the mask of the dense reference attention."""
     import jax.numpy as jnp
 
     from slap_jax.models.attention.dense import allowed
@@ -270,7 +291,7 @@ def attention_mask(segments: Int[np.ndarray, " L"], window: int | None) -> Bool[
 def _coloured(
     allowed: Bool[np.ndarray, "n n"], segments: Int[np.ndarray, " n"], padding: tuple[float, float, float]
 ) -> Float[np.ndarray, "n n 4"]:
-    """Paints allowed pairs in the colour of their segment and leaves the others transparent."""
+    """Paints masked-in pairs in the colour of their segment and leaves the others transparent."""
     from matplotlib.colors import to_rgb
 
     palette = np.array([padding] + [to_rgb(slot_colour(slot)) for slot in range(int(segments.max(initial=0)))])
@@ -281,14 +302,16 @@ def _coloured(
 
 
 def draw_mask(axes: "Axes", row: ExampleRow, kind: str, theme: Theme) -> None:
-    """Draws a mask of the row: queries downwards, keys to the right.
+    """Draws an attention mask of the row: queries downwards, keys to the right.
 
     Args:
-        axes: where.
-        row: whose mask.
-        kind: "global" or "local" for the whole row, "close-up" for the local one around a border of two clips.
+        axes: where to draw.
+        row: the packed row.
+        kind: "global" or "local" for the whole row, "close-up" for the local mask around a border of two clips.
         theme: colours.
     """
+    from matplotlib.colors import to_rgb
+
     per_column = patches_per_column(row.audio)
     segments = np.repeat(row.segments, per_column)
     first, size = 0, len(segments)
@@ -300,12 +323,10 @@ def draw_mask(axes: "Axes", row: ExampleRow, kind: str, theme: Theme) -> None:
     part = segments[first : first + size]
     allowed = attention_mask(part, None if kind == "global" else row.window)
     step = max(1, -(-len(part) // MASK_PIXELS))
-    if step > 1:  # a pixel is lit if any pair below it is allowed
+    if step > 1:  # a pixel is coloured if the mask allows any of its pairs
         edges = np.arange(0, len(part), step)
         allowed = np.logical_or.reduceat(np.logical_or.reduceat(allowed, edges, axis=0), edges, axis=1)
         part = part[edges]
-    from matplotlib.colors import to_rgb
-
     picture = _coloured(allowed, part, to_rgb("#8d959b"))
     axes.imshow(picture, extent=(first, first + size, first + size, first), aspect="equal")
     axes.set_xlabel("key token")
@@ -317,24 +338,22 @@ def draw_mask(axes: "Axes", row: ExampleRow, kind: str, theme: Theme) -> None:
 
 
 def _widest_border(segments: Int[np.ndarray, " C"], borders: Int[np.ndarray, " n"]) -> int:
-    """The border whose shorter neighbour is longest: there the window shows best."""
+    """Returns the border whose shorter neighbour is longest: the window shows best there."""
     lengths = np.bincount(segments)
     shorter = np.minimum(lengths[segments[borders - 1]], lengths[segments[borders]])
     return int(borders[shorter.argmax()])
 
 
-MASKS = (
-    ("global", "global attention: the whole clip, never its neighbour"),
-    ("local", "local attention: a window inside the clip"),
-    ("close-up", "local attention where two clips meet, token by token"),
-)
-
-
 def mask_figure(row: ExampleRow, kinds: Sequence[tuple[str, str]], theme: Theme) -> "Figure":
-    """Draws masks side by side, each under its title. Call within `drawing(theme)`."""
+    """Draws masks side by side, each under its title."""
     figure = new_figure(3.5 * len(kinds), 3.7 if any(title for _, title in kinds) else 3.3)
     for axes, (kind, title) in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         draw_mask(axes, row, kind, theme)
         if title:
             axes.set_title(textwrap.fill(title, 48), fontsize=8)
     return figure
+
+
+def _is_evaluation(metric: str) -> bool:
+    kind, _, rest = metric.partition("/")
+    return (kind, rest.rpartition("/")[2]) in EVALUATIONS

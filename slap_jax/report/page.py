@@ -1,16 +1,20 @@
-"""Builds the report of a run: one page that needs no other file, its pictures as PNG, and its numbers as JSON."""
+"""`slap report`: one page that needs no other file, its figures as PNG, and its numbers as JSON."""
 
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from slap_jax.atomic import atomic_file
 from slap_jax.drawing.theme import PRINT, drawing
-from slap_jax.report import sections, tables, template
+from slap_jax.report import contents
 from slap_jax.report.examples import EmbeddedSet, caption_examples, embed_set
 from slap_jax.report.figures import ExampleRow, example_row
 from slap_jax.report.record import ReportError, RunRecord, read_run, summarise
+from slap_jax.report.render import render
 
 logger = logging.getLogger(__name__)
 
@@ -24,24 +28,23 @@ def build_report(
 ) -> None:
     """Writes `report.html`, `report.json` and `figures/*.png` into a run directory.
 
-    A part of the run that is missing (no export, no evaluation, an objective that was off) becomes a sentence on the
-    page that says so; the rest is still written.
+    A missing part of the run (no export, no evaluation, an objective that was off) becomes a sentence on the page.
 
     Args:
-        run_dir: what `slap train` wrote: `config.json` and `metrics.jsonl`, with `evaluation.json` and `export/` if
-            there are any.
-        max_clips: clips of each evaluation set that are embedded for the examples; the tables use whole sets.
+        run_dir: the directory that `slap train` wrote: `config.json` and `metrics.jsonl`, optionally `evaluation.json`
+            and `export/`.
+        max_clips: number of clips of each evaluation set to embed for the examples; the tables use whole sets.
         model: used instead of `slap_jax.load(run_dir / "export")`.
         evaluation_sets: name -> clips, used instead of reading `config.data.evaluation`.
 
     Raises:
-        ReportError: no run directory.
+        ReportError, ExportError: not a run directory, or a damaged one.
         DrawingError: matplotlib is missing (the extra `demo`).
     """
     run_dir = Path(run_dir)
     run = read_run(run_dir)
     with drawing(PRINT):
-        pass  # a missing matplotlib is an error before any work
+        pass  # fail before any work if matplotlib is missing
     problems: list[str] = []
     if model is None:
         model = _attempt("the export", lambda: _load_model(run_dir), problems)
@@ -50,34 +53,41 @@ def build_report(
     embedded = _embed(run, model, evaluation_sets, max_clips, problems)
     row = _attempt("the packed row", lambda: _packed_row(run, evaluation_sets), problems)
     captions = _captions(run, model, embedded, problems)
+    numbers = report_numbers(run, captions)
 
     figures = run_dir / "figures"
     figures.mkdir(exist_ok=True)
-    body = "".join(
-        [
-            sections.results(run),
-            sections.retrieval(run, embedded),
-            sections.captioning(run, captions),
-            sections.similarity(embedded, figures),
-            sections.training(run, figures),
-            sections.packing(row, run, figures),
-            sections.files(run, problems),
-        ]
+    page = render(
+        "report.html",
+        name=run_dir.resolve().name,
+        config=run.config,
+        facts=summarise(run),
+        **contents.headline(run),
+        evaluation=run.evaluation,
+        queries=contents.queries(run, embedded),
+        captioning="captioning" in contents.trained_objectives(run.config),
+        captions=contents.captions(run, captions),
+        matrices=contents.matrices(embedded, figures),
+        **contents.training(run, figures),
+        row=contents.packed_row(row, figures),
+        files=contents.files(run_dir),
+        problems=problems,
+        **contents.settings(run.config),
+        version=version("slap-jax"),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    title, header = sections.header(run)
-    html = template.page(title, header, body, sections.footer())
-    (run_dir / "report.html").write_text(html, encoding="utf-8")
-    numbers = report_numbers(run, captions)
-    (run_dir / "report.json").write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with atomic_file(run_dir / "report.html") as partial:
+        partial.write_text(page, encoding="utf-8")
+    with atomic_file(run_dir / "report.json") as partial:
+        partial.write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def report_numbers(run: RunRecord, captions: Sequence[tuple[str, Any, str]] = ()) -> dict[str, Any]:
-    """The numbers of the report: results as evaluated, the training summary and the captions shown."""
-    facts = summarise(run)
+    """Returns the numbers of the page: evaluation results, the training summary and the generated captions."""
     return {
         "retrieval": run.evaluation.get("retrieval", {}),
         "zero_shot": run.evaluation.get("zero_shot", {}),
-        "train": facts | {"objectives": tables.objectives_of(run.config)},
+        "train": {**summarise(run), "objectives": contents.trained_objectives(run.config)},
         "captions": [
             {"set": name, "id": clip.id, "generated": generated, "true": list(clip.captions)}
             for name, clip, generated in captions
@@ -86,7 +96,7 @@ def report_numbers(run: RunRecord, captions: Sequence[tuple[str, Any, str]] = ()
 
 
 def _attempt(what: str, action: Callable[[], Any], problems: list[str]) -> Any:
-    """Runs a part of the report; an error there is noted on the page instead of losing the rest."""
+    """Runs a part of the report. An error is noted on the page and does not lose the other parts."""
     try:
         return action()
     except ReportError:
@@ -138,8 +148,8 @@ def _embed(
 
 def _packed_row(run: RunRecord, sets: Mapping[str, Sequence[Any]]) -> ExampleRow | None:
     clips = [clip for part in sets.values() for clip in part]
-    kept = [run.directory / "export" / name for name in ("tokenizer.model", "tokenizer.json")]
-    path = next((file for file in kept if file.is_file()), run.config.data.tokenizer)
+    exported = [run.directory / "export" / name for name in ("tokenizer.model", "tokenizer.json")]
+    path = next((file for file in exported if file.is_file()), run.config.data.tokenizer)
     if not clips or not path:
         return None
     from slap_jax.data.tokenizer import load_tokenizer
@@ -150,7 +160,7 @@ def _packed_row(run: RunRecord, sets: Mapping[str, Sequence[Any]]) -> ExampleRow
 def _captions(
     run: RunRecord, model: Any, embedded: Sequence[EmbeddedSet], problems: list[str]
 ) -> list[tuple[str, Any, str]]:
-    if model is None or "captioning" not in tables.objectives_of(run.config):
+    if model is None or "captioning" not in contents.trained_objectives(run.config):
         return []
     clips = [(one.name, clip) for one in embedded for clip in one.clips]
     rate = run.config.audio.sample_rate

@@ -1,32 +1,35 @@
-"""Reads what a run left on disk: its config, its metrics, its evaluation and the sizes of its parameters."""
+"""Reads a run directory: its config, metrics, evaluation and the shapes of its exported parameters."""
 
 import dataclasses
 import itertools
 import json
 import math
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
+from safetensors import SafetensorError, safe_open
 
+from slap_jax.checkpoints.model_dir import WEIGHTS
+from slap_jax.checkpoints.read_model import EXPORT_DIRECTORY, run_config
 from slap_jax.config.defaults import patches_per_column
 from slap_jax.errors import UserError
+from slap_jax.training.metrics import read_metrics
 
 
 class ReportError(UserError, ValueError):
-    """A run directory that no report can be made of; the message names the path and what to do."""
+    """A run directory that cannot be reported on."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """One training run as its files tell it.
+    """One training run as stored on disk.
 
     Attributes:
         directory: the run directory.
         config: the whole config of the run.
-        metrics: lines of `metrics.jsonl` in order, without the ones that a crash cut in half.
+        metrics: the lines of `metrics.jsonl` in order.
         evaluation: contents of `evaluation.json`; empty if the run was not evaluated.
         parameters: name -> shape of every exported parameter; empty without an export.
     """
@@ -38,9 +41,9 @@ class RunRecord:
     parameters: dict[str, tuple[int, ...]]
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (steps [n], values [n]) of one metric; both are empty when it was never logged.
+        """Returns (steps [n], values [n]) of one metric; both are empty if it was never logged.
 
-        Values that were not finite are kept as NaN, so that a curve shows the gap.
+        Values that were not finite become NaN, so that a curve shows the gap.
         """
         points = [(line["step"], line[name]) for line in self.metrics if "step" in line and name in line]
         steps = np.array([step for step, _ in points], dtype=np.float64)
@@ -48,7 +51,7 @@ class RunRecord:
         return steps, np.where(np.isfinite(values), values, math.nan)
 
     def names(self) -> list[str]:
-        """Names of all metrics, in the order in which they first appear."""
+        """Returns the names of all metrics in the order in which they first appear."""
         return list(dict.fromkeys(name for line in self.metrics for name in line))
 
 
@@ -56,66 +59,35 @@ def read_run(run_dir: Path) -> RunRecord:
     """Reads a run directory.
 
     Raises:
-        ReportError: the directory, its `config.json` or its `metrics.jsonl` is missing or unreadable.
+        ExportError: the directory or its `config.json` is missing or damaged.
+        ReportError: `metrics.jsonl` is missing, or it or `evaluation.json` is damaged.
     """
-    if not run_dir.is_dir():
-        raise ReportError(f"{run_dir} is not a directory; give the run directory that `slap train` wrote")
-    config_path, metrics_path = run_dir / "config.json", run_dir / "metrics.jsonl"
-    for path in (config_path, metrics_path):
-        if not path.is_file():
-            raise ReportError(f"{path} is missing: {run_dir} is not a run directory that `slap train` wrote")
-    evaluation_path = run_dir / "evaluation.json"
+    config = run_config(run_dir)
+    metrics_path, evaluation_path = run_dir / "metrics.jsonl", run_dir / "evaluation.json"
+    if not metrics_path.is_file():
+        raise ReportError(f"{metrics_path} is missing: {run_dir} is not a run directory that `slap train` wrote")
+    try:
+        metrics = read_metrics(metrics_path)
+    except ValueError as error:
+        raise ReportError(str(error)) from None
     return RunRecord(
         directory=run_dir,
-        config=ConfigDict(_read_json(config_path)),
-        metrics=_read_lines(metrics_path),
-        evaluation=_read_json(evaluation_path) if evaluation_path.is_file() else {},
-        parameters=_exported_shapes(run_dir / "export" / "model.safetensors"),
+        config=config,
+        metrics=metrics,
+        evaluation=_read_evaluation(evaluation_path) if evaluation_path.is_file() else {},
+        parameters=_exported_shapes(run_dir / EXPORT_DIRECTORY / WEIGHTS),
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ReportError(
-            f"{path} is not valid JSON ({error}); write it again by running the step that made it"
-        ) from None
-    if not isinstance(content, dict):
-        raise ReportError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            content = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a process killed while writing leaves half a line
-        if isinstance(content, dict):
-            lines.append(content)
-    return lines
-
-
-def _exported_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes from the header of a safetensors file, without reading its tensors."""
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
 def parameter_counts(parameters: dict[str, tuple[int, ...]]) -> dict[str, int]:
     """Sums parameter counts per part of the model.
 
     Args:
-        parameters: name -> shape, names like `model/audio_encoder/...` or `objectives/captioning/decoder/...`.
+        parameters: name -> shape, with names like `model/audio_encoder/...` or
+            `objectives/captioning/decoder/...`.
 
     Returns:
-        part -> number of parameters, in the order of the names. Parts are the second component of the name.
+        Part -> number of parameters, in the order of the names. The part is the second component of a name.
     """
     counts: dict[str, int] = {}
     for name, shape in parameters.items():
@@ -128,7 +100,7 @@ def summarise(run: RunRecord) -> dict[str, float | int | None]:
     """Computes the numbers of the headline; a number that the run did not record is None.
 
     Returns:
-        steps; seconds of wall time between the first and the last logged step; medians of the throughput; mean packing
+        Steps; seconds of wall time between the first and the last logged step; medians of the throughput; mean packing
         fill; seconds of audio trained on, from the mean of the logged steps; exported parameters; tokens of a row.
     """
     steps, _ = run.series("step")
@@ -146,18 +118,44 @@ def summarise(run: RunRecord) -> dict[str, float | int | None]:
     }
 
 
-def _elapsed(metrics: list[dict[str, Any]]) -> float | None:
-    """Sum of the times between lines, without the gaps in which the run stood still.
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ReportError(
+            f"{path} is not valid JSON ({error}); delete it, or write it again with `slap evaluate`"
+        ) from None
+    if not isinstance(content, dict):
+        raise ReportError(f"{path} holds a {type(content).__name__}, expected an object; write it with `slap evaluate`")
+    return content
 
-    A process writes its first training line without a speed, for it has nothing to compare with: the gap before such a
-    line is the time between two processes.
+
+def _exported_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Reads the shapes of a safetensors file without its tensors."""
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError:
+        return {}  # a damaged export: loading the model says so on the page
+
+
+def _elapsed(metrics: list[dict[str, Any]]) -> float | None:
+    """Sums the times between lines, without the gaps between two processes of the run.
+
+    A process has no speed yet when it writes its first training line, so the gap before a line without one is the time
+    in which no process ran.
     """
     lines = [line for line in metrics if "time" in line]
     if len(lines) < 2:
         return None
-    resumed = ["learning_rate" in line and "speed/steps_per_s" not in line for line in lines]
-    gaps = [later["time"] - earlier["time"] for earlier, later in itertools.pairwise(lines)]
-    return float(sum(gap for gap, is_first in zip(gaps, resumed[1:], strict=True) if gap > 0 and not is_first))
+    gaps = [
+        later["time"] - earlier["time"]
+        for earlier, later in itertools.pairwise(lines)
+        if "learning_rate" not in later or "speed/steps_per_s" in later
+    ]
+    return float(sum(gap for gap in gaps if gap > 0))
 
 
 def _mean(values: np.ndarray) -> float | None:

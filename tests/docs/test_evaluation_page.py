@@ -171,4 +171,4 @@ def test_mistakes_of_table(page, capsys, monkeypatch):
     assert main(["table", "runs/demo/config.json"]) == 2
     assert "config.json holds no results; give a file that `slap evaluate` wrote" in capsys.readouterr().err
     assert main(["table", "mine.json"]) == 0
-    assert capsys.readouterr().out.startswith("# Results beside published figures")
+    assert capsys.readouterr().out.startswith("# Results next to published figures")

@@ -169,7 +169,7 @@ def test_pages_show_everything(render):
         "88.6",
     ):
         assert text in page
-    assert "50.0" in page and "40.0–60.0" in page and "nothing known that differs" in page
+    assert "50.0" in page and "40.0–60.0" in page and "no known difference" in page
     assert "clotho, retrieval" in page and "not stated" in page
     assert ("`slap prepare <x>`" in page) == (render is markdown)  # escaped in HTML
 

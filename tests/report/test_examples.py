@@ -6,6 +6,7 @@ import pytest
 
 from slap_jax.report.examples import (
     EmbeddedSet,
+    Hit,
     caption_examples,
     chain_order,
     embed_set,
@@ -24,10 +25,10 @@ def test_hits_and_misses_are_told_apart():
     examples = retrieval_examples(knowing_set(10, confused=(1, 4)), hits=3, misses=3)
     assert [query.rank == 1 for query in examples] == [True, True, True, False, False]
     for query in examples:
-        assert query.found[0][2] == (query.rank == 1)
-        similarities = [similarity for _, similarity, _ in query.found]
+        assert query.hits[0].right == (query.rank == 1)
+        similarities = [hit.similarity for hit in query.hits]
         assert similarities == sorted(similarities, reverse=True)
-    assert {query.wanted for query in examples if query.rank > 1} == {1, 4}
+    assert {query.target for query in examples if query.rank > 1} == {1, 4}
 
 
 def test_a_clip_with_the_same_caption_is_right_too():
@@ -36,8 +37,8 @@ def test_a_clip_with_the_same_caption_is_right_too():
     model = KnowingModel([*clips[:3], twin])
     model.text[clips[0].captions[0]] = model.embed_audio([(twin.waveform, 16_000)])[0]
     examples = retrieval_examples(embed_set(model, "clips", [*clips[:3], twin], 4, 16_000))
-    query = next(query for query in examples if query.wanted == 0)
-    assert query.rank == 1 and query.found[0] == (3, 1.0, True)
+    query = next(query for query in examples if query.target == 0)
+    assert query.rank == 1 and query.hits[0] == Hit(3, 1.0, True)
 
 
 def test_the_limit_keeps_the_size_of_the_set():
@@ -74,6 +75,6 @@ def test_captions_come_from_every_set_in_turn():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_lot_is_the_seed_alone(seed):
+def test_the_sample_depends_on_the_seed_alone(seed):
     one = retrieval_examples(knowing_set(10, (3,)), seed=seed)
     assert one == retrieval_examples(knowing_set(10, (3,)), seed=seed)

@@ -1,3 +1,6 @@
+"""Curves, masks and the packed row of the report, and the numbers that go with them."""
+
+import base64
 import dataclasses
 import json
 
@@ -7,9 +10,9 @@ import pytest
 from slap_jax.config.defaults import default_config
 from slap_jax.drawing.theme import PRINT, drawing, new_figure
 from slap_jax.report.figures import MASKS, attention_mask, closing_value, example_row, loss_panels, mask_figure, smooth
-from slap_jax.report.media import PAGE, to_svg
+from slap_jax.report.media import DARK, chart
 from slap_jax.report.record import parameter_counts, read_run, summarise
-from slap_jax.report.tables import count, duration, number, strip
+from slap_jax.report.render import count, duration, listing, number, ordinal
 from tests.report.run_dir import make_clips, write_metrics, write_run
 
 
@@ -28,7 +31,7 @@ def test_smoothing_keeps_a_constant_and_bridges_gaps():
     assert smooth(np.array([1.0, 5.0]))[0] == 1.0
 
 
-def test_total_is_shown_only_beside_several_objectives(run_dir):
+def test_the_total_is_shown_only_with_several_objectives(run_dir):
     assert [name for name, _, _ in loss_panels(read_run(run_dir))] == [
         "loss/contrastive",
         "loss/captioning",
@@ -83,23 +86,24 @@ def test_numbers(value, text):
     assert number(value) == text
 
 
-def test_durations_and_counts():
+def test_words_for_numbers():
     assert [duration(seconds) for seconds in (None, 5, 65, 7_260)] == ["–", "5 s", "1 min 5 s", "2 h 1 min"]
     assert [count(value) for value in (None, 950, 12_300, 2_500_000)] == ["–", "950", "12.3 k", "2.5 M"]
+    assert [ordinal(rank) for rank in (1, 2, 13, 1_023)] == ["1st", "2nd", "13th", "1,023rd"]
+    assert [listing(names, "word") for names in (["a"], ["a", "b", "c"])] == ["the a word", "the a, b and c words"]
 
 
-def test_strip_places_value_and_chance():
-    svg = strip(0.5, [0.25, 0.75], 0.1)
-    assert 'cx="80.0"' in svg and 'x="42.0"' in svg and 'width="76.0"' in svg and 'x1="19.2"' in svg
-
-
-def test_svg_follows_the_theme_of_the_page():
-    with drawing(PAGE):
+def test_a_chart_is_drawn_in_the_colours_of_both_themes():
+    def draw(theme):
         figure = new_figure(2, 1)
-        figure.subplots().plot([0, 1], [0, 1], color=PAGE.contrastive)
-        svg = to_svg(figure, "one", 'a "line"')
-    assert "var(--contrastive)" in svg and "var(--muted)" in svg and "#0a0b" not in svg
-    assert 'aria-label="a &quot;line&quot;"' in svg and "http" not in svg
+        figure.subplots().plot([0, 1], [0, 1], color=theme.contrastive)
+        return figure
+
+    drawn = chart(draw, "a line")
+    for uri, theme, other in ((drawn.light, PRINT, DARK), (drawn.dark, DARK, PRINT)):
+        svg = base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
+        for role in ("contrastive", "muted", "line"):
+            assert getattr(theme, role) in svg and getattr(other, role) not in svg
 
 
 class LengthTokenizer:

@@ -1,5 +1,9 @@
+"""The page of `slap report`: complete, self-contained, escaped, and honest about what is missing."""
+
 import json
+import os
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,23 +11,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slap_jax.checkpoints.model_dir import ExportError
 from slap_jax.drawing.theme import DrawingError
 from slap_jax.report.page import build_report
 from slap_jax.report.record import ReportError
 from tests.report.run_dir import KnowingModel, make_clips, write_metrics, write_run
 
+SNAPSHOT = Path(__file__).with_name("page.txt")
 # Elements that HTML closes by itself.
 VOID = {"meta", "img", "br", "link", "input", "hr", "source", "line", "rect", "circle", "path", "use", "image"}
 
 
 class Checker(HTMLParser):
-    """Collects resource links and images without a description; fails on elements that are closed out of order."""
+    """Collects resource links, the visible text and images without a description; checks that elements nest."""
 
     def __init__(self) -> None:
         super().__init__()
         self.resources: list[str] = []
         self.undescribed = 0
         self.open: list[str] = []
+        self.text: list[str] = []
+
+    def handle_data(self, data):
+        if data.strip() and not {"style", "script", "details"} & set(self.open):
+            self.text.append(f"{self.open[-1]}: {' '.join(data.split())}")
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
@@ -45,31 +56,66 @@ class Checker(HTMLParser):
             assert self.open.pop() == tag
 
 
+def page_of(run_dir: Path, **arguments) -> str:
+    build_report(run_dir, **arguments)
+    return (run_dir / "report.html").read_text()
+
+
+def check(html: str) -> Checker:
+    checker = Checker()
+    checker.feed(html)
+    assert not checker.open
+    return checker
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A run directory as training leaves it; tests copy it."""
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    write_run(run_dir, make_clips(2))
+    return run_dir
+
+
+@pytest.fixture
+def run_dir(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "run")
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "tiny <run>"
     clips = make_clips()
     evaluation = write_run(run_dir, clips)
-    build_report(run_dir, model=KnowingModel(clips, confused=(2,)), evaluation_sets={"clips": clips})
-    return run_dir, (run_dir / "report.html").read_text(), evaluation
+    html = page_of(run_dir, model=KnowingModel(clips, confused=(2,)), evaluation_sets={"clips": clips})
+    return run_dir, html, evaluation
+
+
+def test_the_visible_text_is_that_of_the_snapshot(report):
+    """Run with UPDATE_SNAPSHOTS=1 to write the snapshot, then read its diff."""
+    text = "\n".join(check(report[1]).text) + "\n"
+    text = re.sub(r"slap_jax [\d.]+ on \d{4}-\d\d-\d\d \d\d:\d\d UTC", "slap_jax VERSION on DATE", text)
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        SNAPSHOT.write_text(text)
+    assert text == SNAPSHOT.read_text()
 
 
 def test_the_page_needs_no_other_file(report):
-    _, html, _ = report
-    checker = Checker()
-    checker.feed(html)
-    assert not checker.open
+    checker = check(report[1])
     assert checker.undescribed == 0
     assert len(checker.resources) > 10
     assert all(link.startswith(("data:", "#")) for link in checker.resources)
-    assert not re.search(r"https?://|url\((?!#)|@import", html)
-
-
-def test_ids_of_pictures_do_not_collide(report):
+    assert not re.search(r"https?://|url\(|@import", report[1])
     ids = re.findall(r'\bid="([^"]+)"', report[1])
-    assert len(ids) == len(set(ids))
-    used = re.findall(r'(?:href="#|url\(#)([^")]+)', report[1])
-    assert set(used) <= set(ids)
+    assert len(ids) == len(set(ids)) and set(re.findall(r'href="#([^"]+)', report[1])) == set(ids)
+
+
+def test_every_chart_has_a_light_and_a_dark_form(report):
+    charts = re.findall(
+        r'<picture>\s*<source media="\(prefers-color-scheme: dark\)" srcset="(.*?)">\s*<img class="figure" src="(.*?)"',
+        report[1],
+    )
+    assert len(charts) == report[1].count("image/svg+xml") / 2 == 3 + 4 + 1 + 1 + 3
+    assert all(dark != light for dark, light in charts)
 
 
 def test_the_numbers_are_those_of_the_evaluation(report):
@@ -82,8 +128,14 @@ def test_the_numbers_are_those_of_the_evaluation(report):
     assert numbers["train"]["packing_fill"] == pytest.approx(0.9)
     assert numbers["train"]["wall_seconds"] == pytest.approx(29 * 5)
     assert numbers["train"]["audio_seconds"] == pytest.approx(600)
-    for shown in ("0.750", "0.500", "0.125", "0.600", "0.250", "6 ×"):
-        assert shown in html
+    for shown in ("strong: 0.750", "strong: 0.500", "strong: 0.600", "td: 0.1250", "td: 0.250", "td: 6 ×"):
+        assert shown in check(html).text
+
+
+def test_a_score_is_placed_between_its_interval_and_chance(report):
+    strip = report[1][report[1].index('<svg class="strip"') :].partition("</svg>")[0]
+    assert 'aria-label="0.750, 95 % interval 0.500 to 0.900, chance 0.125"' in strip
+    assert 'cx="118.0"' in strip and 'x="80.0"' in strip and 'width="60.8"' in strip and 'x1="23.0"' in strip
 
 
 def test_texts_of_others_are_escaped(report):
@@ -96,9 +148,9 @@ def test_texts_of_others_are_escaped(report):
 
 def test_right_and_wrong_answers_are_both_shown(report):
     _, html, _ = report
-    assert "the right clip came first" in html
-    assert "the right clip came 8th of 8" in html or "the right clip came 2nd of 8" in html
-    assert html.count("<audio") == html.count("data:audio/")
+    assert html.count('<p class="verdict"><span class="right">') == 3
+    assert html.count('<p class="verdict"><span class="wrong">') == 1
+    assert html.count("<audio") == html.count("data:audio/") > 0
 
 
 def test_pictures_are_written(report):
@@ -108,17 +160,8 @@ def test_pictures_are_written(report):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (run_dir / "figures").iterdir())
 
 
-def test_a_second_report_replaces_the_first(report):
-    run_dir, html, _ = report
-    clips = make_clips()
-    build_report(run_dir, model=KnowingModel(clips, confused=(2,)), evaluation_sets={"clips": clips})
-    undated = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC")
-    assert undated.sub("", (run_dir / "report.html").read_text()) == undated.sub("", html)
-
-
-def test_missing_parts_become_sentences(tmp_path):
-    run_dir = tmp_path / "bare"
-    write_run(run_dir, make_clips(2))
+def test_missing_parts_become_sentences_and_a_report_replaces_an_older_one(run_dir):
+    (run_dir / "report.html").write_text("an older one")
     config = json.loads((run_dir / "config.json").read_text())
     config["objectives"]["captioning"]["weight"] = 0.0
     config["objectives"]["distillation"]["weight"] = 0.0
@@ -126,94 +169,84 @@ def test_missing_parts_become_sentences(tmp_path):
     (run_dir / "config.json").write_text(json.dumps(config))
     write_metrics(run_dir, 5, objectives=("contrastive",))
     (run_dir / "evaluation.json").unlink()
-    (run_dir / "export" / "tokenizer.model").unlink()
-    (run_dir / "export").rmdir()
-    build_report(run_dir)
-    html = (run_dir / "report.html").read_text()
-    for sentence in (
-        "This run did not train the captioning objective.",
-        "No evaluation set of this run names a label",
-        "This run has no retrieval results",
-        "There is no export of this run",
-        "TensorBoard events",
-        "no row is drawn",
-        "trained with the contrastive objective",
-    ):
-        assert sentence in html, sentence
-    assert ">total</span>" not in html  # it would repeat the only objective
+    shutil.rmtree(run_dir / "export")
+    html = page_of(run_dir)
+    absent = [line for line in check(html).text if re.match("p: (This run|No |There is|Not in)", line)]
+    assert len(absent) == 7, absent  # retrieval, zero-shot, listen, captions, similarity, packing, files
+    assert "trained with the contrastive objective" in html
+    assert "span: total" not in check(html).text  # it would repeat the only objective
     numbers = json.loads((run_dir / "report.json").read_text())
     assert numbers["retrieval"] == {} and numbers["zero_shot"] == {} and numbers["train"]["steps"] == 5
 
 
-def test_a_model_that_fails_costs_only_its_parts(tmp_path):
+def test_a_model_that_fails_costs_only_its_parts(run_dir):
     class Failing:
         def embed_audio(self, audio):
             raise ValueError("broken export")
 
-    run_dir = tmp_path / "run"
-    clips = make_clips(3)
-    write_run(run_dir, clips)
-    build_report(run_dir, model=Failing(), evaluation_sets={"clips": clips})
-    html = (run_dir / "report.html").read_text()
+    html = page_of(run_dir, model=Failing(), evaluation_sets={"clips": make_clips(2)})
     assert "the evaluation set clips could not be shown: ValueError: broken export" in html
-    assert "0.750" in html and "packed-row" in html
+    assert "strong: 0.750" in check(html).text and '<ol class="slots">' in html
 
 
-def test_a_run_without_a_logged_step(tmp_path):
-    run_dir = tmp_path / "run"
-    write_run(run_dir, make_clips(2))
+def test_a_run_without_a_logged_step(run_dir):
     (run_dir / "metrics.jsonl").write_text("")
-    build_report(run_dir, evaluation_sets={})
-    assert "too few lines" in (run_dir / "report.html").read_text()
+    assert "too few lines" in page_of(run_dir, evaluation_sets={})
     assert json.loads((run_dir / "report.json").read_text())["train"]["audio_seconds_per_s"] is None
 
 
+def test_results_of_one_direction_alone(run_dir):
+    results = {"retrieval": {"clips": {"a2t_r1": 0.5, "n_clips": 4}}}
+    (run_dir / "evaluation.json").write_text(json.dumps(results))
+    (run_dir / "metrics.jsonl").write_text("")
+    text = check(page_of(run_dir, evaluation_sets={})).text
+    assert "td: clips" in text and "td: audio → text" in text and "td: text → audio" not in text
+
+
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("files", "error", "message"),
     [
-        (lambda run_dir: None, "is not a directory"),
-        (lambda run_dir: run_dir.mkdir(), "config.json is missing"),
-        (lambda run_dir: (run_dir.mkdir(), (run_dir / "config.json").write_text("{}")), "metrics.jsonl is missing"),
-        (
-            lambda run_dir: (
-                run_dir.mkdir(),
-                (run_dir / "metrics.jsonl").write_text(""),
-                (run_dir / "config.json").write_text("{"),
-            ),
-            "config.json is not valid JSON",
-        ),
+        (None, ExportError, "run is not a directory"),
+        ({}, ExportError, "run holds neither"),
+        ({"config.json": "{"}, ExportError, r"config\.json is not the config of a run"),
+        ({"config.json": None}, ReportError, r"metrics\.jsonl is missing"),
+        ({"config.json": None, "metrics.jsonl": "{}\nhalf\n{}"}, ReportError, r"metrics\.jsonl: line 2"),
+        ({"config.json": None, "metrics.jsonl": "", "evaluation.json": "{"}, ReportError, "json is not valid JSON"),
+        ({"config.json": None, "metrics.jsonl": "", "evaluation.json": "[]"}, ReportError, "holds a list"),
     ],
 )
-def test_no_run_directory_is_a_clear_error(tmp_path: Path, spoil, message):
-    spoil(tmp_path / "run")
-    with pytest.raises(ReportError, match=message):
+def test_no_run_directory_is_a_clear_error(written, tmp_path, files, error, message):
+    if files is not None:
+        (tmp_path / "run").mkdir()
+    for name, text in (files or {}).items():
+        (tmp_path / "run" / name).write_text((written / name).read_text() if text is None else text)
+    with pytest.raises(error, match=message):
         build_report(tmp_path / "run")
 
 
-def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
-    write_run(tmp_path / "run", make_clips(2))
+def test_missing_matplotlib_names_the_extra(run_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(DrawingError, match=r"slap_jax\[demo\]"):
-        build_report(tmp_path / "run")
+        build_report(run_dir)
 
 
-def test_evaluation_in_the_loop_is_drawn(tmp_path):
-    run_dir = tmp_path / "run"
-    write_run(run_dir, make_clips(2))
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()[:-1]
-    lines += [json.dumps({"step": step, "time": 2e6, "retrieval/clips/t2a_r1": step / 50}) for step in (10, 20)]
+def test_evaluation_in_the_loop_is_drawn(run_dir):
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()[:2]
+    scores = {"retrieval/a/b/t2a_r1": 0.4, "zero_shot/a/accuracy": 0.3, "classification/a/accuracy": 0.7}
+    lines += [json.dumps({"step": step, "time": 2e6, **scores}) for step in (10, 20)]
     (run_dir / "metrics.jsonl").write_text("\n".join(lines))
-    build_report(run_dir, evaluation_sets={})
-    html = (run_dir / "report.html").read_text()
-    assert "Evaluation in the loop" in html and "R@1, text → audio" in html and "<b>0.400</b>" in html
+    text = check(page_of(run_dir, evaluation_sets={})).text
+    start = text.index("h3: Evaluation in the loop")
+    assert text[start + 1 : start + 10] == [
+        *("span: a/b", "b: 0.400", "small: R@1, text → audio"),
+        *("span: a", "b: 0.300", "small: zero-shot accuracy"),
+        *("span: a", "b: 0.700", "small: accuracy of the classification head"),
+    ]
 
 
-def test_infinite_metrics_leave_a_gap_and_valid_json(tmp_path):
-    run_dir = tmp_path / "run"
-    write_run(run_dir, make_clips(2))
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()[:-1]
+def test_infinite_metrics_leave_a_gap_and_valid_json(run_dir):
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()[:6]
     broken = json.loads(lines[4]) | {"loss/total": None, "bad_steps": 1.0, "packing_fill": None}
     (run_dir / "metrics.jsonl").write_text("\n".join([*lines[:4], json.dumps(broken), *lines[5:]]))
-    build_report(run_dir, evaluation_sets={})
-    assert "Some steps were not finite" in (run_dir / "report.html").read_text()
+    assert "Some steps were not finite" in page_of(run_dir, evaluation_sets={})
     assert np.isfinite(json.loads((run_dir / "report.json").read_text())["train"]["packing_fill"])
