@@ -1,4 +1,6 @@
-"""The base of every error that is meant for the user."""
+"""The base of every error that is meant for the user, and the one answer to URLs where paths are expected."""
+
+import re
 
 
 class UserError(Exception):
@@ -7,3 +9,23 @@ class UserError(Exception):
     Its message names the file or setting, what was found, what was expected and what to do. The `slap` command prints
     it in one line; any other exception is a bug and keeps its traceback.
     """
+
+
+class UrlError(UserError):
+    """A URL such as gs://bucket/data where a path is expected."""
+
+
+def is_url(text: str) -> bool:
+    """Returns whether a text is a URL: everything is read from and written to mounted file systems only."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
+
+
+def require_path(text: str) -> str:
+    """Returns the text.
+
+    Raises:
+        UrlError: it is a URL.
+    """
+    if is_url(text):
+        raise UrlError(f"{text} is a URL; mount the bucket, for example with gcsfuse, and give the path of the mount")
+    return text

@@ -10,6 +10,7 @@ derived from (seed, step), so a resumed run is bit-identical to an uninterrupted
 import functools
 import json
 import logging
+import os
 from pathlib import Path
 
 import jax
@@ -18,14 +19,13 @@ from ml_collections import ConfigDict
 
 from slap_jax.checkpoints.best import BestCheckpoint
 from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints
-from slap_jax.config.rules import ConfigError
 from slap_jax.config.validate import require_vocabulary, validate
 from slap_jax.data.batches.labels import reads_captions
 from slap_jax.data.batches.leakage import check_leakage
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.prefetch import Prefetch
 from slap_jax.data.tokenizer import load_tokenizer
-from slap_jax.errors import UserError
+from slap_jax.errors import UserError, require_path
 from slap_jax.evaluation.evaluate import evaluate, scalars
 from slap_jax.evaluation.in_loop import LoopEvaluation
 from slap_jax.evaluation.scorer import CaptionWriter
@@ -71,9 +71,7 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
             messages.
         NonFiniteError: after `config.optimizer.max_bad_steps`.
     """
-    if "://" in str(run_dir):
-        raise ConfigError(f"run directory {run_dir} is a URL; give a directory on a file system that all hosts share")
-    run_dir, phases = Path(run_dir), Phases()
+    run_dir, phases = Path(require_path(os.fspath(run_dir))), Phases()
     validate(config)
     with joined(config.distributed, run_dir), Watchdog(run_dir, config.train.watchdog_seconds, phases):
         return train(config, run_dir, phases)

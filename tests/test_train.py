@@ -20,6 +20,7 @@ from slap_jax.checkpoints.run import EXIT_PREEMPTED, CheckpointError, Checkpoint
 from slap_jax.config.rules import ConfigError
 from slap_jax.data.batches.pipeline import DataMismatchError
 from slap_jax.data.tokenizer import TokenizerError
+from slap_jax.errors import UrlError
 from slap_jax.train import NonFiniteError, main
 from slap_jax.training.metrics import read_metrics
 from slap_jax.training.optimizer import create_optimizer
@@ -180,7 +181,7 @@ def test_missing_tokenizer_and_too_small_vocabulary_say_what_to_do(train_data, t
     with pytest.raises(ConfigError, match=r"write vocab_size=\d+ or more"):
         main(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match=r"gs://bucket/run is a URL; give a directory"):
+    with pytest.raises(UrlError, match=r"gs://bucket/run is a URL; mount the bucket"):
         main(config, "gs://bucket/run")
 
 

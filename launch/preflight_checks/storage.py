@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from slap_jax.config.validate import require_vocabulary
 from slap_jax.data.records import open_split
 from slap_jax.data.tokenizer import load_tokenizer
+from slap_jax.errors import is_url
 from slap_jax.models.modernbert import check_modernbert
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import create_state
@@ -73,8 +74,8 @@ def check_run_dir(run_dir: str, tell: Callable[[str, str], list[str]]) -> list[F
         run_dir: of the run that is to start.
         tell: `exchange` between processes, of (name, text); returns the text of each.
     """
-    if "://" in run_dir:
-        remedy = "mount the bucket (gcsfuse) and give the path where it is mounted"
+    if is_url(run_dir):
+        remedy = "mount the bucket (gcsfuse) and give the path of the mount"
         return [Finding("run directory", PROBLEM, f"{run_dir} is a URL", remedy)]
     path = Path(run_dir).absolute()
     name, token, error = f".preflight-{jax.process_index()}-{secrets.token_hex(4)}", secrets.token_hex(8), ""

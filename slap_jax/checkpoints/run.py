@@ -288,8 +288,7 @@ def versions() -> dict[str, str]:
 
 
 def _absolute(directory: str | os.PathLike) -> epath.Path:
-    path = epath.Path(directory)
-    return path if "://" in os.fspath(directory) else path.resolve()
+    return epath.Path(directory).resolve()
 
 
 def _checkpoints_of(directory: str | os.PathLike) -> epath.Path:

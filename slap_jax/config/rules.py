@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from slap_jax.errors import UserError
+from slap_jax.errors import UserError, is_url
 
 
 class ConfigError(UserError, ValueError):
@@ -104,6 +104,10 @@ def _with_note(text: str, note: str) -> str:
 
 
 _TEXT = Rule("text", lambda value: isinstance(value, str))
+_PATH = Rule(
+    "a path; mount the bucket of a URL and write the path of the mount",
+    lambda value: isinstance(value, str) and not is_url(value),
+)
 _FLAG = Rule("True or False", lambda value: isinstance(value, bool))
 _FRACTION = real(0, 1)
 _WEIGHT = real(0, note="0 to train without it")
@@ -117,8 +121,8 @@ def _tower_rules(name: str, **more: Rule) -> dict[str, Rule]:
 
 RULES: Mapping[str, Rule] = {
     "seed": integer(0, 2**32 - 1),
-    "init_from": _TEXT,
-    "init_text_from": _TEXT,
+    "init_from": _PATH,
+    "init_text_from": _PATH,
     #
     "audio.sample_rate": integer(1, note="in Hz"),
     "audio.n_fft": integer(1),
@@ -140,7 +144,7 @@ RULES: Mapping[str, Rule] = {
     "spec_augment.frequency_bins": integer(0, note="0 for none"),
     #
     "data.temperature": real(above=0, special=(None,), note="or None to use the weights as given"),
-    "data.tokenizer": _TEXT,
+    "data.tokenizer": _PATH,
     "data.rows": integer(1),
     "data.columns": integer(1),
     "data.slots": integer(1),
@@ -155,10 +159,10 @@ RULES: Mapping[str, Rule] = {
     "data.prefetch": integer(1),
     "data.allow_mismatch": _FLAG,
     "data.augment.gain_db": real(0, note="in decibels up or down; 0 for none"),
-    "data.augment.noise_dir": _TEXT,
+    "data.augment.noise_dir": _PATH,
     "data.augment.noise_probability": _FRACTION,
     "data.augment.noise_snr_db": fixed("(lowest, highest) signal-to-noise ratio in decibels", real(), real()),
-    "data.augment.room_dir": _TEXT,
+    "data.augment.room_dir": _PATH,
     "data.augment.room_probability": _FRACTION,
     #
     "model.embed_dim": integer(1),
@@ -236,7 +240,7 @@ RULES: Mapping[str, Rule] = {
     "train.log_every": integer(1),
     "train.evaluate_every": integer(0, note="0 to evaluate nothing while training"),
     "train.suite": _TEXT,
-    "train.suite_data": _TEXT,
+    "train.suite_data": _PATH,
     "train.best_metric": _TEXT,
     "train.patience": integer(0, note="0 to never stop early"),
     "train.peak_flops_per_device": real(0, note="0 for the known peak of the device"),
@@ -254,7 +258,7 @@ RULES: Mapping[str, Rule] = {
 }
 
 SOURCE_RULES: Mapping[str, Rule] = {
-    "path": _TEXT,
+    "path": _PATH,
     "split": _TEXT,
     "weight": real(above=0),
     "label": _TEXT,

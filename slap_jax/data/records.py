@@ -15,7 +15,7 @@ from jaxtyping import Float, Int16
 from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
 from slap_jax.data.audio import SAMPLE_RATE, decode_flac, encode_flac, to_int16
-from slap_jax.errors import UserError
+from slap_jax.errors import UserError, require_path
 
 # Name of data sets that have none of their own.
 DATASET = "slap_clips"
@@ -183,7 +183,11 @@ def parse_dir_split(text: str) -> tuple[str, str]:
     Returns:
         The directory, and the split ("" if none is named: the caller has a default, or raises). A colon that is
         followed by a slash belongs to the directory, because no split contains a slash.
+
+    Raises:
+        UrlError: the directory is a URL.
     """
+    require_path(text)
     directory, colon, split = text.rpartition(":")
     return (directory, split) if colon and "/" not in split else (text, "")
 
@@ -302,8 +306,9 @@ def dataset_directory(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         RecordsError: none, or more than one.
+        UrlError: `path` is a URL.
     """
-    root = Path(path)
+    root = Path(require_path(os.fspath(path)))
     if (root / DATASET_INFO).is_file():
         return root
     found = [file.parent for pattern in ("*/", "*/*/") for file in sorted(root.glob(pattern + DATASET_INFO))]

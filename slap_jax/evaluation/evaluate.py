@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 from slap_jax.atomic import write_text_atomic
 from slap_jax.config.defaults import source
 from slap_jax.config.rules import ConfigError
+from slap_jax.data.records import parse_dir_split
 from slap_jax.evaluation.captioning import Captions, captioning
 from slap_jax.evaluation.embeddings import Embeds, Progress, clip_vectors, text_vectors
 from slap_jax.evaluation.frame_scores import frame_scores
@@ -143,12 +143,17 @@ def parse_data_argument(text: str) -> tuple[str, ConfigDict]:
 
     Raises:
         ConfigError: another form.
+        UrlError: the path is a URL.
     """
-    # Neither a split nor a label holds a slash, so the colon of gs://bucket belongs to the path.
-    found = re.fullmatch(r"([^=]+)=(.+?):([^:/]+)(?::([^:/]*))?", text)
-    if found is None:
+    name, _, data = text.partition("=")
+    rest, last = parse_dir_split(data)
+    path, split = parse_dir_split(rest)
+    if split:
+        label = last
+    else:
+        path, split, label = rest, last, ""
+    if not (name and path and split):
         raise ConfigError(f"--data {text!r} is not NAME=PATH:SPLIT or NAME=PATH:SPLIT:LABEL")
-    name, path, split, label = found.groups(default="")
     return name, source(path, split, label=label)
 
 

@@ -18,7 +18,7 @@ from slap_jax.checkpoints.model_dir import CONFIG, is_export, load_export
 from slap_jax.checkpoints.read_model import run_config
 from slap_jax.checkpoints.run import has_checkpoint
 from slap_jax.config.defaults import columns_of, default_config, source
-from slap_jax.data.records import SUMMARY, Records, dataset_directory, open_split, split_sizes
+from slap_jax.data.records import SUMMARY, Records, dataset_directory, open_split, parse_dir_split, split_sizes
 from slap_jax.finetune.classes import find_classes, require_captions
 from slap_jax.inference.classifier import FinetuneError
 
@@ -188,7 +188,7 @@ def training_sources(data: Sequence[str]) -> dict[str, ConfigDict]:
     """
     found = {}
     for argument in data:
-        path, split = _parse(argument)
+        path, split = parse_dir_split(argument)
         sizes = split_sizes(path)
         if not split and "train" not in sizes:
             raise FinetuneError(f"{path} has no split 'train', but {', '.join(sizes)}; name one: --data {path}:SPLIT")
@@ -206,7 +206,7 @@ def validation_sources(data: Sequence[str], given: Sequence[str] | None) -> dict
     if given:
         found = {}
         for argument in given:
-            path, split = _parse(argument)
+            path, split = parse_dir_split(argument)
             split = split or _validation_split(path)
             if not split:
                 there = ", ".join(split_sizes(path))
@@ -214,7 +214,7 @@ def validation_sources(data: Sequence[str], given: Sequence[str] | None) -> dict
             found[_name("val", found)] = source(path, split)
         return found
     for argument in data:
-        path, trained = _parse(argument)
+        path, trained = parse_dir_split(argument)
         split = _validation_split(path)
         if split and split != trained:
             return {"val": source(path, split)}
@@ -225,12 +225,6 @@ def validation_sources(data: Sequence[str], given: Sequence[str] | None) -> dict
 def _validation_split(path: str) -> str:
     sizes = split_sizes(path)
     return next((name for name in VALIDATION_SPLITS if name in sizes), "")
-
-
-def _parse(argument: str) -> tuple[str, str]:
-    """Cuts `DIR:SPLIT`; the colon of gs://bucket belongs to the path."""
-    path, colon, split = argument.rpartition(":")
-    return (path, split) if colon and "/" not in split else (argument, "")
 
 
 def _name(path: str, taken: dict[str, ConfigDict]) -> str:

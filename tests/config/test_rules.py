@@ -134,6 +134,12 @@ def test_bounds(path, inside, outside):
         ("data.temperature", 0.0, "config.data.temperature is 0.0; write a number above 0, or None to use the weights"),
         ("optimizer.b1", 1.0, "config.optimizer.b1 is 1.0; write a number at least 0 and below 1"),
         ("model.compute_dtype", "float16", "is 'float16'; write one of bfloat16, float32"),
+        ("data.train.clips.path", "gs://bucket/data", "write a path; mount the bucket of a URL and write the path of"),
+        (
+            "data.tokenizer",
+            "s3://bucket/words.model",
+            "config.data.tokenizer is 's3://bucket/words.model'; write a path",
+        ),
         ("data.train.clips.weight", 0.0, "config.data.train.clips.weight is 0.0; write a number above 0"),
     ],
 )

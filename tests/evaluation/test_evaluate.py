@@ -12,6 +12,7 @@ from slap_jax.data.audio import to_int16
 from slap_jax.data.evaluation_set import EvaluationClip
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record
+from slap_jax.errors import UrlError
 from slap_jax.evaluation.evaluate import evaluate, parse_data_argument, scalars, write_results
 from slap_jax.evaluation.retrieval import retrieval
 from slap_jax.evaluation.task import load_tasks, make_task
@@ -176,8 +177,8 @@ def test_bad_tasks(tokenizer):
     [
         ("esc=data/esc50:test:class", ("esc", "data/esc50", "test", "class")),
         ("clips=data/clips:val+test", ("clips", "data/clips", "val+test", "")),
-        ("cloud=gs://bucket/data:test:drum", ("cloud", "gs://bucket/data", "test", "drum")),
-        ("cloud=gs://bucket/data:test", ("cloud", "gs://bucket/data", "test", "")),
+        ("odd=/mnt/a:b/data:test:drum", ("odd", "/mnt/a:b/data", "test", "drum")),
+        ("odd=/mnt/a:b/data:test", ("odd", "/mnt/a:b/data", "test", "")),
     ],
 )
 def test_data_argument(text, expected):
@@ -189,3 +190,5 @@ def test_data_argument(text, expected):
 def test_bad_data_argument(text):
     with pytest.raises(ConfigError, match="is not NAME=PATH:SPLIT"):
         parse_data_argument(text)
+    with pytest.raises(UrlError, match=r"gs://bucket/data:test:drum is a URL; mount the bucket"):
+        parse_data_argument("cloud=gs://bucket/data:test:drum")

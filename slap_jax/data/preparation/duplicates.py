@@ -8,7 +8,6 @@ A set of 64-bit hashes that costs 8 bytes each, where Python's own takes ten tim
 import dataclasses
 import functools
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 
 from slap_jax.data.index import hash_id, new_array, open_index, sort_hashes
+from slap_jax.data.records import parse_dir_split
 from slap_jax.errors import UserError
 
 REASON = "excluded_evaluation"
@@ -63,11 +63,10 @@ def excluded_clips(splits: Sequence[str]) -> ExcludedClips:
     """
     indexes = []
     for text in splits:
-        # No split holds a slash, so the colon of gs://bucket belongs to the path.
-        found = re.fullmatch(r"(.+):([^:/]+)", text)
-        if found is None:
+        path, split = parse_dir_split(text)
+        if not path or not split:
             raise ExclusionError(f"--exclude {text!r} is not PATH:SPLIT of prepared data, like data/esc50:test")
-        indexes.append(open_index(*found.groups()))
+        indexes.append(open_index(path, split))
     none = np.empty(0, np.uint64)
     return ExcludedClips(
         ids=np.unique(np.concatenate([none, *(index.id_hash for index in indexes)])),

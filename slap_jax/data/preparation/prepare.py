@@ -27,7 +27,7 @@ from slap_jax.data.preparation.runners import run_local
 from slap_jax.data.preparation.shards import clip_facts, write_shard
 from slap_jax.data.preparation.staging import Staging
 from slap_jax.data.records import SUMMARY, Record, shard_name
-from slap_jax.errors import UserError
+from slap_jax.errors import UserError, require_path
 
 LEAST_ALLOWED_REJECTIONS = 10
 ALLOWED_REJECTION_SHARE = 0.01
@@ -101,14 +101,15 @@ def prepare(
         PrepareError: it is empty, or more than `max_rejected` of its clips were rejected, or every one.
         ShardError: a shard could not be written; those that are finished are kept.
         StagingError: another preparation is at work on the same data set.
+        UrlError: `output` or one of `exclude` is a URL.
     """
     if isinstance(source, (str, os.PathLike)):
         collection = open_collection(source, audio_root=audio_root, name=name)
     else:
         collection = source
     identity = dataset_identity(collection)
-    final = Path(output) / identity.name
-    exclude = [os.path.abspath(each) for each in exclude]  # workers may run in other folders
+    final = Path(require_path(os.fspath(output))) / identity.name
+    exclude = [os.path.abspath(require_path(each)) for each in exclude]  # workers may run in other folders
 
     def list_clips(folder: Path | None) -> Plan:
         with tqdm(desc="list", unit=" clips", disable=None) as progress:
