@@ -111,7 +111,10 @@ def prepared(tmp_path_factory):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["prepare", "{manifest}", "x", "--option", "splits=train"], "read as manifest, which has no splits; it has"),
+        (
+            ["prepare", "{manifest}", "x", "--option", "splits=train"],
+            "read as manifest, which has no option 'splits'; it has",
+        ),
         (["prepare", "{manifest}", "x", "--dataset", "esc50", "--name", "y"], "--audio-root and --name are for collec"),
         (["prepare", "{manifest}", "x", "--dataset", "esc"], "there is no data set 'esc'"),
         (["prepare", "{manifest}", "x", "--dataset", "esc50", "--option", "x"], "--option x is not NAME=VALUE"),
