@@ -116,7 +116,7 @@ def prepared(tmp_path_factory):
             "read as manifest, which has no option 'splits'; it has",
         ),
         (["prepare", "{manifest}", "x", "--dataset", "esc50", "--name", "y"], "--audio-root and --name are for collec"),
-        (["prepare", "{manifest}", "x", "--dataset", "esc"], "there is no data set 'esc'"),
+        (["prepare", "{manifest}", "x", "--dataset", "esc"], "unknown dataset 'esc'"),
         (["prepare", "{manifest}", "x", "--dataset", "esc50", "--option", "x"], "--option x is not NAME=VALUE"),
         (["prepare", "{manifest}", "x", "--runner", "DirectRunner", "--workers", "2"], "--workers is for this machine"),
         (["prepare", "{manifest}", "x", "--exclude", "data"], "is not PATH:SPLIT of prepared data"),

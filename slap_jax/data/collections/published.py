@@ -1,8 +1,4 @@
-"""The interface of published data sets: the publisher's files in a local folder, listed as a collection.
-
-`data/datasets/` has one implementation per data set. Besides its clips, a published data set states the facts that
-`slap prepare` stores and `slap data check` compares with: version, licence, citation, and the size of each split.
-"""
+"""The base class of published datasets: facts about what the publisher distributes, and a reader of its files."""
 
 import abc
 import dataclasses
@@ -15,7 +11,7 @@ from slap_jax.errors import UserError
 
 
 class LayoutError(UserError, ValueError):
-    """A folder that is not laid out as its publisher lays it out; the message shows what was expected and found."""
+    """A folder whose layout differs from the publisher's; the message shows what was expected and what was found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +20,8 @@ class Expected:
 
     Attributes:
         clips: number of clips.
-        captions: captions per clip, 0 if the data set has labels only.
-        hours: of audio, None if the publisher does not state it.
+        captions: captions per clip, the minimum where it varies; 0 for datasets with labels only.
+        hours: of audio; None if unknown.
     """
 
     clips: int
@@ -34,18 +30,25 @@ class Expected:
 
 
 class PublishedDataset(abc.ABC):
-    """A data set as its publisher lays it out in a local folder; nothing is ever downloaded.
+    """A dataset in a local folder, laid out as its publisher distributes it. Nothing is ever downloaded.
+
+    `slap_jax.data.datasets.docs_page` generates docs/datasets.md from the class attributes.
 
     Class attributes:
-        name: of the data set, the `source` of its records, and the folder that they are written to.
-        version: of the publisher, as three numbers.
+        name: of the dataset, of its output folder, and the `source` of its records.
+        version: the publisher's version as three numbers.
         title: full name.
         homepage: where to get it.
         licence: of audio and annotations, in one line.
         citation: of the paper.
-        expected: split -> its published size.
+        content: the clips, in a few words.
+        annotations: the captions, labels and regions, in a few words.
+        expected: split -> published size.
+        size_source: where the sizes come from.
         layout: the folder as a tree, one path per line, for messages and documentation.
         options: option -> default.
+        option_help: option -> meaning, in Markdown.
+        notes: what users should know, as a Markdown list.
     """
 
     name: ClassVar[str]
@@ -54,15 +57,20 @@ class PublishedDataset(abc.ABC):
     homepage: ClassVar[str]
     licence: ClassVar[str]
     citation: ClassVar[str]
+    content: ClassVar[str] = ""
+    annotations: ClassVar[str] = ""
     expected: ClassVar[Mapping[str, Expected]]
+    size_source: ClassVar[str] = ""
     layout: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
+    option_help: ClassVar[Mapping[str, str]] = {}
+    notes: ClassVar[str] = ""
 
     def __init__(self, root: Path, **options: Any):
-        """Reads nothing.
+        """Checks the folder and the options; reads no file.
 
         Args:
-            root: folder as the publisher lays it out.
+            root: the folder, laid out as `layout` shows.
             **options: values for some of `options`.
 
         Raises:
@@ -76,7 +84,7 @@ class PublishedDataset(abc.ABC):
         unknown = [name for name in options if name not in self.options]
         if unknown:
             known = ", ".join(f"{name}={value}" for name, value in self.options.items()) or "none"
-            raise LayoutError(f"{self.name} has no option {unknown[0]!r}; it has: {known}")
+            raise LayoutError(f"{self.name} has no option {unknown[0]!r}; known options: {known}")
         self.settings = {**self.options, **options}
 
     @abc.abstractmethod
@@ -84,11 +92,11 @@ class PublishedDataset(abc.ABC):
         """Lists the clips in the publisher's order; a clip whose audio is missing is a rejection, never an error.
 
         Raises:
-            LayoutError: a metadata file is missing, or its columns are not those of the publisher.
+            LayoutError: a metadata file is missing or lacks a column.
         """
 
     def require(self, *alternatives: str) -> Path:
-        """Returns the first of several paths below the root that exists.
+        """Returns the first of some paths below the root that exists.
 
         Raises:
             LayoutError: none exists.

@@ -1,4 +1,4 @@
-"""CREMA-D: twelve sentences spoken by 91 actors in six emotions."""
+"""CREMA-D: twelve sentences spoken by 91 actors with six emotions."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from slap_jax.data.collections.entries import Entry, Rejection
 from slap_jax.data.collections.published import Expected, PublishedDataset
-from slap_jax.data.datasets.reading import AudioNames, Row, audio_in, label, labelled_clip, read_table
+from slap_jax.data.datasets.reading import AudioFileIndex, TableRow, label, labelled_clip, list_audio, read_table
 
 _SENTENCES = {
     "IEO": "It's eleven o'clock",
@@ -26,12 +26,12 @@ _SENTENCES = {
 _EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 _LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified"}
 
-# The publisher's README says so of this one file of AudioWAV.
+# According to the publisher's README.
 _WITHOUT_SOUND = "1076_MTI_SAD_XX"
 
 
 class CremaD(PublishedDataset):
-    """The publisher has no splits: all clips are `full`. Split by actor to test on unknown voices."""
+    """The publisher defines no splits, so all clips are in `full`."""
 
     name = "crema_d"
     version = "1.0.0"
@@ -42,36 +42,50 @@ class CremaD(PublishedDataset):
         "Cao, Cooper, Keutmann, Gur, Nenkova, Verma: CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset. "
         "IEEE TAC 5(4), 2014"
     )
-    expected: ClassVar = {"full": Expected(clips=7_442)}  # the publisher's README
+    content = "acted sentences"
+    annotations = "labels: 6 emotions, 12 sentences, 91 actors"
+    expected: ClassVar = {"full": Expected(clips=7_442)}
+    size_source = "the publisher's README"
     layout = """\
-AudioWAV/<actor>_<sentence>_<emotion>_<level>.wav      the files of Git LFS, not the pointers to them
-SentenceFilenames.csv                                  tells which clips are missing; may be absent"""
+AudioWAV/<actor>_<sentence>_<emotion>_<level>.wav      the Git LFS files, not the pointers
+SentenceFilenames.csv                                  optional: the full list of clips"""
+    notes = """\
+- Clone the repository with Git LFS; a zip download has only pointers, which are rejected as `unreadable_audio`.
+- The publisher defines no splits. Split by actor to test on unknown voices.
+- Labels: `label=anger` (`disgust`, `fear`, `happy`, `neutral`, `sad`), `level=unspecified` (`low`, `medium`, `high`),
+  `actor=1001`, `sentence=Don't forget a jacket`. There are no captions.
+- `1076_MTI_SAD_XX` has no sound, according to the README, and is left out as `excluded_no_sound`. The other faults in
+  the README concern MP3 and video files only.
+- `1040_ITH_SAD_X` of earlier copies is read as `1040_ITH_SAD_XX`. Other malformed names are rejected as
+  `missing_label`.
+- With `SentenceFilenames.csv`, missing clips are rejected as `missing_file`; without it, the existing files are
+  read."""
 
     def entries(self) -> Iterator[Entry | Rejection]:
-        """Lists the clips in the order of the publisher's table, or by name where there is none."""
+        """Lists the clips in the order of the publisher's table, or by name without one."""
         folder = self.require("AudioWAV")
-        files = AudioNames([folder])
+        files = AudioFileIndex([folder])
         table = self.root / "SentenceFilenames.csv"
         rows = read_table(table, ("Filename",)) if table.is_file() else _rows_of_files(folder)
         for row in rows:
             yield row if isinstance(row, Rejection) else self._clip(row, files)
 
-    def _clip(self, row: Row, files: AudioNames) -> Entry | Rejection:
+    def _clip(self, row: TableRow, files: AudioFileIndex) -> Entry | Rejection:
         name = row.fields["Filename"]
         if name == _WITHOUT_SOUND:
-            return Rejection(row.where, name, "excluded_no_sound", "the publisher says that this file has no sound")
-        # Earlier copies have one file that ends in X instead of XX.
+            return Rejection(row.where, name, "excluded_no_sound", "the publisher states that this file has no sound")
+        # In earlier copies, one file name ends in X instead of XX.
         audio = files.find(name, name.removesuffix("X"))
         return labelled_clip(self, audio, id=name, split="full", labels=_labels(name), where=row.where)
 
 
-def _rows_of_files(folder: Path) -> Iterator[Row]:
-    for path in audio_in(folder):
-        yield Row(f"{folder.name}/{path.name}", {"Filename": re.sub("_X$", "_XX", path.stem)})
+def _rows_of_files(folder: Path) -> Iterator[TableRow]:
+    for path in list_audio(folder):
+        yield TableRow(f"{folder.name}/{path.name}", {"Filename": re.sub("_X$", "_XX", path.stem)})
 
 
 def _labels(name: str) -> list[str]:
-    """Reads the name of a clip; none of another form."""
+    """Returns the labels in a clip's name; none if it is malformed."""
     actor, sentence, emotion, level = (name.split("_") + [""] * 4)[:4]
     if sentence not in _SENTENCES or emotion not in _EMOTIONS or level not in _LEVELS:
         return []

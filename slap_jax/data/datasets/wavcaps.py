@@ -1,4 +1,4 @@
-"""WavCaps: 400,000 clips of four sources, with captions that a language model made of raw descriptions."""
+"""WavCaps: 400,000 clips from four sources with captions that ChatGPT made from raw descriptions."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from slap_jax.data.collections.entries import AudioFile, Entry, Rejection
 from slap_jax.data.collections.published import Expected, LayoutError, PublishedDataset
-from slap_jax.data.datasets.reading import NOTHING, chosen, chosen_splits, read_items
+from slap_jax.data.datasets.reading import NOTHING, parse_selection, read_json_list, selected_splits
 
 # Source -> its file of captions.
 _SOURCES = {
@@ -18,7 +18,7 @@ _SOURCES = {
     "SoundBible": "sb_final.json",
 }
 
-# The publisher's lists of clips that are in evaluation sets too: what is excluded -> file, key in it, source.
+# The publisher's lists of clips that overlap evaluation sets: option value -> file, key in the file, source.
 _EXCLUSIONS = {
     "audiocaps_test": ("blacklist_exclude_test_ac.json", "AudioSet", "AudioSet_SL"),
     "audiocaps": ("blacklist_exclude_all_ac.json", "AudioSet", "AudioSet_SL"),
@@ -28,12 +28,12 @@ _EXCLUSIONS = {
     "vggsound": ("blacklist_exclude_ub8k_esc50_vggsound.json", "AudioSet", "AudioSet_SL"),
 }
 
-# The archives hold their files below this folder of the publisher's machine.
+# Prefix of the paths in the archives.
 _ARCHIVE_FOLDER = "mnt/fast/nobackup/scratch4weeks/xm00178/WavCaps/data/waveforms"
 
 
 class WavCaps(PublishedDataset):
-    """One caption of each clip, for training only; each source is a split."""
+    """For training only: one caption per clip; each source is a split."""
 
     name = "wavcaps"
     version = "1.0.0"
@@ -44,12 +44,15 @@ class WavCaps(PublishedDataset):
         "Mei et al.: WavCaps: A ChatGPT-Assisted Weakly-Labelled Audio Captioning Dataset for Audio-Language "
         "Multimodal Research. TASLP 2024"
     )
+    content = "clips from four sources, up to minutes long"
+    annotations = "1 generated caption"
     expected: ClassVar = {
         "AudioSet_SL": Expected(clips=108_317, captions=1, hours=301),
         "BBC_Sound_Effects": Expected(clips=31_201, captions=1, hours=997),
         "FreeSound": Expected(clips=262_300, captions=1, hours=6_265),
         "SoundBible": Expected(clips=1_232, captions=1, hours=4.5),
     }
+    size_source = "the publisher's page (403,050 clips); hours from the mean durations there"
     layout = f"""\
 json_files/AudioSet_SL/as_final.json
 json_files/BBC_Sound_Effects/bbc_final.json
@@ -59,25 +62,54 @@ json_files/blacklist/blacklist_exclude_test_ac.json
 json_files/blacklist/blacklist_exclude_all_ac.json
 json_files/blacklist/blacklist_exclude_ub8k_esc50_vggsound.json
 audio/<source>/<id>.flac
-    or <source>/, or Zip_files/<source>/, with the folders that the archives hold, or without
+    or <source>/, or Zip_files/<source>/, with or without the folders in the archives
     ({_ARCHIVE_FOLDER}/<source>_flac/)"""
     options: ClassVar = {
         "splits": "+".join(_SOURCES),
         "exclude": "audiocaps_test+clotho+esc50_urbansound8k+vggsound",
     }
+    option_help: ClassVar = {
+        "splits": "only the files of these sources are required",
+        "exclude": "values of the table above; `none` keeps every clip",
+    }
+    notes = """\
+- Train on `"all"`, or give each source its own weight. Long clips (86 s on average in FreeSound) are stored whole and
+  cropped during training.
+- The archives contain folders `mnt/fast/...`, which may stay. If `unzip` reports a zip bomb, run `zip -F
+  AudioSet_SL.zip --out AS.zip` (from the publisher's page).
+- A clone of the GitHub repository has `fsd_final.json` only as a Git LFS pointer, which is reported.
+- The SoundBible archive has 1,320 files, 88 of them without a caption; `slap data check` reports them as unlisted.
+- The JSON files are streamed: 150 MB need a few megabytes of memory.
+- Freesound tags become labels, `tag=...`.
+
+The publisher lists clips that overlap evaluation sets. The option `exclude` leaves them out as `excluded_...`, which
+does not count towards the limit of rejections:
+
+| `exclude` | list, key | ids | overlap |
+| --- | --- | --- | --- |
+| `audiocaps_test` | `test_ac`, AudioSet | 1,451 | the AudioCaps clips that the authors had: 957 test, 494 validation |
+| `audiocaps` | `all_ac`, AudioSet | 50,725 | these, and 49,274 training clips of AudioCaps |
+| `clotho_test` | `test_ac`, FreeSound | 2,078 | validation and evaluation of Clotho |
+| `clotho` | `all_ac`, FreeSound | 5,905 | all of Clotho |
+| `esc50_urbansound8k` | `ub8k_esc50_vggsound`, FreeSound | 2,219 | ESC-50, UrbanSound8K |
+| `vggsound` | `ub8k_esc50_vggsound`, AudioSet | 15,510 | VGGSound |
+
+The ids were counted in the lists without repetitions and compared with the tables of AudioCaps. 18 of its 975 test
+clips and one validation clip are on no list: if you evaluate on all 975, up to 18 of them may be in the training
+data."""
 
     def entries(self) -> Iterator[Entry | Rejection]:
-        """Lists the clips source by source, in the order of their files.
+        """Lists the clips source by source in the order of their files.
 
-        A clip on a list of `exclude` is a rejection of reason `excluded_<list>`: left out as intended.
+        A clip on a list of `exclude` becomes a rejection with the reason `excluded_<list>`.
         """
         excluded = self._excluded()
-        for source in chosen_splits(self):
+        for source in selected_splits(self):
             captions = self.require(
                 f"json_files/{source}/{_SOURCES[source]}", f"data/json_files/{source}/{_SOURCES[source]}"
             )
             folder = self._audio_folder(source)
-            for number, item in enumerate(read_items(captions, "data")):
+            for number, item in enumerate(read_json_list(captions, "data")):
                 where = f"{captions.name}:data[{number}]"
                 yield self._entry(where, item, source, folder, excluded.get(source, {}))
 
@@ -87,14 +119,14 @@ audio/<source>/<id>.flac
         if not isinstance(item, dict) or "id" not in item or not isinstance(item.get("caption"), str):
             return Rejection(where, "", "bad_field", f"expected an object with id and caption, found {str(item)[:80]}")
         publisher_id = str(item["id"])
-        stem = publisher_id.removesuffix(".wav")  # AudioSet's ids are the names of files in another format
+        stem = publisher_id.removesuffix(".wav")  # ids from AudioSet are file names of another format
         clip_id = f"{source}/{stem}"
         if publisher_id in excluded:
             reason = f"excluded_{excluded[publisher_id]}"
-            return Rejection(where, clip_id, reason, "on the publisher's list of clips that are in this set too")
+            return Rejection(where, clip_id, reason, "the publisher lists this clip as part of that evaluation set")
         caption = item["caption"].strip()
         if not caption:
-            return Rejection(where, clip_id, "empty_caption", "the caption is empty; expected words")
+            return Rejection(where, clip_id, "empty_caption", "the caption is empty; expected text")
         audio = next((path for suffix in (".flac", ".wav") if (path := folder / (stem + suffix)).is_file()), None)
         if audio is None:
             return Rejection(where, clip_id, "missing_file", f"{folder} has no {stem}.flac; extract its archive again")
@@ -114,35 +146,35 @@ audio/<source>/<id>.flac
         )
 
     def _excluded(self) -> dict[str, dict[str, str]]:
-        """Returns source -> publisher's id -> the first list that it is on."""
-        found: dict[str, dict[str, str]] = {}
-        for exclusion in chosen(self, "exclude", tuple(_EXCLUSIONS)):
+        """Returns source -> publisher's id -> the first selected list that contains it."""
+        excluded: dict[str, dict[str, str]] = {}
+        for exclusion in parse_selection(self, "exclude", tuple(_EXCLUSIONS)):
             name, key, source = _EXCLUSIONS[exclusion]
             path = self.require(f"json_files/blacklist/{name}", f"data/json_files/blacklist/{name}")
             try:
                 ids = json.loads(path.read_text(encoding="utf-8"))[key]
             except (ValueError, KeyError, TypeError) as error:
-                raise LayoutError(f'{path} is not JSON like {{"{key}": [ids]}} ({error}): get it again') from error
+                raise LayoutError(f'{path} is not JSON like {{"{key}": [ids]}} ({error}); download it again') from error
             for publisher_id in ids:
-                found.setdefault(source, {}).setdefault(str(publisher_id), exclusion)
-        return found
+                excluded.setdefault(source, {}).setdefault(str(publisher_id), exclusion)
+        return excluded
 
     def _audio_folder(self, source: str) -> Path:
-        """Returns the first folder with FLAC files below one of the places where a source's audio may be."""
-        places = (
+        """Returns the first folder with FLAC files of a source."""
+        candidates = (
             f"audio/{source}",
             f"Audio/{source}",
             source,
             f"Zip_files/{source}",
             f"{_ARCHIVE_FOLDER}/{source}_flac",
         )
-        for place in places:
-            for folder, subfolders, names in os.walk(self.root / place):
+        for candidate in candidates:
+            for folder, subfolders, names in os.walk(self.root / candidate):
                 subfolders.sort()
                 if any(name.endswith(".flac") for name in names):
                     return Path(folder)
-        others = "+".join(name for name in chosen_splits(self) if name != source)
+        others = "+".join(name for name in selected_splits(self) if name != source)
         raise LayoutError(
-            f"{self.root} has no FLAC files of {source} in {', '.join(places)}; extract its archives there, or do "
-            f"without it by the option splits={others or NOTHING}"
+            f"{self.root} has no FLAC files of {source} in {', '.join(candidates)}; extract its archives there, or "
+            f"skip it with the option splits={others or NOTHING}"
         )

@@ -32,7 +32,7 @@ from slap_jax.data.collections.folders import walk_files
 from slap_jax.data.collections.open_collection import open_collection
 from slap_jax.data.collections.published import LayoutError, PublishedDataset
 from slap_jax.data.collections.read_audio import read_audio
-from slap_jax.data.datasets.reading import chosen_splits
+from slap_jax.data.datasets.reading import selected_splits
 from slap_jax.data.datasets.registry import open_dataset
 from slap_jax.data.index import hash_bytes
 from slap_jax.data.inspect.check_report import (
@@ -105,7 +105,7 @@ def check_collection(
     """
     report = CheckReport(collection.name, str(folder))
     if isinstance(collection, PublishedDataset):
-        for split, expected in chosen_splits(collection).items():
+        for split, expected in selected_splits(collection).items():
             report.splits[split] = SplitCheck(published_clips=expected.clips, published_captions=expected.captions)
     counter = _Counter(report)
     sample = _Sample(decode, seed)

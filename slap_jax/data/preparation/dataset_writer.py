@@ -85,7 +85,7 @@ def record_features() -> tfds.features.FeaturesDict:
     )
 
 
-def information(identity: DatasetIdentity) -> dict[str, Any]:
+def info_fields(identity: DatasetIdentity) -> dict[str, Any]:
     """Returns what TFDS keeps of a data set beside its features and splits."""
     return {
         "description": identity.description,
@@ -237,5 +237,5 @@ def _write_metadata(directory: Path, identity: DatasetIdentity, splits: Mapping[
         split_infos=infos,
         version=identity.version,
         check_data=False,
-        **information(identity),
+        **info_fields(identity),
     )

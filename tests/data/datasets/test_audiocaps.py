@@ -98,7 +98,7 @@ def test_errors_show_what_is_expected(tmp_path):
     with pytest.raises(LayoutError, match="no audio/test or test or audio"):
         listed(AudioCaps(tmp_path, splits="test"))
     write_csv(tmp_path / "test.csv", [("file_name", "caption"), ("a.wav", "x")])
-    with pytest.raises(LayoutError, match="no column 'audiocap_id', but file_name, caption"):
+    with pytest.raises(LayoutError, match="no column 'audiocap_id' among file_name, caption"):
         listed(AudioCaps(tmp_path, splits="test"))
     with pytest.raises(LayoutError, match="names 'dev'; expected some of train, val, test"):
         listed(AudioCaps(tmp_path, splits="train+dev"))

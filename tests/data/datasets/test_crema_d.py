@@ -6,7 +6,7 @@ FAULTY = Rejection(
     "AudioWAV/1076_MTI_SAD_XX.wav",
     "1076_MTI_SAD_XX",
     "excluded_no_sound",
-    "the publisher says that this file has no sound",
+    "the publisher states that this file has no sound",
 )
 
 

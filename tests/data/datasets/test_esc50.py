@@ -62,5 +62,5 @@ def test_no_audio_at_all_is_an_error(tmp_path):
 
 def test_another_table_is_an_error(tmp_path):
     write_csv(publish(tmp_path) / "meta/esc50.csv", [("filename", "label")])
-    with pytest.raises(LayoutError, match="no column 'fold', but filename, label; expected filename, fold, category"):
+    with pytest.raises(LayoutError, match="no column 'fold' among filename, label; expected filename, fold, category"):
         listed(Esc50(tmp_path))

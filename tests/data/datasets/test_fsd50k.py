@@ -32,7 +32,7 @@ def test_several_labels_and_a_licence_of_each_clip(tmp_path):
     entries, rejections = listed(Fsd50k(publish(tmp_path)))
     assert not rejections
     guitar = ("label=Electric guitar", "label=Guitar", "label=Music")
-    whole = "CC-BY-4.0 as a whole; audio: Creative Commons, one licence a clip"
+    whole = "CC-BY-4.0 as a whole; audio: Creative Commons, one licence per clip"
     assert [(entry.id, entry.split, entry.labels, entry.licence) for entry in entries] == [
         ("64760", "train", guitar, "CC-BY-3.0"),
         ("345111", "val", guitar, "CC0-1.0"),

@@ -66,7 +66,7 @@ def test_the_better_annotators_captions_come_first(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("files: [{", "is broken"), ("clips: []", "no list of files"), ("- a", "no list of files")],
+    [("files: [{", "is not YAML"), ("clips: []", "no list `files`"), ("- a", "no list `files`")],
 )
 def test_a_broken_file_of_captions(tmp_path, content, words):
     (publish(tmp_path) / "MACS.yaml").write_text(content)
@@ -76,5 +76,5 @@ def test_a_broken_file_of_captions(tmp_path, content, words):
 
 def test_a_competence_that_is_no_number(tmp_path):
     write_csv(publish(tmp_path) / "MACS_competence.csv", [("annotator_id", "competence"), (7, "high")], delimiter="\t")
-    with pytest.raises(LayoutError, match=r"MACS_competence.csv has a competence that is no number"):
+    with pytest.raises(LayoutError, match=r"MACS_competence.csv has a competence that is not a number"):
         listed(Macs(tmp_path))

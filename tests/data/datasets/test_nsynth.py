@@ -80,7 +80,7 @@ def test_one_split_with_a_missing_note(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": {"pitch": 1', "is no JSON"),
+        ('{"a": {"pitch": 1', "is not JSON"),
         ("[]", "is not of the form"),
         ('{"a": 3}', "is not of the form"),
         ('{"a": {"pitch": 1}}', "examples.json:a has no 'instrument_family_str'; expected instrument_family_str, "),

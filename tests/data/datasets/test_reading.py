@@ -3,7 +3,7 @@ import os
 import pytest
 
 from slap_jax.data.collections.published import LayoutError
-from slap_jax.data.datasets.reading import AudioNames, audio_in, folders_below, label, read_lines
+from slap_jax.data.datasets.reading import AudioFileIndex, label, licence_name, list_audio, read_lines, walk_folders
 from tests.data.datasets.publisher_files import write_wav
 
 
@@ -28,7 +28,7 @@ def test_folders_are_listed_once_in_spite_of_links_and_loops(tmp_path):
     (tmp_path / "root/a").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root/b/deep/loop").symlink_to(tmp_path / "root")
     (tmp_path / "root/c").symlink_to(tmp_path / "root/b")
-    names = [os.path.relpath(folder, tmp_path / "root") for folder in folders_below(tmp_path / "root")]
+    names = [os.path.relpath(folder, tmp_path / "root") for folder in walk_folders(tmp_path / "root")]
     assert names == [".", "a", "b", "b/deep"]
 
 
@@ -43,15 +43,15 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)  # root may read everything, also where tests run
     with pytest.raises(LayoutError, match=r"closed cannot be read \(Permission denied\); change its permissions"):
-        folders_below(tmp_path)
+        walk_folders(tmp_path)
 
 
 def test_audio_of_a_folder_is_neither_hidden_nor_text(tmp_path):
     for name in ("b.WAV", "a.flac", "._a.flac"):
         write_wav(tmp_path / name)
     (tmp_path / "a.txt").write_text("text")
-    assert audio_in(tmp_path) == [tmp_path / "a.flac", tmp_path / "b.WAV"]
-    assert audio_in(tmp_path / "absent") == []
+    assert list_audio(tmp_path) == [tmp_path / "a.flac", tmp_path / "b.WAV"]
+    assert list_audio(tmp_path / "absent") == []
 
 
 def test_lines_have_their_places(tmp_path):
@@ -62,7 +62,7 @@ def test_lines_have_their_places(tmp_path):
 def test_a_file_is_found_by_its_first_name_in_the_first_folder(tmp_path):
     for name in ("one/-a.wav", "two/-a.flac", "two/b.mp3", "two/b.wav", "two/c: d.wav"):
         write_wav(tmp_path / name)
-    files = AudioNames([tmp_path / "one", tmp_path / "absent", tmp_path / "two"])
+    files = AudioFileIndex([tmp_path / "one", tmp_path / "absent", tmp_path / "two"])
     assert len(files) == 3
     assert files.find("-a") == tmp_path / "one/-a.wav"
     assert files.find("absent", "b", "-a") == tmp_path / "two/b.wav"
@@ -73,6 +73,22 @@ def test_a_file_is_found_by_its_first_name_in_the_first_folder(tmp_path):
 def test_a_name_that_fits_two_files_loosely_is_none(tmp_path):
     for name in ("c: d.wav", "c_ d.wav"):
         write_wav(tmp_path / name)
-    files = AudioNames([tmp_path])
+    files = AudioFileIndex([tmp_path])
     assert files.find("c_  d") is None
     assert files.find("c_ d") == tmp_path / "c_ d.wav"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("http://creativecommons.org/publicdomain/zero/1.0/", "CC0-1.0"),
+        ("https://creativecommons.org/licenses/by/3.0/", "CC-BY-3.0"),
+        ("http://creativecommons.org/licenses/by-nc/4.0/legalcode", "CC-BY-NC-4.0"),
+        ("http://creativecommons.org/licenses/sampling+/1.0/", "CC-SAMPLING+-1.0"),
+        ("creativecommons.org/licenses/by", "CC-BY"),
+        (" see the website ", "see the website"),
+        ("", ""),
+    ],
+)
+def test_licence_names(text, name):
+    assert licence_name(text) == name

@@ -105,7 +105,7 @@ def test_a_source_without_audio_is_an_error_that_tells_how_to_do_without(tmp_pat
     [
         ("version https://git-lfs.github.com/spec/v1\noid sha256:4499\nsize 147300685\n", "git lfs pull"),
         ('{"num_captions_per_audio": 1, "clips": []}', "no list 'data'"),
-        ('{"data": [{"id": "1", "caption": "x"}, {"id": ', "broken off"),
+        ('{"data": [{"id": "1", "caption": "x"}, {"id": ', "truncated or not JSON"),
         (b'{"data": [{"id": "1", "caption": "caf\xe9"}]}', "not UTF-8"),
     ],
 )
@@ -130,4 +130,4 @@ def test_items_are_the_same_however_the_text_is_cut_into_blocks(tmp_path, monkey
     # The key must be in the first block.
     whole = path.read_text().index("[") + 1
     monkeypatch.setattr(json_items, "_BLOCK", max(block, whole))
-    assert list(json_items.read_items(path, "data")) == items
+    assert list(json_items.read_json_list(path, "data")) == items
