@@ -2,11 +2,11 @@
 
 import json
 import sys
-import types
 
 import pytest
 
 from slap_jax.cli import main
+from slap_jax.data.preparation import runners
 from slap_jax.data.records import open_split, split_sizes
 from tests.data.datasets.publisher_files import write_csv, write_wav
 from tests.data.tiny_data import tiny_dataset, write_manifest, write_tone
@@ -75,12 +75,10 @@ def test_flags_of_the_engine_are_passed_on(manifest, tmp_path, monkeypatch):
     calls = []
 
     def run_beam(plans, staging, flags):
-        from slap_jax.data.preparation.runners import run_local
-
         calls.append((len(plans), flags))
-        run_local(plans, staging, 1)
+        runners.run_local(plans, staging, 1)
 
-    monkeypatch.setitem(sys.modules, "slap_jax.data.preparation.runners", types.SimpleNamespace(run_beam=run_beam))
+    monkeypatch.setattr(runners, "run_beam", run_beam)
     words = ["prepare", str(manifest), str(tmp_path / "out"), "--runner", "FlinkRunner"]
     assert main([*words, "--flink_master", "host:8081", "--parallelism=4"]) == 0
     assert calls == [(2, ["--runner", "FlinkRunner", "--flink_master", "host:8081", "--parallelism=4"])]

@@ -10,7 +10,7 @@ import pytest
 
 from slap_jax.data.collections.entries import AudioFile, Entry, Rejection, TableCell
 from slap_jax.data.collections.published import Expected, LayoutError, PublishedDataset
-from slap_jax.data.datasets.reading import Row, read_table
+from slap_jax.data.datasets.reading import TableRow, read_table
 from slap_jax.data.datasets.registry import DATASETS
 from slap_jax.data.inspect import check as check_module
 from slap_jax.data.inspect.check import check, check_collection
@@ -36,7 +36,7 @@ class Beeps(PublishedDataset):
     def entries(self):
         for split in self.settings["splits"].split("+"):
             for row in read_table(self.require(f"{split}.csv"), ("name", "first", "second")):
-                assert isinstance(row, Row)
+                assert isinstance(row, TableRow)
                 audio = self.root / f"{row.fields['name']}.wav"
                 if not audio.is_file():
                     yield Rejection(row.where, row.fields["name"], "missing_file", f"no {audio.name}")
