@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from slap_jax.objectives.contrastive import ClipKeys, are_negatives, sigmoid_loss, softmax_loss
+from slap_jax.objectives.contrastive import ClipKeys, negatives_mask, sigmoid_loss, softmax_loss
 from slap_jax.parallel.sharding import AXES, BATCH_SPEC
 
 EMBED_DIM, BLOCK = 512, 1_024
@@ -39,7 +39,7 @@ def dense(form: str) -> Callable[..., Array]:
         audio: Float[Array, "N E"], text: Float[Array, "N E"], scale: Array, bias: Array, keys: ClipKeys
     ) -> Float[Array, ""]:
         scores = scale * jnp.matmul(audio, text.T, precision="highest")
-        negatives, own = are_negatives(keys, keys), jnp.diagonal(scores)
+        negatives, own = negatives_mask(keys, keys), jnp.diagonal(scores)
         if form == "softmax":
             masked = jnp.where(negatives | jnp.eye(len(own), dtype=bool), scores, -jnp.inf)
             losses = jax.nn.logsumexp(masked, axis=0) + jax.nn.logsumexp(masked, axis=1) - 2 * own

@@ -30,7 +30,7 @@ from slap_jax.evaluation.zero_shot import accuracy, mean_average_precision
 from slap_jax.inference.classifier import Classifier, FinetuneError, read_classifier
 from slap_jax.inference.embedder import Embedder
 from slap_jax.models.caption_decoder import CaptionDecoder
-from slap_jax.models.encoders import token_segments
+from slap_jax.models.encoders import token_segment_ids
 from slap_jax.objectives.captioning import next_tokens, token_losses
 
 _HEAD_CLIPS_AT_ONCE = 256
@@ -260,7 +260,7 @@ class CaptionLoss:
         model, decoder = self._embedder.model(params), nnx.merge(self._graph, decoder_params)
         patches = model.audio_patches(batch.waveform, batch.audio_segment_ids)
         memory = model.audio_tokens(patches, batch.audio_segment_ids, batch.audio_positions)
-        owners = token_segments(batch.audio_segment_ids, self._embedder.patches)
+        owners = token_segment_ids(batch.audio_segment_ids, self._embedder.patches)
         hidden = decoder(batch.text_tokens, batch.text_segment_ids, batch.text_positions, memory, owners)
         targets, real = next_tokens(batch.text_tokens, batch.text_segment_ids)
         chunk = self._config.objectives.captioning.vocabulary_chunk

@@ -23,7 +23,7 @@ from slap_jax.config.defaults import patches_per_column, samples_per_column
 from slap_jax.export.packages import require_packages
 from slap_jax.inference.embedder import inference_config, one_clip_rows
 from slap_jax.models.caption_decoder import CaptionDecoder
-from slap_jax.models.encoders import token_segments
+from slap_jax.models.encoders import token_segment_ids
 from slap_jax.models.slap import Slap
 from slap_jax.parallel.sharding import compiling_for
 from slap_jax.params import flatten, unflatten
@@ -110,7 +110,7 @@ class Programs:
         assert self.decoder_graph is not None
         memory, segments = self._audio_tokens(self._merged(weights), waveform, samples)
         decoder = nnx.merge(self.decoder_graph, unflatten(weights)["objectives"]["captioning"]["decoder"])
-        owners = token_segments(segments, self.patches)
+        owners = token_segment_ids(segments, self.patches)
         return decoder.greedy(memory, owners, 1, self.config.data.max_caption_tokens)[:, 0]
 
     def _audio_tokens(self, model: Slap, waveform: Array, samples: Array) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from slap_jax.errors import UserError
 from slap_jax.inference.embedder import AudioProgram, Embedder, one_clip_rows
 from slap_jax.models.caption_decoder import CaptionDecoder
-from slap_jax.models.encoders import token_segments
+from slap_jax.models.encoders import token_segment_ids
 
 
 class CaptionError(UserError, ValueError):
@@ -75,7 +75,7 @@ class Captioner:
         decoder = nnx.merge(self._graph, decoder_params)
         segments, columns = one_clip_rows(samples, waveform.shape[1] // per_column, per_column)
         memory = model.audio_tokens(model.audio_patches(waveform, segments), segments, columns)
-        memory_segments = token_segments(segments, self._embedder.patches)
+        memory_segments = token_segment_ids(segments, self._embedder.patches)
         if self._beam == 1:
             return decoder.greedy(memory, memory_segments, 1, self._max_tokens)[:, 0]
         return decoder.beam(memory, memory_segments, 1, self._max_tokens, self._beam)[0][:, 0]

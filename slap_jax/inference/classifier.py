@@ -16,7 +16,7 @@ from slap_jax.checkpoints.read_model import read_model
 from slap_jax.errors import UserError
 from slap_jax.inference.audio_input import Audio, read_audio
 from slap_jax.inference.embedder import Embedder, one_clip_rows
-from slap_jax.models.encoders import token_segments
+from slap_jax.models.encoders import token_segment_ids
 from slap_jax.models.slap import ClassificationHead, class_probabilities
 
 
@@ -70,7 +70,7 @@ class Classifier:
             samples, waveform.shape[1] // self._embedder.per_column, self._embedder.per_column
         )
         tokens = model.audio_tokens(model.audio_patches(waveform, segments), segments, columns)
-        pooled = model.audio_pooling(tokens, token_segments(segments, model.patches), 1)[:, 0]
+        pooled = model.audio_pooling(tokens, token_segment_ids(segments, model.patches), 1)[:, 0]
         return class_probabilities(nnx.merge(self._head_graph, head)(pooled), self.multi_label)
 
 

@@ -82,7 +82,7 @@ class AttentionPooling(nnx.Module):
         return pooled + self.mlp(self.norm(pooled))
 
 
-def token_segments(audio_segment_ids: Int[Array, "R C"], patches: int) -> Int[Array, "R L"]:
+def token_segment_ids(audio_segment_ids: Int[Array, "R C"], patches: int) -> Int[Array, "R L"]:
     """Returns the owner of each token: F = `patches` tokens in a column, frequency fastest."""
     return jnp.repeat(audio_segment_ids, patches, axis=1)
 
@@ -121,7 +121,7 @@ class AudioEncoder(nnx.Module):
         if mask is not None:
             x = jnp.where(mask[..., None], self.mask_token[...].astype(x.dtype), x)
         rotation = rotation_2d(audio_positions, self.patches, self.head_dim, *self.rope_bases)
-        return self.transformer(x, token_segments(audio_segment_ids, self.patches), rotation)
+        return self.transformer(x, token_segment_ids(audio_segment_ids, self.patches), rotation)
 
 
 class TextEncoder(nnx.Module):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from slap_jax.models import frontend
-from slap_jax.models.encoders import AttentionPooling, AudioEncoder, TextEncoder, token_segments
+from slap_jax.models.encoders import AttentionPooling, AudioEncoder, TextEncoder, token_segment_ids
 from slap_jax.models.layers import Linear, RMSNorm
 from slap_jax.parallel.sharding import BATCH_SPEC, constrain, shard_map_if_mesh
 
@@ -78,7 +78,7 @@ class Slap(nnx.Module):
         self, tokens: Float[Array, "R L D"], audio_segment_ids: Int[Array, "R C"], slots: int
     ) -> Float[Array, "R K E"]:
         """Returns fp32 unit vectors, one for each slot; zeros for an empty slot."""
-        segments = token_segments(audio_segment_ids, self.patches)
+        segments = token_segment_ids(audio_segment_ids, self.patches)
         return unit(self.audio_projection(self.audio_pooling(tokens, segments, slots)))
 
     def text_tokens(

@@ -1,8 +1,8 @@
-"""Every clip's audio against every caption of the global batch: tile by tile, with the captions going round a ring.
+"""Reductions over all N x N pairs of audio and captions in the global batch, one tile at a time.
 
-A device keeps the audio of its own clips. Its captions go from neighbour to neighbour, a block at a time, and with them
-what has been summed up for each; after one round they are home again, and have met the audio of every device. Memory
-thus grows with the clips of the device and not with those of the batch, and the scores of one tile are all there are.
+Every device keeps the audio of its own clips. Blocks of captions travel round the ring of devices together with their
+partial results, and have met all audio when they are back home. Memory grows with the clips of one device instead of
+the global batch, and only one tile of scores exists at a time.
 """
 
 import functools
@@ -13,100 +13,104 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from slap_jax.parallel.sharding import axis_size, shard_map_if_mesh
+from slap_jax.parallel.sharding import AXES, BATCH_AXES, axis_size, shard_map_if_mesh
 
-# A pytree of arrays whose leading axis is that of the clips: all of them, a device's, or a tile's.
+# A pytree of arrays whose leading axis is clips: those of the batch, of a device or of a tile.
 Clips = Any
 Tile = Callable[[Clips, Clips], tuple[Clips, Clips]]
 Merge = Callable[[Array, Array], Array]
 
 
-def over_all_pairs(
-    tile: Tile, audio: Clips, text: Clips, block: int, merge: Merge = jnp.add, nothing: float = 0.0
+def reduce_over_pairs(
+    tile: Tile, audio: Clips, text: Clips, block: int, merge: Merge = jnp.add, identity: float = 0.0
 ) -> tuple[Clips, Clips]:
-    """Reduces a function of all N x N pairs over the captions of each audio, and over the audio of each caption.
+    """Reduces a function of all pairs over the captions of each audio and over the audio of each caption.
 
-    It is not differentiated: the losses compute their gradients with a second round.
+    Not differentiable; the losses compute their gradients with a second reduction.
 
     Args:
-        tile: of some clips' audio and some captions; returns what each audio has of those captions, and each caption
-            of that audio. What it gets beyond the last clip is zeros.
-        audio: what is known of each clip's audio, arrays [N, ...].
-        text: what is known of each clip's caption, arrays [N, ...].
-        block: at most so many audio, and so many captions, are in a tile.
-        merge: of two parts of a result, elementwise; associative and commutative.
-        nothing: the part that changes nothing.
+        tile: maps a block of audio and a block of captions to two partial results, one per audio and one per caption.
+            Clips beyond the last one are zeros.
+        audio: what the tile reads of each clip's audio, arrays [N, ...].
+        text: what the tile reads of each clip's caption, arrays [N, ...].
+        block: maximum number of audio, and of captions, in a tile.
+        merge: combines two partial results elementwise; associative and commutative.
+        identity: neutral element of `merge`.
 
     Returns:
-        What the tiles' first results, and what their second ones, merge to: arrays [N, ...].
+        The merged first and second results of the tiles, arrays [N, ...].
     """
     axes = ring_axes(jax.tree.leaves(audio)[0].shape[0])
     spec = PartitionSpec(axes)
-    rounds = functools.partial(_rounds, tile, block, merge, nothing, axes)
-    return shard_map_if_mesh(rounds, (spec, spec), (spec, spec))(audio, text)
+    local = functools.partial(_reduce_local, tile, block, merge, identity, axes)
+    return shard_map_if_mesh(local, (spec, spec), (spec, spec))(audio, text)
 
 
-def ring_axes(clips: int) -> tuple[str, ...]:
-    """The mesh axes over which N clips are split: `tensor` too if it divides them, though its ways have the same rows.
+def ring_axes(num_clips: int) -> tuple[str, ...]:
+    """Returns the mesh axes over which the clips are split: all of them if they divide N, else those of the batch.
 
-    Each way then takes a share of the pairs; else all of them do the same work.
+    Devices along `tensor` hold the same rows. Splitting the clips over them too shares the pairs out; otherwise they
+    all compute the same pairs.
     """
-    axes = ("data", "fsdp", "tensor")
-    return axes if clips % math.prod(map(axis_size, axes)) == 0 else axes[:2]
+    return AXES if num_clips % math.prod(map(axis_size, AXES)) == 0 else BATCH_AXES
 
 
-def _rounds(
-    tile: Tile, block: int, merge: Merge, nothing: float, axes: tuple[str, ...], audio: Clips, text: Clips
+def _reduce_local(
+    tile: Tile, block: int, merge: Merge, identity: float, axes: tuple[str, ...], audio: Clips, text: Clips
 ) -> tuple[Clips, Clips]:
-    """What one device does, with the audio and the captions of its own clips."""
-    clips = jax.tree.leaves(audio)[0].shape[0]
-    audio, text = _blocks(audio, block), _blocks(text, block)
-    shapes = jax.eval_shape(tile, *jax.tree.map(lambda x: x[0], (audio, text)))
-    empty_audio, empty_text = jax.tree.map(lambda x: jnp.full(x.shape, nothing, x.dtype), shapes)
-    blocks = jax.tree.leaves(audio)[0].shape[0]
-    merged = functools.partial(jax.tree.map, merge)
-    ways = math.prod(map(axis_size, axes))
+    """Computes one device's part of the reduction.
+
+    for text_block in blocks of the device's captions:          # text_loop
+        for hop in range(num_shards):                           # ring_loop
+            for audio_block in blocks of the device's audio:    # audio_loop
+                audio_part, text_part = tile(audio_block, text_block)
+                audio_acc[audio_block] = merge(audio_acc[audio_block], audio_part)
+                text_acc = merge(text_acc, text_part)
+            text_block, text_acc = what the neighbour had
+    """
+    num_clips = jax.tree.leaves(audio)[0].shape[0]
+    audio_blocks, text_blocks = _split_into_blocks(audio, block), _split_into_blocks(text, block)
+    num_shards = math.prod(map(axis_size, axes))
+    neighbours = [(device, (device - 1) % num_shards) for device in range(num_shards)]
+    part_shapes = jax.eval_shape(tile, *jax.tree.map(lambda x: x[0], (audio_blocks, text_blocks)))
+    audio_init, text_init = jax.tree.map(lambda x: jnp.full(x.shape, identity, x.dtype), part_shapes)
+    merge_trees = functools.partial(jax.tree.map, merge)
 
     def send(tree: Clips) -> Clips:
-        if ways == 1:
-            return tree
-        neighbours = [(device, (device - 1) % ways) for device in range(ways)]
-        return jax.tree.map(lambda x: jax.lax.ppermute(x, axes, neighbours), tree)
+        return jax.tree.map(lambda x: jax.lax.ppermute(x, axes, neighbours), tree) if num_shards > 1 else tree
 
-    def one_round(of_audio: Clips, text: Clips) -> tuple[Clips, Clips]:
-        (_, of_audio, of_text), _ = jax.lax.scan(one_hop, (text, of_audio, empty_text), None, length=ways)
-        return of_audio, send(of_text)
+    def text_loop(audio_acc: Clips, home_block: Clips) -> tuple[Clips, Clips]:
+        def ring_loop(carry: tuple[Clips, Clips, Clips], _: None) -> tuple[tuple[Clips, Clips, Clips], None]:
+            text_block, audio_acc, text_acc = carry
 
-    def one_hop(carry: tuple[Clips, Clips, Clips], _: None) -> tuple[tuple[Clips, Clips, Clips], None]:
-        text, of_audio, of_text = carry
-        to_text, of_audio = jax.lax.scan(functools.partial(one_tile, text), empty_text, (audio, of_audio))
-        # What was summed up for these captions comes a hop behind them, so that sending need not wait for the work.
-        return (send(text), of_audio, merged(send(of_text), to_text)), None
+            def audio_loop(text_sum: Clips, inputs: tuple[Clips, Clips]) -> tuple[Clips, Clips]:
+                audio_block, audio_sum = inputs
+                audio_part, text_part = tile(audio_block, text_block)
+                return merge_trees(text_sum, text_part), merge_trees(audio_sum, audio_part)
 
-    def one_tile(text: Clips, of_text: Clips, blocks: tuple[Clips, Clips]) -> tuple[Clips, Clips]:
-        audio, of_audio = blocks
-        to_audio, to_text = tile(audio, text)
-        return merged(of_text, to_text), merged(of_audio, to_audio)
+            text_update, audio_acc = jax.lax.scan(audio_loop, text_init, (audio_blocks, audio_acc))
+            # `text_acc` travels one hop behind its captions, so that sending them need not wait for the tiles.
+            return (send(text_block), audio_acc, merge_trees(send(text_acc), text_update)), None
 
-    of_audio = jax.tree.map(lambda x: jnp.broadcast_to(x, (blocks, *x.shape)), empty_audio)
-    of_audio, of_text = jax.lax.scan(one_round, of_audio, text)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:clips], (of_audio, of_text))
+        carry = (home_block, audio_acc, text_init)
+        (_, audio_acc, text_acc), _ = jax.lax.scan(ring_loop, carry, None, length=num_shards)
+        return audio_acc, send(text_acc)
+
+    num_blocks = jax.tree.leaves(audio_blocks)[0].shape[0]
+    audio_acc = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_blocks, *x.shape)), audio_init)
+    audio_acc, text_acc = jax.lax.scan(text_loop, audio_acc, text_blocks)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_clips], (audio_acc, text_acc))
 
 
-def _blocks(tree: Clips, block: int) -> Clips:
-    """Cuts the clips into the fewest blocks of equal size, [n, ...] to [n / block, block, ...], filled with zeros."""
+def _split_into_blocks(tree: Clips, block: int) -> Clips:
+    """Splits the clips into the fewest blocks of equal size, padded with zeros: [N, ...] to [B, b, ...]."""
 
-    def cut(x: Array) -> Array:
+    def split(x: Array) -> Array:
         count = -(-x.shape[0] // block)
         size = -(-x.shape[0] // count)
         padding = [(0, count * size - x.shape[0])] + [(0, 0)] * (x.ndim - 1)
         return jnp.pad(x, padding).reshape(count, size, *x.shape[1:])
 
-    return jax.tree.map(cut, tree)
-
-
-def exact_product(left: Float[Array, "N E"], right: Float[Array, "E M"]) -> Float[Array, "N M"]:
-    """Matrix product in true fp32, which matrix units of accelerators round to less unless they are told."""
-    return jnp.matmul(left, right, precision="highest")
+    return jax.tree.map(split, tree)

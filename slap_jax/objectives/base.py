@@ -1,11 +1,11 @@
-"""What the objectives look at: passes of student and teacher, each computed once and only if one asks for it.
+"""What the objectives share: the context of a step, the context of a batch, the patch mask and clip weights.
 
-What the losses know of the global batch, in however many parts the towers see it.
+`StepContext` belongs to the rows that a forward pass sees: it runs each pass of student and teacher once, and only if
+an objective reads it. `BatchContext` holds facts of the global batch, into however many parts the forward pass cuts it.
 
-What a clip counts in an objective: the factors of `config.data.train.NAME.objectives`, looked up on the device.
-
-Each objective is a mean, over clips or over tokens; with factors it is a weighted mean, so only their ratios matter.
-Where all sources count alike there are no weights at all, and the program is the one without them.
+Every objective is a mean over clips or tokens. Each source of training data may weigh its clips in each objective
+(`config.data.train.NAME.objectives`): the mean is then a weighted mean, so only the ratios of the weights matter. If
+all sources have the same weight there are no weights, and the program is the one without them.
 """
 
 import dataclasses
@@ -15,15 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, Shaped
 from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
 from slap_jax.config.defaults import patches_per_column
-from slap_jax.models.encoders import token_segments
+from slap_jax.models.encoders import token_segment_ids
 from slap_jax.models.frontend import patches, spec_augment
 from slap_jax.models.slap import Slap
-from slap_jax.objectives.masking import random_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +34,18 @@ class LossTerm:
 
 
 class StepContext:
-    """Lazy views of one part of the batch's rows; under `jit`, a view that no objective reads costs nothing.
+    """Lazily computed tensors for some rows of the batch; under `jit`, one that no objective reads costs nothing.
 
-    Student and teacher share one augmented spectrogram, so that the teacher's targets differ from the student's
-    input by the patch mask alone (reference: the paper is silent; DINOv2 and iBOT mask one view the same way).
+    Student and teacher share one augmented spectrogram, so the teacher's input differs from the student's only by the
+    patch mask (the paper does not say; DINOv2 and iBOT mask one view in the same way).
 
-    Each pass is a call of its own: a device's rows fill its matrix units (16 rows of 2,048 patches are 32,768 rows of
-    every product), and one pass at a time needs less memory. Masked and unmasked pass as one call on twice the rows
-    would read and gather the weights, and sum their gradients over devices, once instead of twice, but need the space
-    of two passes. Compiled for a tower of 12 x 768 with `remat="full"`: on v5e:2x2 with 16 rows a device, 43 instead
-    of 86 MB are summed for each three layers, and temporaries are 6.4 instead of 4.1 GB; with `fsdp=8` and 2 rows of
-    1,024 patches, 256 instead of 427 MB are gathered, and temporaries are 1.1 instead of 0.6 GB. The sums are below a
-    hundredth of the step; memory is what it runs out of.
+    The masked and the unmasked pass are two calls of the tower rather than one on twice the rows. A device's rows
+    already fill its matrix units (16 rows of 2,048 patches are 32,768 rows in every matrix product), and two passes in
+    sequence need less memory. One call would gather the weights and sum their gradients over devices once instead of
+    twice, but hold the activations of both. Compiled for a tower of 12 x 768 with `remat="full"`: on v5e:2x2 with 16
+    rows per device, it sums 43 instead of 86 MB for every three layers, and its temporaries are 6.4 instead of 4.1 GB;
+    with `fsdp=8` and 2 rows of 1,024 patches, it gathers 256 instead of 427 MB, with 1.1 instead of 0.6 GB of
+    temporaries. The sums take less than a hundredth of the step; memory is the limit.
     """
 
     def __init__(
@@ -59,14 +58,14 @@ class StepContext:
         key: PRNGKeyArray,
         config: ConfigDict,
     ):
-        """Prepares the views.
+        """Derives the random keys of each row; every tensor is computed on first use.
 
         Args:
             student: the model being trained.
-            teacher: the same graph with the averaged parameters where an objective asked for them.
-            teacher_objectives: the objectives' own modules with the averaged parameters.
-            batch: rows of the global batch, or all of them.
-            row_numbers: their places in the global batch, from which each row's randomness is derived.
+            teacher: the same graph, with averaged parameters where an objective asked for them.
+            teacher_objectives: the objectives' own modules with averaged parameters.
+            batch: some or all rows of the global batch.
+            row_numbers: indices of these rows in the global batch; each row's randomness depends on its index.
             key: randomness of this step.
             config: the whole configuration.
         """
@@ -77,13 +76,13 @@ class StepContext:
         self.slots = batch.clip_valid.shape[1]
 
     @functools.cached_property
-    def token_segments(self) -> Int[Array, "R L"]:
-        """The slot of each audio token, 0 for padding."""
-        return token_segments(self.batch.audio_segment_ids, patches_per_column(self.config.audio))
+    def token_segment_ids(self) -> Int[Array, "R L"]:
+        """Segment id of each audio token, 0 for padding."""
+        return token_segment_ids(self.batch.audio_segment_ids, patches_per_column(self.config.audio))
 
     @functools.cached_property
     def patches(self) -> Float[Array, "R L P"]:
-        """Normalised, augmented log-mel patches."""
+        """Normalised and augmented log-mel patches."""
         batch, audio = self.batch, self.config.audio
         mel = self.student.audio_mel(batch.waveform, batch.audio_segment_ids)
         mel = spec_augment(
@@ -93,20 +92,20 @@ class StepContext:
 
     @functools.cached_property
     def mask(self) -> Bool[Array, "R L"]:
-        """The patches that the student does not see: a random share of every clip's."""
+        """Patches hidden from the student: a random fraction of each clip's."""
         ratio = self.config.objectives.distillation.mask_ratio
-        return random_mask(self.mask_keys, self.token_segments, self.slots, ratio)
+        return random_mask(self.mask_keys, self.token_segment_ids, self.slots, ratio)
 
     @functools.cached_property
     def masked_audio_tokens(self) -> Float[Array, "R L D"]:
-        """The student's dense features of the masked view."""
+        """The student's dense features of the masked patches."""
         return self.student.audio_tokens(
             self.patches, self.batch.audio_segment_ids, self.batch.audio_positions, mask=self.mask
         )
 
     @functools.cached_property
     def audio_tokens(self) -> Float[Array, "R L D"]:
-        """The student's dense features, before pooling, that the contrastive and captioning objectives read."""
+        """The student's dense features for the contrastive, captioning and classification objectives."""
         distillation = self.config.objectives.distillation
         if distillation.weight > 0 and distillation.view == "shared":
             return self.masked_audio_tokens
@@ -114,14 +113,14 @@ class StepContext:
 
     @functools.cached_property
     def teacher_audio_tokens(self) -> Float[Array, "R L D"]:
-        """The teacher's dense features of the unmasked view, without gradient."""
+        """The teacher's dense features of all patches, without gradient."""
         tokens = self.teacher.audio_tokens(self.patches, self.batch.audio_segment_ids, self.batch.audio_positions)
         return jax.lax.stop_gradient(tokens)
 
     @functools.cached_property
     def pooled_audio(self) -> Float[Array, "R K D"]:
-        """The clips' audio features after pooling, before the projection."""
-        return self.student.audio_pooling(self.audio_tokens, self.token_segments, self.slots)
+        """Audio features of each clip after pooling, before the projection."""
+        return self.student.audio_pooling(self.audio_tokens, self.token_segment_ids, self.slots)
 
     @functools.cached_property
     def audio_embeddings(self) -> Float[Array, "R K E"]:
@@ -137,44 +136,68 @@ class StepContext:
 
 
 class BatchContext:
-    """Facts of the global batch, computed once and only if a loss asks; no tower is run here."""
+    """Lazily computed facts of the global batch; no tower runs here."""
 
     def __init__(
         self, batch: PackedBatch, teacher_objectives: Mapping[str, Any], progress: Float[Array, ""], config: ConfigDict
     ):
-        """Prepares.
+        """Stores the arguments.
 
         Args:
             batch: the global packed batch.
-            teacher_objectives: the objectives' own modules with the averaged parameters where one asked for them.
-            progress: share of the planned steps done, 0 to 1.
+            teacher_objectives: the objectives' own modules, with averaged parameters where one asked for them.
+            progress: fraction of the planned steps done, 0 to 1.
             config: the whole configuration.
         """
         self.batch, self.teacher_objectives, self.progress, self.config = batch, teacher_objectives, progress, config
-        self.slots = batch.clip_valid.shape[1]
-
-    @functools.cached_property
-    def token_segments(self) -> Int[Array, "R L"]:
-        """The slot of each audio token, 0 for padding."""
-        return token_segments(self.batch.audio_segment_ids, patches_per_column(self.config.audio))
 
     @functools.cached_property
     def clip_count(self) -> Float[Array, ""]:
-        """N, the valid clips of the global batch (at least 1, so that it divides)."""
+        """N, the number of valid clips in the global batch, but at least 1 since it is a divisor."""
         return jnp.maximum(jnp.sum(self.batch.clip_valid, dtype=jnp.float32), 1.0)
 
     def clip_weights(self, objective: str) -> Float[Array, "R K"] | None:
-        """What each clip counts in an objective by its source, 0 for empty slots; None where all clips count alike."""
+        """Returns the weight of each clip in an objective, as `clip_weights` does."""
         return clip_weights(self.batch, self.config.data.train, objective)
 
 
-def clip_weights(batch: PackedBatch, sources: ConfigDict, objective: str) -> Float[Array, "R K"] | None:
-    """Returns what each clip counts in an objective, 0 for empty slots; None where all sources count alike.
+def random_mask(keys: Key[Array, " R"], segment_ids: Int[Array, "R L"], slots: int, ratio: float) -> Bool[Array, "R L"]:
+    """Masks `round(ratio * n)` of the n tokens of each clip, uniformly at random.
 
     Args:
-        batch: of which `clip_source` and `clip_valid` are read.
+        keys: randomness of each row, so that a row's mask does not depend on other rows.
+        segment_ids: segment of each token, 0 for padding, which is never masked.
+        slots: K.
+        ratio: fraction to mask.
+
+    Returns:
+        True where the student sees the mask token.
+    """
+    length = segment_ids.shape[1]
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
+    index = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), segment_ids.shape)
+    # Sorted by (segment, noise), each clip's tokens are contiguous and in random order.
+    _, _, order = jax.lax.sort((segment_ids, noise, index), num_keys=2)
+    _, place = jax.lax.sort((order, index), num_keys=1)  # the inverse permutation
+    counts = segment_counts(segment_ids, slots)
+    starts = jnp.cumsum(counts, axis=1) - counts
+    num_masked = jnp.round(ratio * counts).astype(jnp.int32)
+    rank_in_clip = place - jnp.take_along_axis(starts, segment_ids, axis=1)
+    return (rank_in_clip < jnp.take_along_axis(num_masked, segment_ids, axis=1)) & (segment_ids > 0)
+
+
+def segment_counts(segment_ids: Int[Array, "R L"], slots: int) -> Int[Array, "R K+1"]:
+    """Counts the tokens of each segment; index 0 counts the padding."""
+    return jax.vmap(lambda row: jnp.zeros(slots + 1, jnp.int32).at[row].add(1))(segment_ids)
+
+
+def clip_weights(batch: PackedBatch, sources: ConfigDict, objective: str) -> Float[Array, "R K"] | None:
+    """Returns the weight of each clip in an objective, 0 for empty slots; None if all sources have the same weight.
+
+    Args:
+        batch: `clip_source` and `clip_valid` are read.
         sources: `config.data.train`, in whose order `clip_source` numbers the sources.
-        objective: key of each source's `objectives`.
+        objective: key into each source's `objectives`.
     """
     factors = [float(sources[name].objectives[objective]) for name in sources]
     if len(set(factors)) <= 1:
@@ -182,9 +205,9 @@ def clip_weights(batch: PackedBatch, sources: ConfigDict, objective: str) -> Flo
     return jnp.where(batch.clip_valid, jnp.asarray(factors, jnp.float32)[batch.clip_source], 0.0)
 
 
-def token_weights(weights: Float[Array, "R K"], segments: Int[Array, "R L"]) -> Float[Array, "R L"]:
-    """Gives every token what its clip counts, and padding (segment 0) nothing."""
-    return jnp.take_along_axis(jnp.pad(weights, ((0, 0), (1, 0))), segments, axis=1)
+def token_weights(weights: Float[Array, "R K"], segment_ids: Int[Array, "R L"]) -> Float[Array, "R L"]:
+    """Gives every token the weight of its clip, and padding 0."""
+    return jnp.take_along_axis(jnp.pad(weights, ((0, 0), (1, 0))), segment_ids, axis=1)
 
 
 def weighted(values: Shaped[Array, "..."], weights: Float[Array, "..."] | None) -> Shaped[Array, "..."]:
@@ -193,7 +216,7 @@ def weighted(values: Shaped[Array, "..."], weights: Float[Array, "..."] | None) 
 
 
 def total_weight(counted: Bool[Array, "..."], weights: Float[Array, "..."] | None) -> Array:
-    """The sum of the weights of what is counted, or its number without weights; 1 for nothing, so that it divides."""
+    """Sums the weights of the counted elements, or counts them if there are no weights; 1 instead of 0."""
     if weights is None:
         return jnp.maximum(jnp.sum(counted), 1)
     total = jnp.sum(jnp.where(counted, weights, 0.0))

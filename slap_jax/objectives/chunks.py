@@ -1,7 +1,8 @@
-"""Loops over parts of each row, on the device that holds the rows: memory of one part, and none spent on empty ends.
+"""Loops over chunks of every row, so that large intermediates exist for one chunk at a time.
 
-A part is a range of places of every row, not a range of rows: rows are spread over devices, so a loop over them would
-leave all but one device waiting. The functions here run inside `shard_map_if_mesh`.
+A chunk is a range of positions in all of a device's rows, not a subset of the rows: rows are sharded over devices, so a
+loop over rows would leave all devices but one idle. Rows are filled from the front, so the loop stops after the last
+position in use. Every function here runs inside `shard_map_if_mesh`.
 """
 
 from collections.abc import Callable
@@ -11,63 +12,63 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Shaped
 
-from slap_jax.parallel.sharding import axis_size
+from slap_jax.parallel.sharding import BATCH_AXES, axis_size
 
 
-def even_size(total: int, most: int) -> int:
-    """Returns the size of parts that are as even as can be, each at most `most`; 0 is one part."""
-    count = -(-total // min(most or total, total))
-    return -(-total // count)
+def chunk_size(length: int, limit: int) -> int:
+    """Returns the size of the fewest, most even chunks of at most `limit` positions; a limit of 0 means one chunk."""
+    count = -(-length // min(limit or length, length))
+    return -(-length // count)
 
 
-def used_parts(counted: Bool[Array, "R N"], size: int) -> Int[Array, ""]:
-    """Returns how many parts of `size` places reach the last place that counts in any row."""
-    places = jnp.arange(1, counted.shape[1] + 1)
-    return -(-jnp.max(jnp.where(counted, places, 0)) // size)
+def num_used_chunks(used: Bool[Array, "R N"], size: int) -> Int[Array, ""]:
+    """Returns how many chunks of `size` positions reach the last used position of any row."""
+    ends = jnp.arange(1, used.shape[1] + 1)
+    return -(-jnp.max(jnp.where(used, ends, 0)) // size)
 
 
-def padded(x: Shaped[Array, "R N ..."], size: int) -> Shaped[Array, "R M ..."]:
-    """Pads the places with zeros to a multiple of `size`."""
+def pad_to_multiple(x: Shaped[Array, "R N ..."], size: int) -> Shaped[Array, "R M ..."]:
+    """Pads the positions with zeros to a multiple of `size`."""
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), *[(0, 0)] * (x.ndim - 2)))
 
 
-def part(x: Shaped[Array, "R M ..."], index: Array | int, size: int) -> Shaped[Array, "n ..."]:
-    """Returns one part of all rows, rows and places merged: n = R * size."""
+def take_chunk(x: Shaped[Array, "R M ..."], index: Array | int, size: int) -> Shaped[Array, "n ..."]:
+    """Returns one chunk of all rows with rows and positions merged: n = R * size."""
     return jax.lax.dynamic_slice_in_dim(x, index * size, size, axis=1).reshape(-1, *x.shape[2:])
 
 
-def put_part(x: Shaped[Array, "R M ..."], values: Shaped[Array, "n ..."], index: Array | int, size: int) -> Array:
-    """Writes what `part` would read."""
+def update_chunk(x: Shaped[Array, "R M ..."], values: Shaped[Array, "n ..."], index: Array | int, size: int) -> Array:
+    """Returns `x` with the chunk that `take_chunk` would read replaced by `values`."""
     values = values.reshape(x.shape[0], size, *x.shape[2:])
     return jax.lax.dynamic_update_slice_in_dim(x, values.astype(x.dtype), index * size, axis=1)
 
 
-def over_parts(body: Callable[[Any, Any], Any], start: Any, used: Array, places: int, size: int) -> Any:
-    """Returns `start` after `carry = body(index, carry)` for each part in use.
+def loop_over_chunks(body: Callable[[Any, Any], Any], init: Any, num_chunks: Array, length: int, size: int) -> Any:
+    """Applies `carry = body(index, carry)` to each chunk in use, starting from `init`.
 
-    A single part is computed without a loop, so that the compiler sees what two loops compute alike and does it once.
+    If the row is a single chunk there is no loop, so that XLA can share what two loops compute alike.
     """
-    if places <= size:
-        return body(0, start)
-    return jax.lax.fori_loop(0, used, body, start)
+    if length <= size:
+        return body(0, init)
+    return jax.lax.fori_loop(0, num_chunks, body, init)
 
 
-def split_axes(size: int, axis: str = "tensor") -> tuple[str, ...]:
-    """Returns the mesh axis over which a dimension is split, as `parallel.rules` splits parameters; () if it is not."""
-    ways = axis_size(axis)
-    return (axis,) if ways > 1 and size % ways == 0 else ()
+def sharded_axes(size: int) -> tuple[str, ...]:
+    """Returns ("tensor",) if the sharding rules split a dimension of `size` over it, else ()."""
+    num_shards = axis_size("tensor")
+    return ("tensor",) if num_shards > 1 and size % num_shards == 0 else ()
 
 
-def row_axes() -> tuple[str, ...]:
+def batch_axes() -> tuple[str, ...]:
     """Returns the mesh axes over which rows are split."""
-    return tuple(axis for axis in ("data", "fsdp") if axis_size(axis) > 1)
+    return tuple(axis for axis in BATCH_AXES if axis_size(axis) > 1)
 
 
-def sum_over(x: Any, axes: tuple[str, ...]) -> Any:
-    """Sums over the devices along the axes, if any."""
+def psum(x: Any, axes: tuple[str, ...]) -> Any:
+    """`jax.lax.psum`, and the identity if there are no axes."""
     return jax.lax.psum(x, axes) if axes else x
 
 
-def max_over(x: Any, axes: tuple[str, ...]) -> Any:
-    """Takes the largest over the devices along the axes, if any."""
+def pmax(x: Any, axes: tuple[str, ...]) -> Any:
+    """`jax.lax.pmax`, and the identity if there are no axes."""
     return jax.lax.pmax(x, axes) if axes else x

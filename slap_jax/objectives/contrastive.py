@@ -1,12 +1,11 @@
-"""Sigmoid loss of audio and captions (SigLIP) over all pairs of the global batch.
+"""The contrastive objective over the global batch: softmax loss (CLIP) or sigmoid loss (SigLIP).
 
-Symmetric softmax loss of audio and captions (InfoNCE as in CLIP) over all pairs of the global batch.
-
-Contrastive learning of clips and captions over the global batch: softmax (CLIP) or sigmoid (SigLIP).
-
-Which clips of the batch may repel each other.
+Letters: a_i and t_j are the unit vectors of audio i and caption j, and N(i) the negatives of clip i: all clips but
+those that are the same recording or carry the same caption. Neither loss holds N x N scores: `reduce_over_pairs`
+computes them tile by tile, and the backward pass computes them again.
 """
 
+import functools
 import math
 
 import flax.struct
@@ -17,200 +16,21 @@ from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
-from slap_jax.objectives.all_pairs import Clips, exact_product, over_all_pairs
+from slap_jax.objectives.all_pairs import Clips, reduce_over_pairs
 from slap_jax.objectives.base import BatchContext, LossTerm, StepContext, total_weight, weighted
 from slap_jax.parallel.sharding import BATCH_SPEC, constrain
 
-
-@flax.struct.dataclass
-class ClipKeys:
-    """What decides whether two clips are negatives of each other.
-
-    Attributes:
-        valid: the slot holds a clip that counts.
-        recording: equal for clips of the same recording.
-        caption: equal for clips with the same caption.
-    """
-
-    valid: Bool[Array, " N"]
-    recording: Int[Array, " N"]
-    caption: Int[Array, " N"]
-
-
-def sigmoid_loss(
-    audio: Float[Array, "N E"],
-    text: Float[Array, "N E"],
-    scale: Float[Array, ""],
-    bias: Float[Array, ""],
-    keys: ClipKeys,
-    weights: Float[Array, " N"] | None = None,
-    block: int = 1_024,
-) -> Float[Array, ""]:
-    """Sigmoid loss of every pair, summed and divided by the valid clips (SigLIP, arXiv 2303.15343).
-
-    With weights, a pair counts the mean of what its two clips do, and the sum is divided by the sum of the weights.
-
-    Args:
-        audio: unit vectors; empty slots have any.
-        text: unit vectors of the captions.
-        scale: inverse temperature.
-        bias: added to the scores.
-        keys: which clips count, and which are no negatives.
-        weights: of the clips, 0 for empty slots.
-        block: a device scores at most `block` x `block` pairs at a time.
-    """
-    audio = scale * audio
-    biases = jnp.broadcast_to(bias, keys.valid.shape)  # one for each audio: everything is then an array of clips
-    positive = weighted(jax.nn.softplus(-jnp.sum(audio * text, axis=-1) - biases), weights)
-    negative = _loss_of_negatives(audio, biases, text, keys, weights, block)
-    return (jnp.sum(jnp.where(keys.valid, positive, 0.0)) + jnp.sum(negative)) / total_weight(keys.valid, weights)
-
-
-def loss_of_negatives(
-    audio: Float[Array, "N E"],
-    biases: Float[Array, " N"],
-    text: Float[Array, "N E"],
-    keys: ClipKeys,
-    weights: Float[Array, " N"] | None,
-    block: int,
-) -> Float[Array, " N"]:
-    """Returns the sum of softplus(score + bias) over the negatives of each audio, weighted by pair."""
-
-    def tile(audio: Clips, text: Clips) -> tuple[Clips, Clips]:
-        (audio, biases, *audio_facts), (text, *text_facts) = audio, text
-        losses = jax.nn.softplus(exact_product(audio, text.T) + biases[:, None])
-        return jnp.sum(_of_negatives(losses, audio_facts, text_facts), axis=1), ()
-
-    return over_all_pairs(tile, (audio, biases, keys, weights), (text, keys, weights), block)[0]
-
-
-def _of_negatives(values: Float[Array, "N M"], audio_facts: Clips, text_facts: Clips) -> Float[Array, "N M"]:
-    """Weights the values of pairs, and leaves 0 of those that are no negatives."""
-    (audio_keys, audio_weights), (text_keys, text_weights) = audio_facts, text_facts
-    weights = None if audio_weights is None else (audio_weights[:, None] + text_weights) / 2
-    return jnp.where(are_negatives(audio_keys, text_keys), weighted(values, weights), 0.0)
-
-
-def _sigmoid_forward(
-    audio: Float[Array, "N E"],
-    biases: Float[Array, " N"],
-    text: Float[Array, "N E"],
-    keys: ClipKeys,
-    weights: Float[Array, " N"] | None,
-    block: int,
-) -> tuple[Float[Array, " N"], tuple[Clips, Clips]]:
-    saved = ((audio, biases, keys, weights), (text, keys, weights))
-    return loss_of_negatives(audio, biases, text, keys, weights, block), saved
-
-
-def _sigmoid_backward(
-    block: int, saved: tuple[Clips, Clips], pulls: Float[Array, " N"]
-) -> tuple[Array, Array, Array, None, None]:
-    def tile(audio: Clips, text: Clips) -> tuple[Clips, Clips]:
-        (pulls, (audio, biases, *audio_facts)), (text, *text_facts) = audio, text
-        pull = pulls[:, None] * jax.nn.sigmoid(exact_product(audio, text.T) + biases[:, None])
-        pull = _of_negatives(pull, audio_facts, text_facts)
-        return (exact_product(pull, text), jnp.sum(pull, axis=1)), exact_product(pull.T, audio)
-
-    audio, text = saved
-    (to_audio, to_biases), to_text = over_all_pairs(tile, (pulls, audio), text, block)
-    return to_audio, to_biases, to_text, None, None
-
-
-def are_negatives(audio: ClipKeys, text: ClipKeys) -> Bool[Array, "N M"]:
-    """Which pairs (audio i, caption j) may repel each other.
-
-    Two clips are no negatives of each other when they are the same recording or carry the same caption.
-    """
-    same = (audio.recording[:, None] == text.recording) | (audio.caption[:, None] == text.caption)
-    return audio.valid[:, None] & text.valid & ~same
-
-
-# No score is kept for the backward pass, which computes them again.
-_loss_of_negatives = jax.custom_vjp(loss_of_negatives, nondiff_argnums=(5,))
-
-
-_loss_of_negatives.defvjp(_sigmoid_forward, _sigmoid_backward)
-
-
-def softmax_loss(
-    audio: Float[Array, "N E"],
-    text: Float[Array, "N E"],
-    scale: Float[Array, ""],
-    keys: ClipKeys,
-    weights: Float[Array, " N"] | None = None,
-    block: int = 1_024,
-) -> Float[Array, ""]:
-    """Symmetric InfoNCE over the valid clips (CLIP, arXiv 2103.00020); pairs that are no negatives are left out.
-
-    With weights, the mean over the anchors is a weighted one; as negatives all clips count alike.
-
-    Args:
-        audio: unit vectors; empty slots have any.
-        text: unit vectors of the captions.
-        scale: inverse temperature.
-        keys: which clips count, and which are no negatives.
-        weights: of the clips, 0 for empty slots.
-        block: a device scores at most `block` x `block` pairs at a time.
-    """
-    audio = scale * audio
-    positive = jnp.sum(audio * text, axis=-1)
-    of_audio, of_text = _logsumexp_of_negatives(audio, text, keys, block)
-    # log(exp(positive) + exp(negatives)) - positive, which is 0 for a clip without negatives.
-    losses = jax.nn.softplus(of_audio - positive) + jax.nn.softplus(of_text - positive)
-    losses = jnp.where(keys.valid, weighted(losses, weights), 0.0)
-    return jnp.sum(losses) / (2 * total_weight(keys.valid, weights))
-
-
-def logsumexp_of_negatives(
-    audio: Float[Array, "N E"], text: Float[Array, "N E"], keys: ClipKeys, block: int
-) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """Returns the logarithm of the sum of exp(score) over the negatives of each audio, and of each caption.
-
-    It is -inf where there are none.
-    """
-
-    def tile(audio: Clips, text: Clips) -> tuple[Clips, Clips]:
-        (audio, audio_keys), (text, text_keys) = audio, text
-        found = jnp.where(are_negatives(audio_keys, text_keys), exact_product(audio, text.T), -jnp.inf)
-        return jax.nn.logsumexp(found, axis=1), jax.nn.logsumexp(found, axis=0)
-
-    return over_all_pairs(tile, (audio, keys), (text, keys), block, merge=jnp.logaddexp, nothing=-jnp.inf)
-
-
-def _softmax_forward(
-    audio: Float[Array, "N E"], text: Float[Array, "N E"], keys: ClipKeys, block: int
-) -> tuple[tuple[Array, Array], tuple[Clips, Clips]]:
-    of_audio, of_text = logsumexp_of_negatives(audio, text, keys, block)
-    return (of_audio, of_text), ((audio, keys, of_audio), (text, keys, of_text))
-
-
-def _softmax_backward(block: int, saved: tuple[Clips, Clips], pulls: tuple[Array, Array]) -> tuple[Array, Array, None]:
-    def tile(audio: Clips, text: Clips) -> tuple[Clips, Clips]:
-        ((audio, audio_keys, of_audio), audio_pull), ((text, text_keys, of_text), text_pull) = audio, text
-        found = exact_product(audio, text.T)
-        pull = audio_pull[:, None] * jnp.exp(found - of_audio[:, None]) + text_pull * jnp.exp(found - of_text)
-        pull = jnp.where(are_negatives(audio_keys, text_keys), pull, 0.0)
-        return exact_product(pull, text), exact_product(pull.T, audio)
-
-    audio, text = saved
-    return (*over_all_pairs(tile, (audio, pulls[0]), (text, pulls[1]), block), None)
-
-
-# No score is kept for the backward pass, which computes them again.
-_logsumexp_of_negatives = jax.custom_vjp(logsumexp_of_negatives, nondiff_argnums=(3,))
-
-
-_logsumexp_of_negatives.defvjp(_softmax_forward, _softmax_backward)
+# Scores in true fp32: by default the matrix units of accelerators round their operands.
+exact_matmul = functools.partial(jnp.matmul, precision="highest")
 
 
 class Contrastive(nnx.Module):
-    """Pulls a clip's audio and caption together and pushes the other clips' away."""
+    """Pulls a clip's audio and its caption together and pushes them away from those of other clips."""
 
     teacher_parameters: tuple[str, ...] = ()
 
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
-        """Creates the learnable scale (and bias); `rngs` is unused, both start at fixed values."""
+        """Creates the learnable scale, and the bias of the sigmoid loss; their initial values are fixed."""
         settings = config.objectives.contrastive
         self.form, self.max_scale, self.block = settings.form, settings.max_scale, settings.block
         init_scale = settings.init_scale or {"softmax": 1 / 0.07, "sigmoid": 10.0}[settings.form]
@@ -229,12 +49,12 @@ class Contrastive(nnx.Module):
 
     def loss(self, outputs: dict[str, Array], context: BatchContext) -> LossTerm:
         """Returns the loss over the valid clips of the global batch, weighted by their sources."""
-        # The losses split the clips over `tensor` too; their gradients return to the towers by rows again.
+        # The losses split the clips over `tensor` too; the constraint brings the gradients back to rows.
         audio, text = (constrain(outputs[name].astype(jnp.float32), BATCH_SPEC) for name in ("audio", "text"))
         audio, text = (x.reshape(-1, x.shape[-1]) for x in (audio, text))
         batch, weights = context.batch, context.clip_weights("contrastive")
         if weights is not None:
-            batch = batch.replace(clip_valid=weights > 0)  # clips that count nothing are no negatives either
+            batch = batch.replace(clip_valid=weights > 0)  # clips of weight 0 are no negatives either
             weights = weights.reshape(-1)
         keys = clip_keys(batch)
         if self.form == "softmax":
@@ -250,19 +70,37 @@ class Contrastive(nnx.Module):
 
 
 def spread(embeddings: Float[Array, "N E"], valid: Bool[Array, " N"]) -> Float[Array, ""]:
-    """1 minus the squared length of the mean unit vector: 1 when spread out, 0 when all collapsed to one."""
+    """Returns `1 - |mean unit vector|^2`: near 1 if the vectors are spread out, 0 if all have collapsed to one."""
     count = jnp.maximum(jnp.sum(valid), 1)
     mean = jnp.sum(jnp.where(valid[:, None], embeddings, 0.0), axis=0) / count
     return 1.0 - jnp.sum(mean**2)
 
 
+# Which pairs are negatives.
+
+
+@flax.struct.dataclass
+class ClipKeys:
+    """What decides whether two clips are negatives of each other.
+
+    Attributes:
+        valid: whether the slot holds a clip that counts.
+        recording: equal for clips of the same recording.
+        caption: equal for clips with the same caption.
+    """
+
+    valid: Bool[Array, " N"]
+    recording: Int[Array, " N"]
+    caption: Int[Array, " N"]
+
+
 def clip_keys(batch: PackedBatch) -> ClipKeys:
-    """Returns the keys of all slots of a batch, N = R x K of them."""
+    """Returns the keys of all N = R x K slots of a batch."""
     return ClipKeys(batch.clip_valid.reshape(-1), batch.clip_key.reshape(-1), caption_keys(batch).reshape(-1))
 
 
 def caption_keys(batch: PackedBatch) -> Int[Array, "R K"]:
-    """A 32-bit hash of each slot's caption, so that equal captions can be told without leaving the device."""
+    """Hashes each slot's caption to 32 bits, so that equal captions are recognised on the device."""
     tokens = batch.text_tokens.astype(jnp.uint32)
     position = batch.text_positions.astype(jnp.uint32)
     mixed = (tokens + jnp.uint32(1)) * (position * jnp.uint32(0x9E3779B1) + jnp.uint32(0x85EBCA77))
@@ -273,3 +111,168 @@ def caption_keys(batch: PackedBatch) -> Int[Array, "R K"]:
         mixed, batch.text_segment_ids
     )
     return jax.lax.bitcast_convert_type(sums[:, 1:], jnp.int32)
+
+
+def negatives_mask(audio: ClipKeys, text: ClipKeys) -> Bool[Array, "N M"]:
+    """Returns whether caption j is in N(i): both clips are valid, of other recordings, and have other captions."""
+    same = (audio.recording[:, None] == text.recording) | (audio.caption[:, None] == text.caption)
+    return audio.valid[:, None] & text.valid & ~same
+
+
+# The softmax loss.
+
+
+def softmax_loss(
+    audio: Float[Array, "N E"],
+    text: Float[Array, "N E"],
+    scale: Float[Array, ""],
+    keys: ClipKeys,
+    weights: Float[Array, " N"] | None = None,
+    block: int = 1_024,
+) -> Float[Array, ""]:
+    """Symmetric InfoNCE over the valid clips (CLIP, arXiv 2103.00020), with false negatives masked out.
+
+        s_ij = scale a_i . t_j
+        loss = -1 / 2N sum_i log(e^s_ii / (e^s_ii + sum_{j in N(i)} e^s_ij))
+                           + log(e^s_ii / (e^s_ii + sum_{j in N(i)} e^s_ji))
+             =  1 / 2N sum_i softplus(lse_i - s_ii) + softplus(lse'_i - s_ii)
+
+    where lse_i and lse'_i are the logsumexp of the negatives of audio i and of caption i; they are -inf for a clip
+    without negatives, whose loss is 0. Weights turn the mean over i into a weighted mean; as negatives all clips count
+    alike.
+
+    Args:
+        audio: unit vectors; those of empty slots are ignored.
+        text: unit vectors of the captions.
+        scale: inverse temperature.
+        keys: which clips count, and which pairs are negatives.
+        weights: weight of each clip, 0 for empty slots.
+        block: a device scores at most `block` x `block` pairs at a time.
+    """
+    audio = scale * audio
+    positive = jnp.sum(audio * text, axis=-1)
+    audio_lse, text_lse = logsumexp_of_negatives(audio, text, keys, block)
+    losses = jax.nn.softplus(audio_lse - positive) + jax.nn.softplus(text_lse - positive)
+    losses = jnp.where(keys.valid, weighted(losses, weights), 0.0)
+    return jnp.sum(losses) / (2 * total_weight(keys.valid, weights))
+
+
+def _logsumexp_of_negatives(
+    audio: Float[Array, "N E"], text: Float[Array, "N E"], keys: ClipKeys, block: int
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """Returns the logsumexp of the scores over the negatives of each audio and of each caption; -inf if it has none."""
+
+    def tile(audio: Clips, text: Clips) -> tuple[Array, Array]:
+        (audio, audio_keys), (text, text_keys) = audio, text
+        scores = jnp.where(negatives_mask(audio_keys, text_keys), exact_matmul(audio, text.T), -jnp.inf)
+        return jax.nn.logsumexp(scores, axis=1), jax.nn.logsumexp(scores, axis=0)
+
+    return reduce_over_pairs(tile, (audio, keys), (text, keys), block, merge=jnp.logaddexp, identity=-jnp.inf)
+
+
+def _softmax_forward(audio: Array, text: Array, keys: ClipKeys, block: int) -> tuple[tuple[Array, Array], tuple]:
+    audio_lse, text_lse = _logsumexp_of_negatives(audio, text, keys, block)
+    return (audio_lse, text_lse), ((audio, keys, audio_lse), (text, keys, text_lse))
+
+
+def _softmax_backward(block: int, residuals: tuple, cotangents: tuple[Array, Array]) -> tuple[Array, Array, None]:
+    """Gradients by d_s_ij = d_lse_i e^(s_ij - lse_i) + d_lse'_j e^(s_ij - lse'_j), for the negatives."""
+
+    def tile(audio: Clips, text: Clips) -> tuple[Array, Array]:
+        ((audio, audio_keys, audio_lse), d_audio_lse), ((text, text_keys, text_lse), d_text_lse) = audio, text
+        scores = exact_matmul(audio, text.T)
+        d_scores = d_audio_lse[:, None] * jnp.exp(scores - audio_lse[:, None]) + d_text_lse * jnp.exp(scores - text_lse)
+        d_scores = jnp.where(negatives_mask(audio_keys, text_keys), d_scores, 0.0)
+        return exact_matmul(d_scores, text), exact_matmul(d_scores.T, audio)
+
+    audio, text = residuals
+    return (*reduce_over_pairs(tile, (audio, cotangents[0]), (text, cotangents[1]), block), None)
+
+
+logsumexp_of_negatives = jax.custom_vjp(_logsumexp_of_negatives, nondiff_argnums=(3,))
+logsumexp_of_negatives.defvjp(_softmax_forward, _softmax_backward)
+
+
+# The sigmoid loss.
+
+
+def sigmoid_loss(
+    audio: Float[Array, "N E"],
+    text: Float[Array, "N E"],
+    scale: Float[Array, ""],
+    bias: Float[Array, ""],
+    keys: ClipKeys,
+    weights: Float[Array, " N"] | None = None,
+    block: int = 1_024,
+) -> Float[Array, ""]:
+    """Sigmoid loss of every pair (SigLIP, arXiv 2303.15343), summed and divided by the number of valid clips.
+
+        z_ij = scale a_i . t_j + bias
+        loss = 1/N sum_i (softplus(-z_ii) + sum_{j in N(i)} softplus(z_ij))
+
+    With weights, a pair has the mean weight of its two clips, and N is the sum of the weights.
+
+    Args:
+        audio: unit vectors; those of empty slots are ignored.
+        text: unit vectors of the captions.
+        scale: inverse temperature.
+        bias: added to the scores.
+        keys: which clips count, and which pairs are negatives.
+        weights: weight of each clip, 0 for empty slots.
+        block: a device scores at most `block` x `block` pairs at a time.
+    """
+    audio = scale * audio
+    biases = jnp.broadcast_to(bias, keys.valid.shape)  # one per audio, since tiles read arrays of clips
+    positive = weighted(jax.nn.softplus(-jnp.sum(audio * text, axis=-1) - biases), weights)
+    negative = loss_of_negatives(audio, biases, text, keys, weights, block)
+    return (jnp.sum(jnp.where(keys.valid, positive, 0.0)) + jnp.sum(negative)) / total_weight(keys.valid, weights)
+
+
+def _loss_of_negatives(
+    audio: Float[Array, "N E"],
+    biases: Float[Array, " N"],
+    text: Float[Array, "N E"],
+    keys: ClipKeys,
+    weights: Float[Array, " N"] | None,
+    block: int,
+) -> Float[Array, " N"]:
+    """Returns the sum of softplus(z_ij) over the negatives of each audio, weighted by pair."""
+
+    def tile(audio: Clips, text: Clips) -> tuple[Array, tuple[()]]:
+        (audio, biases, *audio_facts), (text, *text_facts) = audio, text
+        losses = jax.nn.softplus(exact_matmul(audio, text.T) + biases[:, None])
+        return jnp.sum(_weigh_negatives(losses, audio_facts, text_facts), axis=1), ()
+
+    return reduce_over_pairs(tile, (audio, biases, keys, weights), (text, keys, weights), block)[0]
+
+
+def _sigmoid_forward(
+    audio: Array, biases: Array, text: Array, keys: ClipKeys, weights: Array | None, block: int
+) -> tuple[Array, tuple]:
+    residuals = ((audio, biases, keys, weights), (text, keys, weights))
+    return _loss_of_negatives(audio, biases, text, keys, weights, block), residuals
+
+
+def _sigmoid_backward(block: int, residuals: tuple, cotangent: Array) -> tuple[Array, Array, Array, None, None]:
+    """Gradients by d_z_ij = d_loss_i sigmoid(z_ij), for the negatives."""
+
+    def tile(audio: Clips, text: Clips) -> tuple[tuple[Array, Array], Array]:
+        (d_losses, (audio, biases, *audio_facts)), (text, *text_facts) = audio, text
+        d_scores = d_losses[:, None] * jax.nn.sigmoid(exact_matmul(audio, text.T) + biases[:, None])
+        d_scores = _weigh_negatives(d_scores, audio_facts, text_facts)
+        return (exact_matmul(d_scores, text), jnp.sum(d_scores, axis=1)), exact_matmul(d_scores.T, audio)
+
+    audio, text = residuals
+    (d_audio, d_biases), d_text = reduce_over_pairs(tile, (cotangent, audio), text, block)
+    return d_audio, d_biases, d_text, None, None
+
+
+loss_of_negatives = jax.custom_vjp(_loss_of_negatives, nondiff_argnums=(5,))
+loss_of_negatives.defvjp(_sigmoid_forward, _sigmoid_backward)
+
+
+def _weigh_negatives(values: Float[Array, "N M"], audio_facts: Clips, text_facts: Clips) -> Float[Array, "N M"]:
+    """Multiplies each pair by its mean weight, and sets pairs that are no negatives to 0."""
+    (audio_keys, audio_weights), (text_keys, text_weights) = audio_facts, text_facts
+    weights = None if audio_weights is None else (audio_weights[:, None] + text_weights) / 2
+    return jnp.where(negatives_mask(audio_keys, text_keys), weighted(values, weights), 0.0)

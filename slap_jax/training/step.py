@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from slap_jax.batch import PackedBatch, batch_shapes
 from slap_jax.config.defaults import classes_in_batch, patches_per_column, samples_per_column
 from slap_jax.objectives import BatchContext, StepContext
-from slap_jax.objectives.masking import segment_counts
+from slap_jax.objectives.base import segment_counts
 from slap_jax.parallel.sharding import batch_sharding, replicated, shardings, with_shardings
 from slap_jax.params import at_path, overlay, unflatten
 from slap_jax.training.grad_cache import Rows, gradient_in_parts

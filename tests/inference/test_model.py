@@ -155,7 +155,7 @@ def test_captions_equal_teacher_forcing(model):
 
     from slap_jax.inference.embedder import one_clip_rows
     from slap_jax.models.caption_decoder import CaptionDecoder
-    from slap_jax.models.encoders import token_segments
+    from slap_jax.models.encoders import token_segment_ids
 
     clip = noise(5, 1.0)
     captioner = model._captioners[1]
@@ -168,7 +168,7 @@ def test_captions_equal_teacher_forcing(model):
     waveform[0, :16_000] = clip
     memory = slap.audio_tokens(slap.audio_patches(waveform, segments), segments, columns)
     row = jnp.array([tokens], jnp.int32)
-    hidden = decoder(row, jnp.ones_like(row), jnp.arange(row.shape[1])[None], memory, token_segments(segments, 4))
+    hidden = decoder(row, jnp.ones_like(row), jnp.arange(row.shape[1])[None], memory, token_segment_ids(segments, 4))
     assert np.asarray(decoder.logits(hidden))[0].argmax(axis=-1)[:-1].tolist() == tokens[1:]
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from slap_jax.models.encoders import AttentionPooling, AudioEncoder, TextEncoder, token_segments
+from slap_jax.models.encoders import AttentionPooling, AudioEncoder, TextEncoder, token_segment_ids
 
 WIDTH, HEADS, SLOTS = 16, 2, 4
 LENGTHS = [[9, 0, 5], [20]]  # slot 2 of row 0 is empty, as are slots 4 of row 0 and 2 to 4 of row 1
@@ -79,7 +79,7 @@ def test_no_tensor_holds_every_slot_and_token_at_full_width(pack):
 
 
 def test_token_segments_repeat_each_column():
-    np.testing.assert_array_equal(token_segments(jnp.asarray([[1, 2, 0]]), 2), [[1, 1, 2, 2, 0, 0]])
+    np.testing.assert_array_equal(token_segment_ids(jnp.asarray([[1, 2, 0]]), 2), [[1, 1, 2, 2, 0, 0]])
 
 
 def test_masked_patches_are_hidden_and_their_place_is_known(tiny_config, pack):

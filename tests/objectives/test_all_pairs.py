@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from slap_jax.objectives.all_pairs import over_all_pairs, ring_axes
+from slap_jax.objectives.all_pairs import reduce_over_pairs, ring_axes
 from slap_jax.parallel.sharding import batch_sharding, create_mesh
 
 
@@ -23,7 +23,7 @@ def sums_of_pairs(audio, text, block):
         pairs = jnp.where((audio[:, None] > 0) & (text[:, 0] > 0), audio[:, None] + text[:, 0] ** 2, 0.0)
         return {"audio": jnp.sum(pairs, axis=1)}, (jnp.sum(pairs, axis=0), jnp.sum(pairs, axis=0)[:, None])
 
-    return jax.jit(lambda audio, text: over_all_pairs(tile, audio, text, block))(audio, text)
+    return jax.jit(lambda audio, text: reduce_over_pairs(tile, audio, text, block))(audio, text)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_merge_may_be_another_than_the_sum():
         pairs = jnp.where(text > 0, audio[:, None] - text, -jnp.inf)
         return jnp.max(pairs, axis=1), jnp.max(pairs, axis=0)
 
-    of_audio, of_text = over_all_pairs(tile, audio, text, 2, merge=jnp.maximum, nothing=-jnp.inf)
+    of_audio, of_text = reduce_over_pairs(tile, audio, text, 2, merge=jnp.maximum, identity=-jnp.inf)
     np.testing.assert_array_equal(of_audio, [2.0, 0.0, 1.0])
     np.testing.assert_array_equal(of_text, [2.0, -2.0, 1.0])
 

@@ -15,7 +15,7 @@ from slap_jax.batch import PackedBatch
 from slap_jax.config.defaults import source
 from slap_jax.objectives import Captioning, Contrastive, SelfDistillation
 from slap_jax.objectives.base import BatchContext, StepContext, clip_weights, token_weights
-from slap_jax.objectives.contrastive import are_negatives, clip_keys
+from slap_jax.objectives.contrastive import clip_keys, negatives_mask
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import abstract_learner, create_state, graph_of
 from slap_jax.training.step import make_loss
@@ -147,7 +147,7 @@ def test_contrastive_equals_a_dense_one(form, factors):
     audio, text = (jax.random.normal(jax.random.key(seed), shape) / 4 for seed in (0, 1))
     weights, clips = weights.ravel(), np.flatnonzero(weights.ravel())
     keys = clip_keys(batch)
-    allowed = np.asarray(are_negatives(keys, keys))
+    allowed = np.asarray(negatives_mask(keys, keys))
 
     def dense(audio, text):
         logits = objective.scale * (audio.reshape(-1, shape[-1]) @ text.reshape(-1, shape[-1]).T)
@@ -176,19 +176,21 @@ def test_distillation_equals_a_dense_one(factors):
     settings = config.objectives.distillation
     objective, teacher = (SelfDistillation(config, rngs=nnx.Rngs(seed)) for seed in (0, 1))
     views = views_of(config, batch)
-    mask, segments = np.asarray(views.mask), np.asarray(views.token_segments)
+    mask, segments = np.asarray(views.mask), np.asarray(views.token_segment_ids)
     shape = (*mask.shape, config.model.audio_encoder.width)
     student_tokens, teacher_tokens = (jax.random.normal(jax.random.key(seed), shape) for seed in (0, 1))
     counted = mask & (np.take_along_axis(np.pad(weights, ((0, 0), (1, 0))), segments, axis=1) > 0)
     temperature = float(objective.teacher_temperature(HALFWAY))
     targets = numpy_sinkhorn(
-        np.asarray(teacher.head.units(teacher_tokens[counted]) @ teacher.head.unit_prototypes()), temperature, 3
+        np.asarray(teacher.head.normalized_tokens(teacher_tokens[counted]) @ teacher.head.normalized_prototypes()),
+        temperature,
+        3,
     )
     assignment = np.zeros((*mask.shape, settings.prototypes))
     assignment[counted] = targets
 
     def dense(student_tokens):
-        scores = objective.head.units(student_tokens) @ objective.head.unit_prototypes()
+        scores = objective.head.normalized_tokens(student_tokens) @ objective.head.normalized_prototypes()
         losses = -jnp.sum(assignment * jax.nn.log_softmax(scores / settings.student_temperature), axis=-1)
         total = 0.0
         for row, slot in np.argwhere(weights > 0):
@@ -207,7 +209,7 @@ def test_distillation_equals_a_dense_one(factors):
 def test_captioning_equals_a_dense_one(factors):
     config, batch, weights = two_sources(*factors)
     objective = Captioning(config, rngs=nnx.Rngs(0))
-    segments = views_of(config, batch).token_segments
+    segments = views_of(config, batch).token_segment_ids
     audio_tokens = jax.random.normal(jax.random.key(0), (*segments.shape, config.model.audio_encoder.width))
     text_segment_ids, tokens = np.asarray(batch.text_segment_ids), np.asarray(batch.text_tokens)
 

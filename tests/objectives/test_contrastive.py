@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from slap_jax.batch import PackedBatch
 from slap_jax.objectives.contrastive import (
     ClipKeys,
-    are_negatives,
     caption_keys,
     clip_keys,
+    negatives_mask,
     sigmoid_loss,
     softmax_loss,
     spread,
@@ -167,7 +167,7 @@ def test_same_recording_and_same_caption_are_no_negatives():
     np.fill_diagonal(expected, False)
     expected[0, 2] = expected[2, 0] = False  # equal captions
     expected[1, 3] = expected[3, 1] = False  # one recording
-    np.testing.assert_array_equal(are_negatives(keys, keys), expected)
+    np.testing.assert_array_equal(negatives_mask(keys, keys), expected)
     np.testing.assert_array_equal(keys.valid, [True] * 4 + [False])
 
 

@@ -12,11 +12,16 @@ from slap_jax.objectives.distillation import PrototypeHead, SelfDistillation
 def test_head_gives_unit_vectors_and_frozen_prototypes_get_no_gradient():
     head = PrototypeHead(8, 16, 4, 10, jnp.float32, rngs=nnx.Rngs(0))
     tokens = jax.random.normal(jax.random.key(0), (6, 8))
-    for lengths in (jnp.linalg.norm(head.units(tokens), axis=-1), jnp.linalg.norm(head.unit_prototypes(), axis=0)):
+    for lengths in (
+        jnp.linalg.norm(head.normalized_tokens(tokens), axis=-1),
+        jnp.linalg.norm(head.normalized_prototypes(), axis=0),
+    ):
         np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
     for freeze in (True, False):
         gradients = nnx.grad(
-            lambda head, freeze=freeze: jnp.sum((head.units(tokens) @ head.unit_prototypes(freeze)) ** 2)
+            lambda head, freeze=freeze: jnp.sum(
+                (head.normalized_tokens(tokens) @ head.normalized_prototypes(freeze)) ** 2
+            )
         )(head)
         assert bool(np.any(np.asarray(gradients.prototypes[...]) != 0)) is not freeze
         assert np.any(np.asarray(gradients.input.kernel[...]) != 0)

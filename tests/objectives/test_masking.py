@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slap_jax.objectives.masking import gather_places, masked_positions, random_mask, segment_counts
+from slap_jax.objectives.base import random_mask, segment_counts
+from slap_jax.objectives.distillation import gather_positions, masked_positions
 
 SEGMENTS = jnp.array([[1] * 8 + [2] * 4 + [3] * 12 + [0] * 8, [1] * 5 + [2] * 20 + [3] * 7])
 
@@ -59,6 +60,6 @@ def test_gathered_tokens_pass_their_gradient_back_to_their_places():
     tokens = jax.random.normal(jax.random.key(0), (2, 5, 3))
     positions = jnp.array([[3, 0, 4], [1, 2, 0]])
     expected, pull = jax.vjp(lambda x: jnp.take_along_axis(x, positions[..., None], axis=1), tokens)
-    found, our_pull = jax.vjp(lambda x: gather_places(x, positions), tokens)
+    found, our_pull = jax.vjp(lambda x: gather_positions(x, positions), tokens)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(our_pull(found)[0], pull(expected)[0])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from slap_jax.objectives.prototypes import balance, prototype_cross_entropy
+from slap_jax.objectives.prototypes import prototype_cross_entropy, sinkhorn_knopp
 from slap_jax.parallel.sharding import batch_sharding, create_mesh
 
 
@@ -39,7 +39,7 @@ def scores_of(shape: tuple[int, ...]) -> np.ndarray:
 def assign(scores: np.ndarray, valid: np.ndarray, temperature: float, iterations: int, chunk: int = 0) -> np.ndarray:
     """The assignment [R, M, P] of given scores: the products of themselves with the unit matrix."""
     prototypes = jnp.eye(scores.shape[-1])
-    potentials, _ = balance(jnp.asarray(scores), prototypes, jnp.asarray(valid), temperature, iterations, chunk)
+    potentials, _ = sinkhorn_knopp(jnp.asarray(scores), prototypes, jnp.asarray(valid), temperature, iterations, chunk)
     return softmax(scores / temperature - np.asarray(potentials))
 
 
@@ -77,7 +77,9 @@ def test_assignments_are_balanced_over_the_prototypes():
 
 @pytest.mark.parametrize("chunk", [0, 2])
 def test_nothing_valid_gives_no_nan(chunk):
-    potentials, use = balance(jnp.asarray(scores_of((1, 5, 8))), jnp.eye(8), jnp.zeros((1, 5), bool), 0.05, 3, chunk)
+    potentials, use = sinkhorn_knopp(
+        jnp.asarray(scores_of((1, 5, 8))), jnp.eye(8), jnp.zeros((1, 5), bool), 0.05, 3, chunk
+    )
     assert np.all(np.isfinite(potentials))
     np.testing.assert_array_equal(np.stack(use), 0.0)
 
@@ -86,10 +88,10 @@ def test_use_of_the_prototypes_is_that_before_balancing():
     scores = scores_of((3, 10, 16))
     valid = np.arange(30).reshape(3, 10) % 4 != 0
     scores[1, 2, 3] = scores[1, 2, 9] = 2.0  # of equal scores the first is chosen
-    _, use = balance(jnp.asarray(scores), jnp.eye(16), jnp.asarray(valid), 0.05, 3, 4)
-    np.testing.assert_allclose(use.mean, softmax(scores[valid] / 0.05).mean(axis=0), atol=1e-6)
+    _, use = sinkhorn_knopp(jnp.asarray(scores), jnp.eye(16), jnp.asarray(valid), 0.05, 3, 4)
+    np.testing.assert_allclose(use.mean_probability, softmax(scores[valid] / 0.05).mean(axis=0), atol=1e-6)
     chosen = np.bincount(scores[valid].argmax(axis=-1), minlength=16) / valid.sum()
-    np.testing.assert_allclose(use.chosen, chosen, atol=1e-7)
+    np.testing.assert_allclose(use.top_fraction, chosen, atol=1e-7)
 
 
 @pytest.mark.parametrize(("sizes", "prototypes"), [((8, 1, 1), 16), ((2, 2, 2), 16), ((2, 2, 2), 15)])
@@ -102,10 +104,10 @@ def test_sinkhorn_is_the_same_on_every_mesh(sizes, prototypes):
     units = jnp.asarray(units)
     vectors = jnp.asarray(generator.standard_normal((4, prototypes)), jnp.float32)
     valid = jnp.asarray(generator.uniform(size=(8, 6)) < 0.7)
-    expected = balance(units, vectors, valid, 0.5, 3, 4)
+    expected = sinkhorn_knopp(units, vectors, valid, 0.5, 3, 4)
     with jax.set_mesh(mesh):
         placed = jax.device_put((units, valid), batch_sharding(mesh))
-        ours = jax.jit(lambda units, valid: balance(units, vectors, valid, 0.5, 3, 4))(*placed)
+        ours = jax.jit(lambda units, valid: sinkhorn_knopp(units, vectors, valid, 0.5, 3, 4))(*placed)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), ours, expected)
 
 
@@ -132,7 +134,7 @@ def arrays(rows: int = BATCH_SPEC, places: int = PLACES, width: int = WIDTH, pro
 
 def in_parts(student, prototypes, rest: dict, chunk: int):
     teacher, teacher_prototypes = rest["teacher"], rest["teacher_prototypes"]
-    potentials, _ = balance(teacher, teacher_prototypes, rest["valid"], 0.05, 3, chunk)
+    potentials, _ = sinkhorn_knopp(teacher, teacher_prototypes, rest["valid"], 0.05, 3, chunk)
     return prototype_cross_entropy(
         student, prototypes, 0.1, teacher, teacher_prototypes, 0.05, potentials, rest["weights"], chunk
     )

@@ -183,7 +183,7 @@ def test_prototype_head_equals_the_program():
 
     def scores(params, tokens):
         head = nnx.merge(graph, params)
-        return head.units(tokens) @ head.unit_prototypes()
+        return head.normalized_tokens(tokens) @ head.normalized_prototypes()
 
     traced = _traced(scores, params, masked)
     assert traced == flops.prototype_head_flops(config, 4 * COLUMNS)
