@@ -65,20 +65,17 @@ class Batch:
 
         Args:
             model: says the rate.
-            of_clips: of a list of clips, (samples, rate) or the path of a long recording.
+            of_clips: of a list of clips, decoded or the path of a long recording.
         """
         from tqdm import tqdm
 
         rate = model.config.audio.sample_rate
 
-        def of_waveforms(waveforms: list[Any]) -> Any:
-            return of_clips([(waveform, rate) for waveform in waveforms])
-
         for reason in self.bad:  # folders that cannot be listed, patterns without a match
             self._tell(reason)
         longest = model.config.data.get("max_seconds", _LONG_SECONDS)
         with tqdm(total=len(self.files), unit=" files", disable=self._hidden) as bar:
-            for file, result in over_files(self.files, of_waveforms, lambda clip: of_clips([clip])[0], rate, longest):
+            for file, result in over_files(self.files, of_clips, lambda clip: of_clips([clip])[0], rate, longest):
                 bar.update()
                 if isinstance(result, AudioError):
                     self.bad.append(str(result))

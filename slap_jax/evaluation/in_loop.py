@@ -211,18 +211,18 @@ class CaptionLoss:
             if not any(facts.captions for facts in clips.facts()):
                 raise FinetuneError(f"evaluation set {name!r} ({clips.path}, split {clips.split!r}) has no captions")
         self._graph, _ = nnx.split(nnx.eval_shape(self._decoder))
-        self._program = jax.jit(self._rows, out_shardings=embedder.rows.output_sharding())
+        self._program = jax.jit(self._rows, out_shardings=embedder.bucketing.output_sharding())
 
     def __call__(self, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Returns for every set `nats_per_token`, `token_accuracy` and `n_tokens`; `params` are those of a run."""
         decoder = params["objectives"]["captioning"]["decoder"]
-        mesh = self._embedder.rows.mesh
+        mesh = self._embedder.bucketing.mesh
         results = {}
         with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
             for name, clips in self._sets.items():
                 total = np.zeros(3)
                 for batch in self._batches(clips):
-                    placed = jax.tree.map(self._embedder.rows.place, batch)
+                    placed = jax.tree.map(self._embedder.bucketing.place, batch)
                     total += np.asarray(self._program(params["model"], decoder, placed), np.float64)
                 losses, correct, count = total
                 results[name] = {

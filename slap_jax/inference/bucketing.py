@@ -1,7 +1,8 @@
-"""Runs a jitted function over clips or captions of any length with few compiled shapes and order-free results.
+"""Length bucketing: runs a jitted function on items of any length with few compiled shapes.
 
-Each item gets a row of its own. Its length is rounded up to a bucket, and the number of rows of a bucket is fixed, so a
-program is compiled once per bucket and an item meets the same program whether it comes alone or in a list.
+Each item gets a row of its own, padded to the bucket of its length. The number of rows of a bucket is fixed, so XLA
+compiles one program per bucket, and an item runs through the same program alone or in a list: its result does not
+depend on the other items.
 """
 
 import collections
@@ -16,21 +17,20 @@ from jax.sharding import Mesh, NamedSharding
 
 from slap_jax.parallel.sharding import batch_sharding, replicated, target_platform
 
-# Rows share one program, and on a CPU a row's last bits may depend on its place in the batch; there a program takes one
-# row. Accelerators get batches of about that many tokens.
+# Tokens per program on accelerators. On a CPU the last bits of a row may depend on its index in the batch, so there a
+# program takes a single row.
 ACCELERATOR_TOKENS = 32_768
-_IN_FLIGHT = 4  # calls whose inputs may be in memory at once
+_IN_FLIGHT = 4  # programs whose inputs may be in memory at once
+_WAITING_TOKENS = 8 * ACCELERATOR_TOKENS  # limit on the rows that wait for a full batch: about 0.7 GB of samples
 
-# Rows wait until their program is full, at most so many tokens in all: about 0.7 GB of samples.
-_WAITING_TOKENS = 8 * ACCELERATOR_TOKENS
 Item = TypeVar("Item")
 
 
 def bucket_size(length: int, smallest: int = 1) -> int:
-    """The bucket of a length: 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, ...; less than 25 % above the length.
+    """Returns the bucket of a length: 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, ...; less than 25 % above the length.
 
     Args:
-        length: columns or tokens, at least 1.
+        length: in columns or tokens, at least 1.
         smallest: the first bucket; shorter items are padded to it.
     """
     size = smallest
@@ -40,33 +40,33 @@ def bucket_size(length: int, smallest: int = 1) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """How rows are formed and where they run.
+class LengthBucketing:
+    """Forms batches of equal length and runs them.
 
     Attributes:
-        mesh: split the rows over its `data` and `fsdp` axes and give every device the whole result; None for one
-            device. All processes of the mesh must call with the same items.
-        tokens_per_call: about how many tokens a program handles; None chooses by the platform.
+        mesh: shards the rows over its `data` and `fsdp` axes and replicates the results; None for one device. All
+            processes of the mesh must call with the same items.
+        tokens_per_call: approximate number of tokens per program; None chooses it by platform.
     """
 
     mesh: Mesh | None = None
     tokens_per_call: int | None = None
 
-    def count(self, bucket_tokens: int) -> int:
-        """Rows of a program whose row has that many tokens."""
+    def rows_per_call(self, row_tokens: int) -> int:
+        """Returns the number of rows of a program whose rows have `row_tokens` tokens."""
         budget = self.tokens_per_call
         if budget is None:
             budget = 0 if target_platform() == "cpu" else ACCELERATOR_TOKENS
-        rows = max(1, budget // bucket_tokens)
-        ways = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        return -(-rows // ways) * ways
+        rows = max(1, budget // row_tokens)
+        num_shards = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return -(-rows // num_shards) * num_shards
 
     def output_sharding(self) -> NamedSharding | None:
-        """Sharding to give `jax.jit` for results."""
+        """Returns the `out_shardings` of jitted functions."""
         return None if self.mesh is None else replicated(self.mesh)
 
     def place(self, array: np.ndarray) -> jax.Array:
-        """Puts rows, the same in every process, on the devices."""
+        """Puts a batch, which is the same in every process, on the devices."""
         if self.mesh is None:
             return jax.device_put(array)
         return jax.make_array_from_callback(array.shape, batch_sharding(self.mesh), lambda index: array[index])
@@ -80,19 +80,19 @@ class Rows:
         smallest: int,
         tokens_per_unit: int,
     ) -> Iterator[tuple[Item, np.ndarray]]:
-        """Calls `function` on rows of items as they come; memory does not grow with their number.
+        """Calls `function` on batches of items as they arrive; memory does not grow with the number of items.
 
         Args:
-            function: jitted; arrays with a leading row axis to an array with one.
-            build: (items, rows, bucket) -> its arguments; rows beyond the items are padding.
-            items: one row each.
+            function: jitted; takes arrays with a leading row axis and returns one.
+            build: (items, rows, bucket) -> arguments of `function`; rows beyond the items are padding.
+            items: one row each, fetched while programs run.
             length: units (columns, tokens) of an item.
             smallest: the smallest bucket.
-            tokens_per_unit: tokens that one unit stands for.
+            tokens_per_unit: tokens per unit.
 
         Yields:
-            Each item and its row of the result, when its program has run: in the order of the items where a program
-            takes one row (CPU), else not. The next items are fetched while programs run.
+            Each item with its row of the result: in the order of the items where a program takes one row (CPU),
+            otherwise as batches complete.
         """
         waiting: dict[int, list[Item]] = collections.defaultdict(list)
         waiting_tokens = 0
@@ -100,7 +100,7 @@ class Rows:
 
         def launch(bucket: int, rows: int) -> None:
             members = waiting.pop(bucket)
-            # With the mesh in context every device runs attention on its own rows.
+            # With the mesh in context, each device runs attention on its own rows.
             with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
                 arguments = [self.place(array) for array in build(members, rows, bucket)]
                 running.append((members, function(*arguments)))
@@ -114,17 +114,17 @@ class Rows:
             bucket = bucket_size(length(item), smallest)
             waiting[bucket].append(item)
             waiting_tokens += bucket * tokens_per_unit
-            rows = self.count(bucket * tokens_per_unit)
+            rows = self.rows_per_call(bucket * tokens_per_unit)
             if len(waiting[bucket]) < rows:
                 if waiting_tokens <= _WAITING_TOKENS:
                     continue
                 bucket = max(waiting, key=lambda bucket: bucket * len(waiting[bucket]))
-                rows = self.count(bucket * tokens_per_unit)
+                rows = self.rows_per_call(bucket * tokens_per_unit)
             waiting_tokens -= bucket * tokens_per_unit * len(waiting[bucket])
             launch(bucket, rows)
             yield from collect(_IN_FLIGHT - 1)
         for bucket in sorted(waiting):
-            launch(bucket, self.count(bucket * tokens_per_unit))
+            launch(bucket, self.rows_per_call(bucket * tokens_per_unit))
             yield from collect(_IN_FLIGHT - 1)
         yield from collect(0)
 
@@ -136,14 +136,14 @@ class Rows:
         smallest: int,
         tokens_per_unit: int,
     ) -> list[np.ndarray]:
-        """Calls `function` on rows of items that are all in memory.
+        """Calls `function` on items that are all in memory.
 
         Args:
             function: as for `stream`.
-            build: as for `stream`; an item is its index.
+            build: as for `stream`; the items are indices into `lengths`.
             lengths: units (columns, tokens) of each item.
             smallest: the smallest bucket.
-            tokens_per_unit: tokens that one unit stands for.
+            tokens_per_unit: tokens per unit.
 
         Returns:
             The result row of each item, in the order of `lengths`.

@@ -1,4 +1,4 @@
-"""Captions of clips, by greedy decoding or beam search."""
+"""Audio captioning by greedy decoding or beam search."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -15,29 +15,29 @@ from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.models.encoders import token_segment_ids
 
 
-class CaptionError(UserError, ValueError):
-    """A way of decoding that does not exist; the message says what to write."""
+class BeamError(UserError, ValueError):
+    """A beam width that is not a positive integer."""
 
 
 class Captioner:
     """Writes captions with the decoder that the captioning objective trained."""
 
     def __init__(self, embedder: Embedder, max_tokens: int, beam: int = 1):
-        """Prepares; nothing is compiled before the first call.
+        """Sets up the program; it is compiled at the first call.
 
         Args:
-            embedder: of the same config; it forms the rows.
-            max_tokens: at which a caption ends even without EOS.
-            beam: beginnings of a caption that are followed at a time, see `CaptionDecoder.beam`; 1 is greedy decoding.
+            embedder: of the same config; it forms the batches.
+            max_tokens: caption length at which decoding stops, with or without EOS.
+            beam: beam width, see `CaptionDecoder.beam`; 1 is greedy decoding.
 
         Raises:
-            CaptionError: a beam that is not a positive integer.
+            BeamError: `beam` is not a positive integer.
         """
         check_beam(beam)
         self._embedder, self._max_tokens, self._beam = embedder, max_tokens, beam
         self._graph, state = nnx.split(nnx.eval_shape(self._decoder))
         self.abstract_params: dict[str, Any] = nnx.to_pure_dict(state)
-        self._program = jax.jit(self._caption_rows, out_shardings=embedder.rows.output_sharding())
+        self._program = jax.jit(self._caption_rows, out_shardings=embedder.bucketing.output_sharding())
 
     def __call__(
         self,
@@ -45,10 +45,10 @@ class Captioner:
         decoder_params: Mapping[str, Any],
         waveforms: Sequence[Shaped[np.ndarray, " n"]],
     ) -> list[list[int]]:
-        """Returns the token ids of a caption for each clip; what follows the first EOS has no meaning.
+        """Returns the token ids of a caption per clip; ids after the first EOS are meaningless.
 
         Args:
-            model_params: of the model.
+            model_params: `params["model"]` of a run.
             decoder_params: `params["objectives"]["captioning"]["decoder"]` of a run.
             waveforms: as for `Embedder.audio`.
         """
@@ -56,7 +56,7 @@ class Captioner:
         return [tokens.tolist() for tokens in self._embedder.map_audio(program, waveforms)]
 
     def program(self, model_params: Mapping[str, Any], decoder_params: Mapping[str, Any]) -> AudioProgram:
-        """A program for `Embedder.stream_audio` that writes the token ids of a caption for each row."""
+        """Returns a program for `Embedder.stream_audio` that maps rows to the token ids of their captions."""
         return functools.partial(self._program, model_params, decoder_params)
 
     def _decoder(self) -> CaptionDecoder:
@@ -82,6 +82,6 @@ class Captioner:
 
 
 def check_beam(beam: Any) -> None:
-    """Raises `CaptionError` unless a beam is a whole number above 0."""
+    """Raises `BeamError` unless `beam` is a positive integer."""
     if not isinstance(beam, (int, np.integer)) or isinstance(beam, bool) or beam < 1:
-        raise CaptionError(f"beam is {beam!r}; write a whole number, 1 or more")
+        raise BeamError(f"beam is {beam!r}; write a whole number, 1 or more")

@@ -1,4 +1,4 @@
-"""A fine-tuned classifier in use: probabilities of its classes for clips of any length."""
+"""Class probabilities from a classification head that fine-tuning trained, for clips of any length."""
 
 import functools
 import os
@@ -14,29 +14,34 @@ from ml_collections import ConfigDict
 from slap_jax.checkpoints.model_dir import Export
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.errors import UserError
-from slap_jax.inference.audio_input import Audio, read_audio
-from slap_jax.inference.embedder import Embedder, one_clip_rows
+from slap_jax.inference.audio_input import Audio, as_list
+from slap_jax.inference.embedder import AudioProgram, Embedder, one_clip_rows
+from slap_jax.inference.long_audio import mean_over_segments, outputs_per_recording, windows_of_training
 from slap_jax.models.encoders import token_segment_ids
 from slap_jax.models.slap import ClassificationHead, class_probabilities
 
 
-class Classifier:
-    """Runs the audio tower and the classification head on whole clips.
+class FinetuneError(UserError, ValueError):
+    """Fine-tuning settings or data that cannot work."""
 
-    The same clip gives the same bits alone, in a list, and in any order; see `Embedder`.
+
+class Classifier:
+    """Runs the audio tower and the classification head on whole clips, with parameters that may change between calls.
+
+    A clip gives the same bits alone, in a list, and in any order; see `Embedder`.
 
     Attributes:
-        label: key of the label that is predicted.
+        label: key of the label that the head predicts.
         classes: Y names, in the order of the outputs.
-        multi_label: whether the probabilities are of each class by itself.
+        multi_label: whether a clip may have several classes; each then has a probability of its own (sigmoid).
     """
 
     def __init__(self, config: ConfigDict, embedder: Embedder):
-        """Prepares; nothing is compiled before the first call.
+        """Sets up the program; it is compiled at the first call.
 
         Args:
             config: of a run with the classification objective, or of its export.
-            embedder: of the same config; says how rows are formed and where they run.
+            embedder: of the same config; it forms the batches.
         """
         settings = config.objectives.classification
         self.label: str = settings.label
@@ -46,21 +51,23 @@ class Classifier:
         width = config.model.audio_encoder.width
         head = nnx.eval_shape(lambda: ClassificationHead(width, len(self.classes), rngs=nnx.Rngs(0)))
         self._head_graph, _ = nnx.split(head)
-        self._program = jax.jit(self._rows, out_shardings=embedder.rows.output_sharding())
+        self._program = jax.jit(self._rows, out_shardings=embedder.bucketing.output_sharding())
 
     def __call__(
         self, params: Mapping[str, Any], waveforms: Sequence[Shaped[np.ndarray, " n"]]
     ) -> Float[np.ndarray, "N Y"]:
-        """Returns the probability of each class, fp32.
+        """Returns the fp32 probability of each class; every clip is one row, whatever its length.
 
         Args:
-            params: of a run: `model` and `objectives/classification` are read.
+            params: of a run; `model` and `objectives/classification` are read.
             waveforms: mono samples at `config.audio.sample_rate`, float or int16.
         """
-        head = params["objectives"]["classification"]["head"]
-        program = functools.partial(self._program, params["model"], head)
-        outputs = self._embedder.map_audio(program, waveforms)
+        outputs = self._embedder.map_audio(self.program(params), waveforms)
         return np.stack(outputs) if outputs else np.zeros((0, len(self.classes)), np.float32)
+
+    def program(self, params: Mapping[str, Any]) -> AudioProgram:
+        """Returns a program for `Embedder.stream_audio` that maps rows to the probabilities of their classes."""
+        return functools.partial(self._program, params["model"], params["objectives"]["classification"]["head"])
 
     def _rows(
         self, params: Any, head: Any, waveform: Float[Array, "R S"], samples: Int[Array, " R"]
@@ -78,45 +85,52 @@ class TrainedClassifier:
     """A classifier with its parameters: `load_classifier(dir).predict(files)`.
 
     Attributes:
-        classes: names of the classes.
-        multi_label: whether a clip may have several.
+        config: of the run or export.
+        classes: Y names.
+        multi_label: whether a clip may have several classes.
     """
 
     def __init__(self, config: ConfigDict, params: Mapping[str, Any]):
-        """Takes a model that is in memory."""
         self.config = config
-        self._classifier = Classifier(config, Embedder(config))
+        self._embedder = Embedder(config)
+        self._classifier = Classifier(config, self._embedder)
         self.classes, self.multi_label = self._classifier.classes, self._classifier.multi_label
         self._params = jax.device_put({"model": params["model"], "objectives": params["objectives"]})
 
     def probabilities(self, waveforms: Sequence[Shaped[np.ndarray, " n"]]) -> Float[np.ndarray, "N Y"]:
-        """Returns the probability of each class for samples at `config.audio.sample_rate`."""
+        """Returns the probabilities of the classes for samples at `config.audio.sample_rate`, one row per clip."""
         return self._classifier(self._params, waveforms)
 
-    def predict(self, clips: Sequence[Audio]) -> list[dict[str, float]]:
-        """Returns for each clip class -> probability, the most probable first.
+    def predict(self, clips: Sequence[Audio], sample_rate: int | None = None) -> list[dict[str, float]]:
+        """Returns class -> probability for each clip, the most probable class first.
+
+        A recording longer than the clips of training streams through overlapping windows in bounded memory; its
+        probabilities are the mean over the windows, weighted by their durations.
 
         Args:
-            clips: paths, the bytes of files, or pairs (samples, sample rate).
+            clips: as for `slap_jax.inference.model.SlapModel.embed_audio`.
+            sample_rate: of bare samples, in Hz.
 
         Raises:
-            AudioError: a file that is missing or is no audio.
+            AudioError: a clip that cannot be read; the message gives its index in the list.
         """
-        rate = self.config.audio.sample_rate
-        found = self.probabilities([read_audio(clip, rate) for clip in clips])
-        return [{self.classes[y]: float(row[y]) for y in np.argsort(-row, kind="stable")} for row in found]
+        program = self._classifier.program(self._params)
+        spec = windows_of_training(self.config)
+        results = outputs_per_recording(self._embedder, program, as_list(clips), spec, sample_rate)
+        probabilities = [mean_over_segments(outputs) for outputs in results]
+        return [{self.classes[y]: float(row[y]) for y in np.argsort(-row, kind="stable")} for row in probabilities]
 
 
 def read_classifier(directory: str | os.PathLike[str], step: int | None = None) -> Export:
-    """Reads a model that has a classification head.
+    """Reads a model with a classification head.
 
     Args:
         directory: run directory, its `best`, or an export of it.
         step: of a run's checkpoint; None for the newest.
 
     Raises:
-        FinetuneError: a model without one.
-        ExportError, CheckpointError: no model, or one that cannot be read.
+        FinetuneError: the model has no classification head.
+        ExportError, CheckpointError: there is no model, or it cannot be read.
     """
     model = read_model(directory, step)
     if "head" not in model.params.get("objectives", {}).get("classification", {}):
@@ -128,10 +142,6 @@ def read_classifier(directory: str | os.PathLike[str], step: int | None = None) 
 
 
 def load_classifier(directory: str | os.PathLike[str], step: int | None = None) -> TrainedClassifier:
-    """Reads a classifier that `slap finetune --task classification` trained; see `read_classifier`."""
+    """Loads a classifier that `slap finetune --task classification` trained; see `read_classifier`."""
     model = read_classifier(directory, step)
     return TrainedClassifier(model.config, model.params)
-
-
-class FinetuneError(UserError, ValueError):
-    """A fine-tuning that cannot work; the message says what was found and what to give instead."""

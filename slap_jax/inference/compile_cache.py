@@ -1,4 +1,4 @@
-"""Compiled programs on disk, so that the first answer of the next process does not wait for the compiler."""
+"""JAX's persistent compilation cache for inference, so that a new process does not wait for the compiler."""
 
 import logging
 import os
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import jax
 
-_DIRECTORY = "jax_compilation_cache_dir"
 VARIABLE = "SLAP_COMPILE_CACHE"
+_DIRECTORY = "jax_compilation_cache_dir"
 _OFF = ("0", "off", "none")
-_WORTH_KEEPING = 0.1  # seconds of compiling
+_MIN_COMPILE_SECONDS = 0.1  # programs that compile faster are not stored
 
 
 def cache_directory(environment: Mapping[str, str]) -> Path | None:
-    """Returns where programs are kept, or None for nowhere.
+    """Returns the cache directory, or None if caching is off.
 
     Args:
-        environment: `SLAP_COMPILE_CACHE` is a directory, or 0, off or none; without it, programs are kept in the user's
-            cache directory.
+        environment: `SLAP_COMPILE_CACHE` is a directory, or "0", "off" or "none"; by default the cache is in the
+            user's cache directory.
     """
     chosen = environment.get(VARIABLE, "")
     if chosen.lower() in _OFF:
@@ -30,9 +30,9 @@ def cache_directory(environment: Mapping[str, str]) -> Path | None:
 
 
 def use_compile_cache(environment: Mapping[str, str] = os.environ) -> None:
-    """Has JAX keep what it compiles from now on, unless the user has chosen a cache of JAX already.
+    """Turns on JAX's persistent cache, unless the user has configured one.
 
-    Several processes that work together compile for themselves: see `slap_jax.parallel.distributed`.
+    Processes of a multi-process job compile for themselves: see `slap_jax.parallel.distributed`.
     """
     if getattr(jax.config, _DIRECTORY) is not None or jax.process_count() > 1:
         return
@@ -45,4 +45,4 @@ def use_compile_cache(environment: Mapping[str, str] = os.environ) -> None:
         logging.warning("compiled programs are not kept: %s (%s=DIR chooses another directory)", error, VARIABLE)
         return
     jax.config.update(_DIRECTORY, str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)

@@ -1,4 +1,4 @@
-"""A trained model as a person uses it: sound and text in, vectors, classes and captions out."""
+"""The Python API of a trained model: audio and text in; embeddings, classes, captions and moments out."""
 
 import functools
 import logging
@@ -20,58 +20,55 @@ from slap_jax.inference.compile_cache import use_compile_cache
 from slap_jax.inference.embedder import AudioProgram, Embedder, Output
 from slap_jax.inference.long_audio import (
     WHOLE,
-    Captions,
-    Cut,
     Frames,
     Scores,
-    Span,
+    Segment,
+    WindowCaptions,
     Windows,
-    columns_over_time,
-    even_cut,
-    mean_of_windows,
-    overlapping_cut,
-    stream_windows,
-    window_times,
+    WindowSpec,
+    column_outputs,
+    context_windows,
+    mean_embedding,
+    outputs_per_recording,
+    regular_windows,
+    segment_times,
+    windows_of_training,
 )
 from slap_jax.inference.prompts import DEFAULT_TEMPLATE, ZeroShotError, class_embeddings, class_prompts
 
-# The longest clips of training where an export does not tell them.
-_USUAL_MAX_SECONDS = 30.0
-
 
 class TextError(UserError, ValueError):
-    """Text that cannot be embedded; the message names it by its place in the list."""
+    """Text that cannot be embedded; the message gives its index in the list."""
 
 
 class SlapModel:
-    """Embeds, compares, classifies and captions sound of any rate, channels and duration.
+    """Embeds, compares, classifies and captions audio of any sample rate, number of channels and duration.
 
-    Everything is deterministic: the same input gives the same bits, alone, in a list, and in any order. Nothing is
+    Everything is deterministic: an input gives the same bits alone, in a list, and in any order (on CPU). Nothing is
     cropped or repeated.
 
     Attributes:
         config: of the export.
-        embed_dim: E, the size of the vectors.
+        embed_dim: E, the size of the embeddings.
         params: on the device, `{"model": ..., "objectives": ...}`.
     """
 
     def __init__(self, config: ConfigDict, params: dict[str, Any], tokenizer: Tokenizer):
-        """Takes a model that is in memory; `SlapModel.load` reads one from a directory.
+        """Wraps an in-memory model; `SlapModel.load` reads one from a directory.
 
         Args:
             config: `audio`, `model`, `objectives.contrastive` and `data.max_caption_tokens` are read.
-            params: `{"model": ..., "objectives": ...}`; `objectives` may lack the caption decoder.
+            params: `{"model": ..., "objectives": ...}`; the caption decoder is optional.
             tokenizer: of the run.
 
         Raises:
-            ExportError: the parameters are not those that the config describes.
+            ExportError: the parameters do not have the shapes that the config describes.
         """
         self.config = config
         self.embed_dim: int = config.model.embed_dim
         self._tokenizer = tokenizer
         self._max_tokens: int = config.data.max_caption_tokens
         self._rate: int = config.audio.sample_rate
-        self._max_seconds: float = config.data.get("max_seconds", _USUAL_MAX_SECONDS)
         if tokenizer.vocab_size > config.model.vocab_size:
             raise ExportError(
                 f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} ids, the model only {config.model.vocab_size}; "
@@ -81,8 +78,8 @@ class SlapModel:
         check_shapes(params["model"], self._embedder.abstract_params(), "model")
         self.params = jax.device_put({"model": params["model"], "objectives": dict(params.get("objectives", {}))})
         objectives = self.params["objectives"]
-        self._classes: dict[tuple[tuple[str, ...], str], np.ndarray] = {}  # of the labels that were asked for last
-        self._captioners: dict[int, Captioner] = {}  # by the size of the beam
+        self._classes: dict[tuple[tuple[str, ...], str], np.ndarray] = {}  # embeddings of the most recent labels
+        self._captioners: dict[int, Captioner] = {}  # by beam width
         self._decoder_params = objectives.get("captioning", {}).get("decoder")
         if self._decoder_params is not None:
             self._captioners[1] = Captioner(self._embedder, self._max_tokens)
@@ -96,11 +93,11 @@ class SlapModel:
         """Reads a directory that `slap export` wrote.
 
         Args:
-            directory: holds `model.safetensors`, `config.json` and `tokenizer.model`.
-            compute_dtype: "float32" or "bfloat16"; None for that of training.
+            directory: contains `model.safetensors`, `config.json` and `tokenizer.model`.
+            compute_dtype: "float32" or "bfloat16"; None for the precision of training.
 
         Raises:
-            ExportError: a file is missing, damaged, or of another version.
+            ExportError: a file is missing or damaged, or has another version.
         """
         exported = load_export(directory)
         if compute_dtype is not None:
@@ -117,7 +114,7 @@ class SlapModel:
 
     @functools.cached_property
     def model_id(self) -> str:
-        """A short name by the content of weights, settings and vocabulary; an index of sounds knows its model by it."""
+        """A short hash of weights, settings and vocabulary; a search index identifies its model by it."""
         return model_id(self.config, self.params, self._tokenizer.path)
 
     def embed_audio(
@@ -129,25 +126,23 @@ class SlapModel:
         """Embeds clips and recordings of any length.
 
         Args:
-            audio: for each clip a path, the bytes of an audio file, a pair (samples, sample rate), or samples alone.
-                Samples are [n] or [n, channels] as soundfile returns them; integers are scaled by their type, floats
-                have full scale 1. Channels are averaged and the rate is converted.
-            sample_rate: of samples that come alone, in Hz.
-            window_seconds: what is longer is embedded in windows of this length; None for whole whatever the length,
-                "trained" for the longest clips of training.
+            audio: for each clip a path, the bytes of an audio file, a pair (samples, sample rate), or bare samples.
+                Samples are [n] or [n, channels], as soundfile returns them. Integers are scaled by the range of their
+                type; floats have full scale 1. Channels are averaged and the rate is converted.
+            sample_rate: of bare samples, in Hz.
+            window_seconds: longer recordings are embedded in windows of this length. "trained" stands for the longest
+                clips of training; None embeds every recording whole.
 
         Returns:
             fp32 unit vectors.
 
         Raises:
-            AudioError: unreadable, empty, or with NaN samples; the message gives the place in the list.
+            AudioError: a clip is unreadable or empty, or contains NaN; the message gives its index in the list.
+            WindowError: `window_seconds` is too short, or not a number.
         """
-        clips = as_list(audio)
-        windows: list[list[tuple[Span, np.ndarray]]] = [[] for _ in clips]
-        cut = self._cut(window_seconds)
-        for span, vector in stream_windows(self._embedder, self._program("audio"), clips, cut, sample_rate):
-            windows[span.recording].append((span, vector))
-        vectors = [mean_of_windows(parts) for parts in windows]
+        clips, spec = as_list(audio), self._window_spec(window_seconds)
+        outputs = outputs_per_recording(self._embedder, self._program("audio"), clips, spec, sample_rate)
+        vectors = [mean_embedding(parts) for parts in outputs]
         return np.stack(vectors) if vectors else np.zeros((0, self.embed_dim), np.float32)
 
     def windows(
@@ -158,63 +153,61 @@ class SlapModel:
         Args:
             clip: one clip, as in the list for `embed_audio`.
             seconds: length of a window.
-            hop: seconds from the start of one window to that of the next; None for half a window.
-            sample_rate: of samples that come alone, in Hz.
+            hop: seconds from the start of a window to the start of the next; None for half a window.
+            sample_rate: of bare samples, in Hz.
 
         Returns:
-            Windows at 0, hop, 2 hop, ...; the last one ends with the recording and may be shorter. A recording of up to
-            `seconds` is one window.
+            Windows that start at 0, hop, 2 hop, ...; the last one ends with the recording and may be shorter. A
+            recording of up to `seconds` is one window.
 
         Raises:
             AudioError: see `embed_audio`.
-            WindowError: windows without length, or gaps between them.
+            WindowError: unless 0 < hop <= seconds.
         """
-        cut = even_cut(seconds, hop, self._rate, overlap=0.5)
-        found = stream_windows(self._embedder, self._program("audio"), [clip], cut, sample_rate, one=True)
-        parts = sorted(found, key=lambda part: part[0])
-        return Windows(
-            *window_times([span for span, _ in parts], self._rate), np.stack([vector for _, vector in parts])
-        )
+        spec, program = regular_windows(seconds, hop, self._rate, overlap=0.5), self._program("audio")
+        (parts,) = outputs_per_recording(self._embedder, program, [clip], spec, sample_rate, numbered=False)
+        times = segment_times([segment for segment, _ in parts], self._rate)
+        return Windows(*times, np.stack([vector for _, vector in parts]))
 
     def frames(self, clip: Audio, sample_rate: int | None = None) -> Frames:
-        """Dense features of one recording of any length, one for each 160 ms.
+        """Computes dense features of one recording of any length, one for each 160 ms.
 
         Args:
             clip: one clip, as in the list for `embed_audio`.
-            sample_rate: of samples that come alone, in Hz.
+            sample_rate: of bare samples, in Hz.
 
         Raises:
             AudioError: see `embed_audio`.
         """
-        program, cut = self._program("frames"), self._cut("trained")
-        return Frames(*columns_over_time(self._embedder, program, clip, cut, sample_rate, lambda columns: columns))
+        program, spec = self._program("frames"), self._window_spec("trained")
+        return Frames(*column_outputs(self._embedder, program, clip, spec, sample_rate, lambda columns: columns))
 
     def scores(self, clip: Audio, texts: Sequence[str], sample_rate: int | None = None) -> Scores:
-        """Similarity of every 160 ms of one recording of any length with texts.
+        """Computes the similarity of every 160 ms of one recording of any length with texts.
 
         Args:
             clip: one clip, as in the list for `embed_audio`.
             texts: as for `embed_text`.
-            sample_rate: of samples that come alone, in Hz.
+            sample_rate: of bare samples, in Hz.
 
         Raises:
             AudioError: see `embed_audio`.
             TextError: see `embed_text`.
         """
         text = self.embed_text(texts)
-        program, cut = self._program("frame_embeddings"), self._cut("trained")
-        return Scores(*columns_over_time(self._embedder, program, clip, cut, sample_rate, lambda own: own @ text.T))
+        program, spec = self._program("frame_embeddings"), self._window_spec("trained")
+        return Scores(*column_outputs(self._embedder, program, clip, spec, sample_rate, lambda own: own @ text.T))
 
     def embed_text(self, texts: Sequence[str]) -> Float[np.ndarray, "m E"]:
         """Embeds texts.
 
-        A text of more than `data.max_caption_tokens` tokens is cut there, with a warning in the log.
+        A text of more than `data.max_caption_tokens` tokens is truncated, with a warning in the log.
 
         Returns:
             fp32 unit vectors.
 
         Raises:
-            TextError: not a list of strings, or a string without content.
+            TextError: `texts` is not a list of strings, or a string is blank or not UTF-8.
         """
         if isinstance(texts, str) or not isinstance(texts, Iterable):
             found = "one string: write [text]" if isinstance(texts, str) else repr(texts)
@@ -225,11 +218,10 @@ class SlapModel:
                 raise TextError(f"text {index} is {text!r}; expected a string with content")
             try:
                 text.encode()
-            except UnicodeEncodeError:  # arguments of the command line that are not UTF-8 come like this
-                raise TextError(f"text {index} is {text!r}, which is not UTF-8; type it anew") from None
+            except UnicodeEncodeError:  # Python decodes command-line arguments that are not UTF-8 to surrogates
+                raise TextError(f"text {index} is {text!r}, which is not UTF-8; type it again") from None
         captions = [self._tokenizer.encode(text, self._max_tokens) for text in texts]
         for index, (text, tokens) in enumerate(zip(texts, captions, strict=True)):
-            # Only a text that fills the window may be longer.
             if len(tokens) == self._max_tokens and (length := self._tokenizer.length(text)) > self._max_tokens:
                 logging.warning(
                     "text %d has %d tokens and the model reads %d: the rest is cut off", index, length, self._max_tokens
@@ -238,7 +230,7 @@ class SlapModel:
 
     @staticmethod
     def similarity(audio: Float[np.ndarray, "n E"], text: Float[np.ndarray, "m E"]) -> Float[np.ndarray, "n m"]:
-        """Cosine similarity, -1 to 1, of embeddings."""
+        """Returns the cosine similarity, -1 to 1, of embeddings."""
         return np.asarray(audio, np.float32) @ np.asarray(text, np.float32).T
 
     def classify(
@@ -248,21 +240,21 @@ class SlapModel:
         template: str = DEFAULT_TEMPLATE,
         sample_rate: int | None = None,
     ) -> list[dict[str, float]]:
-        """Zero-shot classification: how much each label fits, relative to the other labels given.
+        """Classifies clips without training: how well each label fits, relative to the other labels.
 
         Args:
             audio: as for `embed_audio`.
             labels: the classes; one of them is assumed to be right.
-            template: a name of `slap_jax.evaluation.zero_shot.TEMPLATES`, or a prompt with {}, like "the sound of {}".
+            template: a name of `slap_jax.inference.prompts.TEMPLATES`, or a prompt with {}, like "the sound of {}".
             sample_rate: as for `embed_audio`.
 
         Returns:
-            For each clip label -> probability, the most probable first: the softmax over the labels of cosine
+            For each clip label -> probability, the most probable label first: the softmax over the labels of cosine
             similarity times the scale (inverse temperature) that the contrastive objective learned.
 
         Raises:
             AudioError: see `embed_audio`.
-            ZeroShotError: no labels, a label twice, or an unknown template.
+            ZeroShotError: there are no labels, a label occurs twice, or the template is unknown.
         """
         names = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
         named = all(isinstance(name, str) and name.strip() for name in names)
@@ -271,10 +263,10 @@ class SlapModel:
                 f"labels are {names or labels!r}; expected a list of distinct names with content, at least one"
             )
         prompts = class_prompts(names, template)
-        asked = (tuple(names), template)
-        if asked not in self._classes:  # a folder is classified in several calls
-            self._classes = {asked: class_embeddings(self.embed_text(prompts), len(names))}
-        similarity = self.similarity(self.embed_audio(audio, sample_rate), self._classes[asked])
+        key = (tuple(names), template)
+        if key not in self._classes:  # classifying a folder takes several calls with the same labels
+            self._classes = {key: class_embeddings(self.embed_text(prompts), len(names))}
+        similarity = self.similarity(self.embed_audio(audio, sample_rate), self._classes[key])
         logits = self._scale * similarity.astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -283,29 +275,30 @@ class SlapModel:
     def caption(self, audio: Sequence[Audio], beam: int = 1, sample_rate: int | None = None) -> list[str]:
         """Describes each clip in words.
 
-        A recording longer than the clips of training gets one of the captions of its windows: that whose text embedding
-        is nearest to the recording's. `caption_windows` returns all of them.
+        A recording longer than the clips of training gets the caption of one of its windows: the one whose text
+        embedding is nearest to the embedding of the recording. `caption_windows` returns all of them.
 
         Args:
             audio: as for `embed_audio`.
-            beam: how many beginnings of a caption are followed at a time; 1 takes the likeliest token each time.
+            beam: beam width; 1 is greedy decoding.
             sample_rate: as for `embed_audio`.
 
         Raises:
             AudioError: see `embed_audio`.
+            BeamError: `beam` is not a positive integer.
             ExportError: the model has no caption decoder.
         """
         clips = as_list(audio)
-        found: list[list[str]] = [[] for _ in clips]
-        for span, text in self._captions(clips, self._cut("trained"), beam, sample_rate):
-            found[span.recording].append(text)
-        for index, texts in enumerate(found):
-            if len(texts) > 1:
-                distinct = sorted({text for text in texts if text.strip()})
-                if distinct:
-                    recording = self.embed_audio([clips[index]], sample_rate)
-                    found[index] = [distinct[int(self.similarity(recording, self.embed_text(distinct)).argmax())]]
-        return [texts[0] for texts in found]
+        captions = []
+        for index, parts in enumerate(self._captions(clips, self._window_spec("trained"), beam, sample_rate)):
+            texts = [text for _, text in parts]
+            distinct = sorted({text for text in texts if text.strip()})
+            if len(texts) > 1 and distinct:
+                recording = self.embed_audio([clips[index]], sample_rate)
+                captions.append(distinct[int(self.similarity(recording, self.embed_text(distinct)).argmax())])
+            else:
+                captions.append(texts[0])
+        return captions
 
     def caption_windows(
         self,
@@ -314,25 +307,28 @@ class SlapModel:
         hop: float | None = None,
         beam: int = 1,
         sample_rate: int | None = None,
-    ) -> Captions:
+    ) -> WindowCaptions:
         """Describes the windows of one recording of any length.
 
         Args:
             clip: one clip, as in the list for `embed_audio`.
             seconds: length of a window.
-            hop: seconds from the start of one window to that of the next; None for one window after the other.
+            hop: seconds from the start of a window to the start of the next; None for windows without overlap.
             beam: as for `caption`.
-            sample_rate: of samples that come alone, in Hz.
+            sample_rate: of bare samples, in Hz.
 
         Raises:
             AudioError: see `embed_audio`.
+            BeamError: `beam` is not a positive integer.
             ExportError: the model has no caption decoder.
-            WindowError: windows without length, or gaps between them.
+            WindowError: unless 0 < hop <= seconds.
         """
-        parts = self._captions([clip], even_cut(seconds, hop, self._rate), beam, sample_rate, one=True)
-        return Captions(*window_times([span for span, _ in parts], self._rate), [text for _, text in parts])
+        spec = regular_windows(seconds, hop, self._rate)
+        (parts,) = self._captions([clip], spec, beam, sample_rate, numbered=False)
+        times = segment_times([segment for segment, _ in parts], self._rate)
+        return WindowCaptions(*times, [text for _, text in parts])
 
-    # The names of transformers' models of this kind.
+    # The names that transformers gives these methods.
     get_audio_features = embed_audio
     get_text_features = embed_text
 
@@ -340,25 +336,28 @@ class SlapModel:
         return self._embedder.audio_program(self.params["model"], output)
 
     def _captions(
-        self, audio: Sequence[Audio], cut: Cut, beam: int, sample_rate: int | None, one: bool = False
-    ) -> list[tuple[Span, str]]:
-        """A caption of each window, in order."""
+        self, audio: Sequence[Audio], spec: WindowSpec, beam: int, sample_rate: int | None, numbered: bool = True
+    ) -> list[list[tuple[Segment, str]]]:
+        """Returns the captions of the windows of each recording, in order."""
         if self._decoder_params is None:
             raise ExportError(
                 "this model has no caption decoder: it was trained with config.objectives.captioning.weight=0; train "
                 "with a weight above 0 to get captions"
             )
-        check_beam(beam)  # before a beam of 2.0 is taken for that of 2
+        check_beam(beam)  # before the lookup, where 2.0 == 2
         if beam not in self._captioners:
             self._captioners[beam] = Captioner(self._embedder, self._max_tokens, beam)
         program = self._captioners[beam].program(self.params["model"], self._decoder_params)
-        written = sorted(
-            stream_windows(self._embedder, program, audio, cut, sample_rate, one), key=lambda part: part[0]
-        )
-        # A model may have more ids than its vocabulary has pieces; the surplus ones spell nothing.
-        known = self._tokenizer.vocab_size
-        return [(span, self._tokenizer.decode([i for i in ids.tolist() if i < known])) for span, ids in written]
+        outputs = outputs_per_recording(self._embedder, program, audio, spec, sample_rate, numbered)
+        return [[(segment, self._text(ids.tolist())) for segment, ids in parts] for parts in outputs]
 
-    def _cut(self, window_seconds: float | Literal["trained"] | None) -> Cut:
-        seconds = self._max_seconds if window_seconds == "trained" else window_seconds
-        return WHOLE if seconds is None else overlapping_cut(seconds, self._rate, self._embedder.per_column)
+    def _text(self, ids: Sequence[int]) -> str:
+        # The model may have more ids than the vocabulary has pieces; the surplus ids stand for no text.
+        return self._tokenizer.decode([i for i in ids if i < self._tokenizer.vocab_size])
+
+    def _window_spec(self, window_seconds: float | Literal["trained"] | None) -> WindowSpec:
+        if window_seconds is None:
+            return WHOLE
+        if window_seconds == "trained":
+            return windows_of_training(self.config)
+        return context_windows(window_seconds, self._rate, self._embedder.per_column)

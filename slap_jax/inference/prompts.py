@@ -1,4 +1,8 @@
-"""TODO slap_jax/inference/prompts.py"""
+"""Text prompts for zero-shot classification: templates, the prompts of classes, and their averaged embeddings.
+
+A class is represented by the mean embedding of its prompts, scaled to unit length (prompt ensembling, Radford et al.,
+CLIP, arXiv 2103.00020, section 3.1.4). Results are comparable only if they use the same template.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +11,7 @@ from jaxtyping import Float
 
 from slap_jax.errors import UserError
 
-# Named prompt sets; {} is the class name. A result is only comparable with another of the same template.
+# Named prompt sets; {} stands for the class name.
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "ensemble": ("{}", "the sound of {}", "a sound of {}", "{} can be heard", "this is a recording of {}"),
     "sound": ("this is a sound of {}",),
@@ -32,14 +36,14 @@ DEFAULT_TEMPLATE = "ensemble"
 
 
 class ZeroShotError(UserError, ValueError):
-    """Labels or a template that zero-shot classification cannot use; the message says what to write instead."""
+    """Labels or a template that zero-shot classification cannot use."""
 
 
 def template_prompts(template: str) -> tuple[str, ...]:
-    """Returns the prompts of a named template; a string that holds `{}` is a template of its own.
+    """Returns the prompts of a named template; a string that contains `{}` is a template with one prompt.
 
     Raises:
-        ZeroShotError: neither a known name nor a string with `{}`.
+        ZeroShotError: `template` is neither a known name nor a string with `{}`.
     """
     if isinstance(template, str):
         if template in TEMPLATES:
@@ -55,12 +59,15 @@ def template_prompts(template: str) -> tuple[str, ...]:
 def class_prompts(
     classes: Sequence[str], template: str = DEFAULT_TEMPLATE, words: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Returns the prompts of all classes, the prompts of a class together; underscores of names become spaces.
+    """Returns the prompts of all classes, those of a class consecutively.
 
     Args:
-        classes: their names.
+        classes: Y names; underscores become spaces.
         template: see `template_prompts`.
-        words: class -> what stands for its name in the prompts, for those that are called otherwise.
+        words: class -> text that replaces the class name in its prompts.
+
+    Raises:
+        ZeroShotError: see `template_prompts`.
     """
     prompts = template_prompts(template)
     names = [(words or {}).get(name, name).replace("_", " ") for name in classes]
@@ -68,6 +75,11 @@ def class_prompts(
 
 
 def class_embeddings(prompts: Float[np.ndarray, "P E"], classes: int) -> Float[np.ndarray, "Y E"]:
-    """Averages the unit embeddings of `class_prompts` over the prompts of each of the Y classes; unit length again."""
+    """Averages the embeddings of `class_prompts` per class and scales the means to unit length.
+
+    Args:
+        prompts: unit embeddings of the P = Y * (prompts per class) prompts, in the order of `class_prompts`.
+        classes: Y.
+    """
     mean = np.asarray(prompts, np.float32).reshape(classes, -1, prompts.shape[-1]).mean(axis=1)
     return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)

@@ -20,7 +20,7 @@ from slap_jax.data.inspect.measure import log_mel
 from slap_jax.drawing.packed_row import SLOT_COLOURS
 from slap_jax.drawing.theme import PRINT, drawing, new_figure
 from slap_jax.errors import UserError
-from slap_jax.inference.audio_input import read_audio
+from slap_jax.inference.audio_input import load_audio
 from slap_jax.inference.long_audio import Scores
 from slap_jax.search.search import Hit, search
 
@@ -65,7 +65,7 @@ def timeline(model: "SlapModel", audio: str | None, texts: str) -> str:
     if not 1 <= len(lines) <= MOST_TEXTS:
         raise PageError(f"found {len(lines)} texts; type 1 to {MOST_TEXTS}, one a line or separated by commas")
     rate = model.config.audio.sample_rate
-    whole = read_audio(_given(audio), rate)
+    whole = load_audio(_given(audio), rate)
     waveform = whole[: round(LONGEST_SHOWN * rate)]
     scores = model.scores((waveform, rate), lines)
     mel = log_mel(to_int16(waveform), model.config.audio)
@@ -177,9 +177,9 @@ def moment(hit: Hit, rate: int) -> Float[np.ndarray, " n"]:
         with soundfile.SoundFile(hit.path) as file:
             file.seek(min(round(hit.start * file.samplerate), max(file.frames - 1, 0)))
             samples = file.read(round((hit.end - hit.start) * file.samplerate), dtype="float32", always_2d=True)
-            return read_audio((samples, file.samplerate), rate, name=hit.path)
+            return load_audio((samples, file.samplerate), rate, name=hit.path)
     except (soundfile.SoundFileError, RuntimeError):
-        return read_audio(hit.path, rate)[round(hit.start * rate) : round(hit.end * rate)]
+        return load_audio(hit.path, rate)[round(hit.start * rate) : round(hit.end * rate)]
 
 
 def _player(hit: Hit, rate: int, name: str) -> str:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from slap_jax.data.audio import AudioError
 from slap_jax.data.collections.entries import Rejection
+from slap_jax.inference.audio_input import DecodedFile
 from slap_jax.inference.many_files import NoInputError, audio_files, check_name, over_files
 from slap_jax.search.index import INDEX_FOLDER, MANIFEST, Contents, FileState, Manifest, SearchError, file_entry
 from slap_jax.search.search import EmbeddingModel
@@ -142,11 +143,11 @@ class _Updating:
                 self._drop(path)
         rate, window, hop = self._model.config.audio.sample_rate, *self._windows()
 
-        def of_clips(waveforms: list[np.ndarray]) -> list[_Embedded]:
-            vectors = self._model.embed_audio([(waveform, rate) for waveform in waveforms])
+        def of_clips(clips: list[DecodedFile]) -> list[_Embedded]:
+            vectors = self._model.embed_audio(clips)
             return [
-                (np.array([[0.0, len(waveform) / rate]]), vector[None])
-                for waveform, vector in zip(waveforms, vectors, strict=True)
+                (np.array([[0.0, len(clip.samples) / rate]]), vector[None])
+                for clip, vector in zip(clips, vectors, strict=True)
             ]
 
         def of_long(item: Any) -> _Embedded:
@@ -155,7 +156,7 @@ class _Updating:
 
         with tqdm(total=len(files), desc="index", unit=" files", disable=self._hidden) as self._bar:
             chosen = (str(self._folder / path) for path in self._new_files(files))
-            for full, result in over_files(chosen, of_clips, of_long, rate, window):
+            for full, result in over_files(chosen, of_clips, of_long, rate, window, skip_silent=True):
                 self._finish(os.path.relpath(full, self._folder), result)
                 self._bar.update()
             for path, other in self._twins:

@@ -48,12 +48,13 @@ def test_bad_files_are_told_and_the_rest_is_done(sounds, capsys):
     (sounds / "broken.wav").write_bytes(b"RIFFnothing")
     write(sounds / "silent.wav", np.zeros(1_600, np.float32))
     out, err = run(capsys, "caption", "sounds", "gone.wav", "*.mp3", "--beam", "2", "--json", code=1)
-    assert json.loads(out)["sounds/low.wav"] == "tone 0 again" and len(json.loads(out)) == 3
+    assert json.loads(out)["sounds/low.wav"] == "tone 0 again"
+    assert len(json.loads(out)) == 4 and "sounds/silent.wav" in json.loads(out)  # as in a call of the model
     lines = err.splitlines()
-    assert len(lines) == 5 and all(line.startswith("slap caption: ") for line in lines)
-    for part in ("left out: *.mp3 fits no file", "sounds/broken.wav is not readable", "sounds/silent.wav is silent"):
+    assert len(lines) == 4 and all(line.startswith("slap caption: ") for line in lines)
+    for part in ("left out: *.mp3 fits no file", "sounds/broken.wav is not readable"):
         assert sum(part in line for line in lines) == 1
-    assert "gone.wav is missing" in err and lines[-1] == "slap caption: 3 files done, 4 left out; see above"
+    assert "gone.wav is missing" in err and lines[-1] == "slap caption: 4 files done, 3 left out; see above"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""How rows reach the devices: with their mesh in context, and as many as the platform wants."""
+"""Length bucketing: bucket sizes, rows per program, the mesh in context, and streams in bounded memory."""
 
 import jax
 import numpy as np
 
 from slap_jax.config.defaults import default_config
-from slap_jax.inference.bucketing import ACCELERATOR_TOKENS, Rows
+from slap_jax.inference.bucketing import ACCELERATOR_TOKENS, LengthBucketing, bucket_size
 from slap_jax.parallel.sharding import compiling_for, create_mesh
 
 
@@ -20,16 +20,26 @@ def test_functions_are_traced_with_the_mesh_in_context():
     def build(indices, rows, bucket):
         return (np.asarray([[index] for index in indices] + [[0]] * (rows - len(indices)), np.float32),)
 
-    results = Rows(mesh).run(function, build, [1, 1, 1], 1, 1)
+    results = LengthBucketing(mesh).run(function, build, [1, 1, 1], 1, 1)
     assert [float(result[0]) for result in results] == [0.0, 2.0, 4.0]
     assert [dict(shape) for shape in traced_in] == [dict(mesh.shape)]
     assert jax.sharding.get_abstract_mesh().empty
 
 
 def test_rows_of_a_program_follow_the_platform_it_is_compiled_for():
-    assert Rows().count(128) == 1
+    assert LengthBucketing().rows_per_call(128) == 1  # on a CPU
     with compiling_for("tpu"):
-        assert Rows().count(128) == ACCELERATOR_TOKENS // 128
+        assert LengthBucketing().rows_per_call(128) == ACCELERATOR_TOKENS // 128
+    assert LengthBucketing(tokens_per_call=1_000).rows_per_call(300) == 3
+    assert LengthBucketing(tokens_per_call=1_000).rows_per_call(3_000) == 1
+
+
+def test_buckets_waste_at_most_a_quarter():
+    for length in range(1, 5_000):
+        bucket = bucket_size(length)
+        assert length <= bucket <= length * 1.25
+    assert len({bucket_size(length) for length in range(1, 5_000)}) < 45
+    assert bucket_size(3, smallest=16) == 16
 
 
 def items_of(lengths, rows, monkeypatch, waiting=1_000):
@@ -48,7 +58,7 @@ def items_of(lengths, rows, monkeypatch, waiting=1_000):
         return (np.array([[bucket, place] for place in places] + [[bucket, -1]] * (rows - len(places)), np.int32),)
 
     function = jax.jit(lambda row: row * 10)
-    stream = Rows(tokens_per_call=rows * 4).stream(function, build, items(), lambda item: item[1], 4, 1)
+    stream = LengthBucketing(tokens_per_call=rows * 4).stream(function, build, items(), lambda item: item[1], 4, 1)
     return [(item, row.tolist(), fetched) for item, row in stream]
 
 

@@ -1,4 +1,4 @@
-"""The same input gives the same bits, alone or in company; any duration; few programs; equal to the packed path."""
+"""The embedder: the same bits alone or in a list, any duration, few programs, equal to the packed path."""
 
 import jax
 import jax.numpy as jnp
@@ -7,21 +7,16 @@ import pytest
 
 from slap_jax.config.defaults import samples_per_column
 from slap_jax.data.packing import Clip, pack_rows
-from slap_jax.inference.bucketing import Rows, bucket_size
+from slap_jax.inference.bucketing import bucket_size
 from slap_jax.inference.embedder import SMALLEST_COLUMNS, Embedder, one_clip_rows
 from slap_jax.parallel.sharding import create_mesh
-from tests.inference.tiny import noise, tiny_config, tiny_params
+from tests.inference.tiny import CountingEmbedder, noise, shared_params, tiny_config, tiny_params
 
 CONFIG = tiny_config()
-PARAMS = tiny_params(CONFIG)
+PARAMS = shared_params()["model"]
 SECONDS = (0.3, 3.0, 0.00001, 1.1, 2.7, 0.5, 0.16, 2.05)  # columns 2, 19, 1, 7, 17, 4, 1, 13
 CLIPS = [noise(index, seconds) for index, seconds in enumerate(SECONDS)]
 CAPTIONS = [[1, *np.random.default_rng(n).integers(4, 64, size=n), 2] for n in (0, 1, 5, 13, 29, 30, 31, 38)]
-
-
-@pytest.fixture(scope="module")
-def embedder():
-    return Embedder(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +79,10 @@ def test_packed_path_agrees(embedder, audio):
 
 
 def test_batched_rows_agree_with_single_rows(audio):
-    batched = Embedder(CONFIG, tokens_per_call=200)
+    batched = CountingEmbedder(CONFIG, tokens_per_call=200)
     short = [0, 2, 5, 6]
     assert np.allclose(batched.audio(PARAMS, [CLIPS[index] for index in short]), audio[short], atol=1e-5)
-    assert batched.rows.count(16 * 4) == 3 and batched.programs == 1
+    assert batched.bucketing.rows_per_call(16 * 4) == 3 and batched.traces == 1
 
 
 def test_int16_and_float_agree(embedder):
@@ -101,50 +96,78 @@ def test_on_a_mesh(audio):
     mesh = create_mesh(config.parallel)
     assert mesh.size == 8
     params = jax.device_put(PARAMS, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-    embedder = Embedder(CONFIG, mesh=mesh)
+    embedder = CountingEmbedder(CONFIG, mesh=mesh)
     short = [0, 2, 5, 6]
     vectors = embedder.audio(params, [CLIPS[index] for index in short])
     assert np.allclose(vectors, audio[short], atol=1e-5)
     assert np.array_equal(embedder.audio(params, [CLIPS[5]])[0], vectors[2])
-    assert embedder.programs == 1
+    assert embedder.traces == 1
 
 
 def test_programs_are_bounded_by_buckets_and_do_not_depend_on_parameters():
-    embedder = Embedder(CONFIG)
+    embedder = CountingEmbedder(CONFIG)
     clips = [noise(index, seconds) for index, seconds in enumerate(np.linspace(0.1, 3.7, 12))]
     first = embedder.audio(PARAMS, clips)
     columns = {bucket_size(-(-len(clip) // samples_per_column(CONFIG.audio)), SMALLEST_COLUMNS) for clip in clips}
-    assert embedder.programs == len(columns) < 4
+    assert embedder.traces == len(columns) < 4
     other = embedder.audio(tiny_params(CONFIG, seed=1), clips)
-    assert embedder.programs == len(columns)
+    assert embedder.traces == len(columns)
     assert np.abs(first - other).max() > 0.1
 
 
-def test_ten_minutes(embedder):
-    long = embedder.audio(PARAMS, [np.tile(noise(0, 10.0), 60)])
+def test_a_row_far_longer_than_those_of_training(embedder):
+    long = embedder.audio(PARAMS, [np.tile(noise(0, 10.0), 10)])
     assert np.isfinite(long).all() and np.linalg.norm(long) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_empty_lists(embedder):
     assert embedder.audio(PARAMS, []).shape == (0, 16)
     assert embedder.text(PARAMS, []).shape == (0, 16)
-
-
-def test_buckets_waste_at_most_a_quarter():
-    for length in range(1, 5_000):
-        bucket = bucket_size(length)
-        assert length <= bucket <= length * 1.25
-    assert len({bucket_size(length) for length in range(1, 5_000)}) < 45
-    assert bucket_size(3, smallest=16) == 16
-
-
-def test_row_counts():
-    assert Rows(tokens_per_call=1_000).count(300) == 3
-    assert Rows(tokens_per_call=1_000).count(3_000) == 1
-    assert Rows().count(16) == 1  # on a CPU
+    assert embedder.frames(PARAMS, []) == [] and embedder.frame_embeddings(PARAMS, []) == []
 
 
 def test_one_clip_rows_are_what_packing_writes():
     segments, columns = one_clip_rows(jnp.array([2_560, 2_561, 0]), 3, 2_560)
     assert np.asarray(segments).tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
     assert np.asarray(columns).tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
+FRAME_CLIPS = [noise(0, 1.0), noise(1, 0.16), noise(2, 2.5)]  # 7, 1 and 16 columns
+
+
+@pytest.fixture(scope="module")
+def tokens(embedder):
+    """Dense features [7 columns, 4 patches, 32] of the first clip in a row of its own length."""
+
+    @jax.jit
+    def dense(params, waveform, samples):
+        model = embedder.model(params)
+        segments, columns = one_clip_rows(samples, 7, 2_560)
+        return model.audio_tokens(model.audio_patches(waveform, segments), segments, columns)
+
+    waveform = np.zeros((1, 7 * 2_560), np.float32)
+    waveform[0, :16_000] = FRAME_CLIPS[0]
+    return np.asarray(dense(PARAMS, waveform, np.array([16_000], np.int32)))[0].reshape(7, 4, 32)
+
+
+def test_frames_are_the_mean_over_a_columns_patches(embedder, tokens):
+    frames = embedder.frames(PARAMS, FRAME_CLIPS)
+    assert [part.shape for part in frames] == [(7, 32), (1, 32), (16, 32)]
+    assert all(part.dtype == np.float32 for part in frames)
+    assert np.allclose(frames[0], tokens.mean(axis=1), atol=1e-5)
+    assert np.array_equal(embedder.frames(PARAMS, FRAME_CLIPS[:1])[0], frames[0])
+
+
+def test_frame_embeddings_pool_a_columns_own_patches(embedder, tokens):
+    """A column's embedding is that of its four tokens, pooled and projected as those of a clip."""
+    columns = embedder.frame_embeddings(PARAMS, FRAME_CLIPS)
+    assert [part.shape for part in columns] == [(7, 16), (1, 16), (16, 16)]
+
+    @jax.jit
+    def pooled(params, tokens):
+        return embedder.model(params).audio_embeddings(tokens, np.ones((7, 1), np.int32), 1)[:, 0]
+
+    assert np.allclose(columns[0], pooled(PARAMS, tokens), atol=1e-5)
+    assert np.allclose(np.linalg.norm(np.concatenate(columns), axis=1), 1.0, atol=1e-5)
+    # The clip of one column has nothing else to pool.
+    assert np.allclose(columns[1][0], embedder.audio(PARAMS, [FRAME_CLIPS[1]])[0], atol=1e-5)

@@ -1,7 +1,4 @@
-"""Recordings longer than the clips of training: in windows, with times, in bounded memory.
-
-Windows over a stream, what is held meanwhile, and one answer per moment.
-"""
+"""Recordings longer than the clips of training: windows with times, bounded memory, one result per moment."""
 
 import logging
 import weakref
@@ -11,36 +8,33 @@ import pytest
 import soundfile
 
 from slap_jax.data.audio import AudioError
-from slap_jax.inference import long_audio as recordings
-from slap_jax.inference.captioner import CaptionError
-from slap_jax.inference.embedder import Embedder
+from slap_jax.inference import long_audio
+from slap_jax.inference.captioner import BeamError
 from slap_jax.inference.long_audio import (
-    Span,
+    Segment,
     WindowError,
-    even_cut,
+    WindowSpec,
+    context_windows,
+    cut_windows,
+    decode_segments,
     join_columns,
-    mean_of_windows,
-    overlapping_cut,
-    overlapping_windows,
-    pieces,
+    mean_embedding,
+    mean_over_segments,
+    regular_windows,
+    windows_of_training,
 )
 from slap_jax.inference.model import SlapModel
-from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
+from tests.inference.tiny import noise, shared_params, tiny_config
 
 CONFIG = tiny_config()
 CONFIG.data.max_seconds = 1.0  # windows of 6 columns, 0.96 s, every 4 columns, 0.64 s
-PARAMS = tiny_run_params(CONFIG)
+PARAMS = shared_params()
 LONG = noise(0, 3.0)  # 19 columns; windows at 0, 0.64, 1.28, 1.92 and 2.56 s, the last of 0.44 s
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return SlapModel(CONFIG, PARAMS, tiny_tokenizer(tmp_path_factory.mktemp("model") / "words.model"))
-
-
-@pytest.fixture(scope="module")
-def embedder():
-    return Embedder(CONFIG)
+def model(tokenizer):
+    return SlapModel(CONFIG, PARAMS, tokenizer)
 
 
 def parts_of(samples):
@@ -111,25 +105,26 @@ def test_beams(model):
     clip = noise(3, 0.5)
     assert [type(text) for text in model.caption([clip, clip], beam=3, sample_rate=16_000)] == [str, str]
     for beam in (0, 2.5, 3.0, [2]):  # 3.0 equals the beam before
-        with pytest.raises(CaptionError, match="write a whole number"):
+        with pytest.raises(BeamError, match="write a whole number"):
             model.caption([clip], beam=beam, sample_rate=16_000)
 
 
 def test_a_long_file_is_never_in_memory(model, tmp_path, monkeypatch):
-    """However long a recording is, the windows that exist at a time are those of the programs in flight."""
+    """However long a recording is, the only windows in memory are those of the programs in flight."""
     path = tmp_path / "long.flac"
     soundfile.write(path, np.tile(noise(4, 1.0, 8_000), 60), 8_000)
     alive, most, made = [], 0, 0
-    original = recordings.overlapping_windows
+    original = long_audio.cut_windows
 
     def counted(*arguments):
         nonlocal alive, most, made
-        for window in original(*arguments):
-            alive = [*(one for one in alive if one() is not None), weakref.ref(window.samples)]
+        for start, samples in original(*arguments):
+            alive = [*(one for one in alive if one() is not None), weakref.ref(samples)]
             most, made = max(most, len(alive)), made + 1
-            yield window
+            yield start, samples
+            del samples
 
-    monkeypatch.setattr(recordings, "overlapping_windows", counted)
+    monkeypatch.setattr(long_audio, "cut_windows", counted)
     monkeypatch.setattr("slap_jax.data.audio.BLOCK_FRAMES", 4_000)
     assert model.embed_audio([path]).shape == (1, 16)
     assert made > 90 and most <= 8
@@ -138,7 +133,7 @@ def test_a_long_file_is_never_in_memory(model, tmp_path, monkeypatch):
     assert made > 90 and most <= 8
 
 
-def test_faults_inside_a_long_file_are_told(model, tmp_path):
+def test_a_fault_inside_a_long_file_is_an_error(model, tmp_path):
     path = tmp_path / "bad.wav"
     samples = LONG.copy()
     samples[40_000] = np.nan
@@ -153,7 +148,7 @@ def test_faults_inside_a_long_file_are_told(model, tmp_path):
         model.windows(path)
 
 
-def test_silence_is_embedded_and_told(model, tmp_path, caplog):
+def test_silence_is_embedded_with_a_warning(model, tmp_path, caplog):
     path = tmp_path / "nothing.wav"
     soundfile.write(path, np.zeros(8_000, np.int16), 16_000)
     with caplog.at_level(logging.WARNING):
@@ -175,15 +170,15 @@ def test_impossible_windows(model):
             model.windows(LONG, seconds=seconds, sample_rate=16_000)
 
 
-def test_a_hop_that_is_not_told_follows_the_length(model):
+def test_the_default_hop_follows_the_length(model):
     assert model.windows(LONG, seconds=2.0, sample_rate=16_000).start.tolist() == [0.0, 1.0]
     assert model.caption_windows(LONG, seconds=1.5, sample_rate=16_000).start.tolist() == [0.0, 1.5]
 
 
 def windows(samples, length, hop, block=7, whole=0):
     stream = np.arange(samples, dtype=np.float32)
-    found = overlapping_windows((stream[i : i + block] for i in range(0, samples, block)), length, hop, whole)
-    return [(window.start, window.samples.tolist()) for window in found]
+    blocks = (stream[i : i + block] for i in range(0, samples, block))
+    return [(start, window.tolist()) for start, window in cut_windows(blocks, WindowSpec(length, hop, whole))]
 
 
 @pytest.mark.parametrize("block", [1, 7, 100])
@@ -212,8 +207,8 @@ def test_windows_are_cut_while_the_stream_is_read():
             read += 10
             yield np.zeros(10, np.float32)
 
-    for window in overlapping_windows(stream(), 40, 30):
-        assert read <= window.start + 40 + 2 * 10
+    for start, _ in cut_windows(stream(), WindowSpec(40, 30)):
+        assert read <= start + 40 + 2 * 10
 
 
 def test_each_column_is_taken_where_it_is_most_central():
@@ -225,32 +220,42 @@ def test_each_column_is_taken_where_it_is_most_central():
 def test_the_mean_counts_seconds_and_not_the_order():
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(3, 8)).astype(np.float32)
-    parts = [(Span(0, start, length), v) for start, length, v in zip((0, 6, 12), (10, 10, 5), vectors, strict=True)]
+    parts = [(Segment(0, start, length), v) for start, length, v in zip((0, 6, 12), (10, 10, 5), vectors, strict=True)]
     expected = (10 * vectors[0] + 10 * vectors[1] + 5 * vectors[2]).astype(np.float64)
-    assert np.allclose(mean_of_windows(parts), expected / np.linalg.norm(expected), atol=1e-6)
-    assert np.array_equal(mean_of_windows(parts[::-1]), mean_of_windows(parts))
-    assert mean_of_windows(parts[:1]) is vectors[0] or np.array_equal(mean_of_windows(parts[:1]), vectors[0])
+    assert np.allclose(mean_embedding(parts), expected / np.linalg.norm(expected), atol=1e-6)
+    assert np.array_equal(mean_embedding(parts[::-1]), mean_embedding(parts))
+    assert np.array_equal(mean_embedding(parts[:1]), vectors[0])
+    assert np.allclose(mean_over_segments(parts), expected / 25, atol=1e-6)
+    assert np.array_equal(mean_over_segments(parts[::-1]), mean_over_segments(parts))
+    assert np.array_equal(mean_over_segments(parts[:1]), vectors[0])
 
 
 def test_windows_of_whole_columns_share_a_third():
-    assert overlapping_cut(30.0, 16_000, 2_560) == (187 * 2_560, 125 * 2_560, 480_000)
-    assert even_cut(10.0, 5.0, 16_000) == (160_000, 80_000, 0)
+    assert context_windows(30.0, 16_000, 2_560) == (187 * 2_560, 125 * 2_560, 480_000)
+    assert regular_windows(10.0, 5.0, 16_000) == (160_000, 80_000, 0)
+    assert windows_of_training(CONFIG) == (6 * 2_560, 4 * 2_560, 16_000)
+
+
+def test_a_model_of_very_short_clips_has_windows_too():
+    config = tiny_config()
+    config.data.max_seconds = 0.3
+    assert windows_of_training(config) == (3 * 2_560, 2 * 2_560, 4_800)
 
 
 @pytest.mark.parametrize(("seconds", "hop"), [(0.0, 0.0), (5.0, 6.0), (5.0, 0.0), (-1.0, -1.0), (1.0, 1e-6)])
 def test_impossible_window_plans(seconds, hop):
     with pytest.raises(WindowError, match="expected 0 < hop <= seconds"):
-        even_cut(seconds, hop, 16_000)
+        regular_windows(seconds, hop, 16_000)
 
 
 def test_too_short_windows():
     with pytest.raises(WindowError, match="too short"):
-        overlapping_cut(0.3, 16_000, 2_560)
+        context_windows(0.3, 16_000, 2_560)
 
 
 def test_recordings_are_decoded_a_few_ahead(monkeypatch):
-    """Only of some recordings the first window is decoded before it is asked for, and of each no more than that."""
-    monkeypatch.setattr("slap_jax.inference.long_audio.AHEAD", 3)
+    """The first windows of a few recordings are decoded ahead, and no later window."""
+    monkeypatch.setattr(long_audio, "AHEAD", 3)
     touched = set()
 
     class Recordings(list):
@@ -258,8 +263,8 @@ def test_recordings_are_decoded_a_few_ahead(monkeypatch):
             touched.add(place)
             return (np.full(25, place, np.int16), 16_000)
 
-    found = pieces(Recordings(range(20)), 16_000, even_cut(10 / 16_000, 6 / 16_000, 16_000))
-    for count, piece in enumerate(found):
-        assert piece.span == (count // 4, count % 4 * 6, [10, 10, 10, 7][count % 4])
-        assert max(touched) <= piece.span.recording + 3
+    segments = decode_segments(Recordings(range(20)), 16_000, WindowSpec(10, 6))
+    for count, (segment, samples) in enumerate(segments):
+        assert segment == (count // 4, count % 4 * 6, [10, 10, 10, 7][count % 4]) and len(samples) == segment.length
+        assert max(touched) <= segment.recording + 3
     assert count == 79 and len(touched) == 20

@@ -1,4 +1,4 @@
-"""Work over many files: in order, in groups, with the bad ones among the results instead of in the way."""
+"""Many files: results in order, in groups, bad files among the results; a file gets the same result as in the API."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,17 @@ import soundfile
 
 from slap_jax.data.audio import AudioError
 from slap_jax.inference.many_files import audio_files, over_files
+from slap_jax.inference.model import SlapModel
+from tests.inference.tiny import noise, tiny_config
 
 RATE = 8_000
+
+
+@pytest.fixture(scope="module")
+def model(run_params, tokenizer):
+    config = tiny_config()
+    config.data.max_seconds = 1.0
+    return SlapModel(config, run_params, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +32,8 @@ def files(tmp_path_factory):
     return [str(path) for path in sorted(folder.iterdir())]
 
 
-def lengths(waveforms):
-    return [len(waveform) for waveform in waveforms]
+def lengths(clips):
+    return [len(clip.samples) for clip in clips]
 
 
 def no_long(item):
@@ -34,11 +43,11 @@ def no_long(item):
 def test_results_come_in_order_whatever_is_bad(files):
     groups = []
 
-    def of_clips(waveforms):
-        groups.append(len(waveforms))
-        return lengths(waveforms)
+    def run_clips(clips):
+        groups.append(len(clips))
+        return lengths(clips)
 
-    results = list(over_files(files, of_clips, no_long, RATE, 1.0))
+    results = list(over_files(files, run_clips, no_long, RATE, 1.0))
     assert [file for file, _ in results] == files
     for number, (file, result) in enumerate(results):
         if number % 10 == 9:
@@ -71,18 +80,56 @@ def test_long_recordings_go_by_themselves(tmp_path, files):
     (tmp_path / "damaged.flac").write_bytes(data[: len(data) // 3])
     paths = [str(tmp_path / name) for name in ("long.flac", "silent.flac", "damaged.flac")]
 
-    def of_long(item):
+    def run_long(item):
         if "damaged" in item:
             raise AudioError(f"{item} is broken off")
         return f"long {item}"
 
-    results = [result for _, result in over_files([files[0], *paths, files[1]], lengths, of_long, RATE, 2.0)]
-    assert (results[0], results[1], results[4]) == (8, f"long {paths[0]}", 16)
-    assert f"{paths[1]} is silent" in str(results[2]) and str(results[3]) == f"{paths[2]} is broken off"
+    def run(**settings):
+        inputs = [files[0], *paths, files[1]]
+        return [result for _, result in over_files(inputs, lengths, run_long, RATE, 2.0, **settings)]
+
+    results = run()
+    assert results[:3] == [8, f"long {paths[0]}", f"long {paths[1]}"] and results[4] == 16
+    assert str(results[3]) == f"{paths[2]} is broken off"
+    results = run(skip_silent=True)
+    assert results[1] == f"long {paths[0]}" and f"{paths[1]} is silent" in str(results[2])
+
+
+def test_a_file_gets_the_same_result_as_in_the_api(model, tmp_path, caplog):
+    """Silent, short, resampled, and just above the longest clips of training."""
+    clips = {
+        "silent": np.zeros(8_000),
+        "silent_long": np.zeros(20_000),
+        "short": noise(1, 0.5),
+        "border": noise(2, 1.0)[:16_000],
+        "long": noise(3, 1.7),
+    }
+    for name, samples in clips.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000)
+    soundfile.write(tmp_path / "stereo.flac", np.stack([noise(4, 0.7, 44_100)] * 2, axis=1), 44_100)
+    (tmp_path / "bad.wav").write_bytes(b"RIFFnothing")
+    paths = sorted(map(str, tmp_path.iterdir()))
+    results = dict(
+        over_files(
+            paths, model.embed_audio, lambda clip: model.embed_audio([clip])[0], 16_000, model.config.data.max_seconds
+        )
+    )
+    told = sorted(record.getMessage() for record in caplog.records if "is silent" in record.getMessage())
+    assert [line.split(" is silent")[0] for line in told] == [
+        str(tmp_path / f"{n}.wav") for n in ("silent", "silent_long")
+    ]
+    for path in paths:
+        if path.endswith("bad.wav"):
+            with pytest.raises(AudioError, match=r"bad\.wav is not readable"):
+                model.embed_audio([path])
+            assert isinstance(results[path], AudioError) and "bad.wav is not readable" in str(results[path])
+        else:
+            assert np.array_equal(results[path], model.embed_audio([path])[0]), path
 
 
 def test_a_mistake_of_the_caller_is_no_bad_file(files):
-    def broken(waveforms):
+    def broken(clips):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

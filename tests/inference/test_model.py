@@ -1,4 +1,4 @@
-"""The model as a person uses it: every form of input, equal results, and one clear error for each bad one."""
+"""The Python API: every form of input, equal results, and one clear error for each bad input."""
 
 import io
 import logging
@@ -18,10 +18,10 @@ from slap_jax.data.audio import AudioError
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.inference.model import SlapModel, TextError
 from slap_jax.inference.prompts import ZeroShotError
-from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
+from tests.inference.tiny import noise, shared_params, tiny_config, tiny_tokenizer
 
 CONFIG = tiny_config()
-PARAMS = tiny_run_params(CONFIG)
+PARAMS = shared_params()
 
 
 @pytest.fixture(scope="module")
@@ -277,9 +277,14 @@ def test_bad_template(model, template):
 
 
 def test_importing_the_package_is_instant_and_touches_no_device():
-    program = "import sys, slap_jax; assert 'jax' not in sys.modules; print(slap_jax.__version__)"
+    program = """
+import sys, slap_jax
+assert 'jax' not in sys.modules
+print(slap_jax.__version__)
+import jax
+slap_jax.SlapModel
+assert not jax._src.xla_bridge._backends
+"""
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
-    program = "import slap_jax, jax; slap_jax.SlapModel; assert not jax._src.xla_bridge._backends"
-    subprocess.run([sys.executable, "-c", program], check=True)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = slap_jax.nothing

@@ -1,5 +1,6 @@
-"""A model small enough that tests compile it in seconds."""
+"""A model small enough that tests compile it in seconds, and the objects that many tests share."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from slap_jax.config.defaults import default_config
 from slap_jax.data.tokenizer import Tokenizer, train_tokenizer
+from slap_jax.inference.embedder import Embedder
 from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.models.slap import Slap
 
@@ -59,3 +61,25 @@ def noise(seed: int, seconds: float, rate: int = 16_000) -> np.ndarray:
     samples = max(1, round(seconds * rate))
     envelope = 0.1 + 0.1 * np.sin(np.arange(samples) / rate * generator.uniform(3, 9))
     return (envelope * generator.normal(size=samples)).astype(np.float32)
+
+
+@functools.cache
+def shared_params() -> dict[str, Any]:
+    """Returns the parameters of `tiny_run_params(tiny_config())`; made once, so treat them as constant."""
+    return tiny_run_params(tiny_config())
+
+
+@functools.cache
+def shared_embedder() -> Embedder:
+    """Returns an embedder of `tiny_config()` whose compiled programs all tests of a process share."""
+    return Embedder(tiny_config())
+
+
+class CountingEmbedder(Embedder):
+    """Counts how often its programs are traced, hence compiled."""
+
+    traces = 0
+
+    def model(self, params: Any) -> Slap:
+        self.traces += 1  # Python code of a jitted function runs only while it is traced
+        return super().model(params)

@@ -5,7 +5,7 @@ import soundfile
 from ml_collections import ConfigDict
 
 from slap_jax.config.defaults import default_config
-from slap_jax.inference.audio_input import read_audio
+from slap_jax.inference.audio_input import load_audio
 from slap_jax.inference.long_audio import Frames, Scores, Windows
 from slap_jax.inference.prompts import ZeroShotError
 
@@ -34,13 +34,13 @@ class FakeModel:
         self.heard: list[int] = []  # samples of each clip that was embedded
 
     def embed_audio(self, audio):
-        return np.stack([self._vector(read_audio(item, RATE)) for item in audio])
+        return np.stack([self._vector(load_audio(item, RATE)) for item in audio])
 
     def embed_text(self, texts):
         return np.stack([np.eye(self.embed_dim, dtype=np.float32)[int(text.split()[1])] for text in texts])
 
     def windows(self, clip, seconds=10.0, hop=5.0, sample_rate=None):
-        samples = read_audio(clip, RATE)
+        samples = load_audio(clip, RATE)
         starts = np.arange(0, max(len(samples) - round((seconds - hop) * RATE), 1), round(hop * RATE))
         ends = np.minimum(starts + round(seconds * RATE), len(samples))
         vectors = np.stack([self._vector(samples[a:b]) for a, b in zip(starts, ends, strict=True)])
