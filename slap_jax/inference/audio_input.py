@@ -11,6 +11,9 @@ from jaxtyping import Float
 from slap_jax.data.audio import AudioError, decode_audio, prepare_waveform
 from slap_jax.data.audio_stream import stream_array, stream_audio
 
+# Audio is silent if no sample reaches this: one step of 16 bits.
+SILENT_PEAK = 2.0**-15
+
 
 @dataclasses.dataclass(frozen=True)
 class DecodedFile:

@@ -24,12 +24,11 @@ from slap_jax.config.defaults import samples_per_column
 from slap_jax.data.packing import clip_columns
 from slap_jax.data.processes import map_in_order
 from slap_jax.errors import UserError
-from slap_jax.inference.audio_input import Audio, display_name, stream_item
+from slap_jax.inference.audio_input import SILENT_PEAK, Audio, display_name, stream_item
 from slap_jax.inference.embedder import AudioProgram, Embedder
 
 DECODE_THREADS = max(2, min(8, os.cpu_count() or 1))
 AHEAD = 2 * DECODE_THREADS  # recordings whose first window is decoded ahead of the model
-SILENT_PEAK = 2.0**-15  # one step of 16 bits
 
 _USUAL_MAX_SECONDS = 30.0  # longest clips of training, for exports that do not state it
 _FEWEST_COLUMNS = 3  # of a window that shares a third with the next

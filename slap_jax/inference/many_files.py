@@ -18,8 +18,7 @@ from slap_jax.data.collections.entries import Rejection
 from slap_jax.data.collections.folders import walk_files
 from slap_jax.data.processes import map_in_order
 from slap_jax.errors import UserError
-from slap_jax.inference.audio_input import Audio, DecodedFile, load_audio
-from slap_jax.inference.long_audio import SILENT_PEAK
+from slap_jax.inference.audio_input import SILENT_PEAK, Audio, DecodedFile, load_audio
 
 _GROUP = 32  # clips that run together; as many more are read meanwhile
 _READERS = 4

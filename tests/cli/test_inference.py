@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import slap_jax
 from slap_jax.cli import main
 from tests.search.fake_model import FakeModel, tone, write
 
@@ -17,7 +16,7 @@ from tests.search.fake_model import FakeModel, tone, write
 @pytest.fixture
 def sounds(tmp_path, monkeypatch):
     """Returns a folder with three sounds and one file that is none; the present directory is its parent."""
-    monkeypatch.setattr(slap_jax, "load", lambda directory: FakeModel(f"{directory:0>12}"))
+    monkeypatch.setattr("slap_jax.inference.model.SlapModel.load", lambda directory: FakeModel(f"{directory:0>12}"))
     monkeypatch.setenv("SLAP_MODEL", "m")
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "sounds" / "low.wav", tone(0, 1))
