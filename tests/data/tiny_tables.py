@@ -1,10 +1,12 @@
-"""Parquet files and Arrow streams as Hugging Face `datasets` writes them."""
+"""Parquet files, Arrow streams and `save_to_disk` folders, as Hugging Face `datasets` writes them."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
+import datasets.table
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -47,12 +49,7 @@ def write_arrow(path: Path, table: pa.Table, rows_per_batch: int = 2) -> Path:
     return path
 
 
-def save_to_disk(folder: Path, tables: Sequence[pa.Table], **state: Any) -> Path:
-    """Writes one split as `Dataset.save_to_disk` lays it out."""
-    names = [f"data-{index:05d}-of-{len(tables):05d}.arrow" for index in range(len(tables))]
-    for name, table in zip(names, tables, strict=True):
-        write_arrow(folder / name, table)
-    state = {"_data_files": [{"filename": name} for name in names], "_split": None, **state}
-    (folder / "state.json").write_text(json.dumps(state))
-    (folder / "dataset_info.json").write_text("{}")
-    return folder
+def dataset_of(table: pa.Table, split: str = "") -> datasets.Dataset:
+    """Wraps a table; `Dataset.from_dict` would need torchcodec for audio."""
+    split_name = datasets.NamedSplit(split) if split else None
+    return datasets.Dataset(datasets.table.InMemoryTable(table), split=split_name)

@@ -9,7 +9,7 @@ from slap_jax.data.collections.open_collection import open_collection
 from slap_jax.data.collections.webdataset import WebDataset
 from tests.data.listing import listed
 from tests.data.tiny_data import write_manifest, write_tone
-from tests.data.tiny_tables import save_to_disk, table_of, write_parquet
+from tests.data.tiny_tables import dataset_of, table_of, write_parquet
 from tests.data.tiny_tars import sample, write_tar
 
 TABLE = table_of({"audio": [{"bytes": b"x", "path": None}], "caption": ["table"]})
@@ -26,7 +26,7 @@ def root(tmp_path):
     (tmp_path / "audiofolder" / "metadata.csv").write_text("file_name,caption\na.wav,audiofolder\n")
     write_tar(tmp_path / "tars" / "0.tar", sample("0", "tar"))
     write_parquet(tmp_path / "tables" / "data" / "a.parquet", TABLE)
-    save_to_disk(tmp_path / "saved", [TABLE])
+    dataset_of(TABLE).save_to_disk(tmp_path / "saved")
     return tmp_path
 
 
@@ -46,7 +46,7 @@ def root(tmp_path):
         ("saved", HuggingFaceTables, "table"),
     ],
 )
-def test_the_kind_is_told_by_what_is_there(root, source, kind, caption):
+def test_the_files_decide_the_kind(root, source, kind, caption):
     for given in (f"{root}/{source}", root / source):
         collection = open_collection(given, name="mine")
         assert isinstance(collection, kind) and collection.name == "mine"
@@ -71,19 +71,19 @@ def test_options_reach_their_kind(root):
         ("tars", {"kind": "zip"}, "'zip' is not a kind of collection; expected manifest, folder"),
     ],
 )
-def test_options_that_a_kind_does_not_have(root, source, options, words):
+def test_unknown_options(root, source, options, words):
     with pytest.raises(CollectionError, match=words):
         open_collection(root / source, **options)
 
 
 @pytest.mark.parametrize("source", ["nothing", "nothing.jsonl", "*.flac"])
-def test_what_is_not_there_is_one_line(root, source):
+def test_a_missing_source_is_one_line(root, source):
     with pytest.raises(CollectionError, match=r"(is missing|matches no file); give a manifest.*collections\.md\)$"):
         open_collection(root / source)
 
 
 @pytest.mark.parametrize("source", ["folder/a.wav", "empty"])
-def test_what_is_no_collection_is_told_the_kinds(root, source):
+def test_any_other_source_shows_the_kinds(root, source):
     (root / "empty").mkdir()
     with pytest.raises(CollectionError, match=r"(?s)a manifest.*WebDataset.*Hugging Face.*docs/collections\.md"):
         open_collection(root / source)
