@@ -23,7 +23,7 @@ from machine import machine
 from mixed_clips import COLUMN_SAMPLES, SAMPLE_RATE, MixedClip, mixed_clips
 
 from slap_jax.config.defaults import default_config, patches_per_column
-from slap_jax.training.flops import train_step_parts
+from slap_jax.training.flops import length_counts, train_step_parts
 
 
 def counts_of(config: ConfigDict, clips: list[MixedClip]) -> dict[str, float]:
@@ -32,11 +32,7 @@ def counts_of(config: ConfigDict, clips: list[MixedClip]) -> dict[str, float]:
     words = np.array([len(clip.tokens) for clip in clips], float)
     return {
         "clips": float(len(clips)),
-        "audio_tokens": float(tokens.sum()),
-        "audio_tokens_squared": float((tokens**2).sum()),
-        "text_tokens": float(words.sum()),
-        "text_tokens_squared": float((words**2).sum()),
-        "cross_tokens": float((tokens * words).sum()),
+        **{name: float(count) for name, count in length_counts(config.model, tokens, words).items()},
     }
 
 

@@ -21,7 +21,7 @@ from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import TrainState, abstract_learner, create_state, graph_of
-from slap_jax.training.step import make_loss
+from slap_jax.training.step import StepLoss
 
 
 def restore(config: ConfigDict, run_dir: Path) -> TrainState:
@@ -38,7 +38,7 @@ def audio_tower_gradients(config: ConfigDict, state: TrainState) -> Any:
 
     def gradients(batch: Any) -> dict[str, Any]:
         def terms(params: Any) -> dict[str, Any]:
-            _, metrics = make_loss(config, graph)(params, state.teacher, batch, state.step)
+            _, metrics = StepLoss(config, graph, state.teacher, state.step)(params, batch)
             return {name: config.objectives[name].weight * metrics[f"loss/{name}"] for name in names}
 
         return {

@@ -29,7 +29,7 @@ from slap_jax.batch import PackedBatch, batch_shapes
 from slap_jax.config.defaults import default_config, patches_per_column, samples_per_column
 from slap_jax.data.packing import Clip, pack_rows
 from slap_jax.models.slap import Slap
-from slap_jax.training.flops import audio_encoder_flops
+from slap_jax.training.flops import audio_encoder_flops, length_counts
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import abstract_learner, create_state
 from slap_jax.training.step import make_train_step
@@ -128,8 +128,8 @@ def cost_of_clip_length(lengths: tuple[int, ...], total: int, repeats: int) -> l
         batch, _ = pack_rows(clips, columns, 1, 8, per_column)
         batch = jax.device_put(batch)
         cost = cpu_seconds(lambda batch=batch: embed(params, batch), repeats)
-        tokens = columns * patches_per_column(config.audio)
-        counts = {"audio_tokens": tokens * len(clips), "audio_tokens_squared": tokens**2 * len(clips)}
+        tokens = np.full(len(clips), columns * patches_per_column(config.audio))
+        counts = length_counts(config.model, tokens, np.zeros_like(tokens))
         flops = audio_encoder_flops(config, counts)
         lines.append({"clip_s": length, "clips": len(clips), "cpu_s": round(cost, 3), "gflop": round(flops / 1e9, 1)})
         # A clip's last column is rounded up, so short clips have a few tokens more in all.

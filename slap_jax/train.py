@@ -2,11 +2,12 @@
 
     slap train --config configs/demo.py --run-dir runs/demo
 
-What starts a run, the first that applies: (1) the newest checkpoint of the run directory, with its data state; (2) the
-parameters of `config.init_from`, or for the text tower of `config.init_text_from`; (3) scratch. Everything random is
-derived from (seed, step), so a resumed run is bit-identical to an uninterrupted one.
+A run starts from the first of these that exists: (1) the newest checkpoint of the run directory, with its data state;
+(2) the parameters of `config.init_from`, or of `config.init_text_from` for the text tower; (3) random parameters.
+All randomness is derived from (seed, step), so a resumed run is bit-identical to an uninterrupted one.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from slap_jax.atomic import write_text_atomic
 from slap_jax.checkpoints.best import BestCheckpoint
 from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints
 from slap_jax.config.validate import require_vocabulary, validate
@@ -34,7 +36,7 @@ from slap_jax.evaluation.task import load_tasks
 from slap_jax.inference.embedder import Embedder
 from slap_jax.parallel import distributed
 from slap_jax.parallel.distributed import require_consistency, run_facts
-from slap_jax.parallel.process_group import joined
+from slap_jax.parallel.process_group import process_group
 from slap_jax.parallel.sharding import create_mesh
 from slap_jax.params import parameter_table
 from slap_jax.training.diagnostics import (
@@ -44,11 +46,11 @@ from slap_jax.training.diagnostics import (
     device_memory,
     program_memory,
 )
-from slap_jax.training.flops import Mfu, peak_flops
+from slap_jax.training.flops import peak_flops
 from slap_jax.training.init_from import check_start, start_from
-from slap_jax.training.metrics import MetricWriter
+from slap_jax.training.metrics import MetricWriter, Throughput
 from slap_jax.training.step import step_program
-from slap_jax.training.timing import Goodput, Phases
+from slap_jax.training.timing import Goodput, StepTimer
 
 
 class NonFiniteError(UserError, RuntimeError):
@@ -56,30 +58,30 @@ class NonFiniteError(UserError, RuntimeError):
 
 
 def main(config: ConfigDict, run_dir: str | Path) -> int:
-    """Trains until `config.train.steps` or until asked to stop.
+    """Trains until `config.train.steps`, or until asked to stop.
 
     Args:
-        config: of a config file, overrides applied.
-        run_dir: where config, metrics and checkpoints go; a run found there goes on.
+        config: from a config file, overrides applied.
+        run_dir: receives config, metrics and checkpoints; an existing run is resumed.
 
     Returns:
-        The exit code: 0, or `EXIT_PREEMPTED` after SIGTERM, when the same command goes on with the run. A process whose
-        run has lost another one ends with `slap_jax.parallel.process_group.EXIT_LOST` or is aborted by JAX.
+        The exit code: 0, or `EXIT_PREEMPTED` after SIGTERM, when the same command resumes the run. A process whose run
+        has lost another process exits with `slap_jax.parallel.process_group.EXIT_LOST`, or JAX aborts it.
 
     Raises:
         ConfigError, TokenizerError, ModernBertError, LeakageError, DataMismatchError, CheckpointError: see their
             messages.
         NonFiniteError: after `config.optimizer.max_bad_steps`.
     """
-    run_dir, phases = Path(require_path(os.fspath(run_dir))), Phases()
+    run_dir, timer = Path(require_path(os.fspath(run_dir))), StepTimer()
     validate(config)
-    with joined(config.distributed, run_dir), Watchdog(run_dir, config.train.watchdog_seconds, phases):
-        return train(config, run_dir, phases)
+    with process_group(config.distributed, run_dir), Watchdog(run_dir, config.train.watchdog_seconds, timer):
+        return train(config, run_dir, timer)
 
 
-def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
-    """Trains, as one of the processes of the run; see `main`."""
-    # Set-up: nothing is built before the config is known to be possible, and the same everywhere ---------------------
+def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
+    """Trains as one of the processes of the run; see `main`."""
+    # Set-up: the config is checked, and compared between processes, before anything is built ------------------------
     patience = config.distributed.initialization_timeout
     require_consistency("config", run_facts(config), patience)
     validate(config, jax.process_count(), jax.device_count())
@@ -89,78 +91,86 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
     require_vocabulary(config.model, tokenizer)
     check_start(config, run_dir)
 
-    # Data -------------------------------------------------------------------------------------------------------------
-    data = config.data
-    suite, suite_data = loop_tasks(config, tokenizer)
-    held_out = {name: (s.path, s.split) for name, s in data.evaluation.items()} | suite_data
-    check_leakage({name: (s.path, s.split) for name, s in data.train.items()}, held_out)
-    batches = TrainBatches(config, tokenizer, jax.process_index(), jax.process_count())
-    scored_by_text = data.evaluation if reads_captions(config) else {}
-    tasks = [*load_tasks(scored_by_text, tokenizer, config.data.max_caption_tokens), *suite]
-    embedder = Embedder(config, mesh=mesh)
-    caption_writer = CaptionWriter(embedder, tokenizer, config.data.max_caption_tokens)
-    further_evaluation = LoopEvaluation(config, embedder, tokenizer)
-    evaluation_sets = {f"{task.name}, {', '.join(task.kinds)}": task.fingerprint for task in tasks}
-    read = {"training": batches.get_state()["fingerprint"], "evaluation": evaluation_sets}
-    require_consistency("data", read, patience)
+    with contextlib.ExitStack() as resources:
+        # Data --------------------------------------------------------------------------------------------------------
+        data = config.data
+        suite, suite_data = loop_tasks(config, tokenizer)
+        held_out = {name: (s.path, s.split) for name, s in data.evaluation.items()} | suite_data
+        check_leakage({name: (s.path, s.split) for name, s in data.train.items()}, held_out)
+        batches = TrainBatches(config, tokenizer, jax.process_index(), jax.process_count())
+        resources.callback(batches.close)
+        scored_by_text = data.evaluation if reads_captions(config) else {}
+        tasks = [*load_tasks(scored_by_text, tokenizer, config.data.max_caption_tokens), *suite]
+        embedder = Embedder(config, mesh=mesh)
+        caption_writer = CaptionWriter(embedder, tokenizer, config.data.max_caption_tokens)
+        further_evaluation = LoopEvaluation(config, embedder, tokenizer)
+        evaluation_sets = {f"{task.name}, {', '.join(task.kinds)}": task.fingerprint for task in tasks}
+        read = {"training": batches.get_state()["fingerprint"], "evaluation": evaluation_sets}
+        require_consistency("data", read, patience)
 
-    # Step: compiled once, for these shapes and no others --------------------------------------------------------------
-    phases.enter("compiling")
-    logging.info("compiling the step for %d rows of %d columns", data.rows, data.columns)
-    program = step_program(config, mesh)
-    train_step = program.traced.lower().compile()
-    memory = program_memory(train_step)
-    logging.info("%s", describe_program_memory(memory))
-    distributed.barrier("compiled")
+        # Step: compiled once, for these shapes and no others ---------------------------------------------------------
+        timer.enter("compiling")
+        logging.info("compiling the step for %d rows of %d columns", data.rows, data.columns)
+        program = step_program(config, mesh)
+        train_step = program.traced.lower().compile()
+        memory = program_memory(train_step)
+        logging.info("%s", describe_program_memory(memory))
+        distributed.barrier("compiled")
 
-    # What starts the run: arrays go straight onto their devices -------------------------------------------------------
-    phases.enter("restoring")
-    checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep, config.checkpoint.every)
-    if checkpoints.latest() is not None:
-        state, data_state, _ = checkpoints.restore(program.state)
-        batches.set_state(data_state)
-    else:
-        state = start_from(jax.jit(program.init, out_shardings=program.state_shardings)(), config)
-    step = int(np.asarray(state.step))
-    phases.enter("starting")
-    if first_process:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
-        (run_dir / "params.txt").write_text(parameter_table(program.state.params))
-        step_facts = {"bytes_per_device": memory, "compile_seconds": phases.seconds()["compiling"]}
-        (run_dir / "step.json").write_text(json.dumps(step_facts, indent=2) + "\n")
-    logging.info("starting at step %d of %d", step, config.train.steps)
+        # State: arrays are read straight onto their devices ----------------------------------------------------------
+        timer.enter("restoring")
+        checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep, config.checkpoint.every)
+        resources.callback(checkpoints.close)
+        if checkpoints.latest() is not None:
+            state, data_state, _ = checkpoints.restore(program.state)
+            batches.set_state(data_state)
+        else:
+            state = start_from(jax.jit(program.init, out_shardings=program.state_shardings)(), config)
+        step = int(np.asarray(state.step))
+        timer.enter("starting")
+        if first_process:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            step_facts = {"bytes_per_device": memory, "compile_seconds": timer.seconds()["compiling"]}
+            write_text_atomic(run_dir / "config.json", config.to_json_best_effort(indent=2) + "\n")
+            write_text_atomic(run_dir / "params.txt", parameter_table(program.state.params))
+            write_text_atomic(run_dir / "step.json", json.dumps(step_facts, indent=2) + "\n")
+        logging.info("starting at step %d of %d", step, config.train.steps)
 
-    # Loop: no host synchronisation but the metrics of the step before -------------------------------------------------
-    best = BestCheckpoint(config, run_dir, step, enabled=first_process) if config.train.best_metric else None
-    stopped_early = best is not None and best.should_stop
-    meta = {"config": json.loads(config.to_json_best_effort())}
-    goodput = Goodput(run_dir, phases, step, enabled=first_process)
-    peak = peak_flops(per_device=config.train.peak_flops_per_device)
-    writer = MetricWriter(
-        run_dir,
-        config.metrics.tensorboard,
-        total_steps=config.train.steps,
-        log_every=config.train.log_every,
-        restored_step=step,
-        phases=phases,
-        hardware_use=Mfu(config, peak) if peak > 0 else None,
-        sources=(lambda _: device_memory(), goodput.update),
-        enabled=first_process,
-    )
-    place = functools.partial(distributed.place_batch, mesh=mesh)
-    prefetch = Prefetch(batches, place, config.data.prefetch)
-    profile = ProfileWindow(run_dir, config.train.profile_start, config.train.profile_steps)
-    preempted = False
-    try:
+        # Observers ---------------------------------------------------------------------------------------------------
+        meta = {"config": json.loads(config.to_json_best_effort())}
+        best = BestCheckpoint(config, run_dir, step, enabled=first_process) if config.train.best_metric else None
+        if best is not None:
+            resources.callback(best.close)
+        stopped_early = best is not None and best.should_stop
+        goodput = Goodput(run_dir, timer, step, enabled=first_process)
+        peak = peak_flops(per_device=config.train.peak_flops_per_device)
+        writer = MetricWriter(
+            run_dir,
+            config.metrics.tensorboard,
+            total_steps=config.train.steps,
+            log_every=config.train.log_every,
+            restored_step=step,
+            timer=timer,
+            throughput=Throughput(timer, config, peak),
+            gauges=(lambda _: device_memory(), goodput.update),
+            enabled=first_process,
+        )
+        resources.callback(writer.close)
+        prefetch = Prefetch(batches, functools.partial(distributed.place_batch, mesh=mesh), config.data.prefetch)
+        resources.callback(prefetch.close)
+        profile = ProfileWindow(run_dir, config.train.profile_start, config.train.profile_steps)
+        resources.callback(profile.close)
+
+        # Loop: the host waits for nothing but the metrics of the step before -----------------------------------------
+        preempted = False
         with jax.transfer_guard("disallow"):
-            phases.enter("other")
+            timer.enter("other")
             while step < config.train.steps and not preempted and not stopped_early:
-                with phases.during("data"):
+                with timer.during("data"):
                     batch = next(prefetch)
-                with phases.during("dispatch"), profile.step(step + 1):
+                with timer.during("dispatch"), profile.step(step + 1):
                     state, metrics = train_step(state, batch)
-                del batch  # the step holds it as long as it needs it
+                del batch  # the step keeps its own reference
                 step += 1
                 profile.stop_after(step, metrics)
                 metrics |= {f"epoch/{name}": epochs for name, epochs in batches.epochs(prefetch.state).items()}
@@ -169,35 +179,28 @@ def train(config: ConfigDict, run_dir: Path, phases: Phases) -> int:
                 every = config.train.evaluate_every
                 if every and step % every == 0 and (step < config.train.steps or best is not None) and not preempted:
                     writer.flush()
-                    with phases.during("evaluation"), jax.transfer_guard("allow"):
+                    with timer.during("evaluation"), jax.transfer_guard("allow"):
                         captions = caption_writer.captions(state.params)
                         results = evaluate(embedder, state.params["model"], tasks, captions=captions)
-                        found = scalars(results | further_evaluation(state.params))
-                        writer.write_scalars(step, found)
+                        scores = scalars(results | further_evaluation(state.params))
+                        writer.write_scalars(step, scores)
                         if best is not None:
-                            best.update(step, found, state, prefetch.state, meta)
+                            best.update(step, scores, state, prefetch.state, meta)
                             stopped_early = best.should_stop
                 last = preempted or stopped_early or step == config.train.steps
                 if last or checkpoints.should_save(step):
-                    writer.flush()  # so that no line of a step that is never run again is lost
-                    with phases.during("checkpoint"):
+                    writer.flush()  # the metrics of every step before the checkpoint are on disk
+                    with timer.during("checkpoint"):
                         checkpoints.save(step, state, prefetch.state, meta, force=last)
-        phases.enter("checkpoint")
+        timer.enter("checkpoint")
         checkpoints.wait()
-    finally:
-        profile.close()
-        prefetch.close()
-        batches.close()
-        writer.close()
-        if best is not None:
-            best.close()
-        checkpoints.close()
+
     if first_process:
         logging.info("%s", goodput.describe(step))
         if best is not None:
             logging.info("%s", best.describe())
     if preempted:
-        logging.warning("stopped at step %d as asked; the same command goes on from there", step)
+        logging.warning("stopped at step %d as requested; the same command resumes the run", step)
         return EXIT_PREEMPTED
     return 0
 
@@ -209,5 +212,5 @@ def stop_if_not_finite(metrics: dict[str, float] | None, config: ConfigDict, che
         raise NonFiniteError(
             f"{limit} steps in a row had a loss or gradient that is not finite and were skipped; the last good "
             f"checkpoint is step {checkpoints.latest()} in {checkpoints.directory}: lower "
-            "config.optimizer.learning_rate, or look at the data after it"
+            "config.optimizer.learning_rate, or inspect the data that follow it"
         )

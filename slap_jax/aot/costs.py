@@ -25,15 +25,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import jaxprs_in_params
 from ml_collections import ConfigDict
 
 from slap_jax.aot.topology import Chip, Topology
 from slap_jax.config.defaults import columns_of, patches_per_column, samples_per_column
-from slap_jax.training.flops import global_layers_of, train_step_flops
+from slap_jax.training.flops import global_layers_of, length_counts, train_step_flops
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import abstract_learner, create_state, graph_of
-from slap_jax.training.step import StepProgram, global_batch_shapes, make_loss
+from slap_jax.training.step import StepLoss, StepProgram, global_batch_shapes
 
 # What an average batch is taken to hold. Fill: benchmarks/packing.py on a realistic mix of durations.
 FILL = 0.99
@@ -53,13 +54,10 @@ def expected_counts(config: ConfigDict) -> dict[str, float]:
     clips = data.rows * per_row
     audio = columns * patches_per_column(config.audio)
     text = min(float(CAPTION_TOKENS), data.max_caption_tokens, data.text_tokens / per_row)
+    one_clip = length_counts(config.model, np.asarray(float(audio)), np.asarray(text))
     return {
         "clips": clips,
-        "audio_tokens": clips * audio,
-        "audio_tokens_squared": clips * audio**2,
-        "text_tokens": clips * text,
-        "text_tokens_squared": clips * text**2,
-        "cross_tokens": clips * audio * text,
+        **{name: clips * float(count) for name, count in one_clip.items()},
         "audio_seconds": clips * columns * samples_per_column(config.audio) / config.audio.sample_rate,
     }
 
@@ -101,12 +99,10 @@ def attention_flops(model: ConfigDict, counts: Mapping[str, float], kind: str) -
     audio, text, decoder = model.audio_encoder, model.text_encoder, model.caption_decoder
     audio_global, text_global = global_layers_of(audio), global_layers_of(text)
     audio_pairs, text_pairs = counts["audio_tokens_squared"], counts["text_tokens_squared"]
-    audio_near = min(counts["audio_tokens"] * (2 * audio.local_window + 1), audio_pairs)
-    text_near = min(counts["text_tokens"] * (2 * text.local_window + 1), text_pairs)
     layers, pairs, width = {
-        "audio_local": (audio.layers - audio_global, audio_near, audio.width),
+        "audio_local": (audio.layers - audio_global, counts["audio_local_pairs"], audio.width),
         "audio_global": (audio_global, audio_pairs, audio.width),
-        "text_local": (text.layers - text_global, text_near, text.width),
+        "text_local": (text.layers - text_global, counts["text_local_pairs"], text.width),
         "text_global": (text_global, text_pairs, text.width),
         "decoder_self": (decoder.layers, (text_pairs + counts["text_tokens"]) / 2, decoder.width),
         "decoder_cross": (decoder.layers, counts["cross_tokens"], decoder.width),
@@ -256,10 +252,10 @@ def _loss_of_rows(config: ConfigDict, rows: int) -> tuple[Callable[..., Any], tu
     local.train.accumulate = 1
     transform = create_optimizer(local.optimizer, local.train.steps)
     state = jax.eval_shape(functools.partial(create_state, local, transform))
-    loss = make_loss(local, graph_of(abstract_learner(local)))
+    graph = graph_of(abstract_learner(local))
 
-    def scalar_loss(*arguments: Any) -> Any:
-        return loss(*arguments)[0]
+    def scalar_loss(params: Any, teacher: Any, batch: Any, step: Any) -> Any:
+        return StepLoss(local, graph, teacher, step)(params, batch)[0]
 
     return scalar_loss, (state.params, state.teacher, global_batch_shapes(local), state.step)
 

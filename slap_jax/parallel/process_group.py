@@ -26,7 +26,7 @@ _SECONDS_TO_FAIL_ALIKE = 5.0  # an error that all processes have, they have at a
 
 
 @contextlib.contextmanager
-def joined(settings: ConfigDict, run_dir: Path, environment: Mapping[str, str] | None = None) -> Iterator[None]:
+def process_group(settings: ConfigDict, run_dir: Path, environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Makes the process part of its run while the body runs; nothing special where it is the only one.
 
     An error in the body that other processes do not have ends this one at once, so that they notice; otherwise it would

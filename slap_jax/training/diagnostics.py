@@ -1,9 +1,4 @@
-"""Writes down where a process is stuck: the stacks of all its threads, when one phase of training lasts too long.
-
-A profile of a few steps: `config.train.profile_start` and `profile_steps`, in `RUN_DIR/profile/process-N`.
-
-Memory of the devices: what the running step uses, and what its program was compiled to need.
-"""
+"""Diagnostics of a running process: the stacks of a hang, a profile of a few steps, and the memory of the devices."""
 
 import contextlib
 import faulthandler
@@ -17,35 +12,36 @@ from typing import Any, Self
 
 import jax
 
-from slap_jax.training.timing import PHASES, Phases
+from slap_jax.training.timing import PHASES, StepTimer
 
 
 class Watchdog:
-    """A thread that looks at the present phase; training passes through several at every step.
+    """A thread that writes the stacks of all threads when one phase of training lasts too long.
 
-    It only writes: what is stuck may come back, and a long compilation or evaluation is no fault.
+    It never ends the process: a stuck file system may recover, and a long compilation or evaluation is not a fault.
     """
 
     def __init__(
-        self, run_dir: str | Path, seconds: float, phases: Phases, clock: Callable[[], float] = time.monotonic
+        self, run_dir: str | Path, seconds: float, timer: StepTimer, clock: Callable[[], float] = time.monotonic
     ):
         """Starts the thread.
 
         Args:
-            run_dir: gets `stacks/process-N-TIME.txt`.
-            seconds: in one phase before the stacks are written; again after twice, four times ... as long; 0: never.
-            phases: of the training script.
-            clock: that of `phases`.
+            run_dir: receives `stacks/process-N-TIME.txt`.
+            seconds: in one phase until the stacks are written; written again after 2, 4, 8 ... times as long; 0 is
+                never.
+            timer: of the training script.
+            clock: that of `timer`.
         """
         self._directory = Path(run_dir) / "stacks"
-        self._seconds, self._phases, self._clock = seconds, phases, clock
+        self._seconds, self._timer, self._clock = seconds, timer, clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         if seconds > 0:
             self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stops the thread."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -57,17 +53,17 @@ class Watchdog:
         self.close()
 
     def _run(self) -> None:
-        seen, patience = self._phases.present, self._seconds
+        seen, patience = self._timer.current, self._seconds
         while not self._stop.wait(self._seconds / 20):
-            if self._phases.present != seen:
-                seen, patience = self._phases.present, self._seconds
+            if self._timer.current != seen:
+                seen, patience = self._timer.current, self._seconds
             name, began = seen
             lasted = self._clock() - began
-            if lasted >= patience and self._phases.present == seen:
+            if lasted >= patience and self._timer.current == seen:
                 patience = 2 * lasted
                 try:
                     self._write(name, lasted)
-                except OSError as error:  # a file system that is stuck is a reason to write, and to go on without
+                except OSError as error:  # the file system itself may be stuck
                     logging.warning("the watchdog cannot write to %s: %s", self._directory, error)
 
     def _write(self, phase: str, lasted: float) -> None:
@@ -79,19 +75,19 @@ class Watchdog:
             file.write(f"{summary} (config.train.watchdog_seconds is {self._seconds:g})\n\n")
             file.flush()  # the stacks go to the file descriptor directly
             faulthandler.dump_traceback(file, all_threads=True)
-        logging.warning("%s; it goes on waiting. Stacks of all threads: %s", summary, path)
+        logging.warning("%s and keeps waiting; the stacks of all threads are in %s", summary, path)
 
 
 class ProfileWindow:
-    """Traces the steps of the window, of a resumed run those that are left of it."""
+    """Profiles a range of steps into `RUN_DIR/profile/process-N`; a resumed run profiles what is left of the range."""
 
     def __init__(self, run_dir: str | Path, first: int, steps: int):
-        """Does nothing yet.
+        """Sets the range; nothing is traced yet.
 
         Args:
-            run_dir: every process writes a directory of its own in it.
-            first: number of the first step to trace, from 1.
-            steps: how many; 0 for none.
+            run_dir: each process writes its own directory in it.
+            first: the first step, counted from 1.
+            steps: the number of steps; 0 for none.
         """
         self._directory = Path(run_dir) / "profile" / f"process-{jax.process_index()}"
         self._window = range(first, first + steps)
@@ -99,7 +95,7 @@ class ProfileWindow:
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Marks the hand-over of a step in the trace, which it starts at the first one of the window."""
+        """Marks the dispatch of a step in the trace, and starts the trace at the first step of the range."""
         if number in self._window and not self._running:
             logging.info("profiling steps %d to %d to %s", number, self._window[-1], self._directory)
             jax.profiler.start_trace(str(self._directory))
@@ -108,18 +104,18 @@ class ProfileWindow:
             yield
 
     def stop_after(self, number: int, results: Any) -> None:
-        """Ends the trace after the last step of the window, once the devices have finished it.
+        """Ends the trace after the last step of the range, once the devices have finished it.
 
         Args:
-            number: of the step that was just handed over.
-            results: arrays that it returns.
+            number: of the step just dispatched.
+            results: its outputs.
         """
         if self._running and number >= self._window[-1]:
             jax.block_until_ready(results)
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that still runs."""
+        """Ends a trace that is still running."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
@@ -130,12 +126,12 @@ _STATISTICS = {"in_use": "bytes_in_use", "peak": "peak_bytes_in_use", "limit": "
 
 
 def device_memory(devices: Sequence[Any] | None = None) -> dict[str, float]:
-    """Returns `memory/in_use_gib`, `memory/peak_gib` and `memory/limit_gib`, of the fullest device of this process.
+    """Returns `memory/in_use_gib`, `memory/peak_gib` and `memory/limit_gib`, of this process's fullest device.
 
-    Only asks the allocator, so it does not wait for the devices. Empty where there are no statistics, as on CPU.
+    Reads the allocator's statistics, which does not wait for the devices. Empty where there are none, as on CPU.
 
     Args:
-        devices: those of this process by default.
+        devices: default to those of this process.
     """
     statistics = [device.memory_stats() or {} for device in (jax.local_devices() if devices is None else devices)]
     memory = {}
@@ -147,10 +143,10 @@ def device_memory(devices: Sequence[Any] | None = None) -> dict[str, float]:
 
 
 def program_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Returns the bytes per device that a compiled program needs, by kind; {} where the compiler does not tell.
+    """Returns the bytes per device that a compiled program needs, by kind; {} where the compiler does not report it.
 
-    `arguments` holds state and batch, of which the state is given back in place; `temporaries` the activations,
-    gradients and everything else that lives inside a step only.
+    `arguments` are the state and the batch; the state is updated in place. `temporaries` are activations, gradients and
+    everything else that exists only inside a step.
     """
     analysis = compiled.memory_analysis()
     kinds = ("argument", "output", "alias", "temp", "generated_code")
@@ -161,9 +157,9 @@ def program_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def describe_program_memory(memory: dict[str, int]) -> str:
-    """Returns the sentence for the log: what a device holds while a step runs."""
+    """Returns the line for the log: what a device holds while a step runs."""
     if not memory:
-        return "the compiler does not tell how much memory the step needs"
+        return "the compiler does not report how much memory the step needs"
     total = memory["arguments"] + memory["outputs"] - memory["in_place"] + memory["temporaries"] + memory["code"]
     kinds = ", ".join(f"{name} {size / 2**30:.3f}" for name, size in memory.items())
     return f"a step needs {total / 2**30:.3f} GiB per device ({kinds})"

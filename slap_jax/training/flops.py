@@ -1,19 +1,14 @@
-"""FLOPs of a training step, from the config and from what the batch holds, and the share of the hardware's peak (MFU).
+"""FLOPs of a training step, from the config and from what the batch holds.
 
-What is counted, after PaLM's definition of model FLOPs utilisation (Chowdhery et al. 2022, appendix B):
-    matrix products only, 2 m n k each (and the front end's FFT); norms, softmax and the like are left out;
-    useful work only: tokens of clips, not padding; pairs of tokens that may attend to each other, not masked ones;
-    3 x the forward pass for what is trained (forward, and two products of the same size backward), 1 x for the
-        teacher and the front end; nothing for what rematerialisation computes a second time.
-So MFU rises with packing fill, and no backend can raise it by computing more.
+What counts, after PaLM's definition of model FLOPs utilisation (Chowdhery et al. 2022, appendix B):
 
-XLA's own `cost_analysis` cannot serve: it counts the body of a scan once and nothing inside a Pallas kernel.
+- matrix products only, 2 m n k each, and the front end's FFT; norms, softmax and the like are left out;
+- useful work only: tokens of clips, not padding; pairs of tokens that may attend to each other, not masked ones;
+- 3 x the forward pass for what is trained (two products of the same size backward), 1 x for the teacher and the front
+  end, nothing for what rematerialisation computes again.
 
-How well a run uses its devices: MFU, the part of it that each part of the model has, and the factors it is made of.
-
-    MFU = useful share x (1 - share of the time spent waiting for data) x share of the peak while computing
-
-`slap_jax.training.flops` says what counts as useful.
+So MFU rises with packing fill, and no backend can raise it by computing more. XLA's `cost_analysis` cannot serve here:
+it counts the body of a scan once and nothing inside a Pallas kernel.
 """
 
 import math
@@ -23,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -71,10 +67,10 @@ def train_step_parts(
 
     Args:
         config: the whole configuration; objectives of weight 0 cost nothing.
-        counts: sums over the global batch, as the step's metrics give them: `clips`, `audio_tokens`, `text_tokens`, and
-            the sums over clips of the squares (`audio_tokens_squared`, `text_tokens_squared`) and of the products
-            (`cross_tokens`) of the two lengths.
-        dense_attention: count every pair of tokens in local and causal layers too, as a dense masked backend computes.
+        counts: sums over the global batch, as the step's metrics give them: `clips`, `audio_tokens`, `text_tokens`,
+            the sums over clips of the squared lengths (`audio_tokens_squared`, `text_tokens_squared`), of their product
+            (`cross_tokens`), and of the pairs within a local window (`audio_local_pairs`, `text_local_pairs`).
+        dense_attention: count all pairs in local and causal layers too, as a dense masked backend computes them.
     """
     weights = {name: objective.weight for name, objective in config.objectives.items()}
     contrastive, distillation, captioning, classification = (
@@ -110,30 +106,59 @@ def train_step_parts(
     return parts
 
 
+def length_counts(model: ConfigDict, audio: Any, text: Any) -> dict[str, Any]:
+    """Returns the sums over clips that FLOPs are computed from, apart from `clips`; see `train_step_parts`.
+
+    Args:
+        model: `config.model`.
+        audio: tokens of each clip, an array of any shape.
+        text: tokens of each caption, in the same shape.
+    """
+    numpy = jnp if isinstance(audio, jax.Array) else np
+
+    def local_pairs(tokens: Any, window: int) -> Any:
+        # Pairs with |i - j| <= window among n tokens: n (2m + 1) - m (m + 1) with m = min(window, n - 1).
+        m = numpy.clip(tokens - 1, 0, window)
+        return tokens * (2 * m + 1) - m * (m + 1)
+
+    return {
+        "audio_tokens": numpy.sum(audio),
+        "audio_tokens_squared": numpy.sum(audio**2),
+        "audio_local_pairs": numpy.sum(local_pairs(audio, model.audio_encoder.local_window)),
+        "text_tokens": numpy.sum(text),
+        "text_tokens_squared": numpy.sum(text**2),
+        "text_local_pairs": numpy.sum(local_pairs(text, model.text_encoder.local_window)),
+        "cross_tokens": numpy.sum(audio * text),
+    }
+
+
 def front_end_flops(audio: ConfigDict, audio_tokens: float) -> float:
-    """Log-mel of the clips' columns: the DFT at the price of a real FFT (2.5 n log2 n), however it is computed."""
+    """Returns the FLOPs of the log-mel; the DFT counts as a real FFT, 2.5 n log2 n, however it is computed."""
     frames = audio_tokens / patches_per_column(audio) * audio.frames_per_column
     return frames * (2.5 * audio.n_fft * math.log2(audio.n_fft) + 2 * (audio.n_fft // 2 + 1) * audio.mels)
 
 
 def audio_encoder_flops(config: ConfigDict, counts: Mapping[str, float], dense_attention: bool = False) -> float:
-    """One forward pass of the audio tower, patches to dense features."""
+    """Returns the FLOPs of one forward pass of the audio tower, from patches to dense features."""
     tower = config.model.audio_encoder
     values = config.audio.frames_per_column * config.audio.mels_per_patch
     tokens, squared = counts["audio_tokens"], counts["audio_tokens_squared"]
-    return 2 * tokens * values * tower.width + _encoder_flops(tower, tokens, squared, dense_attention)
+    local = squared if dense_attention else counts["audio_local_pairs"]
+    return 2 * tokens * values * tower.width + _encoder_flops(tower, tokens, squared, local)
 
 
 def text_encoder_flops(model: ConfigDict, counts: Mapping[str, float], dense_attention: bool = False) -> float:
-    """One forward pass of the text tower; the embedding is a look-up and free."""
-    return _encoder_flops(model.text_encoder, counts["text_tokens"], counts["text_tokens_squared"], dense_attention)
+    """Returns the FLOPs of one forward pass of the text tower; the embedding is a look-up and free."""
+    squared = counts["text_tokens_squared"]
+    local = squared if dense_attention else counts["text_local_pairs"]
+    return _encoder_flops(model.text_encoder, counts["text_tokens"], squared, local)
 
 
 def pooling_flops(tower: ConfigDict, tokens: float, clips: float, embed_dim: int) -> float:
-    """Attention pooling of one tower, to unit vectors.
+    """Returns the FLOPs of one tower's attention pooling and projection.
 
-    Per token its value, a score per head, and its weighted sum; per clip the output, the MLP and the projection. The
-    probe's share does not depend on the tokens (see `AttentionPooling`).
+    Each token costs its value, a score per head and its term of the weighted sum; each clip the output matrix, the MLP
+    and the projection. The probe's own products do not depend on the tokens (see `AttentionPooling`).
     """
     width, heads, hidden = tower.width, tower.heads, tower.mlp_width
     per_token = 2 * width * width + 2 * width * heads + 2 * (width + heads)
@@ -142,7 +167,7 @@ def pooling_flops(tower: ConfigDict, tokens: float, clips: float, embed_dim: int
 
 
 def prototype_head_flops(config: ConfigDict, audio_tokens: float) -> float:
-    """One forward pass of the prototype head over the masked tokens."""
+    """Returns the FLOPs of one forward pass of the prototype head over the masked tokens."""
     settings = config.objectives.distillation
     per_token = config.model.audio_encoder.width * settings.hidden + settings.hidden**2
     per_token += settings.hidden * settings.bottleneck + settings.bottleneck * settings.prototypes
@@ -150,7 +175,7 @@ def prototype_head_flops(config: ConfigDict, audio_tokens: float) -> float:
 
 
 def caption_decoder_flops(model: ConfigDict, counts: Mapping[str, float], dense_attention: bool = False) -> float:
-    """One forward pass of the caption decoder with teacher forcing, logits included."""
+    """Returns the FLOPs of one teacher-forced forward pass of the caption decoder, logits included."""
     tower = model.caption_decoder
     width, text_tokens, audio_tokens = tower.width, counts["text_tokens"], counts["audio_tokens"]
     pairs = counts["text_tokens_squared"]
@@ -164,38 +189,35 @@ def caption_decoder_flops(model: ConfigDict, counts: Mapping[str, float], dense_
 
 
 def global_layers_of(tower: ConfigDict) -> int:
-    """How many layers of a tower are global: one of each super-block, and ModernBERT's first."""
+    """Returns the number of global layers: one of each super-block, and ModernBERT's first."""
     return math.ceil(tower.layers / (tower.locals_per_global + 1))
 
 
-def _encoder_flops(tower: ConfigDict, tokens: float, squared: float, dense_attention: bool) -> float:
+def _encoder_flops(tower: ConfigDict, tokens: float, global_pairs: float, local_pairs: float) -> float:
     global_layers = global_layers_of(tower)
-    local_layers = tower.layers - global_layers
-    # Tokens near the ends of a clip see fewer; clips shorter than a window are caught by the minimum.
-    local_pairs = squared if dense_attention else min(tokens * (2 * tower.local_window + 1), squared)
-    return global_layers * _layer_flops(tower, tokens, squared) + local_layers * _layer_flops(
+    return global_layers * _layer_flops(tower, tokens, global_pairs) + (tower.layers - global_layers) * _layer_flops(
         tower, tokens, local_pairs
     )
 
 
 def _layer_flops(tower: ConfigDict, tokens: float, pairs: float) -> float:
-    """Query, key, value and output, the gated MLP's three matrices, scores and weighted values."""
+    """Returns the FLOPs of the attention's four matrices, the gated MLP's three, the scores and the weighted values."""
     per_token = 4 * tower.width**2 + 3 * tower.width * tower.mlp_width
     return 2 * tokens * per_token + 4 * pairs * tower.width
 
 
 def peak_flops(devices: Sequence[Any] | None = None, per_device: float = 0.0) -> float:
-    """Returns the FLOPs per second that all devices could do together, 0 if unknown (then there is no MFU).
+    """Returns the peak FLOPs per second of all devices together; 0 where it is unknown, and there is no MFU.
 
     Args:
-        devices: all devices of the run by default.
+        devices: default to all devices of the run.
         per_device: `config.train.peak_flops_per_device`; 0 looks the device up, or measures a CPU.
     """
     devices = list(jax.devices() if devices is None else devices)
     if per_device > 0:
         return per_device * len(devices)
     if devices[0].platform == "cpu":
-        # Several devices of one process share its cores, so they are one machine, measured once.
+        # The fake devices of one process share its cores, so they count as one machine.
         return measure_peak() * len({device.process_index for device in devices})
     kind = devices[0].device_kind
     names = sorted((name for name in PEAK_FLOPS if kind.startswith(name)), key=len)
@@ -206,7 +228,7 @@ def peak_flops(devices: Sequence[Any] | None = None, per_device: float = 0.0) ->
 
 
 def measure_peak(size: int = 1_024, repeats: int = 5) -> float:
-    """Returns the FLOPs per second of a large fp32 matrix product on this process's CPU, the best of some tries."""
+    """Returns the FLOPs per second of a large fp32 matrix product on this process's CPU, the best of `repeats`."""
     device = jax.local_devices(backend="cpu")[0]
     matrix = jax.device_put(jnp.ones((size, size), jnp.float32), device)
     multiply = jax.jit(jnp.matmul)
@@ -224,61 +246,3 @@ def format_parts(parts: Mapping[str, Any]) -> str:
     total = sum(parts.values())
     lines = [f"{name:<16} {value / 1e12:12.4f} TFLOP  {value / max(total, 1.0):6.1%}" for name, value in parts.items()]
     return "\n".join([*lines, f"{'total':<16} {total / 1e12:12.4f} TFLOP"])
-
-
-_WITH_PADDING = "with_padding"
-
-
-class Mfu:
-    """FLOPs of steps, and metrics from their rates."""
-
-    def __init__(self, config: ConfigDict, peak_flops: float):
-        """Remembers sizes.
-
-        Args:
-            config: the whole configuration.
-            peak_flops: FLOPs per second that all devices could do.
-        """
-        self._config = config
-        self._peak = peak_flops
-
-    def flops(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Returns the FLOPs of one step: `flops/<part>` for every part, and `flops/with_padding` for all together.
-
-        With padding means that the rows hold as many tokens as fit and every slot a clip, which is what matrix products
-        compute. Attention inside padding is left out: kernels can skip it.
-
-        Args:
-            values: metrics of the step.
-        """
-        data = self._config.data
-        full = {
-            "clips": data.rows * data.slots,
-            "audio_tokens": data.rows * data.columns * patches_per_column(self._config.audio),
-            "text_tokens": data.rows * data.text_tokens,
-        }
-        parts = train_step_parts(self._config, values)
-        with_padding = sum(train_step_parts(self._config, {**values, **full}).values())
-        return {f"flops/{part}": count for part, count in parts.items()} | {f"flops/{_WITH_PADDING}": with_padding}
-
-    def metrics(self, read: Mapping[str, float]) -> dict[str, float]:
-        """Puts MFU, its parts and its factors in the place of the rates of `flops`.
-
-        Args:
-            read: of `Speed.read`; {} gives {}.
-        """
-        prefix, suffix = "speed/flops/", "_per_s"
-        rates = {name[len(prefix) : -len(suffix)]: rate for name, rate in read.items() if name.startswith(prefix)}
-        if not rates:
-            return dict(read)
-        with_padding = rates.pop(_WITH_PADDING)
-        useful = sum(rates.values())
-        computing = 1 - read["time/data"] / read["time/step"]
-        return {
-            **{name: value for name, value in read.items() if not name.startswith(prefix)},
-            "speed/flops_per_s": useful,
-            "speed/mfu": useful / self._peak,
-            **{f"mfu/{part}": rate / self._peak for part, rate in rates.items()},
-            "speed/useful_share": useful / with_padding,
-            "speed/peak_share": with_padding / self._peak / max(computing, 1e-9),
-        }

@@ -1,4 +1,4 @@
-"""Starts a new run from parameters of another one, or its text tower from a pretrained one."""
+"""Starting parameters of a new run: those of another run or export, or a pretrained text tower."""
 
 import logging
 from pathlib import Path
@@ -16,10 +16,10 @@ from slap_jax.training.state import TrainState
 
 
 def read_params(path: str | Path) -> dict[str, Any]:
-    """Reads the parameters of a run directory's newest checkpoint, or of an export directory.
+    """Reads the parameters of a run's newest checkpoint, or of an export.
 
     Raises:
-        CheckpointError, ExportError: there are none, or they cannot be read.
+        CheckpointError, ExportError: there are no parameters, or they cannot be read.
     """
     if (Path(path) / CONFIG).is_file() and not (Path(path) / "checkpoints").is_dir():
         return load_export(path).params
@@ -28,20 +28,20 @@ def read_params(path: str | Path) -> dict[str, Any]:
 
 
 def check_start(config: ConfigDict, run_dir: Path) -> None:
-    """Looks at the folder of `config.init_text_from`, if the run starts from it, before minutes of compiling.
+    """Checks the folder `config.init_text_from`, if the run starts from it, before the step is compiled.
 
     Raises:
-        ModernBertError: it is not the ModernBERT that the config describes.
+        ModernBertError: the folder does not hold the ModernBERT that the config describes.
     """
     if config.init_text_from and not config.init_from and not has_checkpoint(run_dir):
         check_modernbert(config.init_text_from, config.model)
 
 
 def start_from(state: TrainState, config: ConfigDict) -> TrainState:
-    """Exchanges what `config.init_from` names, else what `config.init_text_from` names, else nothing.
+    """Returns the state with the parameters of `config.init_from`, else those of `config.init_text_from`, if any.
 
     Raises:
-        CheckpointError, ExportError, ModernBertError: there is nothing, or it cannot be read.
+        CheckpointError, ExportError, ModernBertError: the parameters do not exist or cannot be read.
         ConfigError: see `replace_params`.
     """
     if config.init_from:
@@ -54,37 +54,37 @@ def start_from(state: TrainState, config: ConfigDict) -> TrainState:
 
 
 def replace_params(state: TrainState, params: dict[str, Any], origin: str) -> TrainState:
-    """Exchanges the parameters that `params` holds too, in the student and in the teacher; the others stay as they are.
+    """Returns the state with the shared parameters replaced, in the student and in the teacher.
 
     Args:
         state: a new run's first state.
-        params: of the other run; may lack whole objectives, and may hold ones that this run does not train.
-        origin: the setting that names where they come from, for messages.
+        params: of the other run; it may lack objectives, and may hold objectives that this run does not train.
+        origin: the setting that they come from, for messages.
 
     Raises:
-        ConfigError: a shared parameter has another shape, or none is shared.
+        ConfigError: a shared parameter has another shape, or no parameter is shared.
     """
-    found = flatten(params)
+    given = flatten(params)
     used: set[str] = set()
 
-    def exchange(path: Any, own: jax.Array) -> jax.Array:
+    def replace(path: Any, own: jax.Array) -> jax.Array:
         name = path_name(path)
-        if name not in found:
+        if name not in given:
             return own
-        if found[name].shape != own.shape:
+        if given[name].shape != own.shape:
             if name.startswith("objectives/classification/"):
-                return own  # of other classes: this head begins anew
+                return own  # a head for other classes starts from scratch
             raise ConfigError(
-                f"{origin}: {name} has shape {list(found[name].shape)}, this model's has "
-                f"{list(own.shape)}; set config.model as that run had it"
+                f"{origin}: {name} has shape {list(given[name].shape)}, but this model expects {list(own.shape)}; set "
+                "config.model to the values of that run"
             )
         used.add(name)
-        return jax.device_put(found[name].astype(own.dtype), own.sharding)
+        return jax.device_put(given[name].astype(own.dtype), own.sharding)
 
-    exchanged = jax.tree_util.tree_map_with_path(exchange, state.params)
+    replaced = jax.tree_util.tree_map_with_path(replace, state.params)
     if not used:
         raise ConfigError(f"{origin} shares no parameter with this model; it holds {', '.join(params)}")
     total = len(jax.tree.leaves(state.params))
     logging.info("took %d of %d parameter arrays from %s", len(used), total, origin)
-    teacher = jax.tree_util.tree_map_with_path(exchange, state.teacher)
-    return TrainState(state.step, exchanged, teacher, state.optimizer, state.bad_steps)
+    teacher = jax.tree_util.tree_map_with_path(replace, state.teacher)
+    return TrainState(state.step, replaced, teacher, state.optimizer, state.bad_steps)

@@ -1,8 +1,9 @@
-"""Metrics of a run: JSONL always, TensorBoard if wanted, progress on a terminal; never a device sync in the loop.
+"""The metrics of a run: `metrics.jsonl`, TensorBoard events, and progress on the terminal.
 
-Speed of training between two readings: counts per second, and what the time of a step was spent on.
+The loop never waits for the step that it has just dispatched: metrics are fetched one step late.
 """
 
+import collections
 import contextlib
 import json
 import math
@@ -11,27 +12,40 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import jax
-from tensorboardX import SummaryWriter
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from slap_jax.atomic import write_text_atomic
-from slap_jax.training.flops import Mfu
-from slap_jax.training.timing import Phases
+from slap_jax.config.defaults import patches_per_column
+from slap_jax.errors import UserError
+from slap_jax.training.flops import train_step_parts
+from slap_jax.training.timing import StepTimer
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 FILE_NAME = "metrics.jsonl"
 
-# Metrics of a step that are counts: their sums between two lines, divided by the time, become `speed/<name>_per_s`.
+# The metrics of a step that are counts; their rates are logged as `speed/NAME_per_s`.
 COUNTS = ("clips", "audio_seconds", "audio_tokens", "text_tokens")
 
-# Share of the time spent waiting for data from which on the progress line says so.
+# The progress line reports the time spent waiting for data from this fraction on.
 SLOW_DATA = 0.1
+
+# A step's time has these parts; the rest is "other". Evaluations are not part of a step.
+_STEP_PHASES = ("data", "dispatch", "device", "checkpoint")
+_OUTSIDE_STEPS = ("evaluation",)
+
+
+class MetricsError(UserError, ValueError):
+    """A damaged `metrics.jsonl`."""
 
 
 class MetricWriter:
-    """Writes the metrics of training, one step late so that the host never waits for the step it just started."""
+    """Writes the metrics of training, one step late so that the host never waits for the step it just dispatched."""
 
     def __init__(
         self,
@@ -41,35 +55,34 @@ class MetricWriter:
         total_steps: int = 0,
         log_every: int = 1,
         restored_step: int = 0,
-        phases: Phases | None = None,
-        hardware_use: Mfu | None = None,
-        sources: Sequence[Callable[[int], Mapping[str, float]]] = (),
+        timer: StepTimer | None = None,
+        throughput: "Throughput | None" = None,
+        gauges: Sequence[Callable[[int], Mapping[str, float]]] = (),
         stream: TextIO | None = None,
         enabled: bool = True,
     ):
-        """Opens the files; what they hold of steps after `restored_step` is dropped, those steps are run again.
+        """Opens the files, and drops what they hold of steps after `restored_step`: those steps run again.
 
         Args:
-            run_dir: holds `metrics.jsonl` and `tensorboard/`.
+            run_dir: receives `metrics.jsonl` and `tensorboard/`.
             tensorboard: also write TensorBoard events.
             total_steps: length of the run, for the progress bar and the time left; 0 is unknown.
-            log_every: steps between two lines; the first and the last step of the run get one too.
-            restored_step: finished steps of the checkpoint that the run goes on from, 0 for a new run.
-            phases: of the training script, for speeds and `time/`; a waiting fetch is its phase "device".
-            hardware_use: adds `speed/mfu` and its parts; None where the devices' peak is not known.
-            sources: each is asked for more metrics at every line, with the step.
-            stream: where progress goes, standard error by default.
-            enabled: False in all processes but the first: they fetch (the loop reads what `write` returns) but write
-                nothing.
+            log_every: steps between two lines; the first and the last step of the run always get a line.
+            restored_step: finished steps of the checkpoint that the run resumes from, 0 for a new run.
+            timer: of the training script; fetching metrics is its phase "device".
+            throughput: rates and MFU; by default the rates alone, timed by `timer`.
+            gauges: each returns more metrics for a line, given the step.
+            stream: receives progress, standard error by default.
+            enabled: False in all processes but the first: they fetch metrics, because the loop reads what `write`
+                returns, but write nothing.
         """
         self._total_steps = total_steps
         self._log_every = log_every
-        self._hardware_use = hardware_use
-        self._sources = sources
+        self._gauges = gauges
         self._pending: tuple[int, Mapping[str, Any]] | None = None
         self._first_step: int | None = None
-        self._phases = phases or Phases()
-        self._speed = Speed(self._phases)
+        self._timer = timer or StepTimer()
+        self._throughput = throughput or Throughput(self._timer)
         self._closing = contextlib.ExitStack()
         self._file: TextIO | None = None
         self._tensorboard: SummaryWriter | None = None
@@ -81,10 +94,12 @@ class MetricWriter:
             self._file = open(directory / FILE_NAME, "a", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
             self._closing.callback(self._file.close)
             if tensorboard:
-                # TensorBoard hides the events of an earlier process from this step on: those steps come again.
+                import tensorboardX  # slow to import
+
+                # TensorBoard hides the events of an earlier process from this step on: those steps run again.
                 purge = restored_step + 1 if any((directory / "tensorboard").glob("events*")) else None
                 # The suffix keeps a run that resumes within a second from overwriting the file, named by the second.
-                self._tensorboard = SummaryWriter(
+                self._tensorboard = tensorboardX.SummaryWriter(
                     str(directory / "tensorboard"), purge_step=purge, filename_suffix=f".from_step_{restored_step}"
                 )
                 self._closing.callback(self._tensorboard.close)
@@ -92,14 +107,14 @@ class MetricWriter:
             self._closing.callback(self._progress.close)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float] | None:
-        """Takes the metrics of the step just dispatched and writes those of the step before it.
+        """Keeps the metrics of the step just dispatched, and writes those of the step before it.
 
         Args:
-            step: number of the step, counted from 1.
-            metrics: device scalars; not waited for before the next call.
+            step: counted from 1.
+            metrics: device scalars, fetched by the next call.
 
         Returns:
-            The fetched metrics of the step before, None at the first call.
+            The fetched metrics of the step before; None at the first call.
         """
         previous, self._pending = self._pending, (step, metrics)
         if self._first_step is None:
@@ -107,16 +122,16 @@ class MetricWriter:
         return None if previous is None else self._fetch(*previous)
 
     def flush(self) -> dict[str, float] | None:
-        """Fetches and writes the step that is still held, which waits for it; None if there is none."""
+        """Waits for the pending step and writes its metrics; returns them, or None if no step is pending."""
         previous, self._pending = self._pending, None
         return None if previous is None else self._fetch(*previous)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes a line of its own at once, for example the results of an evaluation."""
+        """Writes a separate line at once, for example the results of an evaluation."""
         self._write_line(step, {name: float(value) for name, value in scalars.items()})
 
     def close(self) -> None:
-        """Writes what is held and closes the files."""
+        """Writes the pending step and closes the files."""
         with self._closing:
             self.flush()
 
@@ -127,22 +142,17 @@ class MetricWriter:
         self.close()
 
     def _fetch(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
-        # One explicit transfer for all scalars; it waits for this step only, the next one is already queued.
-        with self._phases.during("device"):
+        # One explicit transfer for all scalars. It waits for this step only; the next one is already queued.
+        with self._timer.during("device"):
             values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-        counts = {name: values[name] for name in COUNTS if name in values}
-        if self._hardware_use is not None:
-            counts |= self._hardware_use.flops(values)
-        self._speed.add(counts)
+        self._throughput.add(values)
         if step % self._log_every == 0 or step in (self._first_step, self._total_steps):
-            speeds = self._speed.read()
-            if self._hardware_use is not None:
-                speeds = self._hardware_use.metrics(speeds)
-            for source in self._sources:
-                speeds |= source(step)
-            self._write_line(step, values | speeds)
+            rates = self._throughput.read()
+            for gauge in self._gauges:
+                rates |= gauge(step)
+            self._write_line(step, values | rates)
             if self._progress is not None:
-                self._progress.line(step, values, speeds)
+                self._progress.line(step, values, rates)
         if self._progress is not None:
             self._progress.step(step, values)
         return values
@@ -161,7 +171,7 @@ class MetricWriter:
 
 
 class _Progress:
-    """A bar with loss, speed and time left on a terminal; plain lines otherwise."""
+    """A progress bar with the loss and the time left on a terminal; plain lines elsewhere."""
 
     def __init__(self, stream: TextIO, total_steps: int, start: int):
         self._stream = stream
@@ -176,20 +186,20 @@ class _Progress:
                 self._bar.set_postfix_str(f"loss {values['loss/total']:.3f}", refresh=False)
             self._bar.update(step - self._bar.n)
 
-    def line(self, step: int, values: Mapping[str, float], speeds: Mapping[str, float]) -> None:
+    def line(self, step: int, values: Mapping[str, float], rates: Mapping[str, float]) -> None:
         if self._bar is not None:
             return
         parts = [f"step {step:,}" + (f"/{self._total:,}" if self._total else "")]
         parts += [f"{name} {value:.4f}" for name, value in values.items() if name.startswith("loss/")]
-        if "speed/audio_seconds_per_s" in speeds:
-            parts.append(f"{speeds['speed/audio_seconds_per_s']:,.0f} s of audio/s")
-        if "speed/mfu" in speeds:
-            parts.append(f"MFU {speeds['speed/mfu']:.1%}")
-        waiting = speeds.get("time/data", 0.0) / speeds.get("time/step", 1.0)
+        if "speed/audio_seconds_per_s" in rates:
+            parts.append(f"{rates['speed/audio_seconds_per_s']:,.0f} s of audio/s")
+        if "speed/mfu" in rates:
+            parts.append(f"MFU {rates['speed/mfu']:.1%}")
+        waiting = rates.get("time/data", 0.0) / rates.get("time/step", 1.0)
         if waiting >= SLOW_DATA:
             parts.append(f"waiting for data {waiting:.0%}")
-        if self._total and "speed/steps_per_s" in speeds:
-            parts.append(f"{_duration((self._total - step) / speeds['speed/steps_per_s'])} left")
+        if self._total and "speed/steps_per_s" in rates:
+            parts.append(f"{_duration((self._total - step) / rates['speed/steps_per_s'])} left")
         print("  ".join(parts), file=self._stream, flush=True)
 
     def close(self) -> None:
@@ -202,11 +212,96 @@ def _duration(seconds: float) -> str:
     return f"{hours:d}:{rest // 60:02d}:{rest % 60:02d}"
 
 
+class Throughput:
+    """Rates between two readings: counts and FLOPs per second, seconds per step, and MFU.
+
+        MFU = useful FLOPs / time / peak = useful_share x (1 - fraction of time waiting for data) x peak_share
+
+    `useful_share` is the useful FLOPs over the FLOPs with padding, `peak_share` the FLOPs with padding per second of
+    computing over the peak. The first step only starts the clock: compilation and set-up come before it.
+    """
+
+    def __init__(self, timer: StepTimer, config: ConfigDict | None = None, peak_flops: float = 0.0):
+        """Starts with no steps.
+
+        Args:
+            timer: of the training script.
+            config: the whole configuration; None leaves out FLOPs and MFU.
+            peak_flops: per second, of all devices; 0 leaves out FLOPs and MFU.
+        """
+        self._timer, self._config, self._peak = timer, config if peak_flops > 0 else None, peak_flops
+        self._start: dict[str, float] | None = None
+        self._reset()
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Adds one finished step, given its metrics."""
+        if self._start is None:
+            self._start = self._timer.seconds()
+            return
+        self._steps += 1
+        self._counts.update({name: values[name] for name in COUNTS if name in values})
+        if self._config is not None:
+            self._flops.update(train_step_parts(self._config, values))
+            self._padded_flops += padded_flops(self._config, values)
+
+    def read(self) -> dict[str, float]:
+        """Returns the rates since the last reading and starts again; empty before the second step."""
+        if self._start is None or self._steps == 0:
+            return {}
+        now = self._timer.seconds()
+        spent = {name: now[name] - self._start[name] for name in now if name not in _OUTSIDE_STEPS}
+        seconds = max(sum(spent.values()), 1e-9)
+        rates = {f"speed/{name}_per_s": total / seconds for name, total in self._counts.items()}
+        rates["speed/steps_per_s"] = self._steps / seconds
+        rates["time/step"] = seconds / self._steps
+        rates |= {f"time/{phase}": spent[phase] / self._steps for phase in _STEP_PHASES}
+        rates["time/other"] = (seconds - sum(spent[phase] for phase in _STEP_PHASES)) / self._steps
+        if self._config is not None:
+            rates |= self._mfu(seconds, waiting=spent["data"] / seconds)
+        self._start = now
+        self._reset()
+        return rates
+
+    def _mfu(self, seconds: float, waiting: float) -> dict[str, float]:
+        useful = sum(self._flops.values()) / seconds
+        padded = self._padded_flops / seconds
+        return {
+            "speed/flops_per_s": useful,
+            "speed/mfu": useful / self._peak,
+            **{f"mfu/{part}": flops / seconds / self._peak for part, flops in self._flops.items()},
+            "speed/useful_share": useful / padded,
+            "speed/peak_share": padded / self._peak / max(1 - waiting, 1e-9),
+        }
+
+    def _reset(self) -> None:
+        self._steps = 0
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._flops: collections.Counter[str] = collections.Counter()
+        self._padded_flops = 0.0
+
+
+def padded_flops(config: ConfigDict, values: Mapping[str, float]) -> float:
+    """Returns the FLOPs of a step whose rows are full and whose slots all hold a clip.
+
+    That is what matrix products compute. Attention inside padding is left out: kernels can skip it.
+
+    Args:
+        config: the whole configuration.
+        values: metrics of the step.
+    """
+    full = {
+        "clips": config.data.rows * config.data.slots,
+        "audio_tokens": config.data.rows * config.data.columns * patches_per_column(config.audio),
+        "text_tokens": config.data.rows * config.data.text_tokens,
+    }
+    return sum(train_step_parts(config, {**values, **full}).values())
+
+
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the lines of a `metrics.jsonl`; a last line cut off by a kill is left out.
 
     Raises:
-        ValueError: a line before the last one is no JSON.
+        MetricsError: a line before the last one is not JSON.
     """
     texts = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     lines = []
@@ -215,7 +310,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
             lines.append(json.loads(text))
         except json.JSONDecodeError:
             if number < len(texts):
-                raise ValueError(f"{path}: line {number} is no JSON: {text[:80]!r}; delete that line") from None
+                raise MetricsError(f"{path}: line {number} is not JSON: {text[:80]!r}; delete that line") from None
     return lines
 
 
@@ -223,47 +318,5 @@ def drop_after(path: Path, step: int) -> None:
     """Removes the lines of steps after `step`, and a broken last line; replaces the file atomically."""
     if not path.exists():
         return
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    write_text_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-# Of a step. The rest of the loop is "other"; an evaluation is no part of a step.
-_PARTS = ("data", "dispatch", "device", "checkpoint")
-_NO_PART = ("evaluation",)
-
-
-class Speed:
-    """Counts per second and seconds per step; the first step only starts the clock, what came before it is set-up."""
-
-    def __init__(self, phases: Phases):
-        self._phases = phases
-        self._start: dict[str, float] | None = None
-        self._totals: dict[str, float] = {}
-        self._steps = 0
-
-    def add(self, counts: Mapping[str, float]) -> None:
-        """Adds the counts of one finished step."""
-        if self._start is None:
-            self._start = self._phases.seconds()
-            return
-        self._steps += 1
-        for name, count in counts.items():
-            self._totals[name] = self._totals.get(name, 0.0) + count
-
-    def read(self) -> dict[str, float]:
-        """Returns `speed/<count>_per_s`, `speed/steps_per_s`, `time/step` and its parts, then starts from zero.
-
-        Nothing before two steps.
-        """
-        if self._start is None or self._steps == 0:
-            return {}
-        now = self._phases.seconds()
-        spent = {name: now[name] - self._start[name] for name in now if name not in _NO_PART}
-        seconds = max(sum(spent.values()), 1e-9)
-        read = {f"speed/{name}_per_s": total / seconds for name, total in self._totals.items()}
-        read["speed/steps_per_s"] = self._steps / seconds
-        read["time/step"] = seconds / self._steps
-        read |= {f"time/{part}": spent[part] / self._steps for part in _PARTS}
-        read["time/other"] = (seconds - sum(spent[part] for part in _PARTS)) / self._steps
-        self._start, self._totals, self._steps = now, {}, 0
-        return read
+    lines = [line for line in read_metrics(path) if line["step"] <= step]
+    write_text_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))

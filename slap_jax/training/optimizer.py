@@ -1,10 +1,12 @@
-"""AdamW with schedules, weight decay on matrices only, and learning-rate factors by parameter path and by layer.
+"""AdamW with a learning-rate schedule, weight decay on matrices only, and learning-rate factors by path and by layer.
 
-Layer-wise learning-rate decay for fine-tuning: the lower a layer of an encoder, the slower it learns.
+The update of a parameter θ at step t, with the schedule η, the rules' factor f and the layer's factor d:
 
-Clark et al. 2020 (ELECTRA, arXiv 2003.10555), as BEiT (arXiv 2106.08254) numbers the layers: with L of them, layer l
-(1 is the lowest) has the factor decay^(L + 1 - l); what lies below the first layer (patch or token embedding, mask
-token) decay^(L + 1); what lies above the last one, and everything outside the two encoders, 1.
+    θ ← θ - η_t f d (m̂ / (√v̂ + ε) + λ θ)        λ is 0 for everything but matrices; f = 0 freezes
+
+Layer-wise learning-rate decay (Clark et al. 2020, ELECTRA, arXiv 2003.10555; layers numbered as in BEiT, arXiv
+2106.08254): in an encoder of L layers, layer l, counted from 1 at the input, has d = decay^(L + 1 - l). Embeddings and
+the mask token have decay^(L + 1). The final norm and everything outside the two encoders have 1.
 """
 
 import re
@@ -15,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
 from slap_jax.config.rules import ConfigError
@@ -22,17 +25,17 @@ from slap_jax.params import flatten, path_name
 
 Rules = Sequence[Sequence[Any]]  # (path regex, factor) pairs
 
-# Leaves that weight decay pulls on: matrices, by name, because stacked layers give every leaf one more axis.
+# Weight decay applies to matrices, found by name, because stacked layers give every leaf one more axis.
 DECAYED = re.compile(r"(^|/)(kernel|table|prototypes)$")
 
 
 def learning_rate_schedule(optimizer: ConfigDict, steps: int) -> optax.Schedule:
-    """Returns the learning rate as a function of the update's index.
+    """Returns the learning rate as a function of the step, counted from 0.
 
     Args:
         optimizer: `config.optimizer`: linear warm-up, then `cosine`, `wsd` (constant, then linear decay over the last
             `decay_fraction` of the steps) or `constant`.
-        steps: planned updates, warm-up included.
+        steps: planned steps, warm-up included.
     """
     peak, end, warmup = (
         optimizer.learning_rate,
@@ -49,7 +52,7 @@ def learning_rate_schedule(optimizer: ConfigDict, steps: int) -> optax.Schedule:
         after = optax.constant_schedule(peak)
     if warmup == 0:
         return after
-    # The first update already moves: warm-up reaches the peak at update `warmup`, from 1/warmup of it.
+    # Step 0 already moves, at peak / warmup; step `warmup - 1` is the first at the peak.
     return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1)), after], [warmup])
 
 
@@ -59,15 +62,15 @@ def path_tree(params: Any) -> Any:
 
 
 def decay_mask(params: Any) -> Any:
-    """True for the leaves that weight decay applies to."""
+    """Returns True for the leaves that weight decay applies to."""
     return jax.tree.map(lambda path: bool(DECAYED.search(path)), path_tree(params))
 
 
 def learning_rate_factors(params: Any, rules: Rules) -> Any:
-    """The factor of the first rule whose regex is found in the leaf's path; 1 where none is.
+    """Returns the factor of every leaf: that of the first rule whose regex matches its path, else 1.
 
     Raises:
-        ConfigError: a rule that no parameter matches, which would be a silent mistake.
+        ConfigError: a rule matches no parameter, most likely a typo.
     """
     paths = path_tree(params)
     for pattern, _ in rules:
@@ -84,12 +87,12 @@ def learning_rate_factors(params: Any, rules: Rules) -> Any:
 
 
 def frozen(params: Any, rules: Rules) -> Any:
-    """True for the leaves that never change: those whose factor is 0."""
+    """Returns True for the leaves that never change: those whose factor is 0."""
     return jax.tree.map(lambda factor: factor == 0.0, learning_rate_factors(params, rules))
 
 
 def stop_frozen(params: Any, rules: Rules) -> Any:
-    """Takes frozen parameters out of the gradient, so that neither its computation nor its norm knows them."""
+    """Stops the gradient of frozen parameters, so that it is not computed and does not enter the gradient norm."""
     if all(factor > 0 for _, factor in rules):
         return params
     return jax.tree.map(
@@ -113,6 +116,14 @@ def create_optimizer(optimizer: ConfigDict, steps: int) -> optax.GradientTransfo
     return optax.chain(*transforms)
 
 
+def set_schedule_count(state: optax.OptState, step: Int[Array, ""]) -> optax.OptState:
+    """Returns the optimiser's state with the learning-rate schedule at `step`, counted from 0."""
+    assert isinstance(state, tuple)  # of `optax.chain`
+    return tuple(
+        inner._replace(count=step) if isinstance(inner, optax.ScaleByScheduleState) else inner for inner in state
+    )
+
+
 def _scale_by(factors_of: Callable[[Any], Any]) -> optax.GradientTransformation:
     def scale(updates: Any, params: Any) -> Any:
         del params
@@ -123,21 +134,21 @@ def _scale_by(factors_of: Callable[[Any], Any]) -> optax.GradientTransformation:
     return optax.stateless(scale)
 
 
-# The layers of a tower are stacked. Groups: the tower, and the layer inside the repeated super-block.
+# A leaf of a tower's stacked layers. Groups: the tower, and the layer inside the repeated super-block.
 _STACKED = re.compile(r"(.*(?:audio_encoder|text_encoder))/transformer/blocks/layers/([^/]+)/")
 
 
 def layer_decay_factors(params: Any, decay: float) -> Any:
-    """Returns the factor of every leaf.
+    """Returns the layer factor d of every leaf.
 
-    Axis 0 of a stacked leaf goes over the S super-blocks, so its factor is a vector along that axis, [S, 1, ...].
+    Axis 0 of a stacked leaf is the S super-blocks, so its factor is a vector along that axis, [S, 1, ...].
 
     Args:
-        params: parameters, or anything of their structure with shapes.
-        decay: from one layer to the one below.
+        params: parameters, or their shapes.
+        decay: the ratio of the factor of a layer to that of the layer above it.
 
     Raises:
-        ConfigError: there is no encoder.
+        ConfigError: the model has no encoder layers.
     """
     leaves = flatten(params)
     stacks = {match.group(1): _Stack(leaves, match.group(1)) for path in leaves if (match := _STACKED.match(path))}
@@ -155,14 +166,14 @@ def layer_decay_factors(params: Any, decay: float) -> Any:
 
 
 class _Stack:
-    """The layers of one tower."""
+    """The stacked layers of one tower."""
 
     def __init__(self, leaves: dict[str, Any], tower: str):
         self._tower = tower
-        found = [(match.group(2), leaf) for path, leaf in leaves.items() if (match := self._stacked(path))]
-        # A super-block from below: the local layers in the order of their numbers, then the global one.
-        self._names = sorted({name for name, _ in found}, key=lambda name: (name == "global", len(name), name))
-        self._super_blocks = found[0][1].shape[0]
+        stacked = [(match.group(2), leaf) for path, leaf in leaves.items() if (match := self._stacked(path))]
+        # A super-block is its local layers, in the order of their numbers, then the global layer.
+        self._names = sorted({name for name, _ in stacked}, key=lambda name: (name == "global", len(name), name))
+        self._super_blocks = stacked[0][1].shape[0]
         self._has_first = any(path.startswith(f"{tower}/transformer/first/") for path in leaves)
         self._layers = self._has_first + len(self._names) * self._super_blocks
 
@@ -178,6 +189,6 @@ class _Stack:
             return factors.astype(np.float32).reshape(-1, *[1] * (axes - 1))
         if path.startswith(f"{self._tower}/transformer/first/"):
             return decay**self._layers
-        if path.startswith(f"{self._tower}/transformer/"):  # the norm above the last layer
+        if path.startswith(f"{self._tower}/transformer/"):  # the final norm
             return 1.0
         return decay ** (self._layers + 1)

@@ -1,4 +1,4 @@
-"""The training state: parameters, averaged teacher, optimiser; its creation and its sharding."""
+"""The training state: parameters, averaged teacher, optimiser and counters, and how the first one is created."""
 
 import dataclasses
 from typing import Any
@@ -16,10 +16,9 @@ from slap_jax.params import select
 
 
 class Learner(nnx.Module):
-    """All that is trained: the model, and what each objective adds to it."""
+    """Everything that is trained: the model, and the parameters that objectives of weight > 0 add to it."""
 
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
-        """Builds the model and the objectives whose weight is above 0."""
         self.model = Slap(config, rngs=rngs)
         self.objectives = build_objectives(config, rngs=rngs)
 
@@ -30,11 +29,11 @@ class TrainState:
     """A pytree of arrays; parameters are nested dicts, so that paths name them.
 
     Attributes:
-        step: updates done.
+        step: finished steps, skipped ones included.
         params: `{"model": ..., "objectives": ...}`, fp32.
-        teacher: the averaged copies, of those parameters only that an objective asked for.
+        teacher: averaged copies of the parameters that an objective asked for.
         optimizer: optax's state.
-        bad_steps: updates skipped in a row because a loss or gradient was not finite.
+        bad_steps: steps skipped in a row because a loss or gradient was not finite.
     """
 
     step: Int[Array, ""]
@@ -44,29 +43,29 @@ class TrainState:
     bad_steps: Int[Array, ""]
 
 
-def abstract_learner(config: ConfigDict) -> Learner:
-    """Returns the learner with shapes in place of arrays; `graph_of` it and parameters make the real one."""
-    return nnx.eval_shape(lambda: Learner(config, rngs=nnx.Rngs(0)))
-
-
-def graph_of(module: nnx.Module) -> nnx.GraphDef:
-    """The module without its parameters: `nnx.merge(graph, params)` puts them back."""
-    graph, _ = nnx.split(module, nnx.Param)
-    return graph
-
-
 def create_state(config: ConfigDict, transform: optax.GradientTransformation) -> TrainState:
     """Creates the first state; call it under `jax.jit` with output shardings, or `jax.eval_shape`."""
     learner = Learner(config, rngs=nnx.Rngs(jax.random.fold_in(jax.random.key(config.seed), 0)))
     _, state = nnx.split(learner, nnx.Param)
     params = nnx.to_pure_dict(state)
-    # The teacher starts as a copy, not as the same buffers: both are donated to the step.
+    # The teacher starts as a copy, not as the same buffers: the step donates both.
     teacher = jax.tree.map(jnp.copy, select(params, teacher_paths(learner)))
     zero = jnp.zeros((), jnp.int32)
     return TrainState(step=zero, params=params, teacher=teacher, optimizer=transform.init(params), bad_steps=zero)
 
 
+def abstract_learner(config: ConfigDict) -> Learner:
+    """Returns the learner with shapes in place of arrays."""
+    return nnx.eval_shape(lambda: Learner(config, rngs=nnx.Rngs(0)))
+
+
+def graph_of(module: nnx.Module) -> nnx.GraphDef:
+    """Returns the module without its parameters; `nnx.merge(graph, params)` restores it."""
+    graph, _ = nnx.split(module, nnx.Param)
+    return graph
+
+
 def teacher_paths(learner: Learner) -> tuple[str, ...]:
-    """The paths of which the objectives ask for an averaged copy, outermost first, each once."""
+    """Returns the paths that the objectives want averaged copies of, sorted, each once."""
     paths = {path for objective in learner.objectives.values() for path in objective.teacher_parameters}
     return tuple(sorted(paths))

@@ -1,6 +1,21 @@
-"""The one jitted step: objectives, gradients, optimiser, teacher; a pure function of state and batch.
+"""One training step: the loss, its gradient, the update and the teacher; a pure function of state and batch.
 
-The training step as a program: from a config and a mesh to what is compiled, for devices that may not be there.
+To know one step, read five files in this order:
+
+1. `slap_jax/batch.py`: the packed batch, its rows, columns and slots
+2. `slap_jax/models/slap.py`: the towers, from waveform and tokens to embeddings
+3. `slap_jax/objectives/base.py`: the passes of student and teacher that objectives share
+4. `slap_jax/objectives/contrastive.py`: one objective; the others have the same two methods
+5. this file
+
+With parameters θ, teacher θ̄, gradient g and step t:
+
+    L(θ) = Σ_o w_o L_o(θ, θ̄)            over the objectives o of weight w_o > 0
+    g    = ∇_θ L                        of the global batch, also when it is computed in parts (grad_cache.py)
+    θ    ← θ - η_t AdamW(clip(g))       optimizer.py
+    θ̄    ← m_t θ̄ + (1 - m_t) θ          for the paths that an objective asks for, with its momentum m_t
+
+A step whose loss or gradient is not finite leaves θ, θ̄ and the optimiser's moments as they were.
 """
 
 import dataclasses
@@ -22,147 +37,41 @@ from slap_jax.objectives import BatchContext, StepContext
 from slap_jax.objectives.base import segment_counts
 from slap_jax.parallel.sharding import batch_sharding, replicated, shardings, with_shardings
 from slap_jax.params import at_path, overlay, unflatten
-from slap_jax.training.grad_cache import Rows, gradient_in_parts
-from slap_jax.training.optimizer import create_optimizer, learning_rate_schedule, stop_frozen
+from slap_jax.training.flops import length_counts
+from slap_jax.training.grad_cache import Rows, value_and_grad_in_parts
+from slap_jax.training.optimizer import create_optimizer, learning_rate_schedule, set_schedule_count, stop_frozen
 from slap_jax.training.state import Learner, TrainState, abstract_learner, create_state, graph_of
 
 Metrics = dict[str, Float[Array, ""]]
-
-
-class Loss:
-    """The weighted sum of the objectives, in two halves: the towers' features of rows, and the loss of them all."""
-
-    def __init__(self, config: ConfigDict, graph: nnx.GraphDef, teacher: Any, step: Int[Array, ""]):
-        """Prepares the loss of one step.
-
-        Args:
-            config: the whole configuration.
-            graph: of `abstract_learner(config)`.
-            teacher: the averaged copies.
-            step: updates done so far.
-        """
-        self.config, self.graph, self.teacher = config, graph, teacher
-        self.key = jax.random.fold_in(jax.random.key(config.seed), step + 1)  # 0 was the initialisation's
-        self.progress = step.astype(jnp.float32) / config.train.steps
-
-    def _learners(self, params: Any) -> tuple[Learner, Learner]:
-        """Student and teacher."""
-        averaged = jax.lax.stop_gradient(overlay(params, self.teacher))
-        params = stop_frozen(params, self.config.optimizer.learning_rate_factors)
-        return nnx.merge(self.graph, params), nnx.merge(self.graph, averaged)
-
-    def features(self, params: Any, rows: Rows) -> dict[str, dict[str, Array]]:
-        """What each objective needs of the rows, by its name."""
-        student, teacher = self._learners(params)
-        batch, row_numbers = rows
-        views = StepContext(student.model, teacher.model, teacher.objectives, batch, row_numbers, self.key, self.config)
-        return {name: objective.forward(views) for name, objective in student.objectives.items()}
-
-    def of_features(
-        self, params: Any, features: dict[str, dict[str, Array]], batch: PackedBatch
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """The loss and the metrics, from the features of all rows of the batch."""
-        student, teacher = self._learners(params)
-        whole = BatchContext(batch, teacher.objectives, self.progress, self.config)
-        total, metrics = jnp.zeros((), jnp.float32), {}
-        for name, objective in student.objectives.items():
-            term = objective.loss(features[name], whole)
-            total += self.config.objectives[name].weight * term.loss
-            metrics |= {f"loss/{name}": term.loss} | term.metrics
-        return total, {"loss/total": total} | metrics
-
-
-def make_loss(config: ConfigDict, graph: nnx.GraphDef) -> Callable[..., tuple[Float[Array, ""], Metrics]]:
-    """Returns `loss(params, teacher, batch, step) -> (total, metrics)`, all rows at once."""
-
-    def loss(params: Any, teacher: Any, batch: PackedBatch, step: Array) -> tuple[Float[Array, ""], Metrics]:
-        this = Loss(config, graph, teacher, step)
-        return this.of_features(params, this.features(params, all_rows(batch)), batch)
-
-    return loss
-
-
-def make_gradient(config: ConfigDict, graph: nnx.GraphDef) -> Callable[..., tuple[Metrics, Any]]:
-    """Returns `gradient(params, teacher, batch, step) -> (metrics, gradient)`, in `config.train.accumulate` parts."""
-    whole = jax.value_and_grad(make_loss(config, graph), has_aux=True)
-
-    def gradient(params: Any, teacher: Any, batch: PackedBatch, step: Array) -> tuple[Metrics, Any]:
-        if config.train.accumulate == 1:
-            (_, metrics), found = whole(params, teacher, batch, step)
-            return metrics, found
-        this = Loss(config, graph, teacher, step)
-        (_, metrics), found = gradient_in_parts(
-            this.features,
-            lambda params, features: this.of_features(params, features, batch),
-            params,
-            all_rows(batch),
-            config.train.accumulate,
-        )
-        return metrics, found
-
-    return gradient
-
-
-def all_rows(batch: PackedBatch) -> Rows:
-    """The batch with the numbers of its rows."""
-    return batch, jnp.arange(batch.clip_valid.shape[0])
-
-
-def batch_counts(batch: PackedBatch, config: ConfigDict) -> Metrics:
-    """What a batch holds, for throughput, packing fill and FLOPs (sums over the global batch)."""
-    slots = batch.clip_valid.shape[1]
-    patches = patches_per_column(config.audio)
-    columns = segment_counts(batch.audio_segment_ids, slots)[:, 1:].astype(jnp.float32)
-    text = segment_counts(batch.text_segment_ids, slots)[:, 1:].astype(jnp.float32)
-    column_seconds = samples_per_column(config.audio) / config.audio.sample_rate
-    return {
-        "clips": jnp.sum(batch.clip_valid, dtype=jnp.float32),
-        "audio_seconds": jnp.sum(columns) * column_seconds,
-        "audio_tokens": jnp.sum(columns) * patches,
-        "audio_tokens_squared": jnp.sum(columns**2) * patches**2,
-        "text_tokens": jnp.sum(text),
-        "text_tokens_squared": jnp.sum(text**2),
-        "cross_tokens": jnp.sum(columns * text) * patches,
-        "packing_fill": jnp.sum(columns) / batch.audio_segment_ids.size,
-    } | source_counts(batch, columns * column_seconds, list(config.data.train))
-
-
-def source_counts(batch: PackedBatch, seconds: Float[Array, "R K"], names: Sequence[str]) -> Metrics:
-    """Clips and seconds of audio of each source; nothing where there is but one, whose counts the batch's are."""
-    counts: Metrics = {}
-    for number, name in enumerate(names if len(names) > 1 else ()):
-        from_source = batch.clip_valid & (batch.clip_source == number)
-        counts[f"clips/{name}"] = jnp.sum(from_source, dtype=jnp.float32)
-        counts[f"audio_seconds/{name}"] = jnp.sum(jnp.where(from_source, seconds, 0.0))
-    return counts
+Outputs = dict[str, dict[str, Array]]  # objective -> name -> [R, ...]
 
 
 def make_train_step(
     config: ConfigDict, learner: Learner, transform: optax.GradientTransformation
 ) -> Callable[[TrainState, PackedBatch], tuple[TrainState, Metrics]]:
-    """Returns `step(state, batch) -> (state, metrics)`, to be jitted with the state donated.
-
-    A step whose loss or gradient is not finite leaves parameters, teacher and optimiser as they were and is counted
-    in `bad_steps`.
+    """Returns `step(state, batch) -> (state, metrics)`; jit it with the state donated.
 
     Args:
         config: the whole configuration.
         learner: `abstract_learner(config)`.
         transform: `create_optimizer(config.optimizer, config.train.steps)`.
     """
-    gradient = make_gradient(config, graph_of(learner))
+    graph = graph_of(learner)
     schedule = learning_rate_schedule(config.optimizer, config.train.steps)
-    momenta = teacher_momenta(learner)
+    momentum_schedules = teacher_momentum_schedules(learner)
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
-        metrics, gradients = gradient(state.params, state.teacher, batch, state.step)
-        norm = optax.global_norm(gradients)
-        updates, optimizer = transform.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        progress = state.step.astype(jnp.float32) / config.train.steps
-        teacher = update_teacher(state.teacher, params, momenta, progress)
+        loss = StepLoss(config, graph, state.teacher, state.step)
+        metrics, gradient = loss.metrics_and_grad(state.params, batch)
+        gradient_norm = optax.global_norm(gradient)
 
-        good = jnp.isfinite(norm) & jnp.isfinite(metrics["loss/total"])
+        # The schedule follows the step, not the updates done: a skipped step does not delay the end of the decay.
+        optimizer = set_schedule_count(state.optimizer, state.step)
+        updates, optimizer = transform.update(gradient, optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        teacher = update_teacher(state.teacher, params, momentum_schedules, loss.progress)
+
+        good = jnp.isfinite(gradient_norm) & jnp.isfinite(metrics["loss/total"])
         params, teacher, optimizer = jax.tree.map(
             lambda new, old: jnp.where(good, new, old),
             (params, teacher, optimizer),
@@ -171,7 +80,7 @@ def make_train_step(
         bad_steps = jnp.where(good, 0, state.bad_steps + 1)
         metrics |= batch_counts(batch, config)
         metrics |= {
-            "gradient_norm": norm,
+            "gradient_norm": gradient_norm,
             "learning_rate": jnp.asarray(schedule(state.step)),
             "bad_steps": bad_steps.astype(jnp.float32),
         }
@@ -180,8 +89,75 @@ def make_train_step(
     return train_step
 
 
-def teacher_momenta(learner: Learner) -> dict[str, Callable[[Array], Array]]:
-    """The schedule by which each averaged path follows the student."""
+class StepLoss:
+    """L(θ) = Σ_o w_o L_o(θ, θ̄) of one step.
+
+    It has two halves, so that the batch can pass through the towers in parts while the loss sees all of it: `forward`
+    runs the towers on some rows, `from_outputs` takes the loss of the outputs of all rows.
+
+    Attributes:
+        progress: t / steps, in [0, 1].
+    """
+
+    def __init__(self, config: ConfigDict, graph: nnx.GraphDef, teacher: Any, step: Int[Array, ""]):
+        """Derives the step's randomness and progress.
+
+        Args:
+            config: the whole configuration.
+            graph: `graph_of(abstract_learner(config))`.
+            teacher: θ̄, the averaged copies of some parameters.
+            step: t, the number of finished steps.
+        """
+        self.config, self.graph, self.teacher = config, graph, teacher
+        self.key = jax.random.fold_in(jax.random.key(config.seed), step + 1)  # 0 was the initialisation's
+        self.progress = step.astype(jnp.float32) / config.train.steps
+
+    def __call__(self, params: Any, batch: PackedBatch) -> tuple[Float[Array, ""], Metrics]:
+        """Returns L and the metrics of the objectives."""
+        return self.from_outputs(params, self.forward(params, number_rows(batch)), batch)
+
+    def metrics_and_grad(self, params: Any, batch: PackedBatch) -> tuple[Metrics, Any]:
+        """Returns the metrics, `loss/total` among them, and ∇_θ L."""
+        if self.config.train.accumulate == 1:
+            (_, metrics), gradient = jax.value_and_grad(self, has_aux=True)(params, batch)
+        else:
+            (_, metrics), gradient = value_and_grad_in_parts(
+                self.forward,
+                lambda params, outputs: self.from_outputs(params, outputs, batch),
+                params,
+                number_rows(batch),
+                self.config.train.accumulate,
+            )
+        return metrics, gradient
+
+    def forward(self, params: Any, rows: Rows) -> Outputs:
+        """Returns what each objective keeps of the rows."""
+        student, teacher = self._student_and_teacher(params)
+        batch, row_numbers = rows
+        context = StepContext(
+            student.model, teacher.model, teacher.objectives, batch, row_numbers, self.key, self.config
+        )
+        return {name: objective.forward(context) for name, objective in student.objectives.items()}
+
+    def from_outputs(self, params: Any, outputs: Outputs, batch: PackedBatch) -> tuple[Float[Array, ""], Metrics]:
+        """Returns L and the metrics, from the outputs of `forward` for all rows of the batch."""
+        student, teacher = self._student_and_teacher(params)
+        context = BatchContext(batch, teacher.objectives, self.progress, self.config)
+        total, metrics = jnp.zeros((), jnp.float32), {}
+        for name, objective in student.objectives.items():
+            term = objective.loss(outputs[name], context)
+            total += self.config.objectives[name].weight * term.loss
+            metrics |= {f"loss/{name}": term.loss} | term.metrics
+        return total, {"loss/total": total} | metrics
+
+    def _student_and_teacher(self, params: Any) -> tuple[Learner, Learner]:
+        averaged = jax.lax.stop_gradient(overlay(params, self.teacher))
+        params = stop_frozen(params, self.config.optimizer.learning_rate_factors)
+        return nnx.merge(self.graph, params), nnx.merge(self.graph, averaged)
+
+
+def teacher_momentum_schedules(learner: Learner) -> dict[str, Callable[[Array], Array]]:
+    """Returns the momentum m(progress) of each path that has an averaged copy."""
     return {
         path: objective.teacher_momentum
         for objective in learner.objectives.values()
@@ -189,28 +165,60 @@ def teacher_momenta(learner: Learner) -> dict[str, Callable[[Array], Array]]:
     }
 
 
-def update_teacher(teacher: Any, params: Any, momenta: dict[str, Callable[[Array], Array]], progress: Array) -> Any:
-    """Moves every averaged path towards the student: `momentum * teacher + (1 - momentum) * student`."""
-    for path, schedule in momenta.items():
-        momentum = schedule(progress)
+def update_teacher(
+    teacher: Any, params: Any, momentum_schedules: dict[str, Callable[[Array], Array]], progress: Array
+) -> Any:
+    """Returns θ̄ ← m θ̄ + (1 - m) θ for every averaged path; m is the path's momentum at this progress."""
+    for path, schedule in momentum_schedules.items():
+        m = schedule(progress)
         moved = jax.tree.map(
-            lambda old, new, m=momentum: m * old + (1.0 - m) * new, at_path(teacher, path), at_path(params, path)
+            lambda old, new, m=m: m * old + (1.0 - m) * new, at_path(teacher, path), at_path(params, path)
         )
         teacher = overlay(teacher, unflatten({path: moved}))
     return teacher
 
 
+def number_rows(batch: PackedBatch) -> Rows:
+    """Returns all rows with their numbers, from which each row's randomness is derived."""
+    return batch, jnp.arange(batch.clip_valid.shape[0])
+
+
+def batch_counts(batch: PackedBatch, config: ConfigDict) -> Metrics:
+    """Returns sums over the global batch that throughput, packing fill and FLOPs are computed from."""
+    slots = batch.clip_valid.shape[1]
+    columns = segment_counts(batch.audio_segment_ids, slots)[:, 1:].astype(jnp.float32)
+    text = segment_counts(batch.text_segment_ids, slots)[:, 1:].astype(jnp.float32)
+    seconds = columns * (samples_per_column(config.audio) / config.audio.sample_rate)
+    return {
+        "clips": jnp.sum(batch.clip_valid, dtype=jnp.float32),
+        "audio_seconds": jnp.sum(seconds),
+        "packing_fill": jnp.sum(columns) / batch.audio_segment_ids.size,
+        **length_counts(config.model, columns * patches_per_column(config.audio), text),
+        **source_counts(batch, seconds, list(config.data.train)),
+    }
+
+
+def source_counts(batch: PackedBatch, seconds: Float[Array, "R K"], names: Sequence[str]) -> Metrics:
+    """Returns the clips and seconds of audio of each source; empty for one source, whose counts are the batch's."""
+    counts: Metrics = {}
+    for number, name in enumerate(names if len(names) > 1 else ()):
+        from_source = batch.clip_valid & (batch.clip_source == number)
+        counts[f"clips/{name}"] = jnp.sum(from_source, dtype=jnp.float32)
+        counts[f"audio_seconds/{name}"] = jnp.sum(jnp.where(from_source, seconds, 0.0))
+    return counts
+
+
 @dataclasses.dataclass(frozen=True)
 class StepProgram:
-    """The step of one config on one mesh.
+    """The step of one config on one mesh, before it is compiled.
 
     Attributes:
-        step: the jitted step, which takes its state over.
-        init: makes the first state; jit it with `state_shardings`.
+        step: the jitted step, which donates its state.
+        init: creates the first state; jit it with `state_shardings`.
         state: shapes of the state, with shardings: what a checkpoint restores to.
-        state_shardings: where each array of the state lies.
+        state_shardings: the sharding of each array of the state.
         batch: shapes of the global batch, with shardings.
-        mesh: of the devices.
+        mesh: the devices.
     """
 
     step: Any
@@ -222,10 +230,10 @@ class StepProgram:
 
     @functools.cached_property
     def traced(self) -> jax.stages.Traced:
-        """The step as a traced program; `traced.lower().compile()` is what the training loop calls.
+        """The traced step; the training loop calls `traced.lower().compile()`.
 
-        Choices between kernels ask `target_platform()`: for other devices than one's own, ask for this the first time
-        inside `compiling_for`.
+        Kernels are chosen while tracing, by `target_platform()`: to compile for devices that this machine lacks, read
+        this property for the first time inside `compiling_for`.
         """
         assert isinstance(self.mesh, Mesh)
         with jax.set_mesh(self.mesh):
@@ -233,12 +241,11 @@ class StepProgram:
 
 
 def step_program(config: ConfigDict, mesh: Mesh | AbstractMesh) -> StepProgram:
-    """Prepares the step; nothing is traced but the creation of the state.
+    """Builds the step; only the creation of the state is traced.
 
     Args:
         config: the whole, validated configuration.
-        mesh: of `create_mesh(config.parallel)`, of real devices or of described ones. One without devices serves where
-            only shapes are wanted.
+        mesh: `create_mesh(config.parallel)`, over real or described devices; an abstract mesh is enough for shapes.
     """
     learner = abstract_learner(config)
     transform = create_optimizer(config.optimizer, config.train.steps)

@@ -1,17 +1,16 @@
-"""Goodput: the share of the time since a run first started that went into steps which still count, over all restarts.
+"""Where the time of a run goes: the phases of one process, and the goodput of a run over all its restarts.
 
-Each start of the script is a session, kept in `RUN_DIR/goodput.json`. What is not goodput has a reason:
+Goodput is the fraction of the time since a run first started that went into steps that still count. Each start of the
+script is a session, recorded in `RUN_DIR/goodput.json`. The rest of the time has a reason:
 
-    repeated     steps done after the checkpoint that the next session went on from, so done again
+    repeated     steps after the checkpoint that the next session resumed from, so done twice
     data         waiting for data
     checkpoint   waiting for a checkpoint to be copied from the devices
     evaluation   evaluations in the loop
-    starting     imports are over, data are opened; also what is waited for between hosts
+    starting     opening data and joining the other hosts, after the imports
     compiling    the training step
     restoring    reading a checkpoint, or creating the first state
-    down         no session ran, or one that did not come as far as its first step
-
-What the training script is doing: named phases, one at a time, and the seconds spent in each.
+    down         no session was running, or one that never finished a step
 """
 
 import contextlib
@@ -24,21 +23,72 @@ from pathlib import Path
 
 from slap_jax.atomic import write_text_atomic
 
+# Phase -> how a message describes it.
+PHASES = {
+    "starting": "starting",
+    "compiling": "compiling the step",
+    "restoring": "restoring a checkpoint, or creating the first state",
+    "data": "waiting for data",
+    "dispatch": "dispatching a step to the devices",
+    "device": "waiting for the devices",
+    "checkpoint": "saving a checkpoint",
+    "evaluation": "evaluating",
+    "other": "between two steps",
+}
+
 FILE_NAME = "goodput.json"
 _TRAINING = ("dispatch", "device", "other")
 _REASONS = ("training", "repeated", "data", "checkpoint", "evaluation", "starting", "compiling", "restoring")
 
 
-@dataclasses.dataclass
-class Session:
-    """One start of the script.
+class StepTimer:
+    """Adds up the seconds spent in each phase; in nested phases only the innermost counts.
+
+    One thread, that of the training script, changes phases; any thread may read the current one.
 
     Attributes:
-        started: when, in seconds since 1970.
-        ended: when it was last heard of.
-        restored_step: finished steps of the checkpoint that it went on from.
-        last_step: the last one that it finished.
-        seconds: spent in each phase (`slap_jax.training.timing`).
+        current: the phase, and when it began on `clock`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self.current: tuple[str, float] = ("starting", clock())
+
+    def enter(self, phase: str) -> None:
+        """Ends the current phase and begins another."""
+        assert phase in PHASES, phase
+        previous, began = self.current
+        now = self._clock()
+        self._seconds[previous] += now - began
+        self.current = (phase, now)
+
+    @contextlib.contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Enters the phase for the body of the `with`, then returns to the phase before it."""
+        previous = self.current[0]
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter(previous)
+
+    def seconds(self) -> dict[str, float]:
+        """Returns the seconds spent in every phase, including the current one so far."""
+        phase, began = self.current
+        return {**self._seconds, phase: self._seconds[phase] + self._clock() - began}
+
+
+@dataclasses.dataclass
+class Session:
+    """One start of the training script.
+
+    Attributes:
+        started: seconds since 1970.
+        ended: its last sign of life, in seconds since 1970.
+        restored_step: finished steps of the checkpoint that it resumed from.
+        last_step: the last step that it finished.
+        seconds: spent in each phase.
     """
 
     started: float
@@ -48,101 +98,64 @@ class Session:
     seconds: dict[str, float]
 
 
-class Phases:
-    """Adds up the time of phases; of phases inside each other only the innermost counts.
-
-    One thread, the training script's, changes phases; any thread may ask for the present one.
-
-    Attributes:
-        present: name of the phase and when it began, on `clock`.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        """Begins with the phase "starting"."""
-        self._clock = clock
-        self._seconds = dict.fromkeys(PHASES, 0.0)
-        self.present: tuple[str, float] = ("starting", clock())
-
-    def enter(self, name: str) -> None:
-        """Ends the present phase and begins another."""
-        assert name in PHASES, name
-        before, began = self.present
-        now = self._clock()
-        self._seconds[before] += now - began
-        self.present = (name, now)
-
-    @contextlib.contextmanager
-    def during(self, name: str) -> Iterator[None]:
-        """Is in the phase while the body runs, then in the one before again."""
-        before = self.present[0]
-        self.enter(name)
-        try:
-            yield
-        finally:
-            self.enter(before)
-
-    def seconds(self) -> dict[str, float]:
-        """Returns the seconds spent in every phase, the present one included."""
-        name, began = self.present
-        return {**self._seconds, name: self._seconds[name] + self._clock() - began}
-
-
 class Goodput:
-    """The sessions of a run, the present one last."""
+    """The sessions of a run; the current one is the last."""
 
     def __init__(
         self,
         run_dir: str | Path,
-        phases: Phases,
+        timer: StepTimer,
         restored_step: int,
         enabled: bool = True,
         clock: Callable[[], float] = time.time,
     ):
-        """Reads the sessions before this one.
+        """Reads the earlier sessions.
 
         Args:
             run_dir: holds `goodput.json`.
-            phases: of this process, since it started.
-            restored_step: finished steps of the checkpoint that this session goes on from.
+            timer: of this process, running since it started.
+            restored_step: finished steps of the checkpoint that this session resumes from.
             enabled: False in all processes but the first, which neither read nor write.
-            clock: seconds since 1970.
+            clock: returns the seconds since 1970.
         """
-        self._path, self._phases, self._enabled, self._clock = Path(run_dir) / FILE_NAME, phases, enabled, clock
-        now, seconds = clock(), phases.seconds()
+        self._path, self._timer, self._enabled, self._clock = Path(run_dir) / FILE_NAME, timer, enabled, clock
+        now, seconds = clock(), timer.seconds()
         self._sessions = read_sessions(self._path) if enabled else []
         self._sessions.append(Session(now - sum(seconds.values()), now, restored_step, restored_step, seconds))
 
     def update(self, step: int) -> dict[str, float]:
-        """Writes the file and returns `goodput` and `run_time/<reason>`, all shares of the time since the first start.
+        """Writes the file; returns `goodput` and `run_time/REASON`, fractions of the time since the first start.
 
         Args:
-            step: the last one that is finished.
+            step: the last finished step.
         """
         if not self._enabled:
             return {}
-        present = self._sessions[-1]
-        present.ended, present.last_step, present.seconds = self._clock(), step, self._phases.seconds()
+        session = self._sessions[-1]
+        session.ended, session.last_step, session.seconds = self._clock(), step, self._timer.seconds()
         content = json.dumps({"sessions": [dataclasses.asdict(session) for session in self._sessions]}, indent=1)
         write_text_atomic(self._path, content + "\n")
-        shares = shares_of(self._sessions)
-        return {"goodput": shares.pop("training")} | {f"run_time/{reason}": share for reason, share in shares.items()}
+        fractions = time_fractions(self._sessions)
+        return {"goodput": fractions.pop("training")} | {
+            f"run_time/{reason}": fraction for reason, fraction in fractions.items()
+        }
 
     def describe(self, step: int) -> str:
-        """Returns the line for the end of a run: goodput, and the reasons that took 1 % or more of the time."""
+        """Returns the last line of a run's log: goodput, and the reasons that took 1 % of the time or more."""
         metrics = self.update(step)
         hours = (self._sessions[-1].ended - self._sessions[0].started) / 3_600
         goodput = metrics.pop("goodput")
         reasons = sorted(metrics.items(), key=lambda item: -item[1])
-        rest = [f"{name.removeprefix('run_time/')} {share:.0%}" for name, share in reasons if share >= 0.01]
+        rest = [f"{name.removeprefix('run_time/')} {fraction:.0%}" for name, fraction in reasons if fraction >= 0.01]
         return (
-            f"goodput {goodput:.1%} of {hours:.2f} h since the run first started; else: {', '.join(rest) or 'nothing'}"
+            f"goodput {goodput:.1%} of {hours:.2f} h since the run first started; other: {', '.join(rest) or 'nothing'}"
         )
 
 
-def shares_of(sessions: Sequence[Session]) -> dict[str, float]:
-    """Returns the shares of the time from the first session's start to the last one's end; they add up to 1.
+def time_fractions(sessions: Sequence[Session]) -> dict[str, float]:
+    """Returns the fractions of the time from the first session's start to the last one's end; they sum to 1.
 
-    Steps of a session are taken to last equally long.
+    The steps of a session count as equally long.
     """
     spent: dict[str, float] = dict.fromkeys(_REASONS, 0.0)
     for number, session in enumerate(sessions):
@@ -161,25 +174,11 @@ def shares_of(sessions: Sequence[Session]) -> dict[str, float]:
 
 
 def read_sessions(path: Path) -> list[Session]:
-    """Returns the sessions of a `goodput.json`, none if there is none; a damaged file starts the count anew."""
+    """Returns the sessions of a `goodput.json`; none if the file does not exist or is damaged."""
     if not path.exists():
         return []
     try:
         return [Session(**session) for session in json.loads(path.read_text(encoding="utf-8"))["sessions"]]
     except (ValueError, KeyError, TypeError) as error:
-        logging.warning("%s cannot be read (%s); goodput is counted from now on", path, error)
+        logging.warning("%s cannot be read (%s); goodput counts from this session on", path, error)
         return []
-
-
-# Name -> how a message says that the script is in it.
-PHASES = {
-    "starting": "starting",
-    "compiling": "compiling the step",
-    "restoring": "restoring a checkpoint, or creating the first state",
-    "data": "waiting for data",
-    "dispatch": "handing a step to the devices",
-    "device": "waiting for the devices",
-    "checkpoint": "saving a checkpoint",
-    "evaluation": "evaluating",
-    "other": "between two steps",
-}

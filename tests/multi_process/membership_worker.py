@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 
 from slap_jax.config.rules import ConfigError
 from slap_jax.parallel.distributed import barrier
-from slap_jax.parallel.process_group import joined
+from slap_jax.parallel.process_group import process_group
 
 if __name__ == "__main__":
     run_dir, who = sys.argv[1:]
-    with joined(ConfigDict({"initialization_timeout": 120, "heartbeat_timeout": 10}), Path(run_dir)):
+    with process_group(ConfigDict({"initialization_timeout": 120, "heartbeat_timeout": 10}), Path(run_dir)):
         if who == "both" or jax.process_index() == 1:
             raise ConfigError("config.nonsense is 3; write 4")
         barrier("which process 1 never reaches")

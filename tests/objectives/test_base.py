@@ -18,7 +18,7 @@ from slap_jax.objectives.base import BatchContext, StepContext, clip_weights, to
 from slap_jax.objectives.contrastive import clip_keys, negatives_mask
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import abstract_learner, create_state, graph_of
-from slap_jax.training.step import make_loss
+from slap_jax.training.step import StepLoss
 from tests.objectives.test_prototypes import numpy_sinkhorn
 from tests.tiny import tiny_batch, tiny_config
 
@@ -37,8 +37,13 @@ def traced(**settings):
     config = tiny_config()
     config.objectives.distillation.update(settings)
     state = jax.eval_shape(lambda: create_state(config, create_optimizer(config.optimizer, config.train.steps)))
-    loss = make_loss(config, graph_of(abstract_learner(config)))
+    loss = step_loss(config)
     return config, jax.make_jaxpr(loss)(state.params, state.teacher, tiny_batch(config), state.step).jaxpr
+
+
+def step_loss(config):
+    graph = graph_of(abstract_learner(config))
+    return lambda params, teacher, batch, step: StepLoss(config, graph, teacher, step)(params, batch)
 
 
 def test_the_front_end_runs_once_for_all_passes():
@@ -247,8 +252,7 @@ def test_nothing_that_counts_gives_zeros_and_no_nan():
 
 def loss_function(config):
     transform = create_optimizer(config.optimizer, config.train.steps)
-    loss = make_loss(config, graph_of(abstract_learner(config)))
-    return jax.jit(jax.value_and_grad(loss, has_aux=True)), lambda: create_state(config, transform)
+    return jax.jit(jax.value_and_grad(step_loss(config), has_aux=True)), lambda: create_state(config, transform)
 
 
 def test_a_source_of_factor_zero_trains_as_if_it_were_not_in_the_batch():

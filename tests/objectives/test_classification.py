@@ -14,7 +14,7 @@ from slap_jax.parallel.distributed import place_batch
 from slap_jax.parallel.sharding import create_mesh
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import abstract_learner, create_state, graph_of
-from slap_jax.training.step import global_batch_shapes, make_gradient
+from slap_jax.training.step import global_batch_shapes
 from tests.tiny import tiny_batch, tiny_config
 
 CLASSES = ("bark", "bell", "rain")
@@ -95,11 +95,16 @@ def test_gradients_are_the_same_on_one_device_and_in_parts_on_four():
     head["kernel"] = jax.random.normal(jax.random.key(3), head["kernel"].shape)
     graph, step = graph_of(abstract_learner(config)), jnp.zeros((), jnp.int32)
 
-    metrics, expected = jax.jit(make_gradient(config, graph))(params, {}, batch, step)
+    def gradient(config, batch):
+        return jax.jit(lambda params, batch: StepLoss(config, graph, {}, step).metrics_and_grad(params, batch))(
+            params, batch
+        )
+
+    metrics, expected = gradient(config, batch)
     config.train.accumulate = 2
     mesh = create_mesh(config.parallel, jax.devices()[:4])
     with jax.set_mesh(mesh):
-        in_parts, found = jax.jit(make_gradient(config, graph))(params, {}, place_batch(batch, mesh), step)
+        in_parts, found = gradient(config, place_batch(batch, mesh))
     np.testing.assert_allclose(in_parts["loss/total"], metrics["loss/total"], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), found, expected)
     audio = jax.tree.leaves(expected["model"]["audio_encoder"]["patch_embedding"])

@@ -1,4 +1,4 @@
-"""The watchdog writes the stacks of a stuck process, naming its phase, and keeps quiet while phases change.
+"""The watchdog writes the stacks of a stuck process, naming its phase, and keeps quiet while timer change.
 
 A profile of a window of steps; the trace that is written holds them.
 
@@ -24,20 +24,20 @@ from slap_jax.training.diagnostics import (
     device_memory,
     program_memory,
 )
-from slap_jax.training.timing import Phases
+from slap_jax.training.timing import StepTimer
 
 STUCK = """
 import sys, threading
-from slap_jax.training.timing import Phases
+from slap_jax.training.timing import StepTimer
 from slap_jax.training.diagnostics import Watchdog
 
 def read_forever_from_a_dead_disk():
     threading.Event().wait()
 
-phases = Phases()
-with Watchdog(sys.argv[1], 0.3, phases):
-    phases.enter("other")
-    with phases.during("data"):
+timer = StepTimer()
+with Watchdog(sys.argv[1], 0.3, timer):
+    timer.enter("other")
+    with timer.during("data"):
         read_forever_from_a_dead_disk()
 """
 
@@ -68,9 +68,9 @@ def test_a_stuck_process_says_where(tmp_path):
 
 
 def test_a_long_compilation_is_named_as_such(tmp_path):
-    phases = Phases()
-    phases.enter("compiling")
-    with Watchdog(tmp_path, 0.1, phases):
+    timer = StepTimer()
+    timer.enter("compiling")
+    with Watchdog(tmp_path, 0.1, timer):
         (file,) = wait_for_files(tmp_path, 1)[:1]
     assert "has been compiling the step for" in file.read_text()
 
@@ -78,7 +78,7 @@ def test_a_long_compilation_is_named_as_such(tmp_path):
 def test_quiet_while_phases_change(tmp_path):
     """Ten hours pass in which no phase lasts long, then one does."""
     now = [0.0]
-    phases = Phases(clock=lambda: now[0])
+    timer = StepTimer(clock=lambda: now[0])
     asked, answer = threading.Semaphore(0), threading.Semaphore(0)
 
     def clock() -> float:
@@ -86,11 +86,11 @@ def test_quiet_while_phases_change(tmp_path):
         answer.acquire()
         return now[0]
 
-    with Watchdog(tmp_path, 1.0, phases, clock):
+    with Watchdog(tmp_path, 1.0, timer, clock):
         for _ in range(10):
             asked.acquire()
             now[0] += 3_600
-            phases.enter("data")
+            timer.enter("data")
             answer.release()
         asked.acquire()
         assert not (tmp_path / "stacks").exists()
@@ -101,14 +101,14 @@ def test_quiet_while_phases_change(tmp_path):
 
 def test_zero_seconds_is_never(tmp_path):
     before = threading.active_count()
-    with Watchdog(tmp_path, 0.0, Phases()):
+    with Watchdog(tmp_path, 0.0, StepTimer()):
         assert threading.active_count() == before
 
 
 def test_a_directory_that_cannot_be_written_is_told_and_survived(tmp_path, caplog):
     (tmp_path / "stacks").write_text("a file")
-    phases = Phases()
-    with Watchdog(tmp_path, 0.05, phases):
+    timer = StepTimer()
+    with Watchdog(tmp_path, 0.05, timer):
         deadline = time.monotonic() + 60
         while "the watchdog cannot write to" not in caplog.text:
             assert time.monotonic() < deadline

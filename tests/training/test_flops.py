@@ -21,9 +21,9 @@ from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.models.slap import Slap
 from slap_jax.objectives.distillation import PrototypeHead
 from slap_jax.training import flops
-from slap_jax.training.flops import Mfu, train_step_flops
-from slap_jax.training.metrics import Speed
-from slap_jax.training.timing import Phases
+from slap_jax.training.flops import length_counts, train_step_flops
+from slap_jax.training.metrics import Throughput, padded_flops
+from slap_jax.training.timing import StepTimer
 from tests.tiny import tiny_config
 
 COLUMNS, TEXT = 16, 48
@@ -46,15 +46,8 @@ def _config(width: int = 256) -> ConfigDict:
 
 def _counts(clips: int = 1, columns: int = COLUMNS, text: int = TEXT) -> dict[str, float]:
     """Of `clips` equal clips, each filling a row of its own."""
-    audio = 4 * columns
-    return {
-        "clips": clips,
-        "audio_tokens": clips * audio,
-        "audio_tokens_squared": clips * audio**2,
-        "text_tokens": clips * text,
-        "text_tokens_squared": clips * text**2,
-        "cross_tokens": clips * audio * text,
-    }
+    counts = length_counts(_config().model, np.full(clips, 4.0 * columns), np.full(clips, float(text)))
+    return {"clips": clips, **{name: float(count) for name, count in counts.items()}}
 
 
 def _full_row() -> dict[str, jax.ShapeDtypeStruct]:
@@ -337,8 +330,10 @@ VALUES = {
     "clips": 20.0,
     "audio_tokens": 400.0,
     "audio_tokens_squared": 9_000.0,
+    "audio_local_pairs": 2_000.0,
     "text_tokens": 120.0,
     "text_tokens_squared": 900.0,
+    "text_local_pairs": 800.0,
     "cross_tokens": 2_500.0,
 }
 
@@ -347,16 +342,16 @@ VALUES = {
 def read():
     """Two steps of two seconds each, a quarter of them waiting for data."""
     now = [0.0]
-    phases = Phases(clock=lambda: now[0])
-    phases.enter("other")
-    speed, use = Speed(phases), Mfu(tiny_config(), peak_flops=1e9)
-    speed.add(use.flops(VALUES))
+    timer = StepTimer(clock=lambda: now[0])
+    timer.enter("other")
+    throughput = Throughput(timer, tiny_config(), peak_flops=1e9)
+    throughput.add(VALUES)
     for _ in range(2):
-        with phases.during("data"):
+        with timer.during("data"):
             now[0] += 0.5
         now[0] += 1.5
-        speed.add({"clips": 20.0} | use.flops(VALUES))
-    return use.metrics(speed.read())
+        throughput.add(VALUES)
+    return throughput.read()
 
 
 def test_mfu_is_the_share_of_the_peak_and_its_parts_add_up(read):
@@ -378,12 +373,32 @@ def test_the_factors_multiply_to_mfu(read):
 def test_full_rows_are_all_useful():
     config = tiny_config()
     full = {"clips": 8 * 4, "audio_tokens": 8 * 16 * 4, "text_tokens": 8 * 32}
-    flops = Mfu(config, 1.0).flops(VALUES | full)
-    with_padding = flops.pop("flops/with_padding")
-    assert math.isclose(sum(flops.values()), with_padding)
+    assert math.isclose(train_step_flops(config, VALUES | full), padded_flops(config, VALUES))
 
 
-def test_other_rates_stay_and_nothing_gives_nothing(read):
+def test_without_a_peak_there_are_rates_but_no_mfu(read):
     assert read["speed/clips_per_s"] == 10.0
-    assert not [name for name in read if name.startswith("speed/flops/")]
-    assert Mfu(tiny_config(), 1.0).metrics({}) == {}
+    now = [0.0]
+    throughput = Throughput(StepTimer(clock=lambda: now[0]), tiny_config(), peak_flops=0.0)
+    throughput.add(VALUES)
+    assert throughput.read() == {}
+    now[0] += 2.0
+    throughput.add(VALUES)
+    rates = throughput.read()
+    assert rates["speed/clips_per_s"] == 10.0
+    assert not [name for name in rates if "mfu" in name or "flops" in name or "share" in name]
+
+
+def test_local_attention_is_counted_clip_by_clip():
+    # 1,000 clips of 4 tokens and one of 2,000: a bound over the whole batch would count the short ones 2.3 times.
+    config = default_config()
+    tokens = np.array([4.0] * 1_000 + [2_000.0])
+    counts = length_counts(config.model, tokens, np.zeros_like(tokens))
+    window = config.model.audio_encoder.local_window
+    pairs = [
+        sum(abs(i - j) <= window for i in range(n) for j in range(max(0, i - window), min(n, i + window + 1)))
+        for n in (4, 2_000)
+    ]
+    assert pairs[0] == 16
+    assert counts["audio_local_pairs"] == 1_000 * pairs[0] + pairs[1]
+    assert length_counts(config.model, np.array([0.0, 1.0]), np.zeros(2))["audio_local_pairs"] == 1

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from slap_jax.parallel.sharding import AXES, batch_sharding, create_mesh
-from slap_jax.training.grad_cache import gradient_in_parts, merge_rows, split_rows
+from slap_jax.training.grad_cache import merge_rows, split_rows, value_and_grad_in_parts
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import abstract_learner, create_state, graph_of
-from slap_jax.training.step import make_gradient
+from slap_jax.training.step import StepLoss
 from tests.tiny import tiny_batch, tiny_config
 
 
@@ -29,7 +29,10 @@ def state_of(form, weights):
 def gradient_of(config, batch, mesh=None):
     weights = tuple((name, objective.weight) for name, objective in config.objectives.items())
     state = state_of(config.objectives.contrastive.form, weights)
-    function = jax.jit(make_gradient(config, graph_of(abstract_learner(config))))
+    graph = graph_of(abstract_learner(config))
+    function = jax.jit(
+        lambda params, teacher, batch, step: StepLoss(config, graph, teacher, step).metrics_and_grad(params, batch)
+    )
     if mesh is None:
         return jax.device_get(function(state.params, state.teacher, batch, state.step))
     with jax.set_mesh(mesh):
@@ -109,7 +112,7 @@ def test_a_loss_of_all_pairs_of_rows_is_not_the_sum_over_parts():
     batch: Any = (rows, jnp.arange(8))  # stands for rows of a batch and their numbers
     expected = jax.value_and_grad(lambda params: loss(params, features(params, batch)), has_aux=True)(params)
     for parts in (1, 2, 4, 8):
-        (value, numbers), gradient = gradient_in_parts(features, loss, params, batch, parts)
+        (value, numbers), gradient = value_and_grad_in_parts(features, loss, params, batch, parts)
         np.testing.assert_array_equal(numbers, np.arange(8))
         np.testing.assert_allclose(value, expected[0][0], rtol=1e-6)
         np.testing.assert_allclose(gradient, expected[1], rtol=2e-6)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  (made at run time)
 
-from slap_jax.training.flops import Mfu
-from slap_jax.training.metrics import FILE_NAME, MetricWriter, Speed, drop_after, read_metrics
-from slap_jax.training.timing import Phases
+from slap_jax.training.flops import train_step_flops
+from slap_jax.training.metrics import FILE_NAME, MetricWriter, Throughput, drop_after, read_metrics
+from slap_jax.training.timing import StepTimer
 from tests.tiny import tiny_config
 
 
@@ -126,28 +126,24 @@ def _visible_events(directory) -> list[tuple[int, float]]:
 
 
 COUNTS = {"clips": 4.0, "audio_tokens": 100.0, "audio_tokens_squared": 2_500.0, "text_tokens": 30.0}
-
-
-COUNTS |= {"text_tokens_squared": 250.0, "cross_tokens": 800.0}
+COUNTS |= {"text_tokens_squared": 250.0, "cross_tokens": 800.0, "audio_local_pairs": 900.0, "text_local_pairs": 200.0}
 
 
 def test_speeds_mfu_and_the_time_of_a_step_are_in_the_line(tmp_path):
     now = [10.0]
-    phases = Phases(clock=lambda: now[0])
-    phases.enter("other")
-    use = Mfu(tiny_config(), peak_flops=1e9)
-    with _writer(tmp_path, phases=phases, hardware_use=use) as writer:
+    timer = StepTimer(clock=lambda: now[0])
+    timer.enter("other")
+    with _writer(tmp_path, timer=timer, throughput=Throughput(timer, tiny_config(), peak_flops=1e9)) as writer:
         writer.write(1, COUNTS)
         writer.write(2, COUNTS)
         now[0] += 1.5
-        with phases.during("data"):
+        with timer.during("data"):
             now[0] += 0.5
     first, last = read_metrics(tmp_path / FILE_NAME)
     assert not [name for name in first if name.startswith(("speed/", "time/", "mfu/"))]
     assert last["speed/clips_per_s"] == 2.0
     assert last["time/data"] == 0.5
-    useful = sum(count for name, count in use.flops(COUNTS).items() if name != "flops/with_padding")
-    assert last["speed/mfu"] == pytest.approx(useful / 2.0 / 1e9)
+    assert last["speed/mfu"] == pytest.approx(train_step_flops(tiny_config(), COUNTS) / 2.0 / 1e9)
     assert sum(value for name, value in last.items() if name.startswith("mfu/")) == pytest.approx(last["speed/mfu"])
 
 
@@ -159,18 +155,18 @@ def test_waiting_for_the_metrics_of_a_step_is_time_of_the_devices(tmp_path):
             now[0] += 3.0
             return 1.0
 
-    phases = Phases(clock=lambda: now[0])
-    phases.enter("other")
-    with _writer(tmp_path, phases=phases) as writer:
+    timer = StepTimer(clock=lambda: now[0])
+    timer.enter("other")
+    with _writer(tmp_path, timer=timer) as writer:
         for step in range(1, 4):
             writer.write(step, {"loss/total": Scalar()})
-    assert phases.seconds()["device"] == 9.0
+    assert timer.seconds()["device"] == 9.0
     assert read_metrics(tmp_path / FILE_NAME)[-1]["time/device"] == 3.0
 
 
-def test_sources_add_metrics_to_every_line(tmp_path):
-    sources = (lambda step: {"memory/peak_gib": 2.0}, lambda step: {"goodput": step / 10})
-    with _writer(tmp_path, sources=sources) as writer:
+def test_gauges_add_metrics_to_every_line(tmp_path):
+    gauges = (lambda step: {"memory/peak_gib": 2.0}, lambda step: {"goodput": step / 10})
+    with _writer(tmp_path, gauges=gauges) as writer:
         writer.write(1, {"loss/total": 1.0})
         writer.write(2, {"loss/total": 1.0})
     lines = read_metrics(tmp_path / FILE_NAME)
@@ -180,11 +176,11 @@ def test_sources_add_metrics_to_every_line(tmp_path):
 @pytest.mark.parametrize(("waited", "told"), [(0.05, False), (0.5, True)])
 def test_a_run_that_waits_for_data_says_so(tmp_path, waited, told):
     stream, now = io.StringIO(), [0.0]
-    phases = Phases(clock=lambda: now[0])
-    phases.enter("other")
-    with _writer(tmp_path, stream=stream, phases=phases) as writer:
+    timer = StepTimer(clock=lambda: now[0])
+    timer.enter("other")
+    with _writer(tmp_path, stream=stream, timer=timer) as writer:
         for step in (1, 2, 3):
-            with phases.during("data"):
+            with timer.during("data"):
                 now[0] += waited
             now[0] += 1 - waited
             writer.write(step, {"loss/total": 1.0})
@@ -246,42 +242,42 @@ class Clock:
 
 def test_speed_counts_only_the_time_between_steps():
     clock = Clock()
-    phases = Phases(clock)
-    speed = Speed(phases)
+    timer = StepTimer(clock)
+    throughput = Throughput(timer)
     clock.passes(60)  # compilation
-    phases.enter("other")
+    timer.enter("other")
     clock.passes(1)  # the first step
-    speed.add({"clips": 5})
-    assert speed.read() == {}
+    throughput.add({"clips": 5})
+    assert throughput.read() == {}
     clock.passes(2)
-    speed.add({"clips": 6})
-    with phases.during("evaluation"):
+    throughput.add({"clips": 6})
+    with timer.during("evaluation"):
         clock.passes(100)
     clock.passes(2)
-    speed.add({"clips": 10})
-    read = speed.read()
+    throughput.add({"clips": 10})
+    read = throughput.read()
     assert read["speed/clips_per_s"] == 4.0
     assert read["speed/steps_per_s"] == 0.5
     assert read["time/step"] == 2.0
-    assert speed.read() == {}
+    assert throughput.read() == {}
 
 
 def test_the_parts_of_a_step_add_up_to_it():
     clock = Clock()
-    phases = Phases(clock)
-    speed = Speed(phases)
-    phases.enter("other")
-    speed.add({})
+    timer = StepTimer(clock)
+    throughput = Throughput(timer)
+    timer.enter("other")
+    throughput.add({})
     spent = {"data": 0.5, "dispatch": 0.25, "device": 2.0}
     for _ in range(4):
         for part, seconds in spent.items():
-            with phases.during(part):
+            with timer.during(part):
                 clock.passes(seconds)
         clock.passes(0.125)
-        speed.add({})
-    with phases.during("checkpoint"):
+        throughput.add({})
+    with timer.during("checkpoint"):
         clock.passes(4)
-    read = speed.read()
+    read = throughput.read()
     assert {name: value for name, value in read.items() if name.startswith("time/")} == {
         "time/step": 3.875,
         "time/data": 0.5,
