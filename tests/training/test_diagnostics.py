@@ -64,7 +64,7 @@ def test_a_stuck_process_says_where(tmp_path):
         assert "process 0 on host" in file.read_text()
         assert "has been waiting for data for" in file.read_text()
     assert "read_forever_from_a_dead_disk" in first.read_text()
-    assert f"it goes on waiting. Stacks of all threads: {first}" in output
+    assert f"keeps waiting; the stacks of all threads are in {first}" in output
 
 
 def test_a_long_compilation_is_named_as_such(tmp_path):
@@ -187,4 +187,4 @@ def test_memory_of_a_program_by_kind():
     assert memory["outputs"] == memory["in_place"] == 4_096
     sentence = describe_program_memory({**memory, "temporaries": 3 * 2**30, "code": 0})
     assert sentence.startswith("a step needs 3.000 GiB per device (arguments 0.000, ")
-    assert "does not tell" in describe_program_memory({})
+    assert "does not report" in describe_program_memory({})

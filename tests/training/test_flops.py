@@ -44,9 +44,11 @@ def _config(width: int = 256) -> ConfigDict:
     return config
 
 
-def _counts(clips: int = 1, columns: int = COLUMNS, text: int = TEXT) -> dict[str, float]:
+def _counts(
+    clips: int = 1, columns: int = COLUMNS, text: int = TEXT, model: ConfigDict | None = None
+) -> dict[str, float]:
     """Of `clips` equal clips, each filling a row of its own."""
-    counts = length_counts(_config().model, np.full(clips, 4.0 * columns), np.full(clips, float(text)))
+    counts = length_counts(model or _config().model, np.full(clips, 4.0 * columns), np.full(clips, float(text)))
     return {"clips": clips, **{name: float(count) for name, count in counts.items()}}
 
 
@@ -254,20 +256,23 @@ def test_packed_clips_cost_less_than_the_row_they_fill():
     one, four = _counts(), _counts(clips=4, columns=COLUMNS // 4, text=TEXT // 4)
     assert four["audio_tokens"] == one["audio_tokens"]
     assert flops.audio_encoder_flops(config, four) < flops.audio_encoder_flops(config, one)
-    # A tower of local layers alone costs the same for clips longer than a window.
+    # Local layers differ only by the pairs that the three added ends of clips lack.
     local = config.copy_and_resolve_references()
     local.model.audio_encoder.update(layers=3, locals_per_global=2)
     difference = flops.audio_encoder_flops(local, one) - flops.audio_encoder_flops(local, four)
     pairs = one["audio_tokens_squared"] - four["audio_tokens_squared"]
+    window = local.model.audio_encoder.local_window
+    pairs += 2 * 3 * window * (window + 1)  # two local layers
     assert difference == 4 * pairs * config.model.audio_encoder.width
 
 
 def test_of_modernberts_layers_every_third_from_the_first_is_global():
     model = _modernbert(_config()).model
-    near = flops.text_encoder_flops(model, _counts())
+    window = model.text_encoder.local_window = 5
+    near = flops.text_encoder_flops(model, _counts(model=model))
     model.text_encoder.local_window = TEXT  # local layers see everything
-    pairs = TEXT**2 - TEXT * 11
-    assert flops.text_encoder_flops(model, _counts()) - near == 2 * 4 * pairs * model.text_encoder.width
+    pairs = TEXT**2 - (TEXT * (2 * window + 1) - window * (window + 1))
+    assert flops.text_encoder_flops(model, _counts(model=model)) - near == 2 * 4 * pairs * model.text_encoder.width
     model.text_encoder.layers = 22
     assert flops.global_layers_of(model.text_encoder) == 8
 

@@ -11,7 +11,7 @@ import pytest
 
 from slap_jax.config.defaults import source
 from slap_jax.parallel.sharding import AXES, batch_sharding, create_mesh, shardings
-from slap_jax.training.optimizer import create_optimizer
+from slap_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from slap_jax.training.state import TrainState, abstract_learner, create_state
 from slap_jax.training.step import batch_counts, make_train_step, update_teacher
 from tests.tiny import tiny_batch, tiny_config
@@ -105,6 +105,22 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(plain):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, part), getattr(bad, part))
     healed, _ = step(TrainState(after.step, state.params, after.teacher, after.optimizer, after.bad_steps), batch)
     assert int(healed.bad_steps) == 0
+
+
+def test_the_schedule_follows_the_step_after_a_skipped_one(plain):
+    config = tiny_config()
+    schedule = learning_rate_schedule(config.optimizer, config.train.steps)
+    state, batch, step = plain
+    # Half of the steps were skipped: the optimiser has made no update.
+    late = jnp.asarray(config.train.steps // 2, jnp.int32)
+    rate = float(schedule(late))
+    assert rate != pytest.approx(float(schedule(0)), rel=0.1)
+    after, metrics = step(TrainState(late, state.params, state.teacher, state.optimizer, state.bad_steps), batch)
+    assert float(metrics["learning_rate"]) == pytest.approx(rate)
+    # Adam's first update moves a parameter without weight decay by the learning rate that is used.
+    scale = state.params["model"]["audio_encoder"]["transformer"]["norm"]["scale"]
+    moved = after.params["model"]["audio_encoder"]["transformer"]["norm"]["scale"] - scale
+    assert float(jnp.max(jnp.abs(moved))) == pytest.approx(rate, rel=1e-3)
 
 
 def test_teacher_follows_as_numpy_says(plain):

@@ -72,7 +72,7 @@ def test_kill_and_resume_with_a_clock(tmp_path):
     assert metrics["run_time/down"] == pytest.approx(20 / 60)
     assert sum(metrics.values()) == pytest.approx(1)
     assert [(run.restored_step, run.last_step) for run in read_sessions(tmp_path / FILE_NAME)] == [(0, 10), (5, 10)]
-    assert goodput.describe(10).startswith("goodput 16.7% of 0.02 h since the run first started; else: starting 42%")
+    assert goodput.describe(10).startswith("goodput 16.7% of 0.02 h since the run first started; other: starting 42%")
 
 
 def test_other_processes_leave_the_file_alone(tmp_path):
@@ -84,7 +84,7 @@ def test_other_processes_leave_the_file_alone(tmp_path):
 def test_a_damaged_file_does_not_stop_training(tmp_path, caplog, content):
     (tmp_path / FILE_NAME).write_text(content)
     goodput = Goodput(tmp_path, StepTimer(), 0)
-    assert "goodput is counted from now on" in caplog.text
+    assert "goodput counts from this session on" in caplog.text
     goodput.update(1)
     assert len(json.loads((tmp_path / FILE_NAME).read_text())["sessions"]) == 1
 
