@@ -1,13 +1,13 @@
-"""What tests want from a collection: its entries and its rejections as lists."""
+"""Lists of the entries and rejections of a collection."""
 
 from slap_jax.data.collections.entries import Collection, Entry, Rejection
 
 
 def listed(collection: Collection) -> tuple[list[Entry], list[Rejection]]:
     """Lists a whole collection."""
-    found = list(collection.entries())
-    entries = [clip for clip in found if isinstance(clip, Entry)]
-    rejections = [clip for clip in found if isinstance(clip, Rejection)]
+    clips = list(collection.entries())
+    entries = [clip for clip in clips if isinstance(clip, Entry)]
+    rejections = [clip for clip in clips if isinstance(clip, Rejection)]
     return entries, rejections
 
 

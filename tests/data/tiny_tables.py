@@ -20,11 +20,11 @@ def table_of(
     types: Mapping[str, pa.DataType] | None = None,
     features: Mapping[str, Any] | None = None,
 ) -> pa.Table:
-    """Makes a table; "audio" is a struct of bytes and path unless `types` says otherwise.
+    """Makes a table; "audio" is a struct of bytes and path unless `types` has another type.
 
     Args:
         columns: name -> values.
-        types: of columns whose values do not tell it.
+        types: of columns whose types cannot be inferred from their values.
         features: what `datasets` writes into the schema; nothing by default.
     """
     types = {"audio": AUDIO, **(types or {})}

@@ -13,7 +13,7 @@ FLAC = encoded(tone(0.1), container="FLAC")
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, Any]]) -> Path:
-    """Writes (name, contents) in order; contents that are no bytes become JSON."""
+    """Writes (name, contents) in order; contents that are not bytes become JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, contents in members:

@@ -1,1 +1,1 @@
-"""Collections of clips as they are found: manifests, folders, tars, tables; listed without decoding audio."""
+"""Manifests, folders, tars and tables, listed as streams of clips without decoding audio."""

@@ -211,7 +211,7 @@ def _read_batches(path: Path, columns: TableColumns) -> Iterator[tuple["pa.Recor
     import pyarrow.parquet as pq
 
     if path.suffix.lower() != ".parquet":
-        for batch in pa.ipc.open_stream(pa.memory_map(str(path))):  # only what is used of the map is read
+        for batch in pa.ipc.open_stream(pa.memory_map(str(path))):  # reads only the pages that are used
             for start in range(0, batch.num_rows, _ROWS_PER_BATCH):
                 rows = batch.slice(start, _ROWS_PER_BATCH)
                 yield rows, _has_audio(rows, columns.audio)

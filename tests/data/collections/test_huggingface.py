@@ -228,9 +228,9 @@ def test_columns_of_paths(tmp_path):
     write_parquet(tmp_path / "set/train/metadata.parquet", table_of({"file_name": ["a.wav"], "text": ["x"]}))
     write_parquet(tmp_path / "paths.parquet", table_of({"path": ["train/a.wav"], "text": ["x"]}))
     expected = AudioFile(tmp_path / "set/train/a.wav")
-    (beside,), _ = listed(HuggingFaceTables(tmp_path / "set"))
+    (in_folder,), _ = listed(HuggingFaceTables(tmp_path / "set"))
     (elsewhere,), _ = listed(HuggingFaceTables(tmp_path / "paths.parquet", tmp_path / "set"))
-    assert (beside.audio, beside.split, elsewhere.audio) == (expected, "train", expected)
+    assert (in_folder.audio, in_folder.split, elsewhere.audio) == (expected, "train", expected)
 
 
 # Defects -------------------------------------------------------------------------------------------------------------

@@ -108,8 +108,8 @@ def test_all_fields_of_a_line(audio):
     ],
 )
 def test_bad_lines_are_rejected_with_their_reason(audio, fields, reason, words):
-    found, detail = reject(audio, fields)
-    assert found == reason
+    actual, detail = reject(audio, fields)
+    assert actual == reason
     assert words in detail
     assert len(detail) < 1_000
 
@@ -141,13 +141,13 @@ def test_a_caption_of_10000_words_is_kept(audio):
     assert entries[0].captions == (caption,) and not rejections
 
 
-def test_labels_make_up_for_captions(audio):
+def test_labels_replace_captions(audio):
     manifest = write_manifest(audio, [{"path": "a.wav", "labels": ["dog", " "]}, line(captions=[""], labels=["dog"])])
     entries, rejections = listed(Manifest(manifest))
     assert [(entry.captions, entry.labels) for entry in entries] == [((), ("dog",))] * 2 and not rejections
 
 
-def test_empty_captions_beside_good_ones_are_dropped(audio):
+def test_empty_captions_among_good_ones_are_dropped(audio):
     entries, rejections = listed(Manifest(write_manifest(audio, [line(captions=["", "a tone", " "])])))
     assert entries[0].captions == ("a tone",) and not rejections
 
@@ -238,14 +238,14 @@ def test_csv(audio):
         ("no.wav,x", "missing_file", "no.wav"),
     ],
 )
-def test_bad_csv_rows_are_rejected_and_the_rest_goes_on(audio, row, reason, words):
+def test_bad_csv_rows_are_rejected_between_good_ones(audio, row, reason, words):
     entries, (rejection,) = listed(write_csv(audio, f"path,caption\na.wav,b\n{row}\na.wav,c\n", "latin-1"))
     assert [entry.captions for entry in entries] == [("b",), ("c",)]
     assert (rejection.where, rejection.reason) == ("clips.csv:3", reason)
     assert words in rejection.detail
 
 
-def test_a_quote_that_is_never_closed_takes_no_line_along_unnoticed(audio):
+def test_a_quote_that_is_never_closed_is_a_rejection(audio):
     entries, (rejection,) = listed(write_csv(audio, 'path,caption\na.wav,"b\na.wav,c\na.wav,d'))
     assert not entries
     assert (rejection.where, rejection.reason) == ("clips.csv:2", "bad_csv") and "lines 2 to 4" in rejection.detail

@@ -58,11 +58,11 @@ def test_cells_of_a_table_in_any_order_and_from_many_threads(table):
     rows = [(31 * number) % 50 for number in range(200)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for column in ("audio", "plain"):
-            found = list(pool.map(lambda row, column=column: read_audio(TableCell(table, column, row)), rows))
-            assert found == [CONTENTS[row] for row in rows]
+            cells = list(pool.map(lambda row, column=column: read_audio(TableCell(table, column, row)), rows))
+            assert cells == [CONTENTS[row] for row in rows]
 
 
-def test_a_table_that_was_written_anew(table, tmp_path):
+def test_a_table_that_was_written_again(table, tmp_path):
     assert read_audio(TableCell(table, "plain", 0)) == CONTENTS[0]
     write = write_parquet if table.suffix == ".parquet" else write_arrow
     write(tmp_path / "new", table_of({"plain": [b"new"]})).rename(table)
@@ -70,7 +70,7 @@ def test_a_table_that_was_written_anew(table, tmp_path):
     assert read_audio(TableCell(table, "plain", 0)) == b"new"
 
 
-def test_cells_that_are_not_there(table):
+def test_missing_cells(table):
     for row in (-1, 50, 1_000):
         reason = reason_of_failure(TableCell(table, "audio", row), f"row {row} does not exist: the table has 50 rows")
         assert reason == "unreadable_file"

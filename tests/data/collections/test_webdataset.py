@@ -87,7 +87,7 @@ def test_chosen_keys_and_split(tmp_path):
     assert (entry.captions, entry.labels, entry.split) == (("y", "x"), ("genre=hard rock",), "test")
 
 
-def test_split_of_the_json_goes_before_the_folders(tmp_path):
+def test_the_split_of_the_json_overrides_the_folders(tmp_path):
     write_tar(tmp_path / "train" / "0.tar", [("0.flac", FLAC), ("0.json", {"text": "x", "split": "dev-clean"})])
     (entry,), _ = listed(WebDataset(tmp_path))
     assert entry.split == "dev_clean"
@@ -101,7 +101,7 @@ def test_text_files_are_captions_too(tmp_path):
         ("b.json", {"tag": ["dog"]}),
         ("b.txt", "caf\u00e9".encode()),
         ("deep/c.M4A", b"x"),
-        ("deep/c.json", {"text": "json goes first"}),
+        ("deep/c.json", {"text": "the json has priority"}),
         ("deep/c.txt", b"unused"),
         ("c.cls", b"7"),
         ("._c.flac", b"of a Macintosh"),
@@ -110,7 +110,7 @@ def test_text_files_are_captions_too(tmp_path):
     assert {entry.id: entry.captions for entry in entries} == {
         "0/a": ("first", "second"),
         "0/b": ("caf\u00e9",),
-        "0/deep/c": ("json goes first",),
+        "0/deep/c": ("the json has priority",),
     }
     assert entries[1].labels == ("dog",) and not rejections
 
@@ -191,7 +191,7 @@ def test_a_key_that_comes_again_is_left_to_the_preparation(tmp_path):
     [
         # Each sample takes 4 blocks of 512 bytes: header, FLAC, header, JSON.
         (0.5, 0),
-        (4.0, 1),  # between two samples: only the missing end tells it
+        (4.0, 1),  # between two samples: only the missing end of the tar shows it
         (4.5, 1),
         (5.5, 1),  # inside audio
         (6.0, 1),
@@ -200,7 +200,7 @@ def test_a_key_that_comes_again_is_left_to_the_preparation(tmp_path):
         (9.5, 2),
     ],
 )
-def test_a_tar_that_is_broken_off_is_one_rejection_after_its_good_samples(tmp_path, block, good):
+def test_a_truncated_tar_is_one_rejection_after_its_intact_samples(tmp_path, block, good):
     short = bytes(500)
     archive = write_tar(tmp_path / "a.tar", [pair for key in range(3) for pair in sample(str(key), audio=short)])
     write_tar(tmp_path / "b.tar", sample("0"))
