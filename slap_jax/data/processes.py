@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,26 +51,43 @@ def map_in_order(
 
 
 @contextlib.contextmanager
-def held_signals(*signals: signal.Signals) -> Iterator[None]:
-    """Holds signals back from the processes that start in the block, for good, and from this one until its end.
+def block_signals(*signals: signal.Signals) -> Iterator[None]:
+    """Starts processes that never see these signals, and delays them in this process until the block ends.
 
-    A process inherits what is blocked when it starts. For this process blocking is not enough: the kernel may hand the
-    signal to a thread that a library has started, and Python runs the handler in the main thread all the same, where a
-    KeyboardInterrupt in the middle of a start leaves the new process with half of its input.
+    A process inherits its parent's signal mask, so the processes that start in the block keep the signals blocked. In
+    this process a mask is not enough: the kernel may deliver the signal to a thread of some library, and Python still
+    runs the handler in the main thread. A KeyboardInterrupt in the middle of a start leaves the new process with half
+    of its input.
 
     Args:
-        signals: which; those that arrived are raised again, once each, after the block.
+        *signals: to block; those that arrived in the meantime are raised again, once each, after the block.
     """
     arrived: set[int] = set()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     handlers = {}
     if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.signal(number, lambda found, _: arrived.add(found)) for number in signals}
+        handlers = {number: signal.signal(number, lambda raised, _: arrived.add(raised)) for number in signals}
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number in arrived:
             signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def hide_main_module() -> Iterator[None]:
+    """Starts processes that do not import this process's main module.
+
+    Python's "spawn" imports it in every child, so that objects defined there can be unpickled. A child that unpickles
+    none would import a whole training script in vain.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: vars(main).pop(name) for name in ("__spec__", "__file__") if name in vars(main)}
+    main.__spec__ = None  # Python reads this attribute
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)

@@ -1,48 +1,55 @@
-"""Records: what one clip is in storage, and random access to the splits that `slap prepare` wrote."""
+"""Records: one clip in storage, and random access to the splits that `slap prepare` wrote.
+
+Prepared data are a TFDS data set in `array_record` format with one schema. TFDS itself is not imported here, because
+that takes longer than everything else that a reader loads: the metadata come from `dataset_info.json`, and the shards
+are read by `array_record`.
+"""
 
 import dataclasses
 import hashlib
 import json
 import os
 import resource
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from jaxtyping import Float, Int16
-from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
 from slap_jax.data.audio import SAMPLE_RATE, decode_flac, encode_flac, to_int16
+from slap_jax.data.example_proto import Example
 from slap_jax.errors import UserError, require_path
 
-# Name of data sets that have none of their own.
-DATASET = "slap_clips"
-# Changes when records of an older version could no longer be read.
-SCHEMA_VERSION = "1.0.0"
+DATASET = "slap_clips"  # name of data sets prepared from a collection without a name
+SCHEMA_VERSION = "1.0.0"  # changes when older records can no longer be read
 
 DATASET_INFO = "dataset_info.json"
 SUMMARY = "slap_records.json"
 INDEX = "index"
-ALL = "all"
+ALL = "all"  # stands for every split
 _MERGE = "+"
-_MOST_OPEN_FILES = 65_536
+
+_FORMAT = "array_record"
+# TFDS's default, for data sets that state no template.
+_FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_MAX_OPEN_FILES = 65_536
 
 
 class RecordsError(UserError, ValueError):
-    """Prepared data that is missing or has no such split; the message says what to do."""
+    """Prepared data or one of its splits is missing or damaged; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One clip as stored: audio, what is said about it, and where it comes from.
+    """One clip as stored: its audio, its texts and where it comes from.
 
     Attributes:
         id: unique within `source`.
         audio: FLAC, 16 kHz, mono, 16 bits.
         duration_s: seconds.
-        captions: best first; none where there are only labels.
+        captions: best first; empty if the clip has only labels.
         labels: "key=value", or plain words.
         regions: (onset s, offset s, caption) of parts of the clip.
         source: the collection that the clip comes from.
@@ -81,7 +88,7 @@ def make_record(
 
     Args:
         id: unique within the source.
-        waveform: 16 kHz mono, int16 or float of full scale 1.0.
+        waveform: 16 kHz mono, int16, or float with full scale 1.0.
         captions: best first.
         **fields: the other attributes of `Record`, except `audio` and `duration_s`.
     """
@@ -92,7 +99,7 @@ def make_record(
 
 
 def encode_record(record: Record) -> bytes:
-    """Serialises a record as the `tf.train.Example` that TFDS makes of the one schema; equal records, equal bytes."""
+    """Serialises a record as the `tf.train.Example` that TFDS would write; equal records give equal bytes."""
     texts = {
         "id": (record.id,),
         "captions": record.captions,
@@ -111,7 +118,7 @@ def encode_record(record: Record) -> bytes:
     fields = example.features.feature
     fields["audio"].bytes_list.value.append(record.audio)
     for name, values in texts.items():
-        fields[name].bytes_list.SetInParent()  # an empty list is written too
+        fields[name].bytes_list.SetInParent()  # TFDS expects empty lists too
         fields[name].bytes_list.value.extend(value.encode() for value in values)
     for name, values in numbers.items():
         fields[name].float_list.SetInParent()
@@ -193,15 +200,15 @@ def parse_dir_split(text: str) -> tuple[str, str]:
 
 
 class Records(Sequence[Record]):
-    """Random access to the records of a split, in the order of the manifest. Safe to read from several threads.
+    """Random access to the records of a split, in the order of the collection. Safe to read from several threads.
 
     Attributes:
         path: directory of the data set.
         split: name, or several joined by "+".
-        fingerprint: short hash of what the split holds.
+        fingerprint: short hash of the contents of the split.
     """
 
-    def __init__(self, path: str, split: str, data_source: Any, fingerprint: str):
+    def __init__(self, path: str, split: str, data_source: Sequence[bytes] | ArrayRecordDataSource, fingerprint: str):
         self.path = path
         self.split = split
         self.fingerprint = fingerprint
@@ -211,7 +218,7 @@ class Records(Sequence[Record]):
         return len(self._data_source)
 
     def __getitem__(self, index: Any) -> Any:
-        """Reads one record; a slice gives a list of records."""
+        """Reads one record; a slice returns a list of records."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = int(index)
@@ -232,62 +239,150 @@ class Records(Sequence[Record]):
         return (self[i] for i in range(len(self)))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+    """A whole shard; the attributes are those that `ArrayRecordDataSource` expects."""
+
+    filename: str
+    take: int
+    examples_in_shard: int
+    skip: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """A split as `dataset_info.json` states it."""
+
+    files: list[Path]
+    lengths: list[int]
+    num_bytes: int
+
+
 def open_split(path: str | os.PathLike[str], split: str) -> Records:
-    """Opens a split of prepared data; reads only the index.
+    """Opens a split of prepared data. Reads the metadata and the sizes of the shards, but no record.
 
     Args:
-        path: the directory given to `slap prepare` as output, or the one inside that holds `dataset_info.json`.
+        path: the output directory of `slap prepare`, or the directory inside it that holds `dataset_info.json`.
         split: a name of the manifest's `split` field, several, like "val+test", or "all".
 
     Raises:
-        RecordsError: no prepared data there, no such split, or shards that are missing or have another size.
+        RecordsError: there are no prepared data, the split does not exist or is empty, or shards are missing or have
+            another size than when they were written.
     """
     directory = dataset_directory(path)
-    names = split_names(path, split)
-    builder = tfds.builder_from_directory(os.fspath(directory))
+    splits = _read_splits(directory)
+    names = _split_names(path, split, splits)
+    shards = []
     for name in names:
-        _check_shards(directory, name, builder.info.splits[name])
-    _allow_open_files(sum(len(builder.info.splits[name].shard_lengths) for name in names))
+        _check_shards(directory, name, splits[name])
+        lengths = zip(splits[name].files, splits[name].lengths, strict=True)
+        shards += [_Shard(os.fspath(file), length, length) for file, length in lengths if length]
     merged = _MERGE.join(names)
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    source = builder.as_data_source(merged, deserialize_method=raw)  # pyright: ignore[reportCallIssue]
-    return Records(os.fspath(path), merged, source, _fingerprint(directory, names))
-
-
-def _check_shards(directory: Path, split: str, info: Any) -> None:
-    """Raises if a shard is missing, or if the shards together are not as long as they were when they were written."""
-    found = 0
-    for name in info.filenames:
-        try:
-            found += (directory / name).stat().st_size
-        except FileNotFoundError:
-            raise RecordsError(
-                f"{directory / name} is missing, one of {len(info.shard_lengths)} shards of split {split!r}; copy the "
-                "data again, or prepare them again"
-            ) from None
-    written = int(info.num_bytes)
-    # Data sets without an index were written by other builders, which state the bytes of the records, not of the files.
-    if (directory / INDEX).is_dir() and found != written:
-        raise RecordsError(
-            f"the shards of split {split!r} in {directory} hold {found} bytes; {written} were written: a file is cut "
-            "off or was exchanged; copy the data again, or prepare them again"
-        )
+    if not shards:
+        raise RecordsError(f"split {merged!r} of {path} has no clips; prepare it again, or name another split")
+    _allow_open_files(len(shards))
+    return Records(os.fspath(path), merged, ArrayRecordDataSource(shards), _fingerprint(directory, names))
 
 
 def split_names(path: str | os.PathLike[str], split: str) -> list[str]:
-    """Returns the names in "val+test", each of them a split of prepared data; "all" names every split.
+    """Returns the splits named by "val+test"; "all" names every split.
 
     Raises:
-        RecordsError: no prepared data there, no such split, or one that is named twice.
+        RecordsError: there are no prepared data, a split does not exist, or is named twice.
     """
-    sizes = split_sizes(path)
+    return _split_names(path, split, _read_splits(dataset_directory(path)))
+
+
+def split_sizes(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Returns the number of clips of each split of prepared data."""
+    return {name: sum(split.lengths) for name, split in _read_splits(dataset_directory(path)).items()}
+
+
+def dataset_directory(path: str | os.PathLike[str]) -> Path:
+    """Finds the directory of `dataset_info.json` at `path` or up to two levels below it (`<name>/<version>`).
+
+    Raises:
+        RecordsError: there is none, or more than one.
+        UrlError: `path` is a URL.
+    """
+    root = Path(require_path(os.fspath(path)))
+    if (root / DATASET_INFO).is_file():
+        return root
+    candidates = [file.parent for pattern in ("*/", "*/*/") for file in sorted(root.glob(pattern + DATASET_INFO))]
+    directories = [
+        directory
+        for directory in candidates
+        if not any(part.startswith(".") for part in directory.relative_to(root).parts)
+    ]
+    if not directories:
+        state = "holds no prepared data" if root.exists() else "does not exist"
+        raise RecordsError(f"{path} {state}; write it with `slap prepare MANIFEST {path}`")
+    if len(directories) > 1:
+        raise RecordsError(f"{path} holds several data sets; name one of: {', '.join(map(str, directories))}")
+    return directories[0]
+
+
+def read_dataset_info(directory: Path) -> dict[str, Any]:
+    """Reads `dataset_info.json` (the JSON form of TFDS's `DatasetInfo`) in a directory of `dataset_directory`.
+
+    Raises:
+        RecordsError: the file is not the description of a data set.
+    """
+    file = directory / DATASET_INFO
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordsError(f"{file} is not valid JSON ({error}); copy the data again, or prepare them again") from None
+    if not isinstance(info, dict) or "name" not in info:
+        raise RecordsError(f"{file} does not describe a TFDS data set; copy the data again, or prepare them again")
+    return info
+
+
+def shard_name(dataset: str, split: str, number: int, count: int) -> str:
+    """Returns the file name of a shard, as TFDS expects it."""
+    return _shard_file(_FILE_TEMPLATE, dataset, split, number, count)
+
+
+def _read_splits(directory: Path) -> dict[str, _Split]:
+    info = read_dataset_info(directory)
+    formats = [info.get("fileFormat", "unknown"), *info.get("alternativeFileFormats", ())]
+    if _FORMAT not in formats:
+        raise RecordsError(
+            f"{directory} is a TFDS data set in {' and '.join(formats)} format; expected {_FORMAT}: write it with "
+            f"`slap prepare`, or by `download_and_prepare(file_format={_FORMAT!r})`"
+        )
+    splits = {}
+    for split in info.get("splits", ()):
+        name, lengths = split["name"], [int(length) for length in split.get("shardLengths", ())]
+        template = split.get("filepathTemplate") or _FILE_TEMPLATE
+        files = [
+            directory / _shard_file(template, info["name"], name, number, len(lengths))
+            for number in range(len(lengths))
+        ]
+        splits[name] = _Split(files, lengths, int(split.get("numBytes", 0)))
+    return splits
+
+
+def _shard_file(template: str, dataset: str, split: str, number: int, count: int) -> str:
+    index, shards = f"{number:05d}", f"{count:05d}"
+    return template.format(
+        DATASET=dataset,
+        SPLIT=split,
+        FILEFORMAT=_FORMAT,
+        SHARD_INDEX=index,
+        NUM_SHARDS=shards,
+        SHARD_X_OF_Y=f"{index}-of-{shards}",
+    )
+
+
+def _split_names(path: str | os.PathLike[str], split: str, splits: Mapping[str, _Split]) -> list[str]:
     if split == ALL:
-        return list(sizes)
+        return list(splits)
     names = [name.strip() for name in split.split(_MERGE)]
     for name in names:
-        if name not in sizes:
+        if name not in splits:
             raise RecordsError(
-                f"{path} has no split {name!r}; it has {', '.join(sizes)}: name one of them, "
+                f"{path} has no split {name!r}; it has {', '.join(splits)}: name one of them, "
                 'or join several like "val+test"'
             )
     if len(set(names)) < len(names):
@@ -295,45 +390,31 @@ def split_names(path: str | os.PathLike[str], split: str) -> list[str]:
     return names
 
 
-def split_sizes(path: str | os.PathLike[str]) -> dict[str, int]:
-    """Returns the number of clips of each split of prepared data."""
-    info = tfds.builder_from_directory(os.fspath(dataset_directory(path))).info
-    return {name: split.num_examples for name, split in info.splits.items()}
-
-
-def dataset_directory(path: str | os.PathLike[str]) -> Path:
-    """Finds the directory of `dataset_info.json` at `path` or up to two levels below it (`<name>/<version>`).
-
-    Raises:
-        RecordsError: none, or more than one.
-        UrlError: `path` is a URL.
-    """
-    root = Path(require_path(os.fspath(path)))
-    if (root / DATASET_INFO).is_file():
-        return root
-    found = [file.parent for pattern in ("*/", "*/*/") for file in sorted(root.glob(pattern + DATASET_INFO))]
-    found = [
-        directory for directory in found if not any(part.startswith(".") for part in directory.relative_to(root).parts)
-    ]
-    if not found:
-        state = "holds no prepared data" if root.exists() else "does not exist"
-        raise RecordsError(f"{path} {state}; write it with `slap prepare MANIFEST {path}`")
-    if len(found) > 1:
-        raise RecordsError(f"{path} holds several data sets; name one of: {', '.join(map(str, found))}")
-    return found[0]
+def _check_shards(directory: Path, name: str, split: _Split) -> None:
+    """Raises if a shard is missing, or if the total size of the shards has changed since they were written."""
+    size = 0
+    for file in split.files:
+        try:
+            size += file.stat().st_size
+        except FileNotFoundError:
+            raise RecordsError(
+                f"{file} is missing, one of {len(split.files)} shards of split {name!r}; copy the data again, or "
+                "prepare them again"
+            ) from None
+    # Data sets without an index were written by other builders, which state the bytes of the records, not of the files.
+    if (directory / INDEX).is_dir() and size != split.num_bytes:
+        raise RecordsError(
+            f"the shards of split {name!r} in {directory} hold {size} bytes; {split.num_bytes} were written: a file is "
+            "truncated or was replaced; copy the data again, or prepare them again"
+        )
 
 
 def _allow_open_files(shards: int) -> None:
     """Raises the process's limit of open files as far as its user may, because every shard read from stays open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and shards > soft // 4:
-        most = _MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_OPEN_FILES)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
-
-
-def shard_name(dataset: str, split: str, number: int, count: int) -> str:
-    """Returns the file name of a shard, as TFDS expects it."""
-    return f"{dataset}-{split}.array_record-{number:05d}-of-{count:05d}"
+        limit = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
 
 
 def _fingerprint(directory: Path, splits: Sequence[str]) -> str:

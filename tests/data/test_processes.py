@@ -1,15 +1,17 @@
 """The ordered map with read-ahead, and signals that arrive while processes are started."""
 
+import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Generator
 
 import pytest
 
-from slap_jax.data.processes import held_signals, map_in_order
+from slap_jax.data.processes import block_signals, map_in_order
 
 
 def test_results_come_in_the_order_of_the_items_from_several_threads():
@@ -80,7 +82,7 @@ def control_c_raises():
 
 def test_a_signal_waits_for_the_end_of_the_block(control_c_raises):
     ran_on = []
-    with pytest.raises(KeyboardInterrupt), held_signals(signal.SIGINT):
+    with pytest.raises(KeyboardInterrupt), block_signals(signal.SIGINT):
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # os.kill may reach another thread, after the block
         ran_on.append(True)
     assert ran_on and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -93,7 +95,7 @@ def test_a_signal_waits_too_where_another_thread_takes_it(control_c_raises):
     other.start()  # before the block: nothing is blocked in it
     assert other.ident is not None
     ran_on = []
-    with pytest.raises(KeyboardInterrupt), held_signals(signal.SIGINT):
+    with pytest.raises(KeyboardInterrupt), block_signals(signal.SIGINT):
         signal.pthread_kill(other.ident, signal.SIGINT)
         end.set()
         other.join()
@@ -102,14 +104,14 @@ def test_a_signal_waits_too_where_another_thread_takes_it(control_c_raises):
 
 
 def test_no_signal_no_interrupt(control_c_raises):
-    with held_signals(signal.SIGINT, signal.SIGTERM):
+    with block_signals(signal.SIGINT, signal.SIGTERM):
         pass
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_process_of_the_block_never_sees_the_signal():
     program = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('alive')"
-    with held_signals(signal.SIGTERM):
+    with block_signals(signal.SIGTERM):
         process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     output, _ = process.communicate(timeout=30)
     assert (process.returncode, output) == (0, "alive\n")
@@ -120,7 +122,7 @@ def test_threads_may_use_it():
 
     def block() -> None:
         try:
-            with held_signals(signal.SIGINT):
+            with block_signals(signal.SIGINT):
                 pass
         except Exception as error:
             errors.append(error)
@@ -129,3 +131,33 @@ def test_threads_may_use_it():
     thread.start()
     thread.join()
     assert errors == []
+
+
+@pytest.mark.parametrize("start", [["main.py"], ["-m", "main"]])
+def test_a_spawned_process_imports_the_hidden_main_module_only_when_it_is_not_hidden(tmp_path, start):
+    (tmp_path / "main.py").write_text(
+        textwrap.dedent("""
+        import multiprocessing, os, sys
+        from slap_jax.data.processes import hide_main_module
+
+        if __name__ != "__main__":
+            print("imported again", flush=True)
+
+        if __name__ == "__main__":
+            context = multiprocessing.get_context("spawn")
+            for hide in (False, True):
+                process = context.Process(target=print, args=("hidden" if hide else "seen",))
+                if hide:
+                    with hide_main_module():
+                        process.start()
+                else:
+                    process.start()
+                process.join()
+            print(os.path.basename(__file__), __spec__ is None or __spec__.name)
+        """)
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, *start]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    name = "True" if start == ["main.py"] else "main"
+    assert done.stdout.splitlines() == ["imported again", "seen", "hidden", f"main.py {name}"]

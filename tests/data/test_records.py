@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -6,12 +8,15 @@ import textwrap
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
 from slap_jax.data.preparation import prepare
 from slap_jax.data.records import (
     RecordsError,
     clip_key,
     dataset_directory,
+    decode_record,
+    encode_record,
     label_keys,
     label_values,
     make_record,
@@ -45,6 +50,62 @@ def test_tfds_reads_the_same_through_its_own_front_door(dataset):
     builder = tfds.builder_from_directory(dataset / "slap_clips" / "1.0.0")
     source = builder.as_data_source("train")  # pyright: ignore[reportCallIssue]
     assert source[5]["id"] == b"clip-5" and source[5]["audio"] == open_split(dataset, "train")[5].audio
+
+
+def test_records_are_the_examples_of_tfds():
+    record = make_record("é", tone(0.1), ["a", "b"], regions=((0.0, 0.5, "c"), (0.25, 1.0, "d")), source="tiny")
+    data = encode_record(record)
+    assert decode_record(data) == dataclasses.replace(record, duration_s=decode_record(data).duration_s)
+    example = Example.FromString(data)
+    assert example.features.feature["regions/caption"].bytes_list.value == [b"c", b"d"]
+    assert example.features.feature["labels"].WhichOneof("kind") == "bytes_list"
+    assert example.SerializeToString(deterministic=True) == data
+
+
+@pytest.fixture
+def changed_info(dataset, tmp_path):
+    """Returns a function that copies prepared data and changes their `dataset_info.json`."""
+
+    def change(edit):
+        directory = shutil.copytree(dataset / "slap_clips" / "1.0.0", tmp_path / "copy", dirs_exist_ok=True)
+        info = json.loads((directory / "dataset_info.json").read_text())
+        edit(info, directory)
+        (directory / "dataset_info.json").write_text(json.dumps(info))
+        return directory
+
+    return change
+
+
+def test_other_names_of_shards(changed_info):
+    def rename(info, directory):
+        shutil.rmtree(directory / "index")
+        for split in info["splits"]:
+            split["filepathTemplate"] = "{SPLIT}-{SHARD_INDEX}-of-{NUM_SHARDS}.{FILEFORMAT}"
+            (old,) = directory.glob(f"*-{split['name']}.array_record-*")
+            old.rename(directory / f"{split['name']}-00000-of-00001.array_record")
+
+    directory = changed_info(rename)
+    builder = tfds.builder_from_directory(directory)
+    assert split_sizes(directory) == {name: split.num_examples for name, split in builder.info.splits.items()}
+    assert open_split(directory, "test")[2].id == "clip-26"
+
+
+def test_metadata_without_a_template(changed_info):
+    directory = changed_info(lambda info, _: [split.pop("filepathTemplate") for split in info["splits"]])
+    assert len(open_split(directory, "all")) == 30
+
+
+def test_other_formats_and_broken_metadata_are_named(changed_info):
+    directory = changed_info(lambda info, _: info.update(fileFormat="tfrecord"))
+    with pytest.raises(RecordsError, match=r"data set in tfrecord format; expected array_record: write it with"):
+        open_split(directory, "train")
+    directory = changed_info(lambda info, _: info["splits"][0].update(shardLengths=["0"]))
+    with pytest.raises(RecordsError, match=r"split 'train' of .* has no clips"):
+        open_split(directory, "train")
+    for content in ("{", "[]", "{}"):
+        (directory / "dataset_info.json").write_text(content)
+        with pytest.raises(RecordsError, match=r"dataset_info\.json (is not valid JSON|does not describe a TFDS data)"):
+            open_split(directory, "train")
 
 
 def test_paths_at_any_level(dataset):
@@ -153,7 +214,9 @@ def test_a_shard_that_is_cut_off_or_longer_is_noticed(five_shards):
     for changed in (size - 4_096, size + 1):
         with files[2].open("r+b") as file:
             file.truncate(changed)
-        with pytest.raises(RecordsError, match=r"hold \d+ bytes; \d+ were written: a file is cut off or was exchanged"):
+        with pytest.raises(
+            RecordsError, match=r"hold \d+ bytes; \d+ were written: a file is truncated or was replaced"
+        ):
             open_split(path, "train")
 
 

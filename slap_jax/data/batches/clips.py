@@ -1,12 +1,14 @@
-"""Mixup of packed clips: another clip's sound is added to a clip before it is packed, and its classes with it.
+"""Planning of clips: caption, tokens, crop and mixup partner are chosen before any audio is decoded.
 
-Clips are mixed as waveforms, one by one, because rows cannot be: the clips of two rows begin and end at different
-places, so that a sum of rows would mix each clip with parts of several. A mixed clip keeps its place and length; of a
-longer partner a part is taken, a shorter one lies somewhere inside. The partner is first brought to the same energy, so
-that the shares are shares of what is heard, and the sum keeps the energy: between-class learning (Tokozume et al.
-2018, arXiv 1711.10282); classes with shares as targets: mixup (Zhang et al. 2018, arXiv 1710.09412).
+Mixup adds the sound of a partner clip to a clip before it is packed, and combines their classes. Clips are mixed one by
+one, not as rows, because the clips of two rows start and end at different positions. The mixture keeps the position and
+the length of the first clip: a longer partner is cropped, a shorter one is placed at a random offset. With fraction p,
 
-What is decided about a clip before its audio is decoded: caption, tokens, part, and so the room that it takes.
+    mixture = ((1 - p) clip + p g partner) / sqrt((1 - p)^2 + p^2),   g = rms(clip) / rms(partner)
+    targets = (1 - p) classes + p classes of the partner
+
+so that both sounds have the same energy before they are weighted, and the mixture keeps it: between-class learning
+(Tokozume et al. 2018, arXiv 1711.10282), mixup (Zhang et al. 2018, arXiv 1710.09412).
 """
 
 import dataclasses
@@ -27,15 +29,15 @@ from slap_jax.data.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MixedIn:
-    """A clip that is mixed into another one.
+    """The partner that mixup adds to a clip.
 
     Attributes:
         record: as stored.
-        classes: numbers of its classes.
-        start: its first sample that is used.
-        samples: that are used.
-        offset: where in the other clip they begin.
-        share: of this clip, 0 to 1; the other one has the rest.
+        classes: indices of its classes.
+        start: first sample of the partner that is used.
+        samples: number of samples that are used.
+        offset: position in the clip where they are added.
+        fraction: p of the partner, 0 to 1; the clip has 1 - p.
     """
 
     record: Record
@@ -43,88 +45,22 @@ class MixedIn:
     start: int
     samples: int
     offset: int
-    share: float
-
-
-def draw_partner(
-    classes: tuple[int, ...],
-    samples: int,
-    records: Sequence[Record],
-    labels: LabelReader,
-    generator: np.random.Generator,
-) -> MixedIn | None:
-    """Draws whether and what is mixed into a clip.
-
-    Args:
-        classes: of the clip; one without a label stays as it is, as nothing would be known about the mixture.
-        samples: of the part of the clip that is taken.
-        records: of its source.
-        labels: reads the classes of a record, and knows how often to mix.
-        generator: of the clip's place in the stream.
-
-    Raises:
-        AudioError, LabelError: the partner's record is damaged, or its labels cannot be used.
-    """
-    probability, alpha = labels.mixup
-    if not classes or probability == 0 or generator.random() >= probability:
-        return None
-    record = records[int(generator.integers(len(records)))]
-    partner_classes = labels(record)
-    if not partner_classes:
-        return None
-    stored = flac_samples(record.audio, f"record {record.source}/{record.id}")
-    taken = min(stored, samples)
-    start = int(generator.integers(stored - taken + 1))
-    offset = int(generator.integers(samples - taken + 1))
-    return MixedIn(record, partner_classes, start, taken, offset, float(generator.beta(alpha, alpha)))
-
-
-def mix_into(samples: Int16[np.ndarray, " n"], mixed: MixedIn) -> None:
-    """Mixes the partner into a decoded clip, in place.
-
-    Raises:
-        AudioError: the partner's audio is damaged.
-    """
-    record = mixed.record
-    partner = np.zeros(len(samples), np.int16)
-    part = partner[mixed.offset : mixed.offset + mixed.samples]
-    decode_flac_into(record.audio, part, mixed.start, f"record {record.source}/{record.id}")
-    samples[:] = to_int16(mix(samples / np.float32(INT16_SCALE), partner / np.float32(INT16_SCALE), mixed.share))
-
-
-def mix(clip: Float[np.ndarray, " n"], partner: Float[np.ndarray, " n"], share: float) -> Float[np.ndarray, " n"]:
-    """Returns `(1 - share) clip + share partner`, the partner at the clip's energy, the sum at about the same.
-
-    Where one of the two is silent nothing is scaled.
-    """
-    energies = [float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) for x in (clip, partner)]
-    scale = energies[0] / energies[1] if min(energies) > 0 else 1.0
-    own = 1.0 - share
-    mixture = np.float32(own) * clip + np.float32(share * scale) * partner
-    return mixture / np.float32(np.hypot(own, share))
-
-
-def write_classes(targets: Float[np.ndarray, " Y"], classes: tuple[int, ...], mixed: MixedIn | None) -> None:
-    """Writes how much each class applies, into zeros: 1 for the clip's own, shares where another one is mixed in."""
-    share = 0.0 if mixed is None else mixed.share
-    targets[list(classes)] += 1.0 - share
-    if mixed is not None:
-        targets[list(mixed.classes)] += share
+    fraction: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlannedClip:
-    """A clip that is ready to be packed, its audio still compressed.
+    """A clip that is ready to be packed; its audio is still compressed.
 
     Attributes:
-        reference: its place in the training stream.
+        reference: its position in the training stream.
         record: as stored.
-        caption: drawn, whole; "" where no objective reads captions.
-        tokens: its ids, `[BOS, ..., EOS]`, at most `config.data.max_caption_tokens`.
-        start: first sample of the part that is taken.
-        samples: of the part.
-        classes: numbers of its classes, where classification is trained.
-        mixed: what is mixed into it, if anything.
+        caption: the chosen caption, uncut; "" if no objective reads captions.
+        tokens: ids of the caption, `[BOS, ..., EOS]`, at most `config.data.max_caption_tokens`.
+        start: first sample of the crop.
+        samples: length of the crop.
+        classes: indices of its classes, if classification is trained.
+        mixed: the mixup partner, if any.
     """
 
     reference: ClipReference
@@ -138,16 +74,16 @@ class PlannedClip:
 
 
 class ClipPlanner:
-    """Reads a clip's record, draws its caption and, where it is too long, the part of it that is taken.
+    """Reads a clip's record and chooses its caption, its crop and its mixup partner.
 
-    Everything drawn depends on (seed, source, place in the source's stream) alone.
+    Every random choice depends only on (seed, source, position in the source's stream).
     """
 
     def __init__(self, config: ConfigDict, tokenizer: Tokenizer, sources: Mapping[str, Records]):
-        """Keeps what is needed.
+        """Reads the settings once, because looking into a config is slow.
 
         Args:
-            config: the whole config; `seed`, `audio` and `data` are used.
+            config: the whole config; `seed`, `audio`, `data` and `objectives` are used.
             tokenizer: of the captions.
             sources: the opened splits, in the order of `config.data.train`.
         """
@@ -156,7 +92,7 @@ class ClipPlanner:
         self._policies = [caption_policy(data.train[name].captions) for name in sources]
         self._seeds = [derive_seed(config.seed, "clips", name) for name in sources]
         self._tokenizer, self._max_caption_tokens = tokenizer, data.max_caption_tokens
-        self._most_samples = round(data.max_seconds * config.audio.sample_rate)
+        self._max_samples = round(data.max_seconds * config.audio.sample_rate)
         self._samples_per_column = samples_per_column(config.audio)
         self._labels = LabelReader(config.objectives.classification) if classes_in_batch(config) else None
         self._reads_captions = reads_captions(config)
@@ -166,18 +102,18 @@ class ClipPlanner:
 
         Raises:
             AudioError: the record's bytes are damaged.
-            CaptionError: the record has neither captions nor labels to make one of.
+            MissingCaptionError: the record has neither captions nor labels to make one of.
             LabelError: the record has several classes where one is expected.
         """
         record: Record = self._records[reference.source][reference.record]
-        generator = generator_at(self._seeds[reference.source], reference.place)
+        generator = generator_at(self._seeds[reference.source], reference.position)
         caption = ""
         if self._reads_captions:
             caption = choose_caption(record, self._policies[reference.source], generator)
         samples, start = flac_samples(record.audio, f"record {record.source}/{record.id}"), 0
-        if samples > self._most_samples:
-            start = int(generator.integers(samples - self._most_samples + 1))
-            samples = self._most_samples
+        if samples > self._max_samples:
+            start = int(generator.integers(samples - self._max_samples + 1))
+            samples = self._max_samples
         tokens = self._tokenizer.encode(caption, self._max_caption_tokens) if self._reads_captions else ()
         planned = PlannedClip(reference, record, caption, tokens, start, samples)
         if self._labels is None:
@@ -187,5 +123,69 @@ class ClipPlanner:
         return dataclasses.replace(planned, mixed=mixed)
 
     def size_of(self, clip: PlannedClip) -> tuple[int, int]:
-        """Returns the columns and text tokens that a clip takes in a row."""
+        """Returns the number of columns and of text tokens that a clip occupies."""
         return clip_columns(clip.samples, self._samples_per_column), len(clip.tokens)
+
+
+def draw_partner(
+    classes: tuple[int, ...],
+    samples: int,
+    records: Sequence[Record],
+    labels: LabelReader,
+    generator: np.random.Generator,
+) -> MixedIn | None:
+    """Decides at random whether a clip is mixed, and with what.
+
+    Args:
+        classes: of the clip; a clip without a label is never mixed, because its target would be unknown.
+        samples: length of the clip's crop.
+        records: of the clip's source, from which the partner is drawn.
+        labels: reads the classes of a record, and holds the mixup settings.
+        generator: of the clip's position in the stream.
+
+    Raises:
+        AudioError: the partner's record is damaged.
+        LabelError: the partner's labels cannot be used.
+    """
+    probability, alpha = labels.mixup
+    if not classes or probability == 0 or generator.random() >= probability:
+        return None
+    record = records[int(generator.integers(len(records)))]
+    partner_classes = labels(record)
+    if not partner_classes:
+        return None
+    stored = flac_samples(record.audio, f"record {record.source}/{record.id}")
+    used = min(stored, samples)
+    start = int(generator.integers(stored - used + 1))
+    offset = int(generator.integers(samples - used + 1))
+    return MixedIn(record, partner_classes, start, used, offset, float(generator.beta(alpha, alpha)))
+
+
+def mix_into(samples: Int16[np.ndarray, " n"], mixed: MixedIn) -> None:
+    """Mixes the partner into a decoded clip, in place.
+
+    Raises:
+        AudioError: the partner's audio is damaged.
+    """
+    record = mixed.record
+    partner = np.zeros(len(samples), np.int16)
+    part = partner[mixed.offset : mixed.offset + mixed.samples]
+    decode_flac_into(record.audio, part, mixed.start, f"record {record.source}/{record.id}")
+    samples[:] = to_int16(mix(samples / np.float32(INT16_SCALE), partner / np.float32(INT16_SCALE), mixed.fraction))
+
+
+def mix(clip: Float[np.ndarray, " n"], partner: Float[np.ndarray, " n"], fraction: float) -> Float[np.ndarray, " n"]:
+    """Returns the mixture of the module docstring; if one of the two is silent, g is 1."""
+    energies = [float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) for x in (clip, partner)]
+    gain = energies[0] / energies[1] if min(energies) > 0 else 1.0
+    rest = 1.0 - fraction
+    mixture = np.float32(rest) * clip + np.float32(fraction * gain) * partner
+    return mixture / np.float32(np.hypot(rest, fraction))
+
+
+def write_classes(targets: Float[np.ndarray, " Y"], classes: tuple[int, ...], mixed: MixedIn | None) -> None:
+    """Adds the targets of a clip to zeros: 1 for each of its classes, or the fractions of a mixture."""
+    fraction = 0.0 if mixed is None else mixed.fraction
+    targets[list(classes)] += 1.0 - fraction
+    if mixed is not None:
+        targets[list(mixed.classes)] += fraction

@@ -1,14 +1,17 @@
-"""Evaluation clips are never trained on: every one is looked up in the training data, by its id and by its audio.
+"""Evaluation clips must not be training clips: each one is looked up in the training data, by its audio and by its id.
 
-Only the indexes beside the records are read, so that a million training clips are checked in a fraction of a second.
-Found is the same id of the same collection, and the same 16 kHz samples under any id. The same recording cut or encoded
-otherwise is not found; for overlaps of that kind that are known, the named data sets have lists of clips to leave out.
+Only the indexes next to the records are read, so a million training clips are checked in a fraction of a second. Equal
+16 kHz samples are leakage, under any id, and stop the run. An equal id with other samples is only a warning: two
+collections may number their clips alike, but it may also be another encoding of the same recording. A recording that
+was cut or encoded differently and has another id is not detected; for known overlaps of that kind, the published data
+sets have lists of clips to exclude.
 """
 
 import dataclasses
 import itertools
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -27,90 +30,121 @@ class LeakageError(UserError, ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Leak:
+class Overlap:
     """The clips that an evaluation set and a training source have in common.
 
     Attributes:
         evaluation: name of the evaluation set.
         train: name of the training source.
-        evaluation_records: [n], their numbers in the evaluation split.
-        train_records: [n], the number of each in the training split.
-        same_id: [n], whether it is the same clip by its id; otherwise another id has the same audio.
+        evaluation_records: [n], indices in the evaluation split.
+        train_records: [n], indices in the training split.
+        same_audio: [n], whether the samples are equal; otherwise only the ids are.
     """
 
     evaluation: str
     train: str
     evaluation_records: Int64[np.ndarray, " n"]
     train_records: Int64[np.ndarray, " n"]
-    same_id: Bool[np.ndarray, " n"]
+    same_audio: Bool[np.ndarray, " n"]
+
+    def select(self, same_audio: bool) -> "Overlap":
+        """Returns the clips with equal samples, or those with equal ids only."""
+        chosen = self.same_audio == same_audio
+        return dataclasses.replace(
+            self,
+            evaluation_records=self.evaluation_records[chosen],
+            train_records=self.train_records[chosen],
+            same_audio=self.same_audio[chosen],
+        )
 
 
 def check_leakage(train: Mapping[str, PathAndSplit], evaluation: Mapping[str, PathAndSplit]) -> None:
-    """Raises if a clip of an evaluation set is in a training source; without evaluation sets nothing is read.
+    """Raises if a clip of an evaluation set is in a training source, and warns if only its id is.
+
+    Without evaluation sets nothing is read.
 
     Args:
         train: name -> (path, split) of the training sources.
         evaluation: name -> (path, split) of the evaluation sets.
 
     Raises:
-        LeakageError: clips in common, by id ("source/id") or by audio (the same samples).
-        RecordsError: data that are not prepared, have no such split, or no index because an older version wrote them.
+        LeakageError: an evaluation set and a training source have clips with the same samples.
+        RecordsError: data are not prepared, a split does not exist, or an older version wrote data without an index.
     """
     if not evaluation:
         return
-    leaks = find_leaks(
+    overlaps = find_overlaps(
         {name: open_index(path, split) for name, (path, split) in train.items()},
         {name: open_index(path, split) for name, (path, split) in evaluation.items()},
     )
-    if leaks:
-        raise LeakageError(_describe(leaks, train, evaluation))
+    same_id, same_audio = (
+        [part for overlap in overlaps if len((part := overlap.select(audio)).train_records)] for audio in (False, True)
+    )
+    if same_id:
+        logging.warning(
+            "%d evaluation clips have the id of a training clip, but other samples:\n%s\nif they are the same "
+            "recordings in another encoding, results on them mean nothing: prepare the training data without them "
+            "(slap prepare ... %s); otherwise give the collections different sources",
+            _count(same_id),
+            _describe(same_id, train, evaluation),
+            _exclude_options(evaluation),
+        )
+    if same_audio:
+        raise LeakageError(
+            f"evaluation clips are in the training data, {_count(same_audio)} in all:\n"
+            f"{_describe(same_audio, train, evaluation)}\n"
+            "results on clips that were trained on mean nothing: prepare the training data without them "
+            f"(slap prepare ... {_exclude_options(evaluation)}), or remove the source or the evaluation set from the "
+            "config"
+        )
 
 
-def find_leaks(train: Mapping[str, SplitIndex], evaluation: Mapping[str, SplitIndex]) -> list[Leak]:
-    """Looks every clip of every evaluation set up in every training source.
+def find_overlaps(train: Mapping[str, SplitIndex], evaluation: Mapping[str, SplitIndex]) -> list[Overlap]:
+    """Looks up every clip of every evaluation set in every training source.
 
     Args:
         train: name -> index of the training sources.
         evaluation: name -> index of the evaluation sets.
 
     Returns:
-        A `Leak` for each set and source that have clips in common.
+        An `Overlap` for each set and source that have clips in common.
     """
-    leaks = []
-    for evaluation_name, wanted in evaluation.items():
+    overlaps = []
+    for evaluation_name, held_out in evaluation.items():
         for train_name, index in train.items():
-            by_id = index.lookup_ids(wanted.id_hash)
-            found = np.where(by_id >= 0, by_id, index.lookup_audio(wanted.audio_hash))
-            (records,) = np.nonzero(found >= 0)
+            by_audio = index.lookup_audio(held_out.audio_hash)
+            matches = np.where(by_audio >= 0, by_audio, index.lookup_ids(held_out.id_hash))
+            (records,) = np.nonzero(matches >= 0)
             if len(records):
-                leaks.append(Leak(evaluation_name, train_name, records, found[records], by_id[records] >= 0))
-    return leaks
+                overlaps.append(Overlap(evaluation_name, train_name, records, matches[records], by_audio[records] >= 0))
+    return overlaps
 
 
-def _describe(leaks: list[Leak], train: Mapping[str, PathAndSplit], evaluation: Mapping[str, PathAndSplit]) -> str:
-    count = sum(len(leak.train_records) for leak in leaks)
-    lines = [f"evaluation clips are in the training data, {count} in all:"]
-    shown = 0
-    for leak in leaks:
-        path, split = evaluation[leak.evaluation]
-        train_path, train_split = train[leak.train]
-        by_id = int(leak.same_id.sum())
+def _describe(
+    overlaps: Sequence[Overlap], train: Mapping[str, PathAndSplit], evaluation: Mapping[str, PathAndSplit]
+) -> str:
+    lines, shown = [], 0
+    for overlap in overlaps:
+        path, split = evaluation[overlap.evaluation]
+        train_path, train_split = train[overlap.train]
         lines.append(
-            f"  config.data.evaluation.{leak.evaluation} ({path}, {split}) in config.data.train.{leak.train} "
-            f"({train_path}, {train_split}): {by_id} by id, {len(leak.same_id) - by_id} by audio alone"
+            f"  config.data.evaluation.{overlap.evaluation} ({path}, {split}) and config.data.train.{overlap.train} "
+            f"({train_path}, {train_split}) have {len(overlap.train_records)} in common:"
         )
         records, train_records = open_split(path, split), open_split(train_path, train_split)
-        pairs = zip(leak.evaluation_records, leak.train_records, leak.same_id, strict=True)
-        for number, train_number, same_id in itertools.islice(pairs, SHOWN_PAIRS - shown):
+        pairs = zip(overlap.evaluation_records, overlap.train_records, strict=True)
+        for number, train_number in itertools.islice(pairs, SHOWN_PAIRS - shown):
             record, train_record = records[number], train_records[train_number]
-            reason = "is there" if same_id else f"has the samples of {train_record.source}/{train_record.id}"
-            lines.append(f"    {record.source}/{record.id} {reason}")
+            name, train_name = f"{record.source}/{record.id}", f"{train_record.source}/{train_record.id}"
+            lines.append(f"    {name}" if name == train_name else f"    {name} has the samples of {train_name}")
             shown += 1
-    if shown < count:
-        lines.append(f"    ... and {count - shown} more")
-    excluded = " ".join(f"--exclude {path}:{split}" for path, split in dict.fromkeys(evaluation.values()))
-    lines.append(
-        "results on clips that were trained on mean nothing: prepare the training data without them "
-        f"(slap prepare ... {excluded}), or take the source or the evaluation set out of the config"
-    )
-    return "\n".join(lines)
+    rest = _count(overlaps) - shown
+    return "\n".join(lines + ([f"    ... and {rest} more"] if rest else []))
+
+
+def _count(overlaps: Sequence[Overlap]) -> int:
+    return sum(len(overlap.train_records) for overlap in overlaps)
+
+
+def _exclude_options(evaluation: Mapping[str, PathAndSplit]) -> str:
+    return " ".join(f"--exclude {path}:{split}" for path, split in dict.fromkeys(evaluation.values()))

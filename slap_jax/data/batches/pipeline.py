@@ -1,4 +1,4 @@
-"""Packed batches for training, from the config alone: what a step sees depends on (config, step) and nothing else."""
+"""Packed batches for training: what a step sees depends on the config and the step, and on nothing else."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ from slap_jax.errors import UserError
 
 
 class DataMismatchError(UserError, ValueError):
-    """The state of a checkpoint belongs to other data or other data settings."""
+    """The data position of a checkpoint belongs to other data or other data settings."""
 
 
 class TrainBatches:
     """Endless iterator over the packed batches of one host.
 
-    The clips of each source are shuffled anew each epoch, the sources are mixed by their shares, one caption of each
-    clip is drawn and clips longer than `config.data.max_seconds` are cropped, all by the seed.
+    Each source is shuffled every epoch, the sources are mixed by weight, one caption of each clip is drawn, and clips
+    longer than `config.data.max_seconds` are cropped, all derived from the seed.
 
     Attributes:
-        shares: of each source in the stream of clips.
+        fractions: source -> its fraction of the stream of clips.
     """
 
     def __init__(self, config: ConfigDict, tokenizer: Tokenizer, process_index: int = 0, process_count: int = 1):
@@ -39,11 +39,12 @@ class TrainBatches:
         Args:
             config: the whole config, validated; `seed`, `audio` and `data` are used.
             tokenizer: of `config.data.tokenizer`.
-            process_index: number of this host.
+            process_index: index of this host.
             process_count: number of hosts; divides `config.data.virtual_shards`.
 
         Raises:
             RecordsError: a source is not prepared or lacks the split.
+            AugmentError: a folder of noises or rooms holds no usable file.
             ConfigError: `process_count` does not divide `config.data.virtual_shards`.
         """
         data = config.data
@@ -51,25 +52,27 @@ class TrainBatches:
         sources = open_sources(config)
         self._clips = {name: len(records) for name, records in sources.items()}
         weights = [float(data.train[name].weight) for name in sources]
-        shares = mixing_weights(weights, list(self._clips.values()), data.temperature)
-        self.shares = dict(zip(sources, shares, strict=True))
+        fractions = mixing_weights(weights, list(self._clips.values()), data.temperature)
+        self.fractions = dict(zip(sources, fractions, strict=True))
         self._data, self._num_shards = data, data.virtual_shards
-        self._fingerprint = _fingerprint(config, tokenizer, sources, self.shares)
+        augmenter = Augmenter(data.augment)
+        augmenter.warn_of_rejected_files()
+        self._fingerprint = _fingerprint(config, tokenizer, sources, self.fractions, augmenter)
         if data.workers:
-            self._rows: ShardRows | WorkerRows = WorkerRows(config, shares, shards, data.workers)
+            self._rows: ShardRows | WorkerRows = WorkerRows(config, fractions, shards, data.workers)
         else:
-            self._rows = ShardRows(config, tokenizer, sources, shares, shards)
+            self._rows = ShardRows(config, tokenizer, sources, fractions, shards, augmenter)
         self._shards = shards
 
     def __iter__(self) -> "TrainBatches":
         return self
 
     def __next__(self) -> PackedBatch:
-        """Returns this host's rows [R / process_count, ...] of the next global batch, in numpy."""
+        """Returns this host's rows [R / process_count, ...] of the next global batch, in NumPy."""
         return next(self._rows)
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the position after the last batch: JSON values, with the states of this host's shards only."""
+        """Returns the position after the last batch, as JSON values, with the states of this host's shards only."""
         return {
             "num_shards": self._num_shards,
             "fingerprint": self._fingerprint,
@@ -77,14 +80,14 @@ class TrainBatches:
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state, which may have been saved by another number of hosts or workers.
+        """Resumes from a state that may have been saved by another number of hosts or workers.
 
         Args:
             state: of `get_state`, with the `states` of all hosts merged.
 
         Raises:
-            DataMismatchError: other data or settings, unless `config.data.allow_mismatch`; then each shard goes on from
-                its place in the stream, and the clips of rows that were not yet given are dropped.
+            DataMismatchError: the data or settings have changed. With `config.data.allow_mismatch` each shard resumes
+                from its position in the stream instead, and the clips in its open rows are dropped.
         """
         states = dict(state["states"])
         missing = [str(shard) for shard in self._shards if str(shard) not in states]
@@ -109,10 +112,10 @@ class TrainBatches:
         self._rows.set_state(states)
 
     def epochs(self, state: Mapping[str, Any] | None = None) -> dict[str, float]:
-        """Returns how often each source has been gone through, by what this host's shards have taken of it.
+        """Returns the number of epochs of each source so far, estimated from this host's shards.
 
         Args:
-            state: of `get_state`; the present one by default.
+            state: of `get_state`; by default the current one.
         """
         states = (self.get_state() if state is None else state)["states"]
         taken = [sum(shard["taken"][number] for shard in states.values()) for number in range(len(self._clips))]
@@ -120,24 +123,31 @@ class TrainBatches:
         return {name: count * hosts / clips for count, (name, clips) in zip(taken, self._clips.items(), strict=True)}
 
     def close(self) -> None:
-        """Stops reading, in threads or in worker processes."""
+        """Stops the threads or worker processes."""
         self._rows.close()
 
 
-def describe_differences(saved: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
+def describe_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Returns one line for each setting that differs between two fingerprints."""
     absent = "(none)"
     return [
-        f"{key}: {saved.get(key, absent)} in the checkpoint, {present.get(key, absent)} now"
-        for key in sorted({*saved, *present})
-        if saved.get(key, absent) != present.get(key, absent)
+        f"{key}: {saved.get(key, absent)} in the checkpoint, {current.get(key, absent)} now"
+        for key in sorted({*saved, *current})
+        if saved.get(key, absent) != current.get(key, absent)
     ]
 
 
 def _fingerprint(
-    config: ConfigDict, tokenizer: Tokenizer, sources: Mapping[str, Records], shares: Mapping[str, float]
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    sources: Mapping[str, Records],
+    fractions: Mapping[str, float],
+    augmenter: Augmenter,
 ) -> dict[str, Any]:
-    """Returns what the data order and the batches depend on, readable, as JSON values."""
+    """Returns everything that the data order and the batches depend on, as readable JSON values.
+
+    Checkpoints store it, so its keys stay as they are.
+    """
     data = config.data
     settings = ("rows", "columns", "slots", "text_tokens", "max_seconds", "max_caption_tokens", "packing_bins")
     fingerprint: dict[str, Any] = {
@@ -146,7 +156,7 @@ def _fingerprint(
         "samples per column": samples_per_column(config.audio),
         **{f"config.data.{name}": data[name] for name in settings},
         "tokenizer": hashlib.blake2b(Path(tokenizer.path).read_bytes(), digest_size=8).hexdigest(),
-        **Augmenter(data.augment).fingerprint,
+        **augmenter.fingerprint,
     }
     if classes_in_batch(config):
         labelling = config.objectives.classification
@@ -156,7 +166,7 @@ def _fingerprint(
     for number, (name, records) in enumerate(sources.items()):
         fingerprint[f"config.data.train.{name}"] = f"source {number}"
         fingerprint[f"config.data.train.{name}.split"] = records.split
-        fingerprint[f"share of {name}"] = round(shares[name], 12)
+        fingerprint[f"share of {name}"] = round(fractions[name], 12)
         fingerprint[f"clips of {name}"] = len(records)
         fingerprint[f"contents of {name}"] = records.fingerprint
         for policy, value in data.train[name].captions.items():
@@ -165,5 +175,5 @@ def _fingerprint(
 
 
 def _plain(value: Any) -> Any:
-    """Returns the value as JSON gives it back, so that a stored fingerprint equals a present one."""
+    """Returns the value as JSON would restore it, so that a stored fingerprint can equal a new one."""
     return [_plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -1,43 +1,46 @@
-"""Reading ahead in a background thread, without running ahead of the state that a checkpoint stores."""
+"""Background read-ahead whose checkpointed state is that of the consumer, not that of the reader."""
 
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
-Given = TypeVar("Given")
-Taken = TypeVar("Taken", covariant=True)
+Batch = TypeVar("Batch", covariant=True)
+Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.1
 
 
-class Stateful(Protocol[Taken]):
-    """An iterator whose position can be stored."""
+class StatefulIterator(Protocol[Batch]):
+    """An iterator whose position can be saved."""
 
-    def __next__(self) -> Taken: ...
+    def __next__(self) -> Batch: ...
 
     def get_state(self) -> dict[str, Any]:
         """Returns the position, as JSON values."""
         ...
 
 
-class Prefetch(Generic[Given]):
-    """Calls `put(next(batches))` ahead of time in one thread and gives the results in order.
+class Prefetch(Generic[Result]):
+    """Calls `put(next(batches))` ahead of time in one thread and returns the results in order.
+
+    An error of either call, the end of the data included, is raised by `next()` after the batches before it.
 
     Attributes:
-        state: of `batches` after the last batch that `next()` returned, not after the last one read.
+        state: of `batches` after the batch that `next()` returned last; batches that were only read ahead do not count,
+            so a checkpoint that stores it skips nothing.
     """
 
-    def __init__(self, batches: Stateful[Any], put: Callable[[Any], Given], depth: int):
+    def __init__(self, batches: StatefulIterator[Any], put: Callable[[Any], Result], depth: int):
         """Starts the thread.
 
         Args:
-            batches: read by the thread alone until `close()`.
-            put: places a batch, for example on the devices.
-            depth: batches to hold ready, at least 1.
+            batches: used by the thread only, until `close()`.
+            put: processes a batch in the thread, for example copies it to the devices.
+            depth: number of results to hold ready, at least 1.
         """
         if depth < 1:
-            raise ValueError(f"depth is {depth}; at least one batch is held ready (config.data.prefetch)")
+            raise ValueError(f"depth is {depth}; write a number above 0 for config.data.prefetch")
         self.state = batches.get_state()
         self._batches, self._put = batches, put
         self._ready: queue.Queue[tuple[Any, dict[str, Any] | None, BaseException | None]] = queue.Queue(depth)
@@ -46,11 +49,11 @@ class Prefetch(Generic[Given]):
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> "Prefetch[Given]":
+    def __iter__(self) -> "Prefetch[Result]":
         return self
 
-    def __next__(self) -> Given:
-        """Returns the next placed batch; raises what reading or placing it raised."""
+    def __next__(self) -> Result:
+        """Returns the next result, or raises the error of reading or processing it, now and in every later call."""
         if self._failure is not None:
             raise self._failure
         if self._stop.is_set():
@@ -63,15 +66,15 @@ class Prefetch(Generic[Given]):
         return batch
 
     def close(self) -> None:
-        """Stops the thread and waits for it; what it read ahead is dropped. May be called twice."""
+        """Stops the thread and waits for it; results that were read ahead are dropped. May be called twice."""
         self._stop.set()
         while self._thread.is_alive():
-            # The thread may be waiting for a free place.
+            # The thread may be blocked on the full queue.
             while not self._ready.empty():
                 self._ready.get_nowait()
             self._thread.join(_POLL_SECONDS)
 
-    def __enter__(self) -> "Prefetch[Given]":
+    def __enter__(self) -> "Prefetch[Result]":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,13 +86,12 @@ class Prefetch(Generic[Given]):
                 batch = self._put(next(self._batches))
                 item = (batch, self._batches.get_state(), None)
             except BaseException as failure:
-                # Everything surfaces in next(), the end of the data included.
                 item = (None, None, failure)
-            self._hand_over(item)
+            self._enqueue(item)
             if item[2] is not None:
                 return
 
-    def _hand_over(self, item: tuple[Any, dict[str, Any] | None, BaseException | None]) -> None:
+    def _enqueue(self, item: tuple[Any, dict[str, Any] | None, BaseException | None]) -> None:
         while not self._stop.is_set():
             try:
                 self._ready.put(item, timeout=_POLL_SECONDS)

@@ -1,16 +1,14 @@
-"""Packing as it is planned: which clips share a row, decided from their sizes alone, before any audio is decoded.
+"""Packed rows: which clips share a row is decided from their sizes alone; then each clip is decoded into its place.
 
-A few rows are open at a time. A clip goes into the fullest open row that holds it; when none does, the fullest row is
-given away and a new one is opened. Compared with filling rows side by side and giving all of them away at once (Grain's
-first-fit), rows are fuller with fewer of them open (docs/data_format.md, "How full rows get"), come one by one instead
-of in bursts, and the state is the list of the clips in the open rows, so that resuming decodes nothing.
+A few rows are open at a time. A clip goes into the fullest open row that has room for it; if none has, the fullest row
+is emitted and a new one is opened. Compared with Grain's first-fit, which fills rows side by side and emits all of them
+at once, rows are fuller with fewer of them open (docs/data_format.md, "How full rows get"), come one by one instead of
+in bursts, and the state is the list of the clips in the open rows, so that resuming decodes nothing.
 
-The packed rows of some virtual shards: clips are planned in one thread and decoded in others.
-
-From planned rows to the arrays of a batch: each clip is decoded once, straight into its place.
+    clip references ─ ClipPlanner ─ RowPacker ─ RowAssembler ─► PackedBatch
+    (stream.py)       (clips.py)    one thread  decode threads
 """
 
-import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -27,20 +25,27 @@ from slap_jax.data.batches.clips import ClipPlanner, PlannedClip, mix_into, writ
 from slap_jax.data.batches.prefetch import Prefetch
 from slap_jax.data.batches.stream import VirtualShards, clip_references, derive_seed, generator_at
 from slap_jax.data.packing import clip_columns, empty_rows, write_slot
+from slap_jax.data.processes import map_in_order
 from slap_jax.data.records import Records, open_split
 from slap_jax.data.tokenizer import Tokenizer
+
+# Records that each read thread of a shard holds ready, compressed, for storage with a high latency.
+_READ_AHEAD = 16
+
+# Stands for a clip of a restored open row, which is read again only when its row is emitted.
+_NOT_READ = object()
 
 Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
 class Placed(Generic[Item]):
-    """An item in a row, with the room that it takes.
+    """An item in a row.
 
     Attributes:
-        item: whatever is packed.
-        columns: audio columns that it takes.
-        tokens: text tokens that it takes.
+        item: what is packed.
+        columns: number of audio columns that it occupies.
+        tokens: number of text tokens that it occupies.
     """
 
     item: Item
@@ -61,31 +66,27 @@ class _OpenRow(Generic[Item]):
 
 
 class RowPacker(Generic[Item]):
-    """Best-fit packing with a fixed number of open rows.
-
-    Attributes:
-        open_rows: the items of each open row.
-    """
+    """Best-fit packing with a fixed number of open rows."""
 
     def __init__(self, columns: int, text_tokens: int, slots: int, bins: int):
         """Opens `bins` empty rows.
 
         Args:
-            columns: C, of a row.
-            text_tokens: T, of a row.
-            slots: K, the most items of a row.
-            bins: rows that are open at a time.
+            columns: C of a row.
+            text_tokens: T of a row.
+            slots: K, the largest number of items in a row.
+            bins: number of rows that are open at a time.
         """
         self._room = (columns, text_tokens, slots)
         self._rows: list[_OpenRow[Item]] = [_OpenRow() for _ in range(bins)]
 
     @property
     def open_rows(self) -> list[list[Placed[Item]]]:
-        """The items of each open row; a row's list may grow later."""
+        """The items of each open row; these lists grow while packing continues."""
         return [row.placed for row in self._rows]
 
     def restore(self, open_rows: Sequence[Sequence[Placed[Item]]]) -> None:
-        """Continues from the open rows of another packer of the same sizes."""
+        """Continues with the open rows of another packer of the same sizes."""
         self._rows = [_OpenRow() for _ in open_rows]
         for row, items in zip(self._rows, open_rows, strict=True):
             for placed in items:
@@ -96,49 +97,46 @@ class RowPacker(Generic[Item]):
 
         Args:
             item: to place.
-            columns: that it takes, at most C.
-            tokens: that it takes, at most T.
+            columns: that it occupies, at most C.
+            tokens: that it occupies, at most T.
 
         Returns:
-            The items of a row that is now complete, or None.
+            The items of the row that had to be emitted to make room, or None.
 
         Raises:
-            ValueError: no row can hold it.
+            ValueError: the item is larger than a row.
         """
-        most_columns, most_tokens, slots = self._room
-        if columns > most_columns or tokens > most_tokens:
+        max_columns, max_tokens, slots = self._room
+        if columns > max_columns or tokens > max_tokens:
             raise ValueError(
-                f"a clip takes {columns} columns and {tokens} text tokens; a row has {most_columns} and {most_tokens}"
+                f"a clip takes {columns} columns and {tokens} text tokens; a row has {max_columns} and {max_tokens}"
             )
         best, best_columns = None, -1
         for row in self._rows:
             if (
-                best_columns < row.columns <= most_columns - columns
-                and row.tokens <= most_tokens - tokens
+                best_columns < row.columns <= max_columns - columns
+                and row.tokens <= max_tokens - tokens
                 and len(row.placed) < slots
             ):
                 best, best_columns = row, row.columns
-        complete = None
+        emitted = None
         if best is None:
             index = max(range(len(self._rows)), key=self._fullness)
-            complete = self._rows.pop(index).placed
+            emitted = self._rows.pop(index).placed
             best = _OpenRow()
-            self._rows.append(best)  # the oldest stays first, and of equally full rows the first is given: none starves
+            # The oldest row stays first, and `max` takes the first of equally full rows, so no row waits for ever.
+            self._rows.append(best)
         best.add(Placed(item, columns, tokens))
-        return complete
+        return emitted
 
     def _fullness(self, index: int) -> float:
-        """The share of what the row has least of: a row without free slots is as full as one without free columns."""
+        """Returns the used fraction of the scarcest resource: a row without slots is as full as one without columns."""
         row, (columns, tokens, slots) = self._rows[index], self._room
         return max(row.columns / columns, row.tokens / tokens, len(row.placed) / slots)
 
 
-# In place of a clip of a restored open row: it is read again only when its row is given away.
-_NOT_READ = object()
-
-
 class PackedRows(grain.IterDataset):
-    """A Grain dataset of rows: each a list of clips in slot order."""
+    """A Grain dataset of rows; each row is a list of clips in slot order."""
 
     def __init__(
         self,
@@ -152,12 +150,12 @@ class PackedRows(grain.IterDataset):
         """Packs an endless dataset of clips.
 
         Args:
-            clips: random access by position, as clips of open rows are read again after a resume.
-            size_of: a clip's columns and tokens.
-            source_of: the number of a clip's source.
-            sources: how many sources there are.
-            packer: makes the packer of one iteration.
-            reading: how far and with how many threads clips are read ahead.
+            clips: endless, with random access, because a restored iterator reads the clips of its open rows again.
+            size_of: clip -> its numbers of columns and tokens.
+            source_of: clip -> index of its source.
+            sources: number of sources.
+            packer: creates the packer of one iterator.
+            reading: threads and buffer for reading clips ahead.
         """
         super().__init__()
         self.clips, self.size_of, self.source_of, self.sources = clips, size_of, source_of, sources
@@ -168,25 +166,25 @@ class PackedRows(grain.IterDataset):
 
 
 class _PackedRowsIterator(grain.DatasetIterator):
-    """Its state holds the position in the stream, the clips of the open rows, and the clips taken of each source."""
+    """Its state: the position in the stream, the number of clips taken from each source, and the open rows."""
 
     def __init__(self, dataset: PackedRows):
         super().__init__()
         self._dataset = dataset
         self._packer: RowPacker[tuple[int, Any]] = dataset.packer()
         self._taken = [0] * dataset.sources
-        self._go_to(0)
+        self._seek(0)
 
     def __next__(self) -> list[Any]:
-        complete = None
-        while complete is None:
+        emitted = None
+        while emitted is None:
             clip = next(self._clips)
             columns, tokens = self._dataset.size_of(clip)
-            complete = self._packer.add((self._position, clip), columns, tokens)
+            emitted = self._packer.add((self._position, clip), columns, tokens)
             self._taken[self._dataset.source_of(clip)] += 1
             self._position += 1
         clips = self._dataset.clips
-        return [clips[position] if clip is _NOT_READ else clip for position, clip in (p.item for p in complete)]
+        return [clips[position] if clip is _NOT_READ else clip for position, clip in (p.item for p in emitted)]
 
     def get_state(self) -> dict[str, Any]:
         return {
@@ -199,7 +197,7 @@ class _PackedRowsIterator(grain.DatasetIterator):
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._clips.close()
-        self._go_to(state["position"])
+        self._seek(state["position"])
         self._taken = list(state["taken"])
         self._packer.restore(
             [
@@ -212,18 +210,14 @@ class _PackedRowsIterator(grain.DatasetIterator):
         super().close()
         self._clips.close()
 
-    def _go_to(self, position: int) -> None:
-        """Reads on from a position: a step of arithmetic, however far away it is."""
+    def _seek(self, position: int) -> None:
+        """Moves to any position of the stream at once, because the stream is computed."""
         self._position = position
         self._clips = iter(self._dataset.clips[position:].to_iter_dataset(self._dataset.reading))
 
 
-# Records that a shard's threads hold ready, compressed, where storage is too slow to be read as it is needed.
-_READ_AHEAD = 16
-
-
 def open_sources(config: ConfigDict) -> dict[str, Records]:
-    """Opens the training sources, in the order of the config; reads only their indexes.
+    """Opens the training sources in the order of the config; reads only their metadata.
 
     Raises:
         RecordsError: a source is not prepared or lacks the split.
@@ -235,17 +229,17 @@ def planned_rows(
     config: ConfigDict,
     tokenizer: Tokenizer,
     sources: Mapping[str, Records],
-    shares: Sequence[float],
+    fractions: Sequence[float],
     shards: Sequence[int],
 ) -> VirtualShards[list[PlannedClip]]:
-    """Returns the endless rows of some shards before their audio is decoded: each a list of clips in slot order.
+    """Returns the endless rows of some shards before decoding; each row is a list of clips in slot order.
 
     Args:
-        config: the whole config; `seed`, `audio` and `data` are used.
+        config: the whole config; `seed`, `audio`, `data` and `objectives` are used.
         tokenizer: of `config.data.tokenizer`.
         sources: of `open_sources`.
-        shares: of each source in the stream.
-        shards: numbers of the virtual shards.
+        fractions: of each source in the stream.
+        shards: indices of the virtual shards.
     """
     data = config.data
     planner = ClipPlanner(config, tokenizer, sources)
@@ -255,7 +249,7 @@ def planned_rows(
 
     def rows_of(shard: int) -> PackedRows:
         return PackedRows(
-            clip_references(clips, shares, config.seed, shard, data.virtual_shards).map(planner),
+            clip_references(clips, fractions, config.seed, shard, data.virtual_shards).map(planner),
             size_of=planner.size_of,
             source_of=lambda clip: clip.reference.source,
             sources=len(clips),
@@ -267,44 +261,44 @@ def planned_rows(
 
 
 class ShardRows:
-    """Endless iterator over the rows of some shards; its state is that of the rows given."""
+    """Endless iterator over the rows of some shards. Its state follows the rows returned, not those planned ahead."""
 
     def __init__(
         self,
         config: ConfigDict,
         tokenizer: Tokenizer,
         sources: Mapping[str, Records],
-        shares: Sequence[float],
+        fractions: Sequence[float],
         shards: Sequence[int],
+        augmenter: Augmenter,
     ):
-        """Reads no clip before the first `next()`; the arguments are those of `planned_rows`."""
-        self._shards = planned_rows(config, tokenizer, sources, shares, shards)
-        self._assemble = RowAssembler(config, sources, Augmenter(config.data.augment))
+        """Takes the arguments of `planned_rows` and `RowAssembler`; reads no clip before the first `next()`."""
+        self._shards = planned_rows(config, tokenizer, sources, fractions, shards)
+        self._assemble = RowAssembler(config, sources, augmenter)
         self._planned: Prefetch[Any] | None = None
 
     def __next__(self) -> PackedBatch:
-        """Returns the next rows [R · shards / D, ...], in numpy."""
+        """Returns the next rows [R · shards / D, ...], in NumPy."""
         if self._planned is None:
-            # While one batch is decoded the next one is planned.
+            # The next batch is planned while this one is decoded.
             self._planned = Prefetch(self._shards, lambda rows: rows, depth=1)
         return self._assemble(next(self._planned))
 
     def get_state(self) -> dict[str, dict[str, Any]]:
-        """Returns shard number -> state after the rows given."""
+        """Returns shard -> state after the rows returned."""
         return self._shards.get_state() if self._planned is None else self._planned.state
 
     def set_state(self, states: Mapping[str, dict[str, Any]]) -> None:
-        """Continues after the rows that `states` has seen."""
+        """Resumes after the rows that `states` describes."""
         self._stop_planning()
         self._shards.set_state(states)
 
     def close(self) -> None:
-        """Stops the threads; the state stays that of the rows given."""
+        """Stops the threads; the state is kept."""
         state = self.get_state()
         self._stop_planning()
         self._shards.set_state(state)
         self._shards.close()
-        self._assemble.close()
 
     def _stop_planning(self) -> None:
         if self._planned is not None:
@@ -313,13 +307,13 @@ class ShardRows:
 
 
 class RowAssembler:
-    """Decodes the clips of rows, in several threads where there are several rows."""
+    """Decodes the clips of planned rows into the arrays of a batch, with one thread per row at most."""
 
     def __init__(self, config: ConfigDict, sources: Mapping[str, Records], augmenter: Augmenter):
-        """Starts no thread before the first call.
+        """Reads the settings.
 
         Args:
-            config: the whole config; `seed`, `audio` and `data` are used.
+            config: the whole config; `seed`, `audio`, `data` and `objectives` are used.
             sources: the opened splits, in the order of `config.data.train`.
             augmenter: of `config.data.augment`.
         """
@@ -327,8 +321,7 @@ class RowAssembler:
         self._classes = classes_in_batch(config)
         self._augmenter = augmenter
         self._seeds = [derive_seed(config.seed, "augment", name) for name in sources]
-        threads = max(1, config.data.decode_threads)
-        self._pool = concurrent.futures.ThreadPoolExecutor(threads, "decode") if threads > 1 else None
+        self._threads = max(1, config.data.decode_threads)
 
     def __call__(self, rows: Sequence[Sequence[PlannedClip]]) -> PackedBatch:
         """Returns the rows as arrays.
@@ -339,19 +332,17 @@ class RowAssembler:
         data = self._data
         sizes = (len(rows), data.columns, data.slots, data.text_tokens, self._samples_per_column)
         batch = empty_rows(*sizes, classes=self._classes)
-        if self._pool is None:
-            for row, clips in enumerate(rows):
-                self._write_row(batch, row, clips)
-        else:
-            jobs = [self._pool.submit(self._write_row, batch, row, clips) for row, clips in enumerate(rows)]
-            for job in jobs:
-                job.result()
-        return batch
 
-    def close(self) -> None:
-        """Stops the threads."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        def write(row: int) -> None:
+            self._write_row(batch, row, rows[row])
+
+        if self._threads == 1:
+            for row in range(len(rows)):
+                write(row)
+        else:
+            for _ in map_in_order(write, range(len(rows)), self._threads, ahead=len(rows)):
+                pass
+        return batch
 
     def _write_row(self, batch: PackedBatch, row: int, clips: Sequence[PlannedClip]) -> None:
         column = token = 0
@@ -366,7 +357,7 @@ class RowAssembler:
             if isinstance(batch, LabelledBatch):
                 write_classes(batch.clip_labels[row, slot], clip.classes, clip.mixed)
             if self._augmenter.active:
-                self._augmenter(samples, generator_at(self._seeds[reference.source], reference.place))
+                self._augmenter(samples, generator_at(self._seeds[reference.source], reference.position))
             columns = clip_columns(clip.samples, self._samples_per_column)
             write_slot(batch, row, slot, column, columns, token, clip.tokens, record.key, reference.source)
             column, token = column + columns, token + len(clip.tokens)

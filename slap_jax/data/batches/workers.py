@@ -1,7 +1,9 @@
-"""Rows made in other processes: each worker drives whole virtual shards, so that their number changes no batch.
+"""Rows from worker processes: each worker drives whole virtual shards, so the number of workers changes no batch.
 
-A worker writes finished rows into memory that both processes share and sends their state; the host copies them once
-into its batch. A worker waits where the host does not take rows, and ends where the host ends.
+A worker writes finished rows into memory that it shares with the host process and sends the state of its shards; the
+host copies the rows once, into its batch. A worker stays at most `_AHEAD` batches ahead and exits when the host exits.
+
+Importing this module is most of the start of a worker, so it loads neither the trainer nor the writers of data.
 """
 
 import contextlib
@@ -20,72 +22,65 @@ from ml_collections import ConfigDict
 
 from slap_jax.batch import LabelledBatch, PackedBatch
 from slap_jax.config.defaults import classes_in_batch, samples_per_column
-from slap_jax.data.batches.rows import ShardRows, open_sources
+from slap_jax.data.batches.augment import Augmenter
+from slap_jax.data.batches.rows import ShardRows, open_sources, planned_rows
 from slap_jax.data.packing import empty_rows
-from slap_jax.data.processes import held_signals
+from slap_jax.data.processes import block_signals, hide_main_module
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.errors import UserError
 
-# Batches of rows that a worker may be ahead of the host.
 _AHEAD = 2
 _ALIGNMENT = 64
 _STOP_SECONDS = 5.0
 
 
-class WorkerError(UserError, RuntimeError):
-    """A worker process that failed; the message holds what it told."""
+class DataWorkerError(UserError, RuntimeError):
+    """A worker process failed; the message holds its traceback."""
 
 
 class WorkerRows:
-    """The rows of some shards, made by several processes; otherwise as `ShardRows`."""
+    """The rows of some shards, made by several processes; has the interface of `ShardRows`."""
 
-    def __init__(self, config: ConfigDict, shares: Sequence[float], shards: Sequence[int], workers: int):
+    def __init__(self, config: ConfigDict, fractions: Sequence[float], shards: Sequence[int], workers: int):
         """Starts no process before the first `next()`.
 
         Args:
             config: the whole config.
-            shares: of each source in the stream.
-            shards: numbers of the virtual shards.
-            workers: processes; no more are started than there are shards.
+            fractions: of each source in the stream.
+            shards: indices of the virtual shards.
+            workers: number of processes; at most one per shard is started.
         """
-        self._config, self._shares = config, list(shares)
+        self._config, self._fractions = config, list(fractions)
         self._parts = [part.tolist() for part in np.array_split(np.asarray(shards), min(workers, len(shards)))]
         self._rows_per_shard = config.data.rows // config.data.virtual_shards
         self._states: dict[str, dict[str, Any]] | None = None
         self._workers: list[_Worker] = []
 
     def __next__(self) -> PackedBatch:
-        """Returns the next rows of all shards, in numpy."""
+        """Returns the next rows of all shards, in NumPy."""
         if not self._workers:
-            self._workers = [_Worker(self._config, self._shares, part, self._states) for part in self._parts]
-        data, taken = self._config.data, {}
-        total = self._rows_per_shard * sum(map(len, self._parts))
-        sizes = (total, data.columns, data.slots, data.text_tokens, samples_per_column(self._config.audio))
-        batch = empty_rows(*sizes, classes=classes_in_batch(self._config))
+            self._workers = [_Worker(_Job(self._config, self._fractions, part, self._states)) for part in self._parts]
+        batch = _empty_rows(self._config, self._rows_per_shard * sum(map(len, self._parts)))
+        states: dict[str, dict[str, Any]] = {}
         row = 0
         for worker, part in zip(self._workers, self._parts, strict=True):
-            rows = self._rows_per_shard * len(part)
-            taken |= worker.take_into(batch, row)
-            row += rows
-        self._states = taken
+            states |= worker.copy_into(batch, row)
+            row += self._rows_per_shard * len(part)
+        self._states = states
         return batch
 
     def get_state(self) -> dict[str, dict[str, Any]]:
-        """Returns shard number -> state after the rows given."""
+        """Returns shard -> state after the rows returned."""
         if self._states is None:
-            rows = ShardRows(
-                self._config,
-                load_tokenizer(self._config.data.tokenizer),
-                open_sources(self._config),
-                self._shares,
-                [shard for part in self._parts for shard in part],
-            )
+            shards = [shard for part in self._parts for shard in part]
+            tokenizer = load_tokenizer(self._config.data.tokenizer)
+            rows = planned_rows(self._config, tokenizer, open_sources(self._config), self._fractions, shards)
             self._states = rows.get_state()
             rows.close()
         return self._states
 
     def set_state(self, states: Mapping[str, dict[str, Any]]) -> None:
-        """Continues after the rows that `states` has seen."""
+        """Resumes after the rows that `states` describes."""
         self.close()
         self._states = {str(shard): states[str(shard)] for part in self._parts for shard in part}
 
@@ -98,94 +93,101 @@ class WorkerRows:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What a worker is told; everything is picklable."""
+    """What a worker does; picklable."""
 
     config: ConfigDict
-    shares: list[float]
+    fractions: list[float]
     shards: list[int]
     states: dict[str, dict[str, Any]] | None
-    memory: str
 
 
 class _Worker:
-    """One process, the memory shared with it, and the pipe between."""
+    """The host's side of a worker: the process, the shared memory, and the pipe.
 
-    def __init__(
-        self, config: ConfigDict, shares: list[float], shards: list[int], states: dict[str, dict[str, Any]] | None
-    ):
-        context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks of JAX in any state
-        self._memory = _reserve(_AHEAD * _batch_bytes(config, len(shards)))
-        self._views = [_view(config, len(shards), self._memory, slot) for slot in range(_AHEAD)]
+    The memory holds `_AHEAD` buffers, each of one batch of the worker's rows. The host sends the index of a buffer that
+    the worker may fill; the worker answers with the index and the states of its shards, or with an exception.
+    """
+
+    def __init__(self, job: _Job):
+        context = multiprocessing.get_context("spawn")  # a fork would copy JAX's locks in any state
+        self._memory = _reserve(_AHEAD * _buffer_bytes(job))
+        self._buffers = [_buffer(job, self._memory, index) for index in range(_AHEAD)]
         self._connection, theirs = context.Pipe()
-        job = _Job(config, shares, shards, states, self._memory.name)
-        self._process = context.Process(target=_work, args=(theirs, job), name="slap data worker", daemon=True)
+        self._process = context.Process(
+            target=_work, args=(theirs, job, self._memory.name), name="slap data worker", daemon=True
+        )
         # Ctrl-C and a scheduler's SIGTERM reach every process of the job; only the host decides when to stop.
-        with held_signals(signal.SIGINT, signal.SIGTERM):
+        with block_signals(signal.SIGINT, signal.SIGTERM), hide_main_module():
             self._process.start()
         theirs.close()
-        for slot in range(_AHEAD):
-            self._connection.send(slot)
+        for index in range(_AHEAD):
+            self._connection.send(index)
 
-    def take_into(self, batch: PackedBatch, row: int) -> dict[str, dict[str, Any]]:
-        """Copies the worker's next rows to `row` and on; returns the states of its shards after them."""
+    def copy_into(self, batch: PackedBatch, row: int) -> dict[str, dict[str, Any]]:
+        """Copies the worker's next rows into the batch from `row` on; returns the states of its shards after them."""
         try:
             message = self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join(_STOP_SECONDS)
-            raise WorkerError(
-                f"a data worker ended with exit code {self._process.exitcode} without a word; -9 is most often a "
-                "machine out of memory: write fewer config.data.workers or packing_bins"
+            raise DataWorkerError(
+                f"a data worker ended with exit code {self._process.exitcode} and without a message; -9 usually means "
+                "that the machine ran out of memory: write fewer config.data.workers or packing_bins"
             ) from None
         if isinstance(message, BaseException):
             raise message
-        slot, states = message
+        index, states = message
         for field in dataclasses.fields(batch):
-            source: np.ndarray = getattr(self._views[slot], field.name)
+            source: np.ndarray = getattr(self._buffers[index], field.name)
             getattr(batch, field.name)[row : row + len(source)] = source
-        with contextlib.suppress(BrokenPipeError):  # the next call tells that the worker is gone
-            self._connection.send(slot)
+        with contextlib.suppress(BrokenPipeError):  # the next call reports that the worker is gone
+            self._connection.send(index)
         return states
 
     def close(self) -> None:
-        """Ends the process: closing the pipe tells it."""
+        """Stops the process by closing the pipe."""
         self._connection.close()
         self._process.join(_STOP_SECONDS)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        self._views = []
+        self._buffers = []
         self._memory.close()
         self._memory.unlink()
 
 
-def _work(connection: multiprocessing.connection.Connection, job: _Job) -> None:
-    """The worker's loop: waits for a free part of the memory, fills it, says so."""
+def _work(connection: multiprocessing.connection.Connection, job: _Job, memory_name: str) -> None:
+    """Runs in the worker: waits for a buffer, fills it, reports it."""
+    config = job.config
     try:
-        memory = multiprocessing.shared_memory.SharedMemory(job.memory)
+        memory = multiprocessing.shared_memory.SharedMemory(memory_name)
         rows = ShardRows(
-            job.config, load_tokenizer(job.config.data.tokenizer), open_sources(job.config), job.shares, job.shards
+            config,
+            load_tokenizer(config.data.tokenizer),
+            open_sources(config),
+            job.fractions,
+            job.shards,
+            Augmenter(config.data.augment),
         )
         if job.states is not None:
             rows.set_state(job.states)
         while True:
-            slot = connection.recv()
-            view = _view(job.config, len(job.shards), memory, slot)
+            index = connection.recv()
+            buffer = _buffer(job, memory, index)
             batch = next(rows)
             for field in dataclasses.fields(batch):
-                getattr(view, field.name)[...] = getattr(batch, field.name)
-            del view
-            connection.send((slot, rows.get_state()))
+                getattr(buffer, field.name)[...] = getattr(batch, field.name)
+            del buffer
+            connection.send((index, rows.get_state()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the host has closed, or is gone
+        pass  # the host has closed the pipe, or is gone
     except Exception as error:
-        told = error if isinstance(error, UserError) else WorkerError(traceback.format_exc())
-        connection.send(told)
+        connection.send(error if isinstance(error, UserError) else DataWorkerError(traceback.format_exc()))
     finally:
-        os._exit(0)  # threads that read ahead have nothing left to save
+        os._exit(0)  # threads that read ahead have nothing to save
 
 
 def _reserve(size: int) -> multiprocessing.shared_memory.SharedMemory:
-    """Takes shared memory that is really there: beyond a container's limit, writing to it would end the process."""
+    """Creates shared memory and allocates it at once: writing beyond a container's limit would kill the process."""
     memory = multiprocessing.shared_memory.SharedMemory(create=True, size=size)
     try:
         if hasattr(os, "posix_fallocate"):
@@ -197,35 +199,39 @@ def _reserve(size: int) -> multiprocessing.shared_memory.SharedMemory:
     except OSError as error:
         memory.close()
         memory.unlink()
-        raise WorkerError(
-            f"{size / 2**20:.0f} MiB of shared memory for a data worker are not there ({error.strerror}); give the "
+        raise DataWorkerError(
+            f"cannot allocate {size / 2**20:.0f} MiB of shared memory for a data worker ({error.strerror}); give the "
             "container more (docker run --shm-size=...), or write config.data.workers=0"
         ) from error
     return memory
 
 
-def _fields(config: ConfigDict, shards: int) -> dict[str, np.ndarray]:
-    """Returns empty arrays of no memory's worth: only their shapes and types are used."""
+def _buffer(job: _Job, memory: multiprocessing.shared_memory.SharedMemory, index: int) -> PackedBatch:
+    """Returns the arrays of a batch whose data are one of the buffers in shared memory."""
+    offset, arrays = index * _buffer_bytes(job), {}
+    for name, array in _shapes(job).items():
+        arrays[name] = np.ndarray(array.shape, array.dtype, memory.buf, offset)
+        offset += _aligned(array.nbytes)
+    return LabelledBatch(**arrays) if classes_in_batch(job.config) else PackedBatch(**arrays)
+
+
+def _buffer_bytes(job: _Job) -> int:
+    return sum(_aligned(array.nbytes) for array in _shapes(job).values())
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _shapes(job: _Job) -> dict[str, np.ndarray]:
+    """Returns arrays with the shapes and types of the worker's batch that share the memory of a single row."""
+    rows = job.config.data.rows // job.config.data.virtual_shards * len(job.shards)
+    one = _empty_rows(job.config, 1)
+    arrays = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+    return {name: np.broadcast_to(array, (rows, *array.shape[1:])) for name, array in arrays.items()}
+
+
+def _empty_rows(config: ConfigDict, rows: int) -> PackedBatch:
     data = config.data
-    rows = data.rows // data.virtual_shards * shards
-    sizes = (1, data.columns, data.slots, data.text_tokens, samples_per_column(config.audio))
-    one = empty_rows(*sizes, classes=classes_in_batch(config))
-    return {
-        field.name: np.broadcast_to(getattr(one, field.name), (rows, *getattr(one, field.name).shape[1:]))
-        for field in dataclasses.fields(one)
-    }
-
-
-def _batch_bytes(config: ConfigDict, shards: int) -> int:
-    return sum(-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in _fields(config, shards).values())
-
-
-def _view(
-    config: ConfigDict, shards: int, memory: multiprocessing.shared_memory.SharedMemory, slot: int
-) -> PackedBatch:
-    """Lays the arrays of a batch over one of the parts of the shared memory."""
-    offset, arrays = slot * _batch_bytes(config, shards), {}
-    for name, like in _fields(config, shards).items():
-        arrays[name] = np.ndarray(like.shape, like.dtype, memory.buf, offset)
-        offset += -(-like.nbytes // _ALIGNMENT) * _ALIGNMENT
-    return LabelledBatch(**arrays) if classes_in_batch(config) else PackedBatch(**arrays)
+    sizes = (rows, data.columns, data.slots, data.text_tokens, samples_per_column(config.audio))
+    return empty_rows(*sizes, classes=classes_in_batch(config))

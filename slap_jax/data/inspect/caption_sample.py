@@ -24,7 +24,7 @@ def sample_captions(data: ConfigDict, most: int, seed: int = 0) -> Iterator[str]
 
     Raises:
         RecordsError: a source is not prepared or lacks the split.
-        CaptionError: a clip has neither captions nor labels to make one of.
+        MissingCaptionError: a clip has neither captions nor labels to make one of.
     """
     sources = {name: open_split(source.path, source.split) for name, source in data.train.items()}
     clips = [len(records) for records in sources.values()]

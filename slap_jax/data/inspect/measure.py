@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from slap_jax.config.defaults import samples_per_column
 from slap_jax.data.audio import INT16_SCALE, SAMPLE_RATE
-from slap_jax.data.batches.labels import CaptionError, CaptionPolicy, caption_policy, choose_caption
+from slap_jax.data.batches.labels import CaptionPolicy, MissingCaptionError, caption_policy, choose_caption
 from slap_jax.data.batches.stream import derive_seed, generator_at, mixing_weights
 from slap_jax.data.clip_statistics import ClipStatistics, loudness
 from slap_jax.data.index import open_index
@@ -220,7 +220,7 @@ def measure_clip(
     data, waveform = config.data, record.waveform()
     try:
         caption = choose_caption(record, policy, generator)
-    except CaptionError:
+    except MissingCaptionError:
         caption = None
     most = round(data.max_seconds * SAMPLE_RATE)
     start = int(generator.integers(len(waveform) - most + 1)) if len(waveform) > most else 0

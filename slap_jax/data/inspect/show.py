@@ -188,7 +188,6 @@ def read_rows(
             ]
             step += 1
     finally:
-        assemble.close()
         plan.close()
     return shown
 
@@ -227,7 +226,7 @@ def _shown_row(
                 slot=slot + 1,
                 source=name,
                 record_number=clip.reference.record,
-                epoch=clip.reference.place // counts[name],
+                epoch=clip.reference.position // counts[name],
                 planned=clip,
                 waveform=batch.waveform[0, begin : begin + clip.samples],
                 first_column=first,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from slap_jax.data.preparation.plan import ShardPlan
 from slap_jax.data.preparation.shards import ShardError, prepare_shard
-from slap_jax.data.processes import held_signals
+from slap_jax.data.processes import block_signals
 from slap_jax.errors import UserError
 
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -68,7 +68,7 @@ def _run_processes(
     done, stop = context.Value("q", 0), context.Event()
     with concurrent.futures.ProcessPoolExecutor(processes, context, _start_worker, (done, stop)) as pool:
         try:
-            with held_signals(signal.SIGINT):  # submitting starts the workers; they leave Ctrl-C to this process
+            with block_signals(signal.SIGINT):  # submitting starts the workers; they leave Ctrl-C to this process
                 waiting = {pool.submit(_prepare, plan, staging, threads) for plan in plans}
             while waiting:
                 finished, waiting = concurrent.futures.wait(

@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -5,7 +7,6 @@ import soundfile
 from ml_collections import ConfigDict
 
 from slap_jax.config.defaults import default_config
-from slap_jax.data.audio import AudioError
 from slap_jax.data.batches.augment import Augmenter, AugmentError, add_noise, in_room
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.stream import generator_at
@@ -137,15 +138,60 @@ def test_a_long_noise_is_heard_in_different_parts_and_a_short_one_repeats(folder
     assert np.all(correlation[1:] > 0.8 * correlation[0])
 
 
-def test_missing_and_empty_folders_and_broken_files_say_so(folder, tmp_path):
-    with pytest.raises(AugmentError, match=r"augment\.noise_dir is .*nothing', which is not a folder"):
-        Augmenter(settings(noise_dir=str(tmp_path / "nothing"), noise_probability=0.1))
-    with pytest.raises(AugmentError, match=r"augment\.room_dir is .*, which holds no audio files"):
-        Augmenter(settings(room_dir=str(tmp_path), room_probability=0.1))
-    (tmp_path / "text.wav").write_text("not audio")
-    broken = Augmenter(settings(room_dir=str(tmp_path), room_probability=1.0))
-    with pytest.raises(AudioError, match=r"text\.wav is not readable as audio"):
-        broken(clip(), generator_at(0, 0))
+@pytest.mark.parametrize("kind", ["noise", "room"])
+def test_folders_without_a_usable_file_are_an_error_before_training(tmp_path, kind, dataset, tokenizer):
+    def use(directory) -> ConfigDict:
+        return settings(**{f"{kind}_dir": str(directory), f"{kind}_probability": 0.1})
+
+    with pytest.raises(AugmentError, match=rf"augment\.{kind}_dir is .*nothing', which is not a folder"):
+        Augmenter(use(tmp_path / "nothing"))
+    with pytest.raises(AugmentError, match=rf"augment\.{kind}_dir is .*, which holds no audio files"):
+        Augmenter(use(tmp_path))
+    with pytest.raises(AugmentError, match=rf"augment\.{kind}_dir is '', which is not a folder"):
+        Augmenter(use(""))
+    write_broken_files(tmp_path)
+    config = tiny_config(dataset, tokenizer)
+    config.data.augment = use(tmp_path)
+    with pytest.raises(AugmentError, match=r"no readable audio file, only .*empty\.wav \(.*none\.wav \(no samples\)"):
+        TrainBatches(config, tokenizer)
+
+
+def write_broken_files(directory) -> None:
+    (directory / "text.wav").write_text("not audio")
+    (directory / "empty.wav").write_bytes(b"")
+    soundfile.write(directory / "none.wav", np.zeros(0), 16_000)
+
+
+@pytest.mark.parametrize("kind", ["noise", "room"])
+def test_broken_files_are_left_out_with_one_warning(tmp_path, kind, dataset, tokenizer, caplog):
+    write_broken_files(tmp_path)
+    soundfile.write(tmp_path / "good.wav", tone(0.1), 16_000)
+    config = tiny_config(dataset, tokenizer)
+    config.data.augment.update({f"{kind}_dir": str(tmp_path), f"{kind}_probability": 1.0})
+    with caplog.at_level(logging.WARNING):
+        train = TrainBatches(config, tokenizer)
+        global_batches([train], 2)
+        train.close()
+    (warning,) = caplog.messages
+    assert "3 files cannot be read as audio and are not used" in warning
+    assert all(f"{name}.wav (" in warning for name in ("text", "empty", "none")) and "good.wav" not in warning
+    fingerprint = Augmenter(config.data.augment).fingerprint[f"{kind} files"]
+    assert [name.split()[0] for name in fingerprint] == ["good.wav"]
+
+
+@pytest.mark.parametrize("kind", ["noise", "room"])
+def test_a_file_damaged_behind_its_header_is_skipped_with_one_warning(tmp_path, kind, caplog):
+    samples = np.full(1_600, np.nan)
+    soundfile.write(tmp_path / "nan.wav", samples, 16_000, subtype="FLOAT")
+    augment = Augmenter(settings(**{f"{kind}_dir": str(tmp_path), f"{kind}_probability": 1.0}))
+    assert augment.rejected == []
+    with caplog.at_level(logging.WARNING):
+        for position in range(3):
+            changed = clip()
+            augment(changed, generator_at(0, position))
+            np.testing.assert_array_equal(changed, clip())
+    (warning,) = caplog.messages
+    assert "nan.wav has 1600 NaN or infinite samples" in warning
 
 
 def test_batches_are_augmented_the_same_way_on_every_number_of_hosts(dataset, tokenizer, folder):

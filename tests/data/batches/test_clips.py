@@ -75,7 +75,7 @@ def test_a_mixture_has_shares_of_equal_energy():
 def test_a_shorter_partner_lies_inside_and_a_longer_one_is_cut():
     record = make_record("partner", np.full(100, 8_000, np.int16), ["x"])
     clip = np.full(300, 8_000, np.int16)
-    mix_into(clip, MixedIn(record, (1,), start=10, samples=50, offset=200, share=0.5))
+    mix_into(clip, MixedIn(record, (1,), start=10, samples=50, offset=200, fraction=0.5))
     outside = np.r_[clip[:200], clip[250:]]
     assert len(np.unique(outside)) == 1 and len(np.unique(clip[200:250])) == 1 and clip[225] > outside[0]
 
@@ -108,7 +108,7 @@ def test_labels_that_cannot_be_used_are_named(dataset, tokenizer):
     reader = LabelReader(settings)
     assert reader(make_record("a", silence, [], labels=("parity=1", "kind=x"))) == (1,)
     assert reader(make_record("a", silence, [], labels=("plain",))) == ()
-    with pytest.raises(LabelError, match=r"record s/b has parity=2, which is none of the 2 classes"):
+    with pytest.raises(LabelError, match=r"record s/b has parity=2, which is not one of the 2 classes"):
         reader(make_record("b", silence, [], labels=("parity=2",), source="s"))
     with pytest.raises(LabelError, match=r"record /c has 2 values of the label 'parity' \(1, 0\); .*multi_label=True"):
         reader(make_record("c", silence, [], labels=("parity=1", "parity=0")))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slap_jax.config.defaults import CAPTION_POLICY, source
-from slap_jax.data.batches.labels import CaptionError, CaptionPolicy, caption_policy, choose_caption, tag_texts
+from slap_jax.data.batches.labels import CaptionPolicy, MissingCaptionError, caption_policy, choose_caption, tag_texts
 from slap_jax.data.records import Record
 
 DRAWS = 4_000
@@ -110,7 +110,11 @@ def test_choice_depends_on_record_policy_and_generator_alone():
 
 
 def test_no_caption_to_be_had_is_an_error_that_names_the_record():
-    with pytest.raises(CaptionError, match=r"record field/clip7 has no captions, and none of its labels \(none\)"):
+    with pytest.raises(
+        MissingCaptionError, match=r"record field/clip7 has no captions, and none of its labels \(none\)"
+    ):
         choose_caption(record(), policy(), np.random.default_rng(0))
-    with pytest.raises(CaptionError, match=r"\(fold=3, kind=dog\) is a plain word or of key label; write its label"):
+    with pytest.raises(
+        MissingCaptionError, match=r"\(fold=3, kind=dog\) is a plain word or of key label; write its label"
+    ):
         choose_caption(record(labels=("fold=3", "kind=dog")), policy(), np.random.default_rng(0))

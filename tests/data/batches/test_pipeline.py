@@ -264,9 +264,9 @@ def test_temperature_draws_every_clip_equally_often(dataset, tokenizer, tmp_path
     config = tiny_config(dataset, tokenizer, temperature=1.0)
     tiny_dataset(tmp_path / "second", count=6, name="second")
     config.data.train.second = source(str(tmp_path / "second"), "train")
-    assert TrainBatches(config, tokenizer).shares == pytest.approx({"tiny": 0.8, "second": 0.2})
+    assert TrainBatches(config, tokenizer).fractions == pytest.approx({"tiny": 0.8, "second": 0.2})
     config.data.temperature = 2.0
-    assert TrainBatches(config, tokenizer).shares == pytest.approx({"tiny": 2 / 3, "second": 1 / 3})
+    assert TrainBatches(config, tokenizer).fractions == pytest.approx({"tiny": 2 / 3, "second": 1 / 3})
 
 
 def test_a_slow_device_stops_the_reading_and_memory_stays_bounded(dataset, tokenizer, monkeypatch):

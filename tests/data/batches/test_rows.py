@@ -143,7 +143,6 @@ def test_rows_are_those_of_the_decoded_clips(dataset, tokenizer, threads):
     rows = [[planner(ClipReference(0, place, place % 24)) for place in row] for row in ((3, 4), (6,), ())]
     assemble = RowAssembler(config, sources, Augmenter(config.data.augment))
     batch = assemble(rows)
-    assemble.close()
     per_column = samples_per_column(config.audio)
     for row, clips in enumerate(rows):
         decoded = [
@@ -178,4 +177,3 @@ def test_damaged_audio_names_its_record(dataset, tokenizer, threads):
     assemble = RowAssembler(config, sources, Augmenter(config.data.augment))
     with pytest.raises(AudioError, match="record tiny/clip-7 holds damaged audio"):
         assemble([[plan], [plan, broken]])
-    assemble.close()

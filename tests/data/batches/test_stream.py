@@ -16,15 +16,15 @@ def references(clips, shares, count, shard=0, num_shards=1, seed=0) -> list[Clip
 
 def test_an_epoch_holds_every_record_once_over_all_shards_and_epochs_differ():
     parts = [references({"a": 12}, [1.0], 6, shard, 4) for shard in range(4)]
-    by_place = {reference.place: reference.record for part in parts for reference in part}
+    by_place = {reference.position: reference.record for part in parts for reference in part}
     epochs = [[by_place[place] for place in range(first, first + 12)] for first in (0, 12)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert epochs[0] != epochs[1] and epochs[0] != sorted(epochs[0])
 
 
 def test_a_place_has_the_same_record_for_every_number_of_shards():
-    few = {r.place: r.record for shard in range(2) for r in references({"a": 7}, [1.0], 12, shard, 2)}
-    many = {r.place: r.record for shard in range(8) for r in references({"a": 7}, [1.0], 3, shard, 8)}
+    few = {r.position: r.record for shard in range(2) for r in references({"a": 7}, [1.0], 12, shard, 2)}
+    many = {r.position: r.record for shard in range(8) for r in references({"a": 7}, [1.0], 3, shard, 8)}
     assert few == many and set(few) == set(range(24))
 
 
@@ -32,7 +32,7 @@ def test_shares_hold_in_every_stretch_of_the_stream():
     stream = references({"a": 10, "b": 1_000}, [0.75, 0.25], 400)
     for first in range(0, 400, 40):
         assert sum(reference.source == 1 for reference in stream[first : first + 40]) == pytest.approx(10, abs=1)
-    places = [reference.place for reference in stream if reference.source == 0]
+    places = [reference.position for reference in stream if reference.source == 0]
     assert places == list(range(300))  # the small source starts its next epochs by itself
 
 

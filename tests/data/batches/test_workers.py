@@ -1,15 +1,18 @@
 """Worker processes: the same batches as threads, whatever their number; and what happens when one fails."""
 
+import ast
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from slap_jax.data.audio import AudioError
 from slap_jax.data.batches.pipeline import TrainBatches
-from slap_jax.data.batches.workers import WorkerError, _reserve
+from slap_jax.data.batches.workers import DataWorkerError, _reserve
 from tests.data.batches.test_pipeline import global_batches, same
 from tests.data.tiny_data import damage_audio, tiny_config, tiny_dataset
 
@@ -63,7 +66,7 @@ def test_a_killed_worker_is_one_clear_error(dataset, tokenizer):
     (worker,) = workers_of_this_test()
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(WorkerError, match="ended with exit code -9"):
+    with pytest.raises(DataWorkerError, match="ended with exit code -9"):
         global_batches([train], 5)
     train.close()
 
@@ -81,8 +84,32 @@ def test_signals_of_the_whole_job_leave_workers_to_their_host(dataset, tokenizer
     assert not workers_of_this_test()
 
 
+def test_a_worker_loads_only_what_it_uses():
+    """Each worker pays for the imports at every start of a run."""
+    program = (
+        "import sys, slap_jax.data.batches.workers\n"
+        "print([name for name in sys.argv[1:] if name in sys.modules])\n"
+        "ours = {'.'.join(name.split('.')[:2]) for name in sys.modules if name.startswith('slap_jax.')}\n"
+        "print(sorted(ours))\n"
+    )
+    slow = (
+        "scipy.signal",
+        "tensorflow_datasets",
+        "tensorflow",
+        "tensorboardX",
+        "matplotlib",
+        "librosa",
+        "flax",
+        "optax",
+    )
+    done = subprocess.run([sys.executable, "-c", program, *slow], capture_output=True, text=True, check=True)
+    loaded, rooms = map(ast.literal_eval, done.stdout.splitlines())
+    assert loaded == []
+    assert rooms == ["slap_jax.batch", "slap_jax.config", "slap_jax.data", "slap_jax.errors"]
+
+
 def test_missing_shared_memory_says_what_to_do():
-    with pytest.raises(WorkerError, match=r"of shared memory for a data worker are not there .*workers=0"):
+    with pytest.raises(DataWorkerError, match=r"cannot allocate \d+ MiB of shared memory .*workers=0"):
         _reserve(1 << 45)
 
 
