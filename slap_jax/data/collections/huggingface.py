@@ -11,6 +11,7 @@ rows are read with `pyarrow`, which `datasets` builds on, because the readers of
 Nothing here accesses the network.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from slap_jax.data.collections.fields import (
 from slap_jax.data.collections.folders import walk_files
 
 if TYPE_CHECKING:
+    import datasets
     import pyarrow as pa
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
@@ -113,12 +115,10 @@ class HuggingFaceTables:
             relative, split = table
             try:
                 yield from self._rows(relative, self._split or split)
-            except CollectionError:
-                raise
             except UnicodeEncodeError:  # pyarrow opens no such path
                 detail = f"{str(self.root / relative)!r} is not a valid UTF-8 path; rename the file or folder"
                 yield Rejection(str(relative), "", "bad_name", detail)
-            except (pa.ArrowException, OSError, ValueError) as error:
+            except (pa.ArrowException, OSError) as error:
                 reason = " ".join(str(error).split())
                 detail = f"{self.root / relative} is damaged or truncated ({reason}); copy it again"
                 yield Rejection(str(relative), "", "bad_table", detail)
@@ -151,11 +151,8 @@ class HuggingFaceTables:
             yield folder / table["filename"], split
 
     def _rows(self, relative: PurePosixPath, split: str) -> Iterator[Entry | Rejection]:
-        import datasets
-
         path = self.root / relative
-        features = datasets.Features.from_arrow_schema(_read_schema(path))
-        columns = find_columns(features, relative, **self._chosen)
+        columns = find_columns(_features(_read_schema(path)), relative, **self._chosen)
         row = 0
         for batch, has_audio in _read_batches(path, columns):
             cells = {name: _cells(batch, name) for name in columns.without_audio()}
@@ -203,6 +200,21 @@ def _read_schema(path: Path) -> "pa.Schema":
     if path.suffix.lower() == ".parquet":
         return pq.read_schema(path)
     return pa.ipc.open_stream(pa.memory_map(str(path))).schema
+
+
+def _features(schema: "pa.Schema") -> "datasets.Features":
+    """Interprets a schema; leaves out columns of types that `datasets` does not know, such as maps."""
+    import datasets
+    import pyarrow as pa
+
+    try:
+        return datasets.Features.from_arrow_schema(schema)
+    except ValueError:
+        features = datasets.Features()
+        for field in schema.remove_metadata():
+            with contextlib.suppress(ValueError):
+                features.update(datasets.Features.from_arrow_schema(pa.schema([field])))
+        return features
 
 
 def _read_batches(path: Path, columns: TableColumns) -> Iterator[tuple["pa.RecordBatch", list[bool]]]:

@@ -3,6 +3,7 @@ import os
 import socket
 import sys
 import tracemalloc
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -79,7 +80,7 @@ def test_one_table(tmp_path):
 
 
 def test_saved_to_disk(tmp_path):
-    splits = {"train": dataset_of(clips(5)), "dev.other": dataset_of(clips(1))}
+    splits: Any = {"train": dataset_of(clips(5)), "dev.other": dataset_of(clips(1))}
     datasets.DatasetDict(splits).save_to_disk(tmp_path, num_shards={"train": 2, "dev.other": 1})
     write_arrow(tmp_path / "train" / "cache-0123.arrow", clips(9))  # a cache of map(), not part of the data set
     entries, rejections = listed(HuggingFaceTables(tmp_path))
@@ -166,6 +167,13 @@ def test_columns_that_the_user_names(tmp_path):
 def test_a_column_of_bytes(tmp_path):
     (entry,), _ = listed(parquet(tmp_path, {"flac": [b"fLaC"], "text": ["a"], "thumbnail": [b"png"]}))
     assert read_audio(entry.audio) == b"fLaC"
+
+
+def test_columns_of_types_that_datasets_does_not_know_are_ignored(tmp_path):
+    columns = {"audio": cells(b"x"), "counts": [[("a", 1)]], "text": ["a"]}
+    types = {"counts": pa.map_(pa.string(), pa.int64())}
+    (entry,), rejections = listed(parquet(tmp_path, columns, types))
+    assert entry.captions == ("a",) and not rejections
 
 
 @pytest.mark.parametrize(
