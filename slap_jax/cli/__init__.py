@@ -1,4 +1,4 @@
-"""The `slap` command: one short function per verb. Verbs import what they use, so that `slap --help` is instant."""
+"""The `slap` command: one short function for each verb. Imports are inside, so that `slap --help` is instant."""
 
 import argparse
 import logging
@@ -9,47 +9,55 @@ from importlib.metadata import version
 from typing import Any
 
 from slap_jax.cli import data, evaluation, inference, training
-from slap_jax.cli.files import ArgumentError
+from slap_jax.cli.arguments import ArgumentError
 from slap_jax.errors import UserError
+
+# What a shell completes, by the name of the argument in the usage.
+_FOLDERS = ("DIR", "RUN_DIR")
+_FILES = ("FILE", "FILE.py[:ARG]", "SOURCE", "OUTPUT", "PATH", "DIR[:SPLIT]")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Args:
-        arguments: after the program's name; those of the process by default.
+        arguments: without the name of the program; those of the process by default.
 
     Returns:
-        The exit code: 0, 1 where some files were left out or something was found, 2 after an error of the user's input
-        (told in one line), 141 where nobody reads the output any more, or what `slap train` returns.
+        The exit code: 0; 1 if some files were left out or a check found something; 2 after a mistake of the user,
+        which is printed as one line; 141 if the reader of the output has gone; or the code of `slap train`.
     """
-    parser = create_parser()
-    options, rest = parser.parse_known_args(arguments)
-    takes_rest = any(getattr(options, name, None) is not None for name in ("config", "runner"))
-    if rest and not takes_rest:  # settings of the config, flags of the engine
-        parser.error(f"unrecognised arguments: {' '.join(rest)}")
-    options.rest = rest
-    trains = options.verb in ("train", "finetune", "ablations")
-    logging.basicConfig(format="%(message)s", level=logging.INFO if trains else logging.WARNING)
-    for library in ("absl", "jax"):  # what they tell about their inner workings would bury the run's own lines
-        logging.getLogger(library).setLevel(logging.WARNING)
+    program = "slap"
     try:
+        options = _parse(arguments)
+        program = options.program
         code = options.function(options) or 0
-        sys.stdout.flush()  # here, where a reader that went away is still caught
+        sys.stdout.flush()  # here, where a closed pipe is still caught
         return code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # `slap caption sounds | head`: end as other programs do, silently and as if by SIGPIPE. What is still buffered
-        # must not be tried again when the interpreter ends.
+        # `slap caption sounds | head`: end silently as after SIGPIPE, as other programs do. Standard output is
+        # redirected so that the interpreter does not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception as error:
-        # The package's own errors and those of files explain themselves; anything else is a bug: keep its traceback.
-        if not isinstance(error, (UserError, OSError)):
-            raise
-        print(f"{options.program}: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:  # these explain themselves; anything else is a bug and keeps its traceback
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = create_parser()
+    options, rest = parser.parse_known_args(arguments)
+    takes_rest = any(getattr(options, name, None) is not None for name in ("config", "runner"))
+    if rest and not takes_rest:  # overrides of a config, or flags of a Beam runner
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    options.rest = rest
+    trains = options.verb in ("train", "finetune", "ablations")
+    logging.basicConfig(format="%(message)s", level=logging.INFO if trains else logging.WARNING)
+    for library in ("absl", "jax"):  # their messages would bury those of the run
+        logging.getLogger(library).setLevel(logging.WARNING)
+    return options
 
 
 def create_parser() -> argparse.ArgumentParser:
@@ -66,7 +74,8 @@ def create_parser() -> argparse.ArgumentParser:
         added.set_defaults(function=function, program=added.prog)
         return added
 
-    data_parser = verbs.add_parser("data", help="Looks at data.", description="Looks at data.", allow_abbrev=False)
+    summary = "Inspects data."
+    data_parser = verbs.add_parser("data", help=summary, description=summary, allow_abbrev=False)
     data_verbs = data_parser.add_subparsers(dest="data_verb", required=True, metavar="VERB")
     data.add_verbs(verb, lambda function: verb(function, data_verbs))
 
@@ -77,19 +86,8 @@ def create_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_FOLDERS = ("DIR", "RUN_DIR")
-_FILES = ("FILE", "FILE.py[:ARG]", "SOURCE", "OUTPUT", "PATH", "DIR[:SPLIT]")
-
-
-def completion_script(shell: str) -> str:
-    """Returns the script of a shell.
-
-    Args:
-        shell: "bash", "zsh" or "fish".
-
-    Raises:
-        ArgumentError: shtab is not installed.
-    """
+def completion(options: argparse.Namespace) -> None:
+    """Prints a script that completes verbs, options and files in a shell."""
     try:
         import shtab
     except ImportError:
@@ -100,19 +98,14 @@ def completion_script(shell: str) -> str:
         for names, complete in ((_FOLDERS, shtab.DIRECTORY), (_FILES, shtab.FILE)):
             if action.metavar in names:
                 vars(action)["complete"] = complete  # where shtab looks
-    return shtab.complete(parser, shell)
+    print(shtab.complete(parser, options.shell))
 
 
 def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    found = []
+    actions = []
     for action in parser._actions:
-        found.append(action)
+        actions.append(action)
         if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                found.extend(_actions(below))
-    return found
-
-
-def completion(options: argparse.Namespace) -> None:
-    """Prints a script that completes verbs, options and files in a shell."""
-    print(completion_script(options.shell))
+            for subparser in action.choices.values():
+                actions.extend(_actions(subparser))
+    return actions

@@ -1,16 +1,16 @@
-"""The verbs of the `slap` command that make data and look at them; imports are inside, as `slap --help` is instant."""
+"""The verbs that prepare and inspect data."""
 
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from slap_jax.cli.files import AddVerb, ArgumentError, positive
+from slap_jax.cli.arguments import AddVerb, ArgumentError, non_negative, path, positive
+from slap_jax.errors import require_path
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Writes the records of a manifest, a folder, tars, tables or a named data set."""
+    """Converts a manifest, a folder, tars, tables or a published data set to records for training and evaluation."""
     import functools
 
     from slap_jax.data.collections.open_collection import open_collection
@@ -19,9 +19,9 @@ def prepare(options: argparse.Namespace) -> None:
     from slap_jax.data.preparation.runners import run_beam
 
     if options.dataset and (options.audio_root or options.name):
-        raise ArgumentError("--audio-root and --name are for collections without a name; leave out these or --dataset")
+        raise ArgumentError("--audio-root and --name do not apply to a published data set; remove them, or --dataset")
     if options.runner and options.workers:
-        raise ArgumentError("--workers is for this machine; the engine of --runner has flags of its own")
+        raise ArgumentError("--workers applies to this machine only; give the flags of the --runner instead")
     given = _options(options.option)
     if options.dataset:
         collection = open_dataset(options.dataset, options.source, **given)
@@ -41,29 +41,32 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def scenes(options: argparse.Namespace) -> None:
-    """Writes synthetic scenes: a train split, and a test split of combinations that it never has."""
+    """Writes a data set of synthetic scenes whose test split has combinations that the train split lacks."""
     from slap_jax.data.datasets.synthetic_scenes import prepare_scenes
 
+    if options.train == options.test == 0:
+        raise ArgumentError("--train and --test are both 0; ask for at least one scene")
     prepare_scenes(options.output, seed=options.seed, train=options.train, test=options.test)
 
 
 def tokenizer(options: argparse.Namespace) -> None:
-    """Trains a vocabulary on the captions of prepared data, or of a config's training mixture."""
+    """Trains a vocabulary on the captions of prepared data or of the training mixture of a config."""
     from slap_jax.config.defaults import default_config, source
     from slap_jax.config.files import read_config
     from slap_jax.data.inspect.caption_sample import sample_captions
+    from slap_jax.data.records import parse_dir_split
     from slap_jax.data.tokenizer import train_tokenizer
 
     if bool(options.data) == (options.config is not None):
-        raise ArgumentError("give prepared directories, or --config FILE: one of the two")
+        raise ArgumentError("give either prepared directories or --config FILE")
     if options.config:
         data = read_config(options.config, options.rest).data
     else:
         data = default_config().data
-        data.temperature = 1.0  # every clip counts the same
+        data.temperature = 1.0  # all clips have the same weight
         for number, argument in enumerate(options.data):
-            path, colon, split = argument.rpartition(":")
-            data.train[f"data_{number}"] = source(path, split) if colon else source(argument, "train")
+            directory, split = parse_dir_split(argument)
+            data.train[f"data_{number}"] = source(directory, split or "train")
     captions = list(sample_captions(data, options.max_captions, options.seed))
     trained = train_tokenizer(captions, options.output, options.vocab_size, options.character_coverage)
     print(f"{options.output}: {trained.vocab_size} pieces from {len(captions)} captions")
@@ -71,10 +74,9 @@ def tokenizer(options: argparse.Namespace) -> None:
 
 
 def stats(options: argparse.Namespace) -> None:
-    """Measures a split, or the mixture of a config: durations, captions, loudness, log-mel, how full rows will be."""
+    """Measures durations, captions, loudness, log-mel and packing of a split or of the mixture of a config."""
     from slap_jax.config.defaults import default_config, source
     from slap_jax.config.files import read_config
-    from slap_jax.config.rules import ConfigError
     from slap_jax.config.validate import validate
     from slap_jax.data.inspect.figure import save_figure
     from slap_jax.data.inspect.measure import measure
@@ -83,7 +85,7 @@ def stats(options: argparse.Namespace) -> None:
     from slap_jax.drawing.theme import PRINT, drawing
 
     if (options.data is None) == (options.config is None):
-        raise ConfigError("give a prepared directory with its split, or --config FILE: one of the two")
+        raise ArgumentError("give either a prepared directory with its split or --config FILE")
     if options.config:
         config = read_config(options.config, options.rest)
     else:
@@ -94,7 +96,7 @@ def stats(options: argparse.Namespace) -> None:
     validate(config)
     if options.output:
         with drawing(PRINT):
-            pass  # a missing matplotlib is an error before minutes of measuring
+            pass  # reports a missing matplotlib before minutes of measuring
     tokenizer = load_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
     statistics = measure(config, tokenizer, options.clips, options.seed)
     summary = summarise(statistics, config.audio)
@@ -108,7 +110,7 @@ def stats(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Says what is missing or odd about a collection, before hours are spent on preparing it."""
+    """Reports what is missing from or wrong with a collection before it is prepared."""
     from slap_jax.data.inspect.check import check
 
     return check(
@@ -117,7 +119,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Prints and draws packed rows as training gets them, and writes their clips as WAV."""
+    """Prints and draws packed rows as training sees them, and writes their clips as WAV files."""
     from slap_jax.config.files import read_config
     from slap_jax.config.validate import validate
     from slap_jax.data.inspect.show import show
@@ -135,7 +137,6 @@ def show(options: argparse.Namespace) -> None:
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:
-    """Reads ["splits=train+val"]."""
     options = {}
     for argument in arguments:
         name, _, value = argument.partition("=")
@@ -148,41 +149,51 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
-    """Adds the verbs and their arguments.
-
-    Args:
-        verb: makes the parser of a verb from its function.
-        data_verb: likewise, of a verb below `slap data`.
-    """
+    """Adds the verbs and their arguments; `data_verb` adds a verb below `slap data`."""
     option: dict[str, Any] = {
         "action": "append",
         "default": [],
         "metavar": "NAME=VALUE",
-        "help": "of the named data set, or of the kind of collection; repeatable",
+        "help": "option of the data set or of the kind of collection; repeatable",
     }
     added = verb(prepare)
     added.usage = (
         "slap prepare SOURCE OUTPUT [--dataset NAME] [--option NAME=VALUE] [options] [--runner RUNNER [flags]]"
     )
     add = added.add_argument
-    add("source", metavar="SOURCE", help="manifest, folder, tars or tables, or with --dataset the publisher's folder")
-    add("output", metavar="OUTPUT", help="directory to write to")
-    add("--dataset", metavar="NAME", help="named data set, as docs/datasets.md lists them")
+    add(
+        "source",
+        type=require_path,
+        metavar="SOURCE",
+        help="manifest, folder, tars or tables; with --dataset the folder as published",
+    )
+    add("output", type=require_path, metavar="OUTPUT", help="directory to write to")
+    add("--dataset", metavar="NAME", help="published data set; see docs/datasets.md")
     add("--option", **option)
-    add("--audio-root", metavar="DIR", help="what a manifest's paths are relative to (its folder)")
-    add("--name", default="", help="name of the collection (its folder)")
-    add("--exclude", action="append", default=[], metavar="PATH:SPLIT", help="leave out clips of prepared data")
-    add("--drop-duplicates", action="store_true", help="keep only the first of clips with the same audio")
-    add("--max-rejected", type=int, metavar="N", help="bad clips to accept (1 %% of all, at least 10)")
-    add("--shard-records", type=positive, default=1_024, metavar="N", help="the most clips of a shard (1024)")
-    add("--workers", type=positive, metavar="N", help="clips decoded at a time (one per core)")
-    add("--runner", help="of Apache Beam: FlinkRunner, SparkRunner, DataflowRunner, DirectRunner; with its flags")
+    add("--audio-root", type=require_path, metavar="DIR", help="folder that relative paths start from (the manifest's)")
+    add("--name", default="", help="name of the collection (that of its folder)")
+    add(
+        "--exclude",
+        type=require_path,
+        action="append",
+        default=[],
+        metavar="PATH:SPLIT",
+        help="prepared data whose clips are left out; repeatable",
+    )
+    add("--drop-duplicates", action="store_true", help="keep only the first of several clips with the same audio")
+    add("--max-rejected", type=non_negative, metavar="N", help="most bad clips to accept (1 %% of all, at least 10)")
+    add("--shard-records", type=positive, default=1_024, metavar="N", help="most clips in a shard (1024)")
+    add("--workers", type=positive, metavar="N", help="clips to decode at the same time (one per core)")
+    add(
+        "--runner",
+        help="Apache Beam runner, followed by its flags: FlinkRunner, SparkRunner, DataflowRunner, DirectRunner",
+    )
 
     add = verb(scenes).add_argument
-    add("output", help="directory to write to")
-    add("--train", type=int, default=2_000, metavar="N", help="training scenes (2000)")
-    add("--test", type=int, default=256, metavar="N", help="scenes of unseen combinations (256)")
-    add("--seed", type=int, default=0, help="of the scenes (0)")
+    add("output", type=require_path, metavar="OUTPUT", help="directory to write to")
+    add("--train", type=non_negative, default=2_000, metavar="N", help="number of training scenes (2000)")
+    add("--test", type=non_negative, default=256, metavar="N", help="number of scenes with unseen combinations (256)")
+    add("--seed", type=non_negative, default=0, metavar="N", help="seed of the scenes (0)")
 
     added = verb(tokenizer)
     added.usage = (
@@ -190,46 +201,49 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
         "--vocab-size N --output FILE [options]"
     )
     add = added.add_argument
-    add(
-        "data", nargs="*", metavar="DIR[:SPLIT]", help="prepared directories; of each the train split, or the one named"
-    )
-    add("--config", metavar="FILE.py[:ARG]", help="the training sources of a config, by their shares of the mixture")
-    add("--vocab-size", type=int, required=True, metavar="N", help="the most pieces")
-    add("--output", required=True, metavar="FILE", help=".model file to write")
-    add("--max-captions", type=positive, default=1_000_000, metavar="N", help="to read at most (1000000)")
-    add("--character-coverage", type=float, default=1.0, metavar="SHARE", help="of the characters to keep (1.0)")
-    add("--seed", type=int, default=0, help="of the choice of captions (0)")
+    add("data", nargs="*", metavar="DIR[:SPLIT]", help="prepared directories, and their splits (train)")
+    add("--config", type=require_path, metavar="FILE.py[:ARG]", help="config file whose training mixture is sampled")
+    add("--vocab-size", type=positive, required=True, metavar="N", help="most pieces in the vocabulary")
+    add("--output", type=require_path, required=True, metavar="FILE", help=".model file to write")
+    add("--max-captions", type=positive, default=1_000_000, metavar="N", help="most captions to read (1000000)")
+    add("--character-coverage", type=float, default=1.0, metavar="X", help="fraction of the characters to cover (1.0)")
+    add("--seed", type=non_negative, default=0, metavar="N", help="seed of the sample of captions (0)")
 
     added = verb(stats)
     added.usage = "slap stats (DIR [SPLIT] | --config FILE.py[:ARG] [--config.NAME.NAME=VALUE ...]) [options]"
     add = added.add_argument
-    add("data", nargs="?", metavar="DIR", help="prepared directory")
-    add("split", nargs="?", metavar="SPLIT", default="train", help="name, or several like val+test (train)")
-    add("--config", metavar="FILE.py[:ARG]", help="measure every training source of a config, and their mixture")
-    add("--tokenizer", metavar="FILE", help="to count tokens with (the config's)")
-    add("--columns", type=int, metavar="C", help="of a row (the config's, or 512)")
-    add("--slots", type=int, metavar="K", help="of a row (the config's, or 32)")
-    add("--text-tokens", type=int, metavar="T", help="of a row (the config's, or 1024)")
-    add("--max-seconds", type=float, metavar="S", help="longer clips are cropped (the config's, or 30)")
-    add("--max-caption-tokens", type=int, metavar="N", help="longer captions are cut (the config's, or 128)")
-    add("--packing-bins", type=int, metavar="N", help="rows open at a time (the config's, or 16)")
-    add("--clips", type=int, default=1_000, metavar="N", help="of each source to measure (1000)")
-    add("--seed", type=int, default=0, help="of the sample (0)")
-    add("--output", type=Path, metavar="DIR", help="write stats.json and stats.png there")
+    add("data", nargs="?", type=require_path, metavar="DIR", help="prepared directory")
+    add("split", nargs="?", metavar="SPLIT", default="train", help="split, or several like val+test (train)")
+    add("--config", type=require_path, metavar="FILE.py[:ARG]", help="config file whose training mixture is measured")
+    add("--tokenizer", type=require_path, metavar="FILE", help="vocabulary to count tokens with (the config's)")
+    add("--columns", type=int, metavar="C", help="columns of a row (the config's, or 512)")
+    add("--slots", type=int, metavar="K", help="clip slots of a row (the config's, or 32)")
+    add("--text-tokens", type=int, metavar="T", help="text tokens of a row (the config's, or 1024)")
+    add("--max-seconds", type=float, metavar="S", help="crop longer clips (the config's, or 30)")
+    add("--max-caption-tokens", type=int, metavar="N", help="cut longer captions (the config's, or 128)")
+    add("--packing-bins", type=int, metavar="N", help="rows that are open at the same time (the config's, or 16)")
+    add("--clips", type=positive, default=1_000, metavar="N", help="clips of each source to measure (1000)")
+    add("--seed", type=non_negative, default=0, metavar="N", help="seed of the sample of clips (0)")
+    add("--output", type=path, metavar="DIR", help="folder for stats.json and stats.png")
     add("--json", action="store_true", help="print as JSON")
 
     add = data_verb(check).add_argument
-    add("name", metavar="NAME", help="of a data set as docs/datasets.md lists them, or `collection` for anything else")
-    add("folder", metavar="DIR", help="the publisher's folder; or a manifest, folder, tars or tables")
+    add("name", metavar="NAME", help="published data set (docs/datasets.md), or `collection` for anything else")
+    add("folder", type=require_path, metavar="DIR", help="folder as published; or a manifest, folder, tars or tables")
     add("--option", **option)
-    add("--decode", type=int, default=50, metavar="N", help="clips to decode (50)")
+    add("--decode", type=non_negative, default=50, metavar="N", help="number of clips to decode (50)")
     add("--json", action="store_true", help="print as JSON")
 
     added = data_verb(show)
     added.usage = "slap data show --config FILE.py[:ARG] --output DIR [--config.NAME.NAME=VALUE ...] [options]"
     add = added.add_argument
-    add("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with its argument")
-    add("--output", required=True, type=Path, metavar="DIR", help="for pictures, WAV files and clips.jsonl")
-    add("--rows", type=int, default=2, metavar="N", help="to show (2)")
-    add("--step", type=int, metavar="S", help="of training that the first row belongs to (0, or the run's newest)")
-    add("--run-dir", metavar="DIR", help="a run with this config: plan from its newest checkpoint up to the step")
+    add("--config", type=require_path, required=True, metavar="FILE.py[:ARG]", help="config file with its argument")
+    add("--output", required=True, type=path, metavar="DIR", help="folder for pictures, WAV files and clips.jsonl")
+    add("--rows", type=int, default=2, metavar="N", help="number of rows to show (2)")
+    add("--step", type=non_negative, metavar="S", help="training step of the first row (0, or the run's newest)")
+    add(
+        "--run-dir",
+        type=require_path,
+        metavar="DIR",
+        help="run to take the state of the data from, at most at the step",
+    )

@@ -1,4 +1,4 @@
-"""The verbs of the `slap` command that score, export, examine and report on models."""
+"""The verbs that score, export, check and report on models."""
 
 import argparse
 import json
@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from slap_jax.cli.files import AddVerb, ArgumentError
+from slap_jax.cli.arguments import AddVerb, ArgumentError, non_negative, path, positive
+from slap_jax.errors import require_path
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Scores a model on its run's evaluation sets, on named ones, or on a suite."""
+    """Scores a model on the evaluation sets of its run, on other sets, or on a suite."""
     from slap_jax.config.rules import ConfigError
     from slap_jax.evaluation.evaluate import parse_data_argument
     from slap_jax.evaluation.scorer import ModelScorer
@@ -18,9 +19,9 @@ def evaluate(options: argparse.Namespace) -> int:
     from slap_jax.evaluation.task import load_tasks
 
     if options.suite and options.data:
-        raise ArgumentError("--suite and --data name sets in two ways: give one of them")
+        raise ArgumentError("give either --suite or --data")
     if options.suite and options.data_dir is None:
-        raise ArgumentError("--suite wants --data-dir DIR, which holds a folder for each prepared data set")
+        raise ArgumentError("--suite needs --data-dir DIR, the folder that has a folder for each prepared data set")
     rows = suite_sets(options.suite) if options.suite else []
     scorer = ModelScorer(options.model, options.step)
     missing: dict[str, str] = {}
@@ -32,7 +33,7 @@ def evaluate(options: argparse.Namespace) -> int:
         data = scorer.config.data
         sources = dict(map(parse_data_argument, options.data)) if options.data else data.get("evaluation", {})
         if not sources:
-            raise ConfigError("nothing to evaluate on: name a set with --data NAME=PATH:SPLIT[:LABEL]")
+            raise ConfigError("there is nothing to evaluate on; name a set with --data NAME=PATH:SPLIT[:LABEL]")
         kinds = tuple(options.measure.split(",")) if options.measure else ()
         settings = {"kinds": kinds, "multi_label": options.multi_label}
         tasks = load_tasks(sources, scorer.vocabulary, scorer.max_tokens, options.template, **settings)
@@ -51,14 +52,14 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def probe(options: argparse.Namespace) -> int:
-    """Trains simple classifiers on a model's frozen features of one's own labelled data."""
+    """Trains and tests simple classifiers on the frozen features of labelled clips."""
     from slap_jax.data.evaluation_set import load_evaluation
     from slap_jax.evaluation.evaluate import parse_data_argument
     from slap_jax.evaluation.scorer import ModelScorer
     from slap_jax.evaluation.task import make_task, parts_of_split
 
     if bool(options.folds) == bool(options.test):
-        raise ArgumentError("give --folds LABEL[:N] to test every part in turn, or --test SPLIT: one of the two")
+        raise ArgumentError("give either --folds LABEL[:N], to test every part in turn, or --test SPLIT")
     name, settings = parse_data_argument(options.data)
     if not settings.label:
         raise ArgumentError(f"--data {options.data!r} names no label to predict; write NAME=PATH:SPLIT:LABEL")
@@ -83,7 +84,7 @@ def probe(options: argparse.Namespace) -> int:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Sets results beside published figures, and says why those may not compare."""
+    """Compares results with published figures, and states where the comparison is unfair."""
     from slap_jax.evaluation.comparison import compare, missing_sets, read_results
     from slap_jax.report.comparison_page import html, markdown
 
@@ -98,7 +99,7 @@ def table(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace, results: dict[str, Any], file_name: str) -> int:
-    """Prints and writes results; returns the exit code, 1 where a set was missing."""
+    """Prints and writes results. Returns the exit code: 1 if a set of the suite was missing."""
     from slap_jax.evaluation.evaluate import write_results
     from slap_jax.evaluation.text_table import table
 
@@ -112,7 +113,7 @@ def _report(options: argparse.Namespace, results: dict[str, Any], file_name: str
 
 
 def export(options: argparse.Namespace) -> None:
-    """Writes a model for use: for `slap_jax.load`, or in the form of another framework."""
+    """Exports a model for `slap_jax.load` or for another framework."""
     from slap_jax.export.formats import export_model
 
     written = export_model(options.model, options.format, options.output, options.step, options.licence)
@@ -120,7 +121,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Examines a model with probe sounds and texts; exits with 1 if something is wrong."""
+    """Checks a model with test sounds and texts; the exit code is 1 if something is wrong."""
     from slap_jax.doctor.findings import examine
 
     result = examine(options.model)
@@ -148,46 +149,67 @@ def add_verbs(verb: AddVerb) -> None:
     """Adds the verbs and their arguments; `verb` makes the parser of one from its function."""
 
     def add_model(add: Any) -> None:
-        add("model", metavar="DIR", help="run directory or export")
-        add("--output", metavar="FILE", help="JSON results (in a run directory, evaluation.json or the suite's)")
+        add("model", type=require_path, metavar="DIR", help="run directory or export")
+        add("--output", type=require_path, metavar="FILE", help="JSON file to write (for a run, evaluation.json in it)")
         add("--json", action="store_true", help="print as JSON")
-        add("--step", type=int, help="of a run's checkpoint (the newest)")
-        add("--seed", type=int, default=0, help="of the bootstrap (0)")
+        add("--step", type=non_negative, metavar="N", help="checkpoint of a run (the newest)")
+        add("--seed", type=non_negative, default=0, metavar="N", help="seed of the bootstrap (0)")
         add("--multi-label", action="store_true", help="clips may have several values of LABEL: mAP, not accuracy")
 
     add = verb(evaluate).add_argument
     add_model(add)
-    add("--data", action="append", metavar="NAME=PATH:SPLIT[:LABEL]", help="instead of the run's sets; repeatable")
+    add(
+        "--data", action="append", metavar="NAME=PATH:SPLIT[:LABEL]", help="set to use instead of the run's; repeatable"
+    )
     add("--suite", metavar="SUITE", help="paper, retrieval, zero_shot, captioning, probe, frames or all")
-    add("--data-dir", type=Path, metavar="DIR", help="of a suite: holds a folder for each prepared data set")
-    add("--measure", metavar="KINDS", help="of --data: retrieval, zero_shot, captioning, frames, joined by commas")
-    add("--template", default="ensemble", help="of --data: name of the prompts, or a prompt with {} (ensemble)")
-    add("--beam", type=int, default=1, metavar="N", help="of captioning: hypotheses kept (1)")
-    add("--scores", default="", metavar="NAMES", help="of captioning: also spice, fense, joined by a comma")
-    add("--setting", choices=("zero-shot", "in training", "fine-tuned"), help="what the model knew of the sets")
+    add("--data-dir", type=path, metavar="DIR", help="with --suite: folder of the prepared data sets")
+    add("--measure", metavar="KINDS", help="with --data: retrieval, zero_shot, captioning, frames, separated by commas")
+    add("--template", default="ensemble", help="with --data: name of a prompt template, or a prompt with {} (ensemble)")
+    add("--beam", type=positive, default=1, metavar="N", help="captioning: beam size (1)")
+    add(
+        "--scores",
+        default="",
+        metavar="NAMES",
+        help="captioning: further scores, spice and fense, separated by a comma",
+    )
+    add(
+        "--setting",
+        choices=("zero-shot", "in training", "fine-tuned"),
+        help="relation of the sets to the training data",
+    )
 
     add = verb(probe).add_argument
     add_model(add)
-    add("--data", required=True, metavar="NAME=PATH:SPLIT:LABEL", help="prepared clips and what to predict of them")
-    add("--folds", metavar="LABEL[:N]", help="label of the folds; or one, such as a speaker, to make N folds of")
-    add("--test", metavar="SPLIT", help="the split of SPLIT to test on; the others are learnt from")
+    add("--data", required=True, metavar="NAME=PATH:SPLIT:LABEL", help="prepared clips and the label to predict")
+    add(
+        "--folds",
+        metavar="LABEL[:N]",
+        help="label that names the folds, or, such as a speaker, is grouped into N folds",
+    )
+    add("--test", metavar="SPLIT", help="the split of SPLIT to test on; the others are for training")
 
     add = verb(table).add_argument
-    add("results", nargs="+", metavar="RESULTS.json", help="that `slap evaluate` or `slap probe` wrote")
-    add("--markdown", type=Path, metavar="FILE", help="write Markdown there, instead of printing it")
-    add("--html", type=Path, metavar="FILE", help="write a page there")
+    add(
+        "results",
+        nargs="+",
+        type=require_path,
+        metavar="RESULTS.json",
+        help="results of `slap evaluate` or `slap probe`",
+    )
+    add("--markdown", type=path, metavar="FILE", help="write Markdown to a file instead of printing it")
+    add("--html", type=path, metavar="FILE", help="write an HTML page")
 
     add = verb(export).add_argument
-    add("model", metavar="RUN_OR_EXPORT", help="a run directory, or an export directory")
+    add("model", type=require_path, metavar="RUN_OR_EXPORT", help="run directory or export")
     # The names are those of slap_jax.export.formats, which takes seconds to import.
     formats = ("safetensors", "stablehlo", "pytorch", "onnx", "huggingface")
-    add("--format", choices=formats, default="safetensors", help="what for (safetensors: slap_jax.load)")
-    add("--output", metavar="DIR", help="export directory to write to (RUN/export, or the export itself)")
-    add("--step", type=int, help="of a run's checkpoint (the newest)")
-    add("--licence", default="", metavar="NAME", help="of the weights, for the model card, such as CC-BY-4.0")
+    add("--format", choices=formats, default="safetensors", help="form of the export (safetensors, for slap_jax.load)")
+    add("--output", type=require_path, metavar="DIR", help="directory to write to (RUN/export, or the export itself)")
+    add("--step", type=non_negative, metavar="N", help="checkpoint of a run (the newest)")
+    add("--licence", default="", metavar="NAME", help="licence of the weights for the model card, such as CC-BY-4.0")
 
     add = verb(doctor).add_argument
-    add("model", metavar="MODEL_DIR", help="an export directory, or a run directory")
+    add("model", type=require_path, metavar="MODEL_DIR", help="run directory or export")
     add("--json", action="store_true", help="print as JSON")
 
-    verb(report).add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    verb(report).add_argument("run_dir", type=path, metavar="RUN_DIR", help="run directory")

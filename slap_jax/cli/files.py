@@ -1,4 +1,4 @@
-"""What the verbs that work through many files share: arguments to files, a bar, bad files told, the exit code."""
+"""Verbs that process many files: arguments to files, a progress bar, results as they come, bad files, the exit code."""
 
 import argparse
 import glob
@@ -9,26 +9,29 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
+from slap_jax.cli.arguments import ArgumentError
 from slap_jax.data.audio import AUDIO_SUFFIXES, AudioError
 from slap_jax.data.collections.entries import Rejection
-from slap_jax.errors import UserError
+from slap_jax.errors import require_path
 from slap_jax.inference.many_files import NoInputError, audio_files, over_files
 
 if TYPE_CHECKING:
     from slap_jax.inference.classifier import TrainedClassifier
     from slap_jax.inference.model import SlapModel
 
-
-# Longer recordings go to the model one by one, as paths, where an export does not tell the longest clips of training.
+# Longer recordings are streamed, one at a time. Used if an export does not state the longest clips of training.
 _LONG_SECONDS = 30.0
 
 
-class Batch:
-    """The files of one call, worked through in order.
+class FileJobs:
+    """The audio files of one command, processed in order.
 
     Attributes:
-        done: files with a result so far.
-        bad: what is wrong with the others.
+        files: the files, each once.
+        done: the number of files with a result so far.
+        failures: why the other files and arguments were left out.
     """
 
     def __init__(self, program: str, arguments: Sequence[str], quiet: bool = False):
@@ -36,140 +39,126 @@ class Batch:
 
         Args:
             program: name of the verb, for messages.
-            arguments: files, folders (all audio files below), and patterns with * or ** that the shell left alone.
-            quiet: show no bar.
+            arguments: files, folders (all audio files below them), and patterns with * or ** that the shell left as
+                they are.
+            quiet: whether to hide the progress bar; otherwise it appears on a terminal only.
 
         Raises:
             ArgumentError: there are no arguments.
-            NoInputError: they lead to no file at all.
+            NoInputError: the arguments match no file.
+            UrlError: an argument is a URL.
         """
         if not arguments:
             raise ArgumentError("no input: give files, folders, or patterns such as 'sounds/**/*.wav'")
-        self.program, self.done = program, 0
-        self.bad: list[str] = []
-        self._hidden = True if quiet else None
-        files: dict[str, None] = {}
-        for argument in arguments:
-            found = list(self._files_of(argument))
-            files.update(dict.fromkeys(found))
-        self.files = list(files)
+        self.done = 0
+        self.failures: list[str] = []
+        self._program, self._hide_bar = program, True if quiet else None
+        self.files = list(dict.fromkeys(file for argument in arguments for file in self._find(require_path(argument))))
         if not self.files:
-            raise NoInputError(self.bad[0] if len(self.bad) == 1 else f"no audio files: {'; '.join(self.bad)}")
+            raise NoInputError(
+                self.failures[0] if len(self.failures) == 1 else f"no audio files: {'; '.join(self.failures)}"
+            )
 
     def results(
-        self,
-        model: "SlapModel | TrainedClassifier",
-        of_clips: Callable[[list[Any]], Any],
+        self, model: "SlapModel | TrainedClassifier", infer: Callable[[list[Any]], Any]
     ) -> Iterator[tuple[str, Any]]:
-        """Yields good files with their results; tells about the others on standard error as they come.
+        """Yields each good file with its result, and reports the others on standard error as they come.
 
         Args:
-            model: says the rate.
-            of_clips: of a list of clips, decoded or the path of a long recording.
+            model: provides the sample rate.
+            infer: maps a list of clips, decoded or the path of a long recording, to their results.
         """
-        from tqdm import tqdm
-
         rate = model.config.audio.sample_rate
 
-        for reason in self.bad:  # folders that cannot be listed, patterns without a match
-            self._tell(reason)
+        for reason in self.failures:  # folders that cannot be listed, patterns without a match
+            self._report(reason)
         longest = model.config.data.get("max_seconds", _LONG_SECONDS)
-        with tqdm(total=len(self.files), unit=" files", disable=self._hidden) as bar:
-            for file, result in over_files(self.files, of_clips, lambda clip: of_clips([clip])[0], rate, longest):
+        with tqdm(total=len(self.files), unit=" files", disable=self._hide_bar) as bar:
+            for file, result in over_files(self.files, infer, lambda clip: infer([clip])[0], rate, longest):
                 bar.update()
                 if isinstance(result, AudioError):
-                    self.bad.append(str(result))
+                    self.failures.append(str(result))
                     if len(self.files) > 1:
-                        self._tell(str(result))
+                        self._report(str(result))
                 else:
                     self.done += 1
                     yield file, result
 
     def exit_code(self) -> int:
-        """0 if all files were good, 1 if some were.
+        """Returns 0 if all files have a result, and 1 if some were left out.
 
         Raises:
-            NoInputError: none was.
+            NoInputError: no file has a result.
         """
         if self.done == 0:
             raise NoInputError(
-                self.bad[0] if len(self.bad) == 1 else f"none of {len(self.files)} files could be used; see above"
+                self.failures[0]
+                if len(self.failures) == 1
+                else f"none of {len(self.files)} files could be used; see above"
             )
-        if self.bad:
-            print(f"{self.program}: {self.done} files done, {len(self.bad)} left out; see above", file=sys.stderr)
-        return 1 if self.bad else 0
+        if self.failures:
+            print(f"{self._program}: {self.done} files done, {len(self.failures)} left out; see above", file=sys.stderr)
+        return 1 if self.failures else 0
 
-    def _files_of(self, argument: str) -> Iterator[str]:
+    def _find(self, argument: str) -> Iterator[str]:
         if os.path.isdir(argument):
-            found = [argument]
+            matches = [argument]
         elif not os.path.lexists(argument) and glob.has_magic(argument):
-            found = sorted(glob.glob(argument, recursive=True))
-            if not found:
-                self.bad.append(f"{argument} fits no file")
+            matches = sorted(glob.glob(argument, recursive=True))
+            if not matches:
+                self.failures.append(f"{argument} matches no file")
+                return
         else:
             yield argument
             return
-        listed = False
-        for path in found:
-            if os.path.isdir(path):
-                for file in audio_files(Path(path)):
+        empty = True
+        for match in matches:
+            if os.path.isdir(match):
+                for file in audio_files(Path(match)):
                     if isinstance(file, Rejection):
-                        self.bad.append(file.detail)
+                        self.failures.append(file.detail)
                     else:
-                        yield os.path.join(path, file)
-                        listed = True
-            elif os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES:
-                yield path
-                listed = True
-        if found and not listed:
-            self.bad.append(f"{argument} holds no audio files (hidden ones aside); give a folder or pattern with some")
+                        yield os.path.join(match, file)
+                        empty = False
+            elif os.path.splitext(match)[1].lower() in AUDIO_SUFFIXES:
+                yield match
+                empty = False
+        if empty:
+            self.failures.append(
+                f"{argument} has no audio files (hidden ones are ignored); give a folder or pattern with some"
+            )
 
-    def _tell(self, reason: str) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(f"{self.program}: left out: {reason}", file=sys.stderr)
-
-
-AddVerb = Callable[[Callable[[argparse.Namespace], Any]], argparse.ArgumentParser]
-
-
-class ArgumentError(UserError, ValueError):
-    """Arguments that do not go together, or are not of the form that is expected."""
-
-
-def positive(text: str) -> int:
-    """Reads a whole number above 0."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return number
+    def _report(self, reason: str) -> None:
+        tqdm.write(f"{self._program}: left out: {reason}", file=sys.stderr)
 
 
 def print_each(
     options: argparse.Namespace,
-    batch: Any,
+    jobs: FileJobs,
     model: Any,
-    of_clips: Callable[[list[Any]], Any],
+    infer: Callable[[list[Any]], Any],
     line: Callable[[Any], str],
 ) -> int:
-    """Prints a line for each file as soon as it is there, or all of them as one JSON object."""
-    found = {}
-    for file, result in batch.results(model, of_clips):
-        found[file] = result
+    """Prints a line for each file as soon as its result is there, or all results as one JSON object.
+
+    Returns:
+        The exit code.
+    """
+    results = {}
+    for file, result in jobs.results(model, infer):
+        results[file] = result
         say(options, f"{file}: {line(result)}")
-    if options.json and found:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-    return batch.exit_code()
+    if options.json and results:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+    return jobs.exit_code()
 
 
-def best_of(probabilities: dict[str, float], most: int) -> str:
-    """Writes the first of sorted labels and their probabilities as a line."""
-    return ", ".join(f"{label} {probability:.3f}" for label, probability in list(probabilities.items())[:most])
+def best_of(probabilities: dict[str, float], count: int) -> str:
+    """Formats the first labels of a sorted dict with their probabilities."""
+    return ", ".join(f"{label} {probability:.3f}" for label, probability in list(probabilities.items())[:count])
 
 
 def say(options: argparse.Namespace, line: str) -> None:
-    """Prints a line past the bar that may stand on the terminal."""
+    """Prints a line above the progress bar, unless the verb prints JSON."""
     if not options.json:
-        from tqdm import tqdm
-
         tqdm.write(line, file=sys.stdout)

@@ -1,19 +1,19 @@
-"""The verbs of the `slap` command that train, that check a training ahead of time, and that use classifiers."""
+"""The verbs that train, that compile a training step ahead of time, and that use trained classifiers."""
 
 import argparse
 import json
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 from slap_jax.ablations import VARIANTS
-from slap_jax.cli.files import AddVerb
+from slap_jax.cli.arguments import AddVerb, ArgumentError, non_negative, path, positive
+from slap_jax.errors import require_path
 
 
 def train(options: argparse.Namespace) -> int:
-    """Trains, or goes on with a run."""
+    """Trains a model, or resumes a run."""
     from slap_jax.config.files import read_config
 
     config = read_config(options.config, options.rest)
@@ -23,8 +23,8 @@ def train(options: argparse.Namespace) -> int:
 
 
 def aot(options: argparse.Namespace) -> int:
-    """Compiles the training step for devices that need not be there; tells what it needs and how fast it can be."""
-    os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: described devices are no backend of this machine
+    """Compiles the training step for devices that need not exist, and reports its memory and its best speed."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported; the described devices are not a backend
     from slap_jax.aot import find_max_rows, format_report
     from slap_jax.aot import report as aot_report
     from slap_jax.config.files import read_config
@@ -43,7 +43,7 @@ def aot(options: argparse.Namespace) -> int:
 
 
 def finetune(options: argparse.Namespace) -> int:
-    """Trains a model further on one's own data: retrieval, classification or captioning."""
+    """Fine-tunes a model for retrieval, classification or captioning."""
     from slap_jax.config.files import apply_overrides
     from slap_jax.finetune.config import finetune_config, training_sources, validation_sources
 
@@ -74,17 +74,17 @@ def finetune(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Prints the classes of files, by a classifier that `slap finetune` trained."""
-    from slap_jax.cli.files import Batch, best_of, print_each
+    """Prints the classes of files, as predicted by a classifier from `slap finetune`."""
+    from slap_jax.cli.files import FileJobs, best_of, print_each
     from slap_jax.inference.classifier import load_classifier
 
-    batch = Batch(options.program, options.audio, quiet=options.json)
+    jobs = FileJobs(options.program, options.audio, quiet=options.json)
     classifier = load_classifier(options.model)
-    return print_each(options, batch, classifier, classifier.predict, lambda result: best_of(result, options.top))
+    return print_each(options, jobs, classifier, classifier.predict, lambda result: best_of(result, options.top))
 
 
 def score(options: argparse.Namespace) -> None:
-    """Scores a classifier that `slap finetune` trained on prepared splits."""
+    """Scores a classifier from `slap finetune` on prepared splits."""
     from slap_jax.evaluation.evaluate import write_results
     from slap_jax.evaluation.in_loop import evaluate_classifier, score_table
 
@@ -96,7 +96,7 @@ def score(options: argparse.Namespace) -> None:
 
 
 def ablations(options: argparse.Namespace) -> int:
-    """Trains variants of a config over several seeds, and writes the table of what they do to retrieval."""
+    """Trains variants of a config with several seeds, and writes a table of their retrieval scores."""
     from slap_jax.ablations import run as driver
 
     if options.only:
@@ -107,13 +107,13 @@ def ablations(options: argparse.Namespace) -> int:
         output = driver.result_file(options.run_dir, variant, int(seed))
         output.parent.mkdir(parents=True, exist_ok=True)
         return run(read_config(options.config, options.rest), variant, options.run_dir / output.stem, output)
-    variants, seeds = options.variants.split(","), [int(seed) for seed in options.seeds.split(",")]
+    variants, seeds = options.variants.split(","), _seeds(options.seeds)
     if not options.table_only:
         driver.run_all(options.config, options.run_dir, variants, seeds, options.rest)
     if options.output:
         words = ["--config", options.config, "--seeds", options.seeds, "--run-dir DIR --output", options.output]
         command = " ".join(["slap ablations", *map(str, words), *options.rest])
-        command = re.sub(r"=/[^,\s]*", "=DIR", command)  # where data lie on this machine is nobody's concern
+        command = re.sub(r"=/[^,\s]*", "=DIR", command)  # the paths of this machine mean nothing to the reader
         driver.write_table(options.run_dir, variants, seeds, command, options.output)
         print(f"wrote {options.output}")
     return 0
@@ -124,32 +124,38 @@ def add_verbs(verb: AddVerb) -> None:
     added = verb(train)
     added.usage = "slap train --config FILE.py[:ARG] --run-dir DIR [--config.NAME.NAME=VALUE ...]"
     add = added.add_argument
-    add("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with its argument")
-    add("--run-dir", required=True, metavar="DIR", help="a run that is found there goes on")
+    add("--config", type=require_path, required=True, metavar="FILE.py[:ARG]", help="config file with its argument")
+    add("--run-dir", type=require_path, required=True, metavar="DIR", help="run directory; an existing run is resumed")
 
     added = verb(aot)
     added.usage = "slap aot --config FILE.py[:ARG] --topology T [--json] [--find-max] [--config.NAME.NAME=VALUE ...]"
     add = added.add_argument
-    add("--config", required=True, metavar="FILE.py[:ARG]", help="config file, with its argument")
-    add("--topology", required=True, metavar="T", help="such as v5e:4x4, 2*v5p:4x4x4 (two slices), h100:8, h200:4x8")
-    add("--find-max", action="store_true", help="also look for the most rows that fit; compiles several times")
+    add("--config", type=require_path, required=True, metavar="FILE.py[:ARG]", help="config file with its argument")
+    add("--topology", required=True, metavar="T", help="devices: v5e:4x4, 2*v5p:4x4x4 (two slices), h100:8, h200:4x8")
+    add("--find-max", action="store_true", help="also search for the most rows that fit; compiles several times")
     add("--json", action="store_true", help="print as JSON")
-    add("--output", type=Path, metavar="FILE", help="write the JSON too")
+    add("--output", type=path, metavar="FILE", help="also write the report as JSON")
 
     _add_finetune(verb(finetune))
 
     add = verb(predict).add_argument
     add("audio", nargs="+", metavar="INPUT", help="files, folders, or patterns in quotes")
-    add("--model", required=True, metavar="DIR", help="run directory, its `best`, or an export of it")
-    add("--top", type=int, default=3, help="classes to print (3)")
+    add("--model", type=require_path, required=True, metavar="DIR", help="run directory, its `best`, or an export")
+    add("--top", type=positive, default=3, metavar="N", help="number of classes to print (3)")
     add("--json", action="store_true", help="print all probabilities as JSON")
 
     add = verb(score).add_argument
-    add("model", metavar="DIR", help="run directory, its `best`, or an export of it")
-    add("--data", action="append", default=[], metavar="NAME=PATH:SPLIT", help="instead of the run's sets; repeatable")
-    add("--output", type=Path, metavar="FILE", help="write the results as JSON")
-    add("--step", type=int, help="of a run's checkpoint (the newest)")
-    add("--seed", type=int, default=0, help="of the bootstrap (0)")
+    add("model", type=require_path, metavar="DIR", help="run directory, its `best`, or an export")
+    add(
+        "--data",
+        action="append",
+        default=[],
+        metavar="NAME=PATH:SPLIT",
+        help="set to use instead of the run's; repeatable",
+    )
+    add("--output", type=path, metavar="FILE", help="also write the results as JSON")
+    add("--step", type=non_negative, metavar="N", help="checkpoint of a run (the newest)")
+    add("--seed", type=non_negative, default=0, metavar="N", help="seed of the bootstrap (0)")
 
     added = verb(ablations)
     added.usage = (
@@ -157,13 +163,26 @@ def add_verbs(verb: AddVerb) -> None:
         "[--config.NAME.NAME=VALUE ...]"
     )
     add = added.add_argument
-    add("--config", required=True, metavar="FILE.py[:ARG]", help="takes variant=NAME and seed=N after the colon")
-    add("--run-dir", required=True, type=Path, metavar="DIR", help="finished runs there are not repeated")
-    add("--seeds", default="0,1,2", help="of parameters and data order (0,1,2)")
-    add("--variants", default=",".join(VARIANTS), help="the first is what others are compared with (all)")
-    add("--output", type=Path, metavar="FILE", help="Markdown page to put the table into")
-    add("--table-only", action="store_true", help="run nothing: the table of what is finished")
-    add("--only", metavar="VARIANT:SEED", help=argparse.SUPPRESS)  # what a process of the driver runs
+    add(
+        "--config",
+        type=require_path,
+        required=True,
+        metavar="FILE.py[:ARG]",
+        help="config file that takes variant=NAME and seed=N after the colon",
+    )
+    add("--run-dir", required=True, type=path, metavar="DIR", help="folder of the runs; finished ones are not repeated")
+    add("--seeds", default="0,1,2", help="seeds of parameters and data order (0,1,2)")
+    add("--variants", default=",".join(VARIANTS), help="variants; the others are compared with the first (all)")
+    add("--output", type=path, metavar="FILE", help="Markdown page to write the table into")
+    add("--table-only", action="store_true", help="only write the table of the finished runs")
+    add("--only", metavar="VARIANT:SEED", help=argparse.SUPPRESS)  # for the processes that the driver starts
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ArgumentError(f"--seeds {text!r} is not a list of integers, like 0,1,2") from None
 
 
 def _add_finetune(added: argparse.ArgumentParser) -> None:
@@ -171,26 +190,51 @@ def _add_finetune(added: argparse.ArgumentParser) -> None:
         "slap finetune --model DIR --task TASK --data DIR[:SPLIT] ... --run-dir DIR [options] "
         "[--config.NAME.NAME=VALUE ...]"
     )
-    added.set_defaults(config="")  # settings may follow
+    added.set_defaults(config="")  # overrides of the config may follow
     add: Any = added.add_argument
-    add("--model", required=True, metavar="DIR", help="run directory or export to start from")
+    add("--model", type=require_path, required=True, metavar="DIR", help="run directory or export to start from")
     add("--task", required=True, choices=("retrieval", "classification", "captioning"))
-    add("--data", required=True, action="append", metavar="DIR[:SPLIT]", help="prepared data (split train); repeatable")
-    add("--validation", action="append", metavar="DIR[:SPLIT]", help="(the split val or validation of the data)")
-    add("--run-dir", required=True, metavar="DIR", help="a run that is found there goes on")
-    add("--epochs", type=int, default=0, metavar="N", help="passes over the data, about (by the task: 10, 30, 10)")
-    add("--clips", type=int, default=64, metavar="N", help="in a step, about (64)")
-    add("--max-seconds", type=float, default=0.0, metavar="S", help="longer clips are cropped (the model's, or 30)")
-    add("--learning-rate", type=float, metavar="X", help="the peak (by the task: 3e-5, 3e-4, 1e-4)")
-    add("--layer-decay", type=float, metavar="X", help="of the rate, from a layer to the one below (0.9, 0.75, 0.75)")
-    add("--freeze", action="append", default=[], metavar="REGEX", help="parameters by path, as params.txt lists them")
-    add("--patience", type=int, default=0, metavar="N", help="end after N evaluations without a better one (0: never)")
+    add("--data", required=True, action="append", metavar="DIR[:SPLIT]", help="training data (train); repeatable")
+    add("--validation", action="append", metavar="DIR[:SPLIT]", help="(val of the data)")
+    add("--run-dir", type=require_path, required=True, metavar="DIR", help="run directory; an existing run is resumed")
+    add(
+        "--epochs",
+        type=non_negative,
+        default=0,
+        metavar="N",
+        help="approximate passes over the data (by task: 10, 30, 10)",
+    )
+    add("--clips", type=positive, default=64, metavar="N", help="approximate clips in a step (64)")
+    add("--max-seconds", type=float, default=0.0, metavar="S", help="crop longer clips (the model's, or 30)")
+    add("--learning-rate", type=float, metavar="X", help="peak learning rate (by task: 3e-5, 3e-4, 1e-4)")
+    add(
+        "--layer-decay",
+        type=float,
+        metavar="X",
+        help="factor of the rate from a layer to the one below it (by task: 0.9, 0.75, 0.75)",
+    )
+    add(
+        "--freeze",
+        action="append",
+        default=[],
+        metavar="REGEX",
+        help="freeze parameters whose path in params.txt matches; repeatable",
+    )
+    add("--patience", type=int, default=0, metavar="N", help="stop after N evaluations without improvement (0: never)")
     add(
         "--label",
         default="",
         metavar="KEY",
-        help="classification: key of the labels key=value (label, or the only one)",
+        help="classification: key of the labels key=value (label, or the only key)",
     )
     add("--multi-label", action="store_true", help="classification: a clip may have several classes")
-    add("--balance", type=float, default=0.0, metavar="X", help="classification: 0 counts clips alike, 1 classes (0)")
-    add("--mixup", type=float, default=0.0, metavar="SHARE", help="classification: of the clips that are mixed (0)")
+    add(
+        "--balance", type=float, default=0.0, metavar="X", help="classification: 0 weights clips equally, 1 classes (0)"
+    )
+    add(
+        "--mixup",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="classification: probability of mixing a clip with another (0)",
+    )

@@ -1,6 +1,7 @@
-"""Every verb on tiny data, in the order of a user's day; mistakes end in one line and exit code 2."""
+"""Every verb on tiny data, in the order in which a user needs them; mistakes end in one line and exit code 2."""
 
 import json
+import re
 import subprocess
 import sys
 import types
@@ -108,7 +109,7 @@ def test_train_hands_over_the_config(root, monkeypatch):
     ("command", "message"),
     [
         (["evaluate", "nowhere"], "slap evaluate: nowhere is not a directory"),
-        (["evaluate", "{root}/run/export"], "slap evaluate: nothing to evaluate on: name a set with --data"),
+        (["evaluate", "{root}/run/export"], "slap evaluate: there is nothing to evaluate on; name a set with --data"),
         (["evaluate", "{root}/run", "--data", "scenes"], "slap evaluate: --data 'scenes' is not NAME=PATH:SPLIT"),
         (["evaluate", "{root}/run", "--data", "a={root}/scenes:dev"], "has no split 'dev'"),
         (["evaluate", "{root}/run", "--data", "a={root}/scenes:test:genre"], "no clip has the label 'genre'"),
@@ -122,6 +123,8 @@ def test_train_hands_over_the_config(root, monkeypatch):
         (["prepare", "{root}/none.jsonl", "{root}/x"], "slap prepare: "),
         (["train", "--config", "no.py", "--run-dir", "x"], "slap train: config file 'no.py' does not exist"),
         (["report", "{root}/none"], "slap report: "),
+        (["scenes", "{root}/x", "--train", "0", "--test", "0"], "--train and --test are both 0"),
+        (["ablations", "--config", "x.py", "--run-dir", "x", "--seeds", "a"], "--seeds 'a' is not a list of integers"),
     ],
 )
 def test_mistakes_are_one_line(root, capsys, command, message):
@@ -131,7 +134,16 @@ def test_mistakes_are_one_line(root, capsys, command, message):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["sing"], ["export"], ["export", "run", "--loud"], ["train", "--run-dir", "x"]]
+    "command",
+    [
+        [],
+        ["sing"],
+        ["export"],
+        ["export", "run", "--loud"],
+        ["train", "--run-dir", "x"],
+        ["scenes", "x", "--seed", "-1"],
+        ["search", "rain", "-k", "0", "--model", "x"],
+    ],
 )
 def test_misuse_prints_the_usage(capsys, command):
     with pytest.raises(SystemExit) as exit:
@@ -140,8 +152,95 @@ def test_misuse_prints_the_usage(capsys, command):
 
 
 def test_help_is_instant():
-    program = "import sys; from slap_jax.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    program += "assert not {'jax', 'numpy'} & set(sys.modules)"
+    program = "import sys; from slap_jax.cli import main\n"
+    program += "for words in (['--help'], ['search', '--help']):\n  try: main(words)\n  except SystemExit: pass\n"
+    program += "assert not {'jax', 'numpy', 'tqdm', 'ml_collections'} & set(sys.modules)"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     for verb in ("prepare", "scenes", "tokenizer", "stats", "train", "evaluate", "export", "embed", "classify"):
         assert verb in printed
+
+
+ASK_BASH = """
+source "$0"
+complete -p slap > /dev/null
+COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+_shtab_slap slap "${COMP_WORDS[COMP_CWORD]}" ""
+echo "${COMPREPLY[@]}"
+"""
+
+
+def test_completion(tmp_path, capsys):
+    """Bash completes a file; the scripts of the other shells, which few machines have, name the verbs."""
+    (tmp_path / "sounds.wav").touch()
+    for shell in ("zsh", "fish", "bash"):
+        assert main(["completion", shell]) == 0
+        script = capsys.readouterr().out
+        assert all(verb in script for verb in ("caption", "completion", "evaluate", "index", "search", "train"))
+    (tmp_path / "slap.bash").write_text(script)
+    command = ["bash", "-c", ASK_BASH, "slap.bash", "slap", "caption", "soun"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "sounds.wav" and answer.stderr == ""
+
+
+def test_completion_without_shtab(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "completion needs shtab, which is missing: pip install 'shtab" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prepare", "gs://b/clips", "x"],
+        ["prepare", "clips", "gs://b/x"],
+        ["prepare", "clips", "x", "--exclude", "gs://b/x:test"],
+        ["prepare", "clips", "x", "--audio-root", "gs://b"],
+        ["scenes", "gs://b/x"],
+        ["tokenizer", "gs://b/x:train", "--vocab-size", "40", "--output", "x"],
+        ["tokenizer", "x", "--vocab-size", "40", "--output", "gs://b/x.model"],
+        ["stats", "gs://b/x"],
+        ["data", "check", "collection", "gs://b/x"],
+        ["data", "show", "--config", "x.py", "--output", "gs://b/x"],
+        ["train", "--config", "x.py", "--run-dir", "gs://b/run"],
+        ["aot", "--config", "gs://b/x.py", "--topology", "h100:8"],
+        ["finetune", "--model", "x", "--task", "retrieval", "--data", "gs://b/x:train", "--run-dir", "x"],
+        ["predict", "gs://b/x.wav", "--model", "x"],
+        ["score", "gs://b/run"],
+        ["ablations", "--config", "x.py", "--run-dir", "gs://b/x"],
+        ["evaluate", "gs://b/run"],
+        ["evaluate", "{root}/run", "--data", "x=gs://b/x:test:label"],
+        ["probe", "{root}/run", "--data", "x=gs://b/x:test:label", "--test", "test"],
+        ["table", "gs://b/x.json"],
+        ["export", "gs://b/run"],
+        ["doctor", "gs://b/run"],
+        ["report", "gs://b/run"],
+        ["embed", "gs://b/x.wav", "--json", "--model", "x"],
+        ["classify", "gs://b/x.wav", "--labels", "a,b", "--model", "x"],
+        ["caption", "x.wav", "--model", "gs://b/x"],
+        ["frames", "x.wav", "--output", "gs://b/x", "--model", "x"],
+        ["index", "gs://b/sounds", "--model", "x"],
+        ["search", "rain", "--index", "gs://b/sounds", "--model", "x"],
+        ["demo", "--folder", "gs://b/sounds", "--model", "x"],
+    ],
+    ids=lambda command: " ".join(command[:3]),
+)
+def test_a_url_is_refused_in_one_line(root, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    assert main([word.format(root=root) for word in command]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"slap[ a-z]*: gs://b\S* is a URL; mount the bucket, .* give the path of the mount\n", error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_may_look_like_a_url(root, capsys):
+    assert main(["embed", "--text", "http://rain", "--json", "--model", str(root / "run" / "export")]) == 0
+    assert json.loads(capsys.readouterr().out)["names"] == ["http://rain"]
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def broken(**_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("slap_jax.data.datasets.synthetic_scenes.prepare_scenes", lambda output, **_: broken())
+    with pytest.raises(ValueError, match="a bug"):
+        main(["scenes", "x"])
