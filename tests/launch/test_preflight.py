@@ -12,13 +12,12 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from packaging.specifiers import SpecifierSet
 
 from launch.preflight_checks import storage
 from launch.preflight_checks.finding import OK, PROBLEM, SKIPPED, Finding, attempt, merge, table
 from launch.preflight_checks.machines import check_all_reduce, check_devices
 from launch.preflight_checks.pace import check_aot, check_read_speed, judge_report
-from launch.preflight_checks.versions import check_versions, satisfies, split_requirement
+from launch.preflight_checks.versions import check_versions, read_requirements
 from slap_jax.parallel.sharding import create_mesh
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import create_state
@@ -31,26 +30,19 @@ MESH = ConfigDict({"data": 4, "fsdp": 2, "tensor": 1})
 # Versions ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", ["0.9", "0.10", "0.10.2", "0.10.10", "0.12.0rc1", "0.13", "1", "2.0.1", "21.0.0"])
-@pytest.mark.parametrize("bounds", [">=0.10.2,<0.13", ">=1,<2", ">=20,<27", ""])
-def test_bounds_are_those_of_pip(version, bounds):
-    assert satisfies(version, bounds) == SpecifierSet(bounds, prereleases=True).contains(version)
+def test_the_installed_packages_are_those_of_the_project():
+    requirements = read_requirements(ROOT / "requirements.txt")
+    assert len(requirements) > 20 and all(not requirement.specifier.contains("0") for requirement in requirements)
+    (finding,) = check_versions(ROOT / "requirements.txt")
+    assert finding.status == OK and f"jax {jax.__version__}" in finding.text
 
 
-def test_the_versions_of_this_project_can_all_be_read():
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
-        if requirement := line.partition("#")[0].strip():
-            name, bounds = split_requirement(requirement)
-            assert bounds and not satisfies("0", bounds), name
-    assert check_versions(ROOT / "requirements.txt")[0].status == OK
-
-
-def test_a_missing_and_a_wrong_package_are_both_told(tmp_path):
+def test_a_missing_and_a_wrong_package_are_both_reported(tmp_path):
     file = tmp_path / "requirements.txt"
     file.write_text("# core\nnumpy>=99,<100\nno-such-package>=1\nabsl-py>=1,<9\n")
     first, second = check_versions(file)
     assert first.status == second.status == PROBLEM
-    assert f"numpy is {np.__version__}, tested with >=99,<100" in first.text
+    assert f"numpy is {np.__version__}, but <100,>=99 is tested" in first.text
     assert "no-such-package is not installed" in second.text
     assert "pip install" in first.remedy
 
@@ -93,7 +85,7 @@ def test_a_config_that_does_not_divide_the_devices_is_a_problem():
     config.parallel.data = 3
     devices, mesh = check_devices(config)
     assert devices.status == OK and "8 x cpu" in devices.text
-    assert mesh.status == PROBLEM and "does not divide 8 devices" in mesh.text
+    assert mesh.status == PROBLEM and "describes 3 devices, but there are 8" in mesh.text
 
 
 def test_the_sum_over_all_devices_is_measured_and_compared(monkeypatch):
