@@ -1,60 +1,62 @@
-"""The one small file that says what an index holds; replacing it is what makes an update count.
+"""The index of a folder of recordings, stored as two LanceDB tables.
 
-An index as a search reads it: its vectors and times as memory maps, its files as a table.
+- `windows` holds the unit vector of each window, with its start and end in seconds and the digest of the bytes of its
+  file (`content`). The metadata of its schema holds the settings of the index.
+- `files` holds the path, size, modification time and content of each recording.
 
-What an index knows about files, as a journal of changes: one JSON object a line, never rewritten.
+Vectors belong to contents, and paths refer to contents. A file that was moved, copied or touched keeps its vectors.
 
-Vectors belong to contents (the hash of a file's bytes), and paths refer to contents. A file that is moved, renamed or
-copied is therefore never embedded again.
-
-    {"content": "5f0c...", "first": 12, "rows": 3}                             its vectors are rows 12 to 14
-    {"path": "a/b.wav", "size": 32044, "mtime_ns": 17..., "content": "5f0c..."}   a file, or what it is now
-    {"path": "a/b.wav"}                                                        the file is gone
+Each LanceDB commit is atomic, but the tables are committed one after the other. Two rules keep them consistent, so a
+writer may be killed at any point: a writer adds windows before it adds the files that refer to them, and removes
+windows only after the last of those files; a reader opens `files` first.
 """
 
+import contextlib
 import dataclasses
-import functools
+import fcntl
 import json
 import math
-from collections.abc import Iterable
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from slap_jax.atomic import atomic_file
 from slap_jax.errors import UserError
 
-FORMAT = "slap_search_index"
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+INDEX_FOLDER = ".slap_index"  # default folder of an index, inside the folder of recordings so that it moves with it
+FORMAT_VERSION = 2
+NUMBER_TYPES = ("float32", "float16")
+WINDOWS, FILES = "windows", "files"
 
-# Where the index of a folder lies unless said otherwise: inside, where it moves along with its recordings.
-INDEX_FOLDER = ".slap_index"
+_SETTINGS_KEY = b"slap_search_index"
+_VECTOR_INDEX = "vector_idx"
 _SHORTEST_HOP = 0.01  # seconds
-NUMBER_TYPES = {"float32": "<f4", "float16": "<f2"}
+_OLD_MANIFEST = "manifest.json"  # of format version 1, which did not use LanceDB
 
 
 class SearchError(UserError, ValueError):
-    """An index that cannot be read, written or searched; the message names it and what to do."""
+    """An index that cannot be read, written or searched."""
+
+
+class LanceError(SearchError):
+    """LanceDB cannot read or write the index."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What is finished of an index. Bytes that its files hold beyond this belong to an update that was cut off.
+class Settings:
+    """The settings that all windows of an index share.
 
     Attributes:
-        model_id: of the model that made the vectors.
-        embed_dim: E.
-        number_type: of the stored vectors, "float32" or "float16".
-        window_seconds: longer recordings are cut into windows of this length.
-        hop_seconds: from the start of a window to that of the next.
-        root: folder of the recordings; ".." if the index lies inside it, else absolute.
-        generation: number of the folder that holds the data; an index that is packed anew counts up.
-        rows: finished vectors.
-        journal_bytes: finished bytes of the journal.
-        approximate_rows: how many of the vectors, from the first on, the approximate index knows; 0 without one.
+        model_id: ID of the model that computed the vectors.
+        embed_dim: E, the length of a vector.
+        number_type: Type of the stored vectors, "float32" or "float16".
+        window_seconds: Length of a window; shorter recordings are one window.
+        hop_seconds: Time between the starts of consecutive windows.
+        root: Folder of the recordings; ".." if the index is inside it, otherwise an absolute path.
     """
 
     model_id: str
@@ -63,186 +65,35 @@ class Manifest:
     window_seconds: float
     hop_seconds: float
     root: str
-    generation: int = 1
-    rows: int = 0
-    journal_bytes: int = 0
-    approximate_rows: int = 0
 
-    @property
-    def data_folder(self) -> str:
-        """Name of the folder, beside the manifest, that holds the data."""
-        return f"data-{self.generation:06d}"
-
-    @property
-    def graph_file(self) -> str:
-        """Name of the file, beside the manifest, with the graph of neighbours of this generation's rows."""
-        return f"graph-{self.generation:06d}.usearch"
-
-    def check_settings(self) -> None:
-        """Raises `SearchError` for settings that no index can have."""
+    def check(self) -> None:
+        """Raises `SearchError` if a value is out of range."""
         if self.number_type not in NUMBER_TYPES:
-            raise SearchError(f"number_type {self.number_type!r} is not known; choose from {', '.join(NUMBER_TYPES)}")
+            raise SearchError(f"number_type is {self.number_type!r}; expected one of {', '.join(NUMBER_TYPES)}")
         if not _SHORTEST_HOP <= self.hop_seconds <= self.window_seconds < math.inf:
             raise SearchError(
                 f"windows of {self.window_seconds} s every {self.hop_seconds} s: expected a hop of at least "
-                f"{_SHORTEST_HOP} s and of at most the window's length"
+                f"{_SHORTEST_HOP} s and at most the length of a window"
             )
-
-    def write(self, index: Path) -> None:
-        """Puts this manifest in the place of the former one, at once."""
-        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
-        with atomic_file(index / MANIFEST) as partial:
-            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, index: Path) -> "Manifest":
-        """Reads the manifest of an index.
-
-        Raises:
-            SearchError: there is none, or it is damaged or of another version.
-        """
-        file = index / MANIFEST
-        if not file.is_file():
-            raise SearchError(
-                f"{index} is no index: it has no {MANIFEST}; make one with `slap index FOLDER --model DIR`"
-            )
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            found = (content.pop("format"), content.pop("format_version"))
-            if found == (FORMAT, FORMAT_VERSION):
-                return cls(**content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SearchError(
-                f"{file} is damaged ({type(error).__name__}: {error}); delete {index} and run `slap index` again"
-            ) from None
-        raise SearchError(
-            f"{file} has format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {FORMAT_VERSION}: "
-            f"delete {index} and run `slap index` again, or install the version of slap_jax that wrote it"
-        )
 
     def check_model(self, index: Path, model_id: str, embed_dim: int) -> None:
-        """Refuses vectors of another model, with which nothing can be compared.
-
-        Raises:
-            SearchError: the index was made with another model.
-        """
+        """Raises `SearchError` if another model computed the vectors; they cannot be compared."""
         if (model_id, embed_dim) != (self.model_id, self.embed_dim):
             raise SearchError(
-                f"{index} was made with model {self.model_id} ({self.embed_dim} numbers a vector), but this is model "
-                f"{model_id} ({embed_dim}): use the former, or make the index anew with `slap index FOLDER --model DIR "
-                "--rebuild`"
+                f"{index} was made with model {self.model_id} ({self.embed_dim} dimensions), but this is model "
+                f"{model_id} ({embed_dim} dimensions): use the former, or build the index again with "
+                "`slap index FOLDER --model DIR --rebuild`"
             )
-
-
-def find_index(path: Path) -> Path:
-    """Returns the index that a path means: the path itself, or the index inside that folder.
-
-    Raises:
-        SearchError: there is neither.
-    """
-    for candidate in (path, path / INDEX_FOLDER):
-        if (candidate / MANIFEST).is_file():
-            return candidate
-    raise SearchError(f"{path} has no index; make one with `slap index {path} --model DIR`")
-
-
-VECTORS, TIMES, JOURNAL = "vectors.bin", "times.bin", "journal.jsonl"
-
-
-class SearchIndex:
-    """What was finished of an index at the moment of opening; an update at the same time does not disturb it.
-
-    Attributes:
-        path: of the index.
-        root: folder of the recordings.
-        manifest: what it holds, and of which model.
-        contents: its files.
-        vectors: unit vectors [n, E], on disk until they are looked at.
-        times: start and end of each vector's window in seconds [n, 2].
-    """
-
-    def __init__(self, path: str | Path):
-        """Opens an index.
-
-        Args:
-            path: of the index, or of the folder that it lies in.
-
-        Raises:
-            SearchError: there is no index, or it is damaged.
-        """
-        self.path = find_index(Path(path))
-        self.manifest = Manifest.read(self.path)
-        try:
-            self._open()
-        except FileNotFoundError:  # it was packed anew between the two steps
-            self.manifest = Manifest.read(self.path)
-            self._open()
-        root = Path(self.manifest.root)
-        # Without the detour "DIR/.slap_index/..", which would show in every hit.
-        self.root = root if root.is_absolute() else self.path.parent
-
-    def _open(self) -> None:
-        manifest, folder = self.manifest, self.path / self.manifest.data_folder
-        try:
-            with (folder / JOURNAL).open("rb") as file:
-                journal = file.read(manifest.journal_bytes)
-            if len(journal) < manifest.journal_bytes:
-                raise ValueError(f"{JOURNAL} holds {len(journal)} bytes of {manifest.journal_bytes}")
-            self.contents = Contents(journal)
-            self.contents.check(manifest.rows)
-            number_type = NUMBER_TYPES[manifest.number_type]
-            self.vectors: Float[np.ndarray, "n E"] = _map(
-                folder / VECTORS, number_type, manifest.rows, manifest.embed_dim
-            )
-            self.times: Float[np.ndarray, "n 2"] = _map(folder / TIMES, "<f8", manifest.rows, 2)
-        except (ValueError, KeyError) as error:
-            raise SearchError(
-                f"{folder} is damaged ({error}); delete {self.path} and run `slap index` again"
-            ) from error
-
-    def __len__(self) -> int:
-        return len(self.contents.files)
-
-    def check_model(self, model_id: str, embed_dim: int) -> None:
-        """Raises `SearchError` unless this model made the index."""
-        self.manifest.check_model(self.path, model_id, embed_dim)
-
-    @functools.cached_property
-    def paths_of_content(self) -> list[list[str]]:
-        """Paths of the files that are there, those with the same bytes together."""
-        paths: dict[str, list[str]] = {}
-        for path, state in self.contents.files.items():
-            paths.setdefault(state.content, []).append(path)
-        return [sorted(group) for group in paths.values()]
-
-    @functools.cached_property
-    def content_of_row(self) -> Int[np.ndarray, " n"]:
-        """For each vector the place in `paths_of_content`, or -1 if no file has it any more."""
-        content_of_row = np.full(self.manifest.rows, -1, np.int64)
-        for number, group in enumerate(self.paths_of_content):
-            first, rows = self.contents.rows[self.contents.files[group[0]].content]
-            content_of_row[first : first + rows] = number
-        return content_of_row
-
-
-def _map(file: Path, number_type: str, rows: int, columns: int) -> np.ndarray:
-    """Maps the finished rows of a file."""
-    size = rows * columns * np.dtype(number_type).itemsize
-    if file.stat().st_size < size:
-        raise ValueError(f"{file.name} holds {file.stat().st_size} bytes of {size}")
-    if rows == 0:  # an empty file cannot be mapped
-        return np.zeros((0, columns), number_type)
-    return np.memmap(file, number_type, "r", shape=(rows, columns))
 
 
 @dataclasses.dataclass(frozen=True)
 class FileState:
-    """A file as it was when it was indexed.
+    """A file at the time it was indexed.
 
     Attributes:
-        size: in bytes.
-        mtime_ns: time of its last change.
-        content: hash of its bytes.
+        size: Size in bytes.
+        mtime_ns: Modification time.
+        content: Digest of the bytes.
     """
 
     size: int
@@ -250,62 +101,221 @@ class FileState:
     content: str
 
 
-class Contents:
-    """The state that a journal tells.
+class SearchIndex:
+    """A snapshot of an index. Updates by other processes do not change it until `refresh`.
 
     Attributes:
-        files: path relative to the root, with "/", to its state.
-        rows: content to (first row, number of rows).
+        path: Folder of the index.
+        settings: Settings of the index.
+        files: Path relative to `root`, with "/", to the state of the file.
+        paths_of_content: Content to the paths of the files that have it.
+        windows: LanceDB table.
+        files_table: LanceDB table.
     """
 
-    def __init__(self, journal: bytes = b""):
-        """Replays a journal.
+    def __init__(self, path: str | Path):
+        """Opens an index.
+
+        Args:
+            path: The index, or the folder of recordings that contains it.
 
         Raises:
-            ValueError: a line is not one of those above.
+            SearchError: There is no index, it is damaged or of an older format, or LanceDB is not installed.
         """
-        self.files: dict[str, FileState] = {}
-        self.rows: dict[str, tuple[int, int]] = {}
-        for line in journal.splitlines():
-            self.apply(json.loads(line))
+        path = Path(path)
+        self.path = next((folder for folder in (path, path / INDEX_FOLDER) if _is_index(folder)), path)
+        tables = open_tables(self.path)
+        if tables is None:
+            raise SearchError(f"{path} has no index; make one with `slap index {path} --model DIR`")
+        self.windows, self.files_table = tables
+        self.settings: Settings
+        self.files: dict[str, FileState]
+        self.paths_of_content: dict[str, list[str]]
+        self._version: int | None = None
+        self.refresh()
 
-    def apply(self, entry: dict[str, Any]) -> None:
-        """Takes over one line of the journal."""
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def root(self) -> Path:
+        """The folder of the recordings."""
+        root = Path(self.settings.root)
+        return root if root.is_absolute() else self.path.parent  # not "FOLDER/.slap_index/.."
+
+    def refresh(self) -> None:
+        """Moves the snapshot to the newest version."""
+        with lance_errors(self.path):
+            self.files_table.checkout_latest()
+            if self.files_table.version != self._version:
+                rows = self.files_table.search().to_arrow().to_pylist()
+                self.files = {row.pop("path"): FileState(**row) for row in rows}
+                self.paths_of_content = {}
+                for path, state in self.files.items():
+                    self.paths_of_content.setdefault(state.content, []).append(path)
+                self._version = self.files_table.version
+            self.windows.checkout_latest()
+            self.settings = _read_settings(self.path, self.windows.schema.metadata)
+
+    def check_model(self, model_id: str, embed_dim: int) -> None:
+        """Raises `SearchError` unless this model made the index."""
+        self.settings.check_model(self.path, model_id, embed_dim)
+
+    @property
+    def has_vector_index(self) -> bool:
+        """Whether the index supports approximate search."""
+        return any(found.name == _VECTOR_INDEX for found in self.windows.list_indices())
+
+    def nearest(self, query: Float[np.ndarray, " E"], count: int, approximate: bool = False) -> Any:
+        """Returns the windows that are nearest to a query.
+
+        Args:
+            query: Unit vector.
+            count: Number of windows.
+            approximate: Compare only with the partitions of the vector index that are nearest to the query, and with
+                windows that are not in the vector index yet.
+
+        Returns:
+            An Arrow table with `content`, `start`, `end` and `vector`. It has fewer than `count` rows if the index, or
+            the partitions, hold no more.
+        """
+        with lance_errors(self.path):
+            search = self.windows.search(np.asarray(query, np.float32), vector_column_name="vector").limit(count)
+            search = search.select(["content", "start", "end", "vector", "_distance"])
+            if approximate:
+                return search.distance_type("cosine").to_arrow()
+            return search.distance_type("dot").bypass_vector_index().to_arrow()
+
+    def update_vector_index(self) -> None:
+        """Builds the index for approximate search, or adds the windows that it does not hold."""
+        from lancedb.index import IvfSq
+
+        stats = self.windows.index_stats(_VECTOR_INDEX) if self.has_vector_index else None
+        if stats is None or stats.num_unindexed_rows > stats.num_indexed_rows:  # partitions are too few, or unfit
+            # On 100,000 vectors of 512 numbers, IVF_PQ took 40 times as long to build and found fewer of the nearest.
+            self.windows.create_index("vector", config=IvfSq(distance_type="cosine"), replace=True)
+        elif stats.num_unindexed_rows:
+            self.windows.optimize()
+
+
+def open_tables(index: Path) -> tuple[Any, Any] | None:
+    """Returns the tables `windows` and `files` of an index, or None if there is no index.
+
+    Raises:
+        SearchError: The index is damaged or of an older format, or LanceDB is not installed.
+    """
+    if _has_old_format(index):
+        raise SearchError(
+            f"{index} has the format of slap_jax 0.1, which this version does not read: build it again with `slap "
+            "index FOLDER --model DIR --rebuild`"
+        )
+    if not _is_index(index):
+        return None
+    database = _connect(index)
+    with lance_errors(index):
+        return database.open_table(WINDOWS), database.open_table(FILES)
+
+
+def create_tables(index: Path, settings: Settings) -> None:
+    """Creates an empty index in place of the present one.
+
+    Raises:
+        SearchError: A setting is out of range, or LanceDB is not installed.
+    """
+    import pyarrow as pa
+
+    settings.check()
+    database = _connect(index)
+    number_type = pa.float32() if settings.number_type == "float32" else pa.float16()
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(settings)}
+    windows = {
+        "content": pa.string(),
+        "start": pa.float64(),
+        "end": pa.float64(),
+        "vector": pa.list_(number_type, settings.embed_dim),
+    }
+    files = {"path": pa.string(), "size": pa.int64(), "mtime_ns": pa.int64(), "content": pa.string()}
+    for name, schema in (
+        (FILES, pa.schema(files)),  # first: without files, the present windows count for nothing
+        (WINDOWS, pa.schema(windows, metadata={_SETTINGS_KEY: json.dumps(content)})),
+    ):
+        mode = "overwrite" if (index / f"{name}.lance").exists() else "create"
+        database.create_table(name, schema=schema, mode=mode)
+    _remove_old_format(index)
+
+
+@contextlib.contextmanager
+def only_writer(index: Path) -> Iterator[None]:
+    """Locks an index against other writers. A killed process releases its lock.
+
+    Raises:
+        SearchError: Another process holds the lock.
+    """
+    index.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(index, os.O_RDONLY)
+    try:
         try:
-            if "path" not in entry:
-                self.rows[entry["content"]] = (entry["first"], entry["rows"])
-            elif "content" in entry:
-                self.files[entry["path"]] = FileState(entry["size"], entry["mtime_ns"], entry["content"])
-            else:
-                self.files.pop(entry["path"], None)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{entry!r} is no entry of a journal") from error
-
-    def check(self, rows: int) -> None:
-        """Compares with the number of rows that are finished.
-
-        Raises:
-            ValueError: a content has rows beyond these, or a file a content without rows.
-        """
-        beyond = [content for content, (first, count) in self.rows.items() if first + count > rows]
-        lost = [path for path, state in self.files.items() if state.content not in self.rows]
-        if beyond or lost:
-            raise ValueError(f"the vectors of {(beyond + lost)[0]!r} are missing")
-
-    def live_rows(self) -> int:
-        """How many rows belong to a file that is still there."""
-        return sum(self.rows[content][1] for content in {state.content for state in self.files.values()})
-
-    def entries(self) -> Iterable[dict[str, Any]]:
-        """Yields the shortest journal that tells this state, contents without a file left out."""
-        live = {state.content for state in self.files.values()}
-        for content, (first, rows) in self.rows.items():
-            if content in live:
-                yield {"content": content, "first": first, "rows": rows}
-        for path, state in self.files.items():
-            yield file_entry(path, state)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SearchError(
+                f"another `slap index` is writing to {index}; wait until it has finished, or stop it"
+            ) from error
+        except OSError:
+            pass  # a network file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def file_entry(path: str, state: FileState) -> dict[str, Any]:
-    """The line of a file that is there."""
-    return {"path": path, **dataclasses.asdict(state)}
+@contextlib.contextmanager
+def lance_errors(index: Path) -> Iterator[None]:
+    """Turns the errors of LanceDB, which are Python's general ones, into a `LanceError` that names the index."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        raise LanceError(
+            f"LanceDB cannot read or write {index} ({reason}); if the disk is not full and the error stays, delete "
+            f"{index} and run `slap index` again"
+        ) from error
+
+
+def _is_index(folder: Path) -> bool:
+    # A table exists once its first version is committed.
+    return _has_old_format(folder) or all(
+        next((folder / f"{name}.lance" / "_versions").glob("*.manifest"), None) for name in (WINDOWS, FILES)
+    )
+
+
+def _connect(index: Path) -> Any:
+    try:
+        import lancedb  # takes seconds
+    except ImportError:
+        raise SearchError("a search index needs lancedb, which is missing: pip install 'slap-jax[search]'") from None
+    return lancedb.connect(os.path.abspath(index))  # absolute: "a:b" would be read as a URL
+
+
+def _read_settings(index: Path, metadata: dict[bytes, bytes] | None) -> Settings:
+    content = json.loads((metadata or {})[_SETTINGS_KEY])
+    version = content.pop("format_version")
+    if version != FORMAT_VERSION:
+        raise SearchError(
+            f"{index} has format version {version}, expected {FORMAT_VERSION}: build it again with `slap index FOLDER "
+            "--model DIR --rebuild`, or install the version of slap_jax that wrote it"
+        )
+    return Settings(**content)
+
+
+def _has_old_format(folder: Path) -> bool:
+    file = folder / _OLD_MANIFEST
+    return file.is_file() and b'"slap_search_index"' in file.read_bytes()
+
+
+def _remove_old_format(index: Path) -> None:
+    if _has_old_format(index):
+        for folder in index.glob("data-" + 6 * "[0-9]"):
+            shutil.rmtree(folder)
+        for file in (*index.glob("graph-*.usearch"), index / _OLD_MANIFEST):
+            file.unlink(missing_ok=True)

@@ -1,8 +1,10 @@
-"""Bringing the index of a folder up to date: only what is new or changed is embedded."""
+"""Brings the index of a folder up to date. Only new and changed contents are embedded."""
 
 import dataclasses
+import datetime
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,27 @@ from slap_jax.data.audio import AudioError
 from slap_jax.data.collections.entries import Rejection
 from slap_jax.inference.audio_input import DecodedFile
 from slap_jax.inference.many_files import NoInputError, audio_files, check_name, over_files
-from slap_jax.search.index import INDEX_FOLDER, MANIFEST, Contents, FileState, Manifest, SearchError, file_entry
+from slap_jax.search.index import (
+    INDEX_FOLDER,
+    FileState,
+    SearchError,
+    SearchIndex,
+    Settings,
+    create_tables,
+    lance_errors,
+    only_writer,
+    open_tables,
+)
 from slap_jax.search.search import EmbeddingModel
-from slap_jax.search.writer import IndexWriter, only_writer, pack_anew
 
 _WINDOW_SECONDS = 10.0
-# An update that is killed loses the work on at most this many files, or on one file with more windows than that.
-_COMMIT_FILES = 16
-_COMMIT_ROWS = 256
-# Data is packed anew when more than half of it is of files that are gone; below this size it is not worth the while.
-_SMALLEST_PACKED = 4_096
+_COMMIT_SECONDS = 5.0  # a killed update loses at most this much work, and the files that are being embedded
+_MOST_FRAGMENTS = 100  # each commit adds one; many of them slow the search down
+_SMALLEST_VACUUM = 4_096  # windows; fewer are not worth the work
+_DELETED_AT_ONCE = 1_000
+# Old versions are removed at once: they may be as large as the index, and a search that reads one starts again. LanceDB
+# warns about an age of zero.
+_NO_TIME = datetime.timedelta(milliseconds=1)
 
 _Embedded = tuple[Float[np.ndarray, "w 2"], Float[np.ndarray, "w E"]]
 
@@ -34,13 +47,13 @@ class Update:
     """What an update did.
 
     Attributes:
-        index: its folder.
-        unchanged: files of which size and time of change were as before.
-        known: files whose bytes the index had already: moved, copied, or only touched.
-        embedded: files that the model listened to.
-        removed: files that are gone or have become bad.
-        windows: vectors of all files in the index.
-        bad: path and what is wrong, of files and folders that were left out.
+        index: Folder of the index.
+        unchanged: Number of files whose size and modification time are as before.
+        known: Number of files whose bytes the index knew: they were moved, copied or touched.
+        embedded: Number of files that the model embedded.
+        removed: Number of files that are gone or can no longer be read.
+        windows: Number of windows of all files in the index.
+        bad: Path and reason of each file and folder that was left out.
     """
 
     index: str
@@ -53,7 +66,7 @@ class Update:
 
     @property
     def files(self) -> int:
-        """How many files the index has."""
+        """Number of files in the index."""
         return self.unchanged + self.known + self.embedded
 
 
@@ -68,26 +81,27 @@ def update_index(
     approximate: bool = False,
     progress: bool | None = None,
 ) -> Update:
-    """Indexes the audio files below a folder, or brings their index up to date.
+    """Indexes the audio files in a folder, or brings their index up to date.
 
-    The process may be killed at any moment: the index stays readable, and what was finished stays in it.
+    The process may be killed at any time. The index stays readable, and the next update resumes.
 
     Args:
-        model: to embed with.
-        folder: of recordings; hidden files and folders are passed over.
-        index: where the index lies; in the folder itself (`.slap_index`) by default.
-        window_seconds: longer recordings are cut into windows of this length, shorter ones are one window; None for
-            what the index has, 10 for a new one.
-        hop_seconds: from the start of a window to that of the next; None for what the index has, else half a window.
-        number_type: of the stored vectors, "float32" or, for half the size, "float16"; None for what the index has,
-            else "float32".
-        rebuild: start anew, whatever is there.
-        approximate: also keep the graph that an approximate search needs.
-        progress: whether to show a bar; None to show it on a terminal.
+        model: Model that embeds the recordings.
+        folder: Folder of recordings. Hidden files and folders are skipped.
+        index: Folder of the index; None for `.slap_index` in `folder`.
+        window_seconds: Length of the windows of longer recordings. Shorter recordings are one window. None for the
+            length that the index has, or 10 in a new index.
+        hop_seconds: Time between the starts of windows. None for that of the index, or half a window in a new one.
+        number_type: Type of the stored vectors: "float32", or "float16" for half the size. None for that of the index,
+            or "float32" in a new one.
+        rebuild: Start again with an empty index.
+        approximate: Also build the vector index that approximate search uses. Later updates keep it up to date.
+        progress: Whether to show a progress bar; None to show it on a terminal.
 
     Raises:
-        NoInputError: the folder holds no audio file; an index that is there stays as it is.
-        SearchError: the index is of another model, other windows or another folder, or is being written to.
+        NoInputError: The folder holds no audio file. The index is left as it was.
+        SearchError: The index belongs to another model, other settings or another folder, is being written by another
+            process, is damaged, or has an older format; or LanceDB is not installed.
     """
     if not folder.is_dir():
         raise NoInputError(f"{folder} is not a folder; give one with recordings")
@@ -95,34 +109,137 @@ def update_index(
         index, root = folder / INDEX_FOLDER, ".."
     else:
         root = str(folder.resolve())
-    bad = []
-    files = []
-    for found in audio_files(folder):
-        if isinstance(found, Rejection):
-            bad.append((found.where, found.detail))
-        else:
-            files.append(found)
+    listed = list(audio_files(folder))
+    files = [item for item in listed if not isinstance(item, Rejection)]
+    bad = [(item.where, item.detail) for item in listed if isinstance(item, Rejection)]
     if not files:
-        raise NoInputError(f"{folder} holds no audio files (hidden ones aside); the index was left as it was")
+        raise NoInputError(f"{folder} holds no audio files (hidden ones are skipped); the index was left as it was")
     with only_writer(index):
-        settings = (window_seconds, hop_seconds, number_type, root)
-        is_new = rebuild or not (index / MANIFEST).is_file()
-        if not is_new:
-            _check_same(index, model, *settings)
-        writer = IndexWriter(index, _new_manifest(model, *settings) if is_new else None)
-        try:
-            update = _Updating(model, folder, writer, Update(str(index), bad=bad), progress).run(files)
-        finally:
-            writer.close()
-        live = writer.contents.live_rows()
-        if writer.manifest.rows > max(_SMALLEST_PACKED, 2 * live):
-            pack_anew(index)
-        if approximate or writer.manifest.approximate_rows:
-            from slap_jax.search.search import build_graph
-
-            build_graph(index, progress)
-    update.windows = live
+        if rebuild or open_tables(index) is None:
+            seconds = _WINDOW_SECONDS if window_seconds is None else float(window_seconds)
+            hop = seconds / 2 if hop_seconds is None else float(hop_seconds)
+            settings = Settings(model.model_id, model.embed_dim, number_type or "float32", seconds, hop, root)
+            create_tables(index, settings)
+        present = SearchIndex(index)
+        present.check_model(model.model_id, model.embed_dim)
+        _check_settings(
+            present,
+            window_seconds=window_seconds,
+            hop_seconds=hop_seconds,
+            number_type=number_type,
+            root=root,
+        )
+        writer = IndexWriter(present)
+        update = _Updating(model, folder, writer, Update(str(index), bad=bad), progress).run(files)
+        writer.finish(approximate)
+        update.windows = writer.live_windows()
     return update
+
+
+def _check_settings(index: SearchIndex, **asked: Any) -> None:
+    for name, value in asked.items():
+        present = getattr(index.settings, name)
+        if value not in (None, present):
+            raise SearchError(
+                f"{index.path} has {'folder' if name == 'root' else name} {present}, but {value} was asked for: omit "
+                "the setting, build the index again with --rebuild, or make another one with --index"
+            )
+
+
+class IndexWriter:
+    """Collects changes to an index and commits them.
+
+    Attributes:
+        files: State of each file, changes that are not committed yet included.
+        contents: Number of windows of each content, likewise.
+    """
+
+    def __init__(self, index: SearchIndex):
+        self._index = index
+        self.settings = index.settings
+        self._schema = index.windows.schema
+        with lance_errors(index.path):
+            counts = index.windows.search().select(["content"]).to_arrow()["content"].value_counts()
+        self.contents: dict[str, int] = {item["values"]: item["counts"] for item in counts.to_pylist()}
+        # A file whose windows are missing, which only damage can cause, is indexed as if it were new.
+        self.files = {path: state for path, state in index.files.items() if state.content in self.contents}
+        self._new_windows: list[Any] = []
+        self._new_files: list[str] = []
+        self._gone: list[str] = []
+        self._committed_at = time.monotonic()
+
+    def add_windows(self, content: str, times: Float[np.ndarray, "w 2"], vectors: Float[np.ndarray, "w E"]) -> None:
+        """Adds the windows of a content, with their start and end in seconds."""
+        import pyarrow as pa
+
+        number_type = self._schema.field("vector").type.value_type
+        flat = np.asarray(vectors, number_type.to_pandas_dtype()).ravel()
+        columns = [
+            pa.array([content] * len(vectors), pa.string()),
+            pa.array(times[:, 0], pa.float64()),
+            pa.array(times[:, 1], pa.float64()),
+            pa.FixedSizeListArray.from_arrays(pa.array(flat, number_type), vectors.shape[1]),
+        ]
+        self._new_windows.append(pa.record_batch(columns, schema=self._schema))
+        self.contents[content] = len(vectors)
+
+    def set_file(self, path: str, state: FileState) -> None:
+        """Adds a file or changes its state. The windows of its content must have been added."""
+        self.files[path] = state
+        self._new_files.append(path)
+
+    def remove_file(self, path: str) -> None:
+        """Removes a file; its windows stay until `finish` removes them."""
+        del self.files[path]
+        self._gone.append(path)
+
+    def commit_if_due(self) -> None:
+        """Commits if the last commit was some seconds ago."""
+        if time.monotonic() - self._committed_at >= _COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commits windows before the files that refer to them."""
+        import pyarrow as pa
+
+        with lance_errors(self._index.path):
+            if self._new_windows:
+                self._index.windows.add(pa.Table.from_batches(self._new_windows))
+            if self._new_files:
+                rows = [{"path": path, **dataclasses.asdict(self.files[path])} for path in self._new_files]
+                merge = self._index.files_table.merge_insert("path")
+                merge = merge.when_matched_update_all().when_not_matched_insert_all()
+                merge.execute(pa.Table.from_pylist(rows, schema=self._index.files_table.schema))
+            _delete(self._index.files_table, "path", self._gone)
+            if self._index.windows.stats()["fragment_stats"]["num_fragments"] > _MOST_FRAGMENTS:
+                self._compact()
+        self._new_windows, self._new_files, self._gone = [], [], []
+        self._committed_at = time.monotonic()
+
+    def live_windows(self) -> int:
+        """Returns the number of windows that belong to a file."""
+        return sum(self.contents[content] for content in {state.content for state in self.files.values()})
+
+    def finish(self, approximate: bool) -> None:
+        """Commits, removes windows without a file if they are the majority, and updates the vector index if wanted."""
+        self.commit()
+        with lance_errors(self._index.path):
+            if sum(self.contents.values()) > max(_SMALLEST_VACUUM, 2 * self.live_windows()):
+                live = {state.content for state in self.files.values()}
+                _delete(self._index.windows, "content", sorted({*self.contents} - live))
+                self._compact()
+            self._index.files_table.optimize(cleanup_older_than=_NO_TIME)
+            if approximate or self._index.has_vector_index:
+                self._index.update_vector_index()
+
+    def _compact(self) -> None:
+        self._index.windows.optimize(cleanup_older_than=_NO_TIME)
+
+
+def _delete(table: Any, column: str, values: list[str]) -> None:
+    for start in range(0, len(values), _DELETED_AT_ONCE):
+        quoted = ("'" + value.replace("'", "''") + "'" for value in values[start : start + _DELETED_AT_ONCE])
+        table.delete(f"{column} IN ({', '.join(quoted)})")
 
 
 class _Updating:
@@ -130,151 +247,103 @@ class _Updating:
 
     def __init__(self, model: EmbeddingModel, folder: Path, writer: IndexWriter, update: Update, progress: bool | None):
         self._model, self._folder, self._writer, self._update = model, folder, writer, update
-        self._contents: Contents = writer.contents
-        self._uncommitted = 0
         self._hidden = None if progress is None else not progress
-        self._states: dict[str, FileState] = {}  # of the files that are being embedded
-        self._twins: list[tuple[str, str]] = []  # files, each with one of these that has the same bytes
+        self._states: dict[str, FileState] = {}  # files that are being embedded
+        self._copies: list[tuple[str, str]] = []  # files, each with the file in `_states` that has the same bytes
 
     def run(self, files: list[str]) -> Update:
-        unread = tuple(f"{path}/" for path, _ in self._update.bad)  # what lies there is not known to be gone
-        for path in sorted({*self._contents.files} - {*files}):
-            if not path.startswith(unread):
-                self._drop(path)
-        rate, window, hop = self._model.config.audio.sample_rate, *self._windows()
+        unlisted = tuple(f"{path}/" for path, _ in self._update.bad)  # files in these folders may still exist
+        for path in sorted({*self._writer.files} - {*files}):
+            if not path.startswith(unlisted):
+                self._remove(path)
+        settings = self._writer.settings
+        rate, window, hop = self._model.config.audio.sample_rate, settings.window_seconds, settings.hop_seconds
 
-        def of_clips(clips: list[DecodedFile]) -> list[_Embedded]:
+        def embed_clips(clips: list[DecodedFile]) -> list[_Embedded]:
             vectors = self._model.embed_audio(clips)
             return [
                 (np.array([[0.0, len(clip.samples) / rate]]), vector[None])
                 for clip, vector in zip(clips, vectors, strict=True)
             ]
 
-        def of_long(item: Any) -> _Embedded:
-            found = self._model.windows(item, seconds=window, hop=hop)
-            return np.stack([found.start, found.end], axis=1), found.embeddings
+        def embed_long(item: Any) -> _Embedded:
+            windows = self._model.windows(item, seconds=window, hop=hop)
+            return np.stack([windows.start, windows.end], axis=1), windows.embeddings
 
         with tqdm(total=len(files), desc="index", unit=" files", disable=self._hidden) as self._bar:
-            chosen = (str(self._folder / path) for path in self._new_files(files))
-            for full, result in over_files(chosen, of_clips, of_long, rate, window, skip_silent=True):
-                self._finish(os.path.relpath(full, self._folder), result)
+            paths = (str(self._folder / path) for path in self._to_embed(files))
+            for path, result in over_files(paths, embed_clips, embed_long, rate, window, skip_silent=True):
+                self._embedded(os.path.relpath(path, self._folder), result)
+                self._writer.commit_if_due()
                 self._bar.update()
-            for path, other in self._twins:
-                if self._states[path].content in self._contents.rows:
-                    self._refer(path, self._states[path])
+            for path, original in self._copies:
+                if self._states[path].content in self._writer.contents:
+                    self._known(path, self._states[path])
                 else:
-                    reason = f"holds the same bytes as {self._folder / other}, which was left out"
+                    reason = f"has the same bytes as {self._folder / original}, which was left out"
                     self._reject(path, f"{self._folder / path} {reason}")
                 self._bar.update()
-        self._writer.commit()
         return self._update
 
-    def _windows(self) -> tuple[float, float]:
-        return self._writer.manifest.window_seconds, self._writer.manifest.hop_seconds
-
-    def _new_files(self, files: list[str]) -> Iterator[str]:
-        """Yields the files whose contents have to be embedded; the others are done on the way."""
-        coming: dict[str, str] = {}  # content -> the first file that has it
+    def _to_embed(self, files: list[str]) -> Iterator[str]:
+        """Yields the files whose contents are not in the index, and settles the others."""
+        first: dict[str, str] = {}  # content -> the first file that has it
         for path in files:
             try:
-                check_name(str(self._folder / path))  # its twins may have good names, so it must not stand for them
-                state = self._changed_state(path)
+                check_name(str(self._folder / path))
+                state = self._read_state(path)
             except AudioError as error:
                 self._reject(path, str(error))
-                state = None
             except OSError as error:
                 self._reject(path, f"{self._folder / path} cannot be read ({error.strerror}); leave it out")
-                state = None
-            if state is not None:
-                self._states[path] = state
-                if state.content in coming:
-                    self._twins.append((path, coming[state.content]))
+            else:
+                if state == self._writer.files.get(path):
+                    self._update.unchanged += 1
+                elif state.content in self._writer.contents:
+                    self._known(path, state)
+                else:
+                    self._states[path] = state
+                    if state.content in first:
+                        self._copies.append((path, first[state.content]))
+                    else:
+                        first[state.content] = path
+                        yield path
                     continue
-                if state.content not in self._contents.rows:
-                    coming[state.content] = path
-                    yield path
-                    continue
-                self._refer(path, state)
             self._bar.update()
 
-    def _changed_state(self, path: str) -> FileState | None:
-        """Reads what a file holds now; None if it is as it was."""
+    def _read_state(self, path: str) -> FileState:
+        """Reads the state of a file; opens it only if its size or modification time changed."""
         file = self._folder / path
-        before, known = file.stat(), self._contents.files.get(path)
-        if known is not None and (known.size, known.mtime_ns) == (before.st_size, before.st_mtime_ns):
-            self._update.unchanged += 1
-            return None
+        stat, known = file.stat(), self._writer.files.get(path)
+        if known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+            return known
         with file.open("rb") as opened:
-            # 128 bits: no two files of a collection share them by chance.
+            # With 128 bits, no two files of a collection share a digest by chance.
             content = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        return FileState(before.st_size, before.st_mtime_ns, content)
+        return FileState(stat.st_size, stat.st_mtime_ns, content)
 
-    def _finish(self, path: str, result: _Embedded | AudioError) -> None:
+    def _embedded(self, path: str, result: _Embedded | AudioError) -> None:
         state, file = self._states[path], self._folder / path
         if isinstance(result, AudioError):
             self._reject(path, str(result))
             return
-        now = file.stat() if file.exists() else None
-        if now is None or (now.st_size, now.st_mtime_ns) != (state.size, state.mtime_ns):
-            self._reject(path, f"{file} was changed while it was read; run `slap index` again")
+        stat = file.stat() if file.exists() else None
+        if stat is None or (stat.st_size, stat.st_mtime_ns) != (state.size, state.mtime_ns):
+            self._reject(path, f"{file} changed while it was read; run `slap index` again")
             return
-        times, vectors = result
-        self._writer.add_content(state.content, times, vectors)
-        self._writer.note(file_entry(path, state))
+        self._writer.add_windows(state.content, *result)
+        self._writer.set_file(path, state)
         self._update.embedded += 1
-        self._count(1 + len(vectors) * _COMMIT_FILES // _COMMIT_ROWS)
 
-    def _refer(self, path: str, state: FileState) -> None:
-        """Notes a file whose contents need no embedding."""
-        self._writer.note(file_entry(path, state))
+    def _known(self, path: str, state: FileState) -> None:
+        self._writer.set_file(path, state)
         self._update.known += 1
-        self._count(0)
 
     def _reject(self, path: str, reason: str) -> None:
         self._update.bad.append((path, reason))
-        if path in self._contents.files:  # what the index has of it is of bytes that are gone
-            self._drop(path)
+        if path in self._writer.files:  # with bytes that are gone
+            self._remove(path)
 
-    def _drop(self, path: str) -> None:
-        self._writer.note({"path": path})
+    def _remove(self, path: str) -> None:
+        self._writer.remove_file(path)
         self._update.removed += 1
-
-    def _count(self, work: int) -> None:
-        self._uncommitted += work
-        if self._uncommitted >= _COMMIT_FILES:
-            self._writer.commit()
-            self._uncommitted = 0
-
-
-def _new_manifest(
-    model: EmbeddingModel, window_seconds: float | None, hop_seconds: float | None, number_type: str | None, root: str
-) -> Manifest:
-    seconds = _WINDOW_SECONDS if window_seconds is None else float(window_seconds)
-    hop = seconds / 2 if hop_seconds is None else float(hop_seconds)
-    manifest = Manifest(model.model_id, model.embed_dim, number_type or "float32", seconds, hop, root)
-    manifest.check_settings()
-    return manifest
-
-
-def _check_same(
-    index: Path,
-    model: EmbeddingModel,
-    window_seconds: float | None,
-    hop_seconds: float | None,
-    number_type: str | None,
-    root: str,
-) -> None:
-    """Refuses to mix what cannot be compared."""
-    present = Manifest.read(index)
-    present.check_model(index, model.model_id, model.embed_dim)
-    for name, have, want in (
-        ("window_seconds", present.window_seconds, window_seconds),
-        ("hop_seconds", present.hop_seconds, hop_seconds),
-        ("number_type", present.number_type, number_type),
-        ("folder", present.root, root),
-    ):
-        if want is not None and want != have:
-            raise SearchError(
-                f"{index} has {name} {have}, asked for is {want}: leave that as it was, make the index anew with "
-                "--rebuild, or make another with --index"
-            )

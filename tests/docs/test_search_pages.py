@@ -2,15 +2,16 @@
 
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 import slap_jax
-from slap_jax.search.index import SearchIndex
 from tests.docs.run_page import run_page, write_model
 from tests.inference.tiny import noise
+from tests.search.fake_model import stored
 
 LOAD = functools.cache(slap_jax.load)
 
@@ -37,20 +38,19 @@ def here(folder, monkeypatch):
 def test_search(here, capsys):
     found, commands = run_page("search")
     assert len(commands) == 6 and (found["update"].files, found["update"].unchanged) == (2, 2)
-    alike = found["model"].search(found["Path"]("dog.wav"), "recordings", k=5)
-    assert alike[0].path == "recordings/dog.flac" and alike[0].score > 0.999
-    assert (alike[0].start, alike[0].end) == (0.0, 1.0)
+    same = found["search"](found["model"], "recordings", audio=found["Path"]("dog.wav"), k=5)
+    assert same[0].path == "recordings/dog.flac" and same[0].score > 0.999
+    assert (same[0].start, same[0].end) == (0.0, 1.0)
     assert {hit.path for hit in found["hits"]} == {"recordings/dog.flac", "recordings/tuesday/yard.wav"}
     printed = capsys.readouterr().out
     assert "2 files, 3 windows (2 embedded" in printed and "2 files; 0 new; []" in printed
 
-    # What is stored is what the model says of the windows.
-    index, windows = SearchIndex("recordings"), found["model"].windows("recordings/tuesday/yard.wav")
-    first, rows = index.contents.rows[index.contents.files["tuesday/yard.wav"].content]
-    assert index.times[first : first + rows].tolist() == [[0, 10], [5, 12]]
-    np.testing.assert_array_equal(index.vectors[first : first + rows], windows.embeddings)
-    first, _ = index.contents.rows[index.contents.files["dog.flac"].content]
-    np.testing.assert_array_equal(index.vectors[first], found["model"].embed_audio(["recordings/dog.flac"])[0])
+    # The stored vectors are those that the model computes for the windows.
+    index, windows = stored(Path("recordings")), found["model"].windows("recordings/tuesday/yard.wav")
+    assert [row[:2] for row in index["tuesday/yard.wav"]] == [(0, 10), (5, 12)]
+    np.testing.assert_array_equal([row[2] for row in index["tuesday/yard.wav"]], windows.embeddings)
+    vector = found["model"].embed_audio(["recordings/dog.flac"])[0]
+    np.testing.assert_array_equal(index["dog.flac"][0][2], vector)
 
 
 def test_command_line(here, capsys):

@@ -1,4 +1,6 @@
-"""A stand-in for a model whose vectors are understood at a glance: which of a few tones a clip is made of."""
+"""A stand-in for a model whose vectors are easy to predict: they say which of a few tones a clip contains."""
+
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -8,6 +10,7 @@ from slap_jax.config.defaults import default_config
 from slap_jax.inference.audio_input import load_audio
 from slap_jax.inference.long_audio import Frames, Scores, Windows
 from slap_jax.inference.prompts import ZeroShotError
+from slap_jax.search.index import SearchIndex
 
 RATE = 16_000
 TONES = (500, 1_000, 2_000, 4_000)
@@ -22,8 +25,17 @@ def write(path, *parts: np.ndarray) -> None:
     soundfile.write(path, np.concatenate(parts), RATE)
 
 
+def stored(folder: Path) -> dict[str, list[tuple[float, float, list[float]]]]:
+    """Returns the windows of each file in an index: start, end and vector, by start."""
+    index = SearchIndex(folder)
+    windows: dict[str, list] = {}
+    for row in index.windows.search().to_arrow().to_pylist():
+        windows.setdefault(row["content"], []).append((row["start"], row["end"], row["vector"]))
+    return {path: sorted(windows[state.content]) for path, state in index.files.items()}
+
+
 class FakeModel:
-    """Embeds sound by the power of its tones, and text "tone 2" as that tone alone."""
+    """Embeds sound as the power of each tone, and the text "tone 2" as that tone alone."""
 
     embed_dim = len(TONES)
     config = ConfigDict({"audio": default_config().audio.to_dict(), "data": {"max_seconds": 30.0}})
@@ -31,7 +43,7 @@ class FakeModel:
 
     def __init__(self, model_id: str = "fake00000001"):
         self.model_id = model_id
-        self.heard: list[int] = []  # samples of each clip that was embedded
+        self.heard: list[int] = []  # number of samples of each clip that was embedded
 
     def embed_audio(self, audio):
         return np.stack([self._vector(load_audio(item, RATE)) for item in audio])
@@ -65,6 +77,6 @@ class FakeModel:
     def _vector(self, samples: np.ndarray) -> np.ndarray:
         self.heard.append(len(samples))
         spectrum = np.abs(np.fft.rfft(samples)) ** 2
-        places = [round(frequency * len(samples) / RATE) for frequency in TONES]
-        power = np.array([spectrum[max(0, place - 3) : place + 4].sum() for place in places], np.float32) + 1e-9
+        bins = [round(frequency * len(samples) / RATE) for frequency in TONES]
+        power = np.array([spectrum[max(0, bin - 3) : bin + 4].sum() for bin in bins], np.float32) + 1e-9
         return power / np.linalg.norm(power)
