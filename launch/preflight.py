@@ -29,7 +29,7 @@ from slap_jax.config.files import read_config
 from slap_jax.config.rules import ConfigError
 from slap_jax.config.validate import validate
 from slap_jax.parallel import distributed
-from slap_jax.parallel.distributed import exchange, require_consistency, run_facts
+from slap_jax.parallel.distributed import allgather_text, require_consistency, run_facts
 from slap_jax.parallel.sharding import create_mesh
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tell(name: str, text: str) -> list[str]:
-    """Returns what every process told; see `exchange`."""
-    return [text] if jax.process_count() == 1 else exchange(name, text, _SECONDS)
+    """Returns what every process told; see `allgather_text`."""
+    return [text] if jax.process_count() == 1 else allgather_text(name, text, _SECONDS)
 
 
 def _with_config(config: ConfigDict, options: argparse.Namespace, overrides: list[str]) -> list[Finding]:

@@ -1,7 +1,4 @@
-"""Parameters as nested dicts and as `a/b/c` paths: the names in checkpoints, exports, rules and tables.
-
-The table of parameters that every run writes to `params.txt`.
-"""
+"""Parameters as nested dicts and as `a/b/c` paths, the names used in checkpoints, exports, rules and `params.txt`."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +8,7 @@ import jax
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """Joins a key path of `jax.tree_util`: attributes, keys and positions alike, whatever the Python classes."""
+    """Joins a key path of `jax.tree_util` with slashes: attributes, keys and positions."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -40,7 +37,7 @@ def at_path(tree: Any, path: str) -> Any:
 
 
 def overlay(tree: dict[str, Any], replacement: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `tree` with the leaves that `replacement` holds exchanged or added."""
+    """Returns `tree` with the leaves of `replacement` replaced or added."""
     merged = dict(tree)
     for key, value in replacement.items():
         merged[key] = overlay(merged.get(key, {}), value) if isinstance(value, dict) else value
@@ -48,18 +45,17 @@ def overlay(tree: dict[str, Any], replacement: Mapping[str, Any]) -> dict[str, A
 
 
 def select(tree: Any, paths: tuple[str, ...]) -> dict[str, Any]:
-    """Keeps the subtrees at the given paths."""
+    """Returns only the subtrees at the given paths."""
     return unflatten({path: at_path(tree, path) for path in paths})
 
 
 def parameter_table(params: Any) -> str:
-    """Lists every parameter: path, shape, dtype, count, and how it is split when it is on a mesh.
+    """Returns the table that a run writes to `params.txt`: path, shape, dtype, count and sharding of every parameter.
+
+    One line for each top-level part and the total follow.
 
     Args:
-        params: tree of arrays or `jax.ShapeDtypeStruct`s; nothing is read from the device.
-
-    Returns:
-        Lines of aligned columns, then one line per top-level part and the total.
+        params: tree of arrays or `jax.ShapeDtypeStruct`s; no values are read.
     """
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     rows = [("parameter", "shape", "dtype", "count", "split")]

@@ -1,13 +1,8 @@
-"""Several processes as one run: start-up from the environment, placing of batches, small exchanges between hosts.
+"""Several processes as one run: start-up, global batches, barriers, and the check that all were started alike.
 
-Whether all processes of a run were started with the same config, code and data.
-
-Two that differ would compile different programs and wait for each other forever, so they compare before they do.
-
-What processes tell each other through the coordinator, JAX's service in process 0.
-
-Unlike an exchange through the devices it works before anything is compiled, between different programs, and with a
-limit on time. JAX has no public name for its client; Orbax reaches for the same one.
+Processes exchange small messages through the coordinator, JAX's service in process 0. Unlike a collective on the
+devices, that works before anything is compiled, between different programs, and with a time limit. JAX has no public
+name for the coordinator's client; Orbax uses the same private one.
 """
 
 import hashlib
@@ -35,17 +30,22 @@ from slap_jax.parallel.sharding import batch_sharding
 
 _DAY = 86_400.0
 _EXPLICIT = ("SLAP_COORDINATOR", "SLAP_NUM_PROCESSES", "SLAP_PROCESS_ID")
+_MAX_DIFFERENCES = 20  # listed in a message
+
+
+class ProcessLostError(UserError, RuntimeError):
+    """Another process did not reach a barrier."""
 
 
 def launch_kind(environment: Mapping[str, str]) -> str:
-    """Tells how the processes of this run were started.
+    """Returns how the processes of this run were started, as far as the environment says.
 
     Returns:
-        "explicit" (the three SLAP_ variables), "slurm", "tpu_pod", "auto" (SLAP_DISTRIBUTED=auto: let JAX find out, as
-        on Cloud TPU VMs, whose environment does not tell a pod from a single host), or "single".
+        "explicit" (the three SLAP_ variables), "slurm", "tpu_pod", "auto" (SLAP_DISTRIBUTED=auto: JAX finds out, as on
+        Cloud TPU VMs, where the environment of a pod looks like that of a single host), or "single".
 
     Raises:
-        ConfigError: only some of the SLAP_ variables are set, or one is no number.
+        ConfigError: only some of the SLAP_ variables are set, or one is not a number.
     """
     given = [name for name in _EXPLICIT if environment.get(name)]
     if given:
@@ -58,7 +58,7 @@ def launch_kind(environment: Mapping[str, str]) -> str:
         return "explicit"
     if environment.get("SLAP_DISTRIBUTED") == "auto":
         return "auto"
-    # An interactive shell inside an allocation has SLURM_NTASKS but no step: only `srun` starts several processes.
+    # An interactive shell inside an allocation has SLURM_NTASKS but no job step; only `srun` starts several processes.
     if environment.get("SLURM_STEP_NUM_TASKS", "1") not in ("", "1") and "SLURM_PROCID" in environment:
         return "slurm"
     if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or environment.get("MEGASCALE_COORDINATOR_ADDRESS"):
@@ -67,13 +67,13 @@ def launch_kind(environment: Mapping[str, str]) -> str:
 
 
 def initialize(settings: ConfigDict | None = None, environment: Mapping[str, str] | None = None) -> None:
-    """Joins the other processes of the run, if there are any; call it before anything asks for devices.
+    """Connects to the other processes of the run, if there are any; call it before anything asks for devices.
 
-    Who does not find the others in time is ended by JAX itself; `slap_jax.parallel.process_group` says so.
+    JAX aborts a process that does not find the others in time; `slap_jax.parallel.process_group` explains why.
 
     Args:
-        settings: `config.distributed`; its defaults by default.
-        environment: `os.environ` by default.
+        settings: `config.distributed`; None for the defaults.
+        environment: None for `os.environ`.
 
     Raises:
         ConfigError: see `launch_kind`.
@@ -86,7 +86,7 @@ def initialize(settings: ConfigDict | None = None, environment: Mapping[str, str
         "heartbeat_timeout_seconds": limits.heartbeat_timeout,
     }
     if kind != "single":
-        logging.info("waiting for %s, %d s at most", others(environment), limits.initialization_timeout)
+        logging.info("waiting for %s, at most %d s", others(environment), limits.initialization_timeout)
     if kind == "explicit":
         jax.distributed.initialize(
             environment["SLAP_COORDINATOR"],
@@ -97,19 +97,19 @@ def initialize(settings: ConfigDict | None = None, environment: Mapping[str, str
     elif kind != "single":
         jax.distributed.initialize(**timeouts)
     if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        # A CPU program that is read back from the cache does not keep the order of its exchanges with other processes
-        # (jax 0.10): two processes then wait in different ones for ever.
+        # A CPU program read back from the compilation cache loses the order of its collectives (jax 0.10), and the
+        # processes then wait forever in different ones.
         jax.config.update("jax_enable_compilation_cache", False)
     if jax.process_index() == 0:
         logging.info("%s", device_table())
 
 
 def others(environment: Mapping[str, str]) -> str:
-    """Returns whom this process has to meet, as far as its environment tells, to be read after "waiting for"."""
+    """Returns a description of the other processes, to follow the words "waiting for"."""
     kind = launch_kind(environment)
     if kind == "explicit":
         count, number = environment["SLAP_NUM_PROCESSES"], environment["SLAP_PROCESS_ID"]
-        where = f"coordinator {environment['SLAP_COORDINATOR']}, which process 0 opens"
+        where = f"coordinator {environment['SLAP_COORDINATOR']}, started by process 0"
         return f"all {count} processes (this is process {number}; {where})"
     if kind == "slurm":
         count, number = environment["SLURM_STEP_NUM_TASKS"], environment["SLURM_PROCID"]
@@ -118,7 +118,7 @@ def others(environment: Mapping[str, str]) -> str:
 
 
 def device_table() -> str:
-    """Returns one line per kind of device: how many, on how many hosts, with how much memory."""
+    """Returns one line that lists the devices of each kind: their number, hosts and memory."""
     devices = jax.devices()
     lines = []
     for kind in sorted({device.device_kind for device in devices}):
@@ -138,14 +138,14 @@ def _memory(devices: list[Any]) -> str:
 
 
 def place_batch(batch: PackedBatch, mesh: Mesh) -> PackedBatch:
-    """Puts the rows that this process read on its devices, as its part of the global batch.
+    """Places the rows that this process read on its devices, as its part of the global batch.
 
-    Which rows the global batch holds does not depend on the mesh. Their order follows the devices: on a TPU slice the
-    rows of one process need not be neighbours.
+    The set of rows in the global batch does not depend on the mesh. Their order follows the devices: on a TPU slice,
+    the rows of one process need not be adjacent.
 
     Args:
-        batch: NumPy arrays with the LOCAL rows, [R / processes, ...].
-        mesh: whose `data` and `fsdp` axes split the rows.
+        batch: NumPy arrays of the LOCAL rows, [R / processes, ...].
+        mesh: its `data` and `fsdp` axes split the rows.
 
     Returns:
         Global arrays [R, ...].
@@ -155,28 +155,27 @@ def place_batch(batch: PackedBatch, mesh: Mesh) -> PackedBatch:
 
 
 def barrier(name: str) -> None:
-    """Waits for every process, however long it takes; does nothing when there is one.
+    """Waits for every process, without a time limit; does nothing in a run of one process.
 
-    The processes meet at the coordinator, not through their devices: those give up when one is half a minute later than
-    another, which happens when only some have the program in their compilation cache. Lost processes are noticed by
-    their heartbeat.
+    The barrier is at the coordinator, not on the devices: a collective fails when one process is half a minute late,
+    which happens when only some have the program in their compilation cache. Heartbeats detect lost processes.
 
     Args:
-        name: used once in a run.
+        name: unique in a run.
 
     Raises:
-        ProcessLostError: the processes cannot meet any more.
+        ProcessLostError: the processes can no longer reach the barrier.
     """
-    if jax.process_count() > 1 and not meet(name, _DAY):
-        raise ProcessLostError(f"not every process came to {name!r}")
+    if jax.process_count() > 1 and not try_barrier(name, _DAY):
+        raise ProcessLostError(f"not every process reached the barrier {name!r}; see the logs of the others")
 
 
 def allgather_json(value: Any) -> list[Any]:
-    """Returns the small JSON value of every process, in their order. Every process must call it."""
+    """Returns the JSON value of every process, in the order of the processes. Every process must call it."""
     if jax.process_count() == 1:
         return [value]
     encoded = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    # Explicit exchange between steps: a guard on transfers inside the loop does not concern it.
+    # This runs between steps, on purpose; the training loop forbids implicit transfers.
     with jax.transfer_guard("allow"):
         sizes = np.asarray(multihost_utils.process_allgather(np.int32(encoded.size))).reshape(-1)
         width = 1 << int(sizes.max() - 1).bit_length()  # a power of two: few shapes to compile for
@@ -186,38 +185,37 @@ def allgather_json(value: Any) -> list[Any]:
     return [json.loads(bytes(row[:size])) for row, size in zip(gathered, sizes, strict=True)]
 
 
-_SHOWN = 20  # differences
-
-
 def require_consistency(name: str, facts: Mapping[str, Any], seconds: float) -> None:
-    """Returns once all processes have told the same facts; every process must call it.
+    """Returns if all processes call it with the same facts.
+
+    Processes that differ would compile different programs and wait for each other forever.
 
     Args:
-        name: of the comparison, used once in a run.
+        name: of the comparison, unique in a run.
         facts: nested mappings of JSON values.
-        seconds: to wait for the others.
+        seconds: time limit of the wait for the others.
 
     Raises:
-        ConfigError: in every process, with each difference and who has which value.
-        ProcessLostError: a process did not come in time.
+        ConfigError: in every process, with each difference and which process has which value.
+        ProcessLostError: a process did not arrive in time.
     """
     if jax.process_count() == 1:
         return
     flat = json.dumps(flattened(facts), sort_keys=True, default=str)
     digest = hashlib.blake2b(flat.encode(), digest_size=16).hexdigest()
-    # Usually all agree: then only hashes are sent. Otherwise one of each kind tells everything.
-    digests = exchange(f"hash of {name}", f"{digest} {socket.gethostname()}", seconds)
-    hosts = [told.partition(" ")[2] for told in digests]
-    kinds = [told.partition(" ")[0] for told in digests]
-    if len(set(kinds)) == 1:
+    # Usually all agree, and only hashes are sent. Otherwise the first process with each hash sends its facts.
+    answers = allgather_text(f"hash of {name}", f"{digest} {socket.gethostname()}", seconds)
+    hosts = [answer.partition(" ")[2] for answer in answers]
+    digests = [answer.partition(" ")[0] for answer in answers]
+    if len(set(digests)) == 1:
         return
-    speaks = kinds.index(digest) == jax.process_index()
-    told = [json.loads(text) for text in exchange(name, flat if speaks else "null", seconds)]
-    raise ConfigError(describe_disagreement([told[kinds.index(kind)] for kind in kinds], hosts))
+    is_first = digests.index(digest) == jax.process_index()
+    sent = [json.loads(text) for text in allgather_text(name, flat if is_first else "null", seconds)]
+    raise ConfigError(describe_differences([sent[digests.index(one)] for one in digests], hosts))
 
 
 def run_facts(config: ConfigDict) -> dict[str, Any]:
-    """What the compiled step depends on, but for the data."""
+    """Returns what the compiled step depends on, apart from the data."""
     return {
         "config": json.loads(config.to_json_best_effort()),
         "version": {"slap_jax": version("slap-jax"), "jax": jax.__version__, "jaxlib": jaxlib.version.__version__},
@@ -225,7 +223,7 @@ def run_facts(config: ConfigDict) -> dict[str, Any]:
 
 
 def flattened(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested mappings as one, with keys like "config.data.rows"."""
+    """Returns nested mappings as one, with keys such as "config.data.rows"."""
     flat: dict[str, Any] = {}
     for key, value in facts.items():
         if isinstance(value, Mapping):
@@ -235,29 +233,29 @@ def flattened(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def describe_disagreement(told: Sequence[Mapping[str, Any]], hosts: Sequence[str]) -> str:
-    """Returns the message: every differing fact with its values and who has them.
+def describe_differences(facts: Sequence[Mapping[str, Any]], hosts: Sequence[str]) -> str:
+    """Returns the message that lists every differing fact, its values, and the processes that have them.
 
     Args:
-        told: the flat facts of every process.
-        hosts: their host names.
+        facts: the flat facts of every process.
+        hosts: the host name of every process.
     """
     lines = []
-    for key in sorted(set().union(*told)):
-        values = [json.dumps(facts[key]) if key in facts else "absent" for facts in told]
+    for key in sorted(set().union(*facts)):
+        values = [json.dumps(own[key]) if key in own else "absent" for own in facts]
         if len(set(values)) > 1:
-            who = [
-                f"{value} on {_processes([p for p in range(len(told)) if values[p] == value], hosts)}"
+            holders = [
+                f"{value} on {_processes([p for p in range(len(facts)) if values[p] == value], hosts)}"
                 for value in dict.fromkeys(values)
             ]
-            lines.append(f"  {key}: {'; '.join(who)}")
-    more = len(lines) - _SHOWN
+            lines.append(f"  {key}: {'; '.join(holders)}")
+    more = len(lines) - _MAX_DIFFERENCES
     if more > 0:
-        lines[_SHOWN:] = [f"  ... and {more} more"]
+        lines[_MAX_DIFFERENCES:] = [f"  ... and {more} more"]
     return (
-        "the processes of this run were not started alike:\n"
+        "the processes of this run differ:\n"
         + "\n".join(lines)
-        + "\ngive all hosts the same code, config file, overrides and prepared data, then start all of them again"
+        + "\ngive all hosts the same code, config file, overrides and prepared data, then restart all of them"
     )
 
 
@@ -267,38 +265,34 @@ def _processes(numbers: Sequence[int], hosts: Sequence[str]) -> str:
     return f"process {', '.join(named)}{more}"
 
 
-class ProcessLostError(UserError, RuntimeError):
-    """Another process did not come to where all meet."""
-
-
-def meet(name: str, seconds: float) -> bool:
-    """Waits until every process calls it with the same name, which is used once in a run.
+def try_barrier(name: str, seconds: float) -> bool:
+    """Waits until every process calls it with the same name, which is unique in a run.
 
     Returns:
-        Whether all came in time.
+        False if a process did not arrive in time.
     """
     try:
         _client().wait_at_barrier(f"slap/{name}", int(1_000 * seconds))
-    except Exception:  # late, lost, or no coordinator any more: JAX has no type of its own for each
+    except Exception:  # late, lost, or the coordinator is gone: JAX has no separate types for them
         return False
     return True
 
 
-def exchange(name: str, text: str, seconds: float) -> list[str]:
-    """Returns what every process told, in the order of the processes.
+def allgather_text(name: str, text: str, seconds: float) -> list[str]:
+    """Returns the texts of all processes, in the order of the processes, through the coordinator.
 
     Args:
-        name: used once in a run.
-        text: what this process tells; short, the coordinator sends it to everybody.
-        seconds: to wait for the others.
+        name: unique in a run.
+        text: of this process; keep it short, because the coordinator sends it to every process.
+        seconds: time limit of the wait for the others.
 
     Raises:
-        ProcessLostError: a process did not come in time.
+        ProcessLostError: a process did not arrive in time.
     """
     _client().key_value_set(f"slap/{name}/{distributed.global_state.process_id:08d}", text)
-    if not meet(f"{name}/told", seconds):
-        raise ProcessLostError(f"not every process came to compare {name!r} within {seconds:g} s; look at their logs")
-    return [told for _, told in sorted(_client().key_value_dir_get(f"slap/{name}/"))]
+    if not try_barrier(f"{name}/set", seconds):
+        raise ProcessLostError(f"not every process arrived to compare {name!r} within {seconds:g} s; see their logs")
+    return [answer for _, answer in sorted(_client().key_value_dir_get(f"slap/{name}/"))]
 
 
 def _client() -> Any:

@@ -1,4 +1,4 @@
-"""A request to stop: SIGTERM or Ctrl-C, noticed between two steps, at the same step by every process."""
+"""Requests to stop, SIGTERM and Ctrl-C, which every process obeys after the same step."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ from jax.experimental import multihost_utils
 class StopRequest:
     """Turns SIGTERM and the first Ctrl-C into a flag that the training loop reads once per step.
 
-    A second Ctrl-C aborts at once; a second SIGTERM does not, schedulers repeat it. With several processes SIGTERM
-    belongs to JAX's preemption service, which makes all of them stop at the same step; Ctrl-C is passed on to it.
+    A second Ctrl-C aborts at once; a second SIGTERM does not, because schedulers repeat it. With several processes
+    JAX's preemption service handles SIGTERM and makes all of them stop at the same step; Ctrl-C is forwarded to it.
     """
 
     def __init__(self) -> None:
-        """Takes the signals over; call it after the processes have joined, in the main thread."""
+        """Installs the signal handlers; call it in the main thread, after the processes have connected."""
         self._requested = False
         self._several = jax.process_count() > 1
         self._previous: dict[int, Any] = {}
@@ -31,13 +31,13 @@ class StopRequest:
             self._previous[number] = signal.signal(number, handler)
 
     def reached(self, step: int) -> bool:
-        """Whether to save and stop after this step; every process must ask after every step."""
+        """Returns whether to save and stop after this step; every process must ask after every step."""
         if self._several:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._requested
 
     def close(self) -> None:
-        """Puts the old signal handlers back."""
+        """Restores the previous signal handlers."""
         while self._previous:
             number, handler = self._previous.popitem()
             signal.signal(number, handler)
@@ -49,8 +49,8 @@ class StopRequest:
     def _interrupted(self, number: int, frame: Any) -> None:
         if self._requested:
             self.close()
-            raise KeyboardInterrupt  # whatever the old handler: a shell's background jobs start with Ctrl-C ignored
+            raise KeyboardInterrupt  # even if the old handler ignores Ctrl-C, as in background jobs of a shell
         self._requested = True
-        logging.warning("Ctrl-C: saving a checkpoint after this step, then stopping; once more stops at once, unsaved")
+        logging.warning("Ctrl-C: saving a checkpoint after this step, then stopping; again: stop at once, unsaved")
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)

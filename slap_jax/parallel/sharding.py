@@ -1,10 +1,7 @@
-"""The device mesh: axes `data`, `fsdp` and `tensor` over any number of devices, hosts and slices.
+"""The device mesh, the rules that shard parameters and batches over it, and the helpers of sharded functions.
 
-Which mesh axes split which parameter: one ordered list of path rules, for optimiser and teacher too.
-
-Functions that every device applies to its own rows: kernels that XLA cannot partition, and loops of local length.
-
-What a program is compiled for: the machine's own devices, or others that are described but not there.
+The mesh has the axes `data`, `fsdp` and `tensor`, over any number of devices, hosts and slices. One ordered list of
+path rules shards parameters, optimiser state and teacher alike.
 """
 
 import contextlib
@@ -27,14 +24,14 @@ from slap_jax.params import path_name
 AXES: tuple[str, ...] = ("data", "fsdp", "tensor")
 BATCH_AXES: tuple[str, ...] = ("data", "fsdp")
 
-# Rows are split over both: fsdp ways hold different rows too, they only share the storage of parameters.
+# The batch's rows are split over both axes: devices along `fsdp` share the storage of parameters, not their rows.
 BATCH_SPEC = PartitionSpec(BATCH_AXES)
 
 
 def create_mesh(parallel: ConfigDict, devices: Sequence[Any] | None = None) -> Mesh:
-    """Builds the mesh over `devices` (all of them by default), with `tensor` on the closest neighbours.
+    """Builds the mesh over `devices` (all of them by default), with `tensor` on the closest devices.
 
-    On several TPU slices only `data` crosses the slow network between them.
+    With several TPU slices, only `data` crosses the slow network between them.
 
     Raises:
         ConfigError: the sizes do not fit the devices, or two hosts would need the same rows of the batch.
@@ -46,10 +43,10 @@ def create_mesh(parallel: ConfigDict, devices: Sequence[Any] | None = None) -> M
 
 
 def device_grid(sizes: tuple[int, int, int], devices: list[Any]) -> np.ndarray:
-    """Lays the devices out as an array of the mesh's shape.
+    """Returns the devices as an array of the mesh's shape.
 
     Raises:
-        ConfigError: there are several slices and `data` is no multiple of their number.
+        ConfigError: there are several slices, and `data` is not a multiple of their number.
     """
     slices = len({getattr(device, "slice_index", 0) or 0 for device in devices})
     if slices > 1:
@@ -62,12 +59,12 @@ def device_grid(sizes: tuple[int, int, int], devices: list[Any]) -> np.ndarray:
         return _torus(mesh_utils.create_hybrid_device_mesh, within, (slices, 1, 1), devices=devices)
     if devices[0].platform == "tpu":
         return _torus(mesh_utils.create_device_mesh, sizes, devices=devices)
-    # GPUs and CPUs: the order of the devices is host by host, so the last axes stay inside a host.
+    # GPUs and CPUs are listed host by host, so the last axes stay inside a host.
     return np.array(devices, dtype=object).reshape(sizes)
 
 
 def _torus(create: Callable[..., np.ndarray], *sizes: tuple[int, ...], devices: list[Any]) -> np.ndarray:
-    """Lays mesh axes along the links of the TPU; only where whole links do not fit may an axis split one."""
+    """Lays mesh axes along whole links of the TPU; an axis splits a link only if nothing else fits."""
     try:
         return create(*sizes, devices=devices)
     except NotImplementedError:
@@ -75,44 +72,44 @@ def _torus(create: Callable[..., np.ndarray], *sizes: tuple[int, ...], devices: 
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Rows over `data` and `fsdp`, everything else whole."""
+    """Returns the sharding of a batch: rows over `data` and `fsdp`, other axes replicated."""
     return NamedSharding(mesh, BATCH_SPEC)
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding that puts the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def _check_rows_per_host(grid: np.ndarray) -> None:
-    """Every host reads rows of its own, so a tensor group must not reach over two hosts."""
+    """Raises if a tensor group spans two hosts: every host reads different rows, and a group shares its rows."""
     for data, fsdp in np.ndindex(*grid.shape[:2]):
         hosts = {device.process_index for device in grid[data, fsdp]}
         if len(hosts) > 1:
             raise ConfigError(
-                f"config.parallel.tensor is {grid.shape[2]}, which reaches over the hosts {sorted(hosts)}; write at "
-                "most the devices of one host, and leave the rest to data and fsdp"
+                f"config.parallel.tensor is {grid.shape[2]}, which spans the hosts {sorted(hosts)}; write at most "
+                "the devices of one host, and leave the rest to data and fsdp"
             )
 
 
 # (pattern searched in the path, mesh axis of each of the LAST dimensions); the first match decides. Leading dimensions
-# that the rule does not name are stacked layers and stay whole: the scan over layers slices them. Rows are `fsdp` ways'
-# own, so a parameter split over `fsdp` is gathered for its use and only stored in pieces: its largest dimension that
-# `tensor` leaves over is split.
+# without an axis are stacked layers and stay whole: the scan over layers slices them. Devices along `fsdp` have
+# different rows, so a parameter is only stored in shards along `fsdp` and is gathered where it is used: the rule shards
+# its largest dimension that `tensor` does not.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    # Column parallel: every tensor way computes heads, hidden units or prototypes of its own.
+    # Column parallel: each tensor shard computes its own heads, hidden units or prototypes.
     (r"/(query|key|value|gate|up)/kernel$", ("fsdp", "tensor")),
     (r"/head/input/kernel$", ("fsdp", "tensor")),
     (r"/head/prototypes$", ("fsdp", "tensor")),
-    # Row parallel: the next matrix, whose partial results are summed over the tensor ways.
+    # Row parallel: the next matrix; its partial results are summed over the tensor shards.
     (r"/(out|down)/kernel$", ("tensor", "fsdp")),
     (r"/head/hidden/kernel$", ("tensor", "fsdp")),
-    # The vocabulary is split as prototypes are: each way scores tokens of its own.
+    # The vocabulary is split as the prototypes are: each shard scores its own tokens.
     (r"/embedding/table$", ("tensor", "fsdp")),
-    # Matrices at the ends of the towers, used once.
+    # Matrices at the ends of the towers.
     (r"/patch_embedding/kernel$", (None, "fsdp")),
     (r"/kernel$", ("fsdp", None)),
-    # Norm scales, biases, probes, temperatures, counters: too small to be worth splitting.
+    # Norm scales, biases, probes, temperatures and counters are too small to shard.
     (r"", ()),
 )
 
@@ -121,10 +118,10 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh_shape: dict[str, int]
     """Returns the spec of one array.
 
     Args:
-        path: `/`-joined and with a leading `/`; rules search its end, so `optimizer/.../mu/model/x/kernel` is split
-            as `model/x/kernel` is.
+        path: `/`-joined, with a leading `/`. Rules match its end, so `optimizer/.../mu/model/x/kernel` is sharded as
+            `model/x/kernel` is.
         shape: of the array.
-        mesh_shape: axis name -> size. A dimension that its axis does not divide stays whole.
+        mesh_shape: axis name -> size. A dimension that its axis does not divide is replicated.
     """
     axes = next(axes for pattern, axes in RULES if re.search(pattern, path))
     if len(axes) > len(shape):
@@ -135,7 +132,7 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh_shape: dict[str, int]
 
 
 def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """Returns the `NamedSharding` of every array (or `jax.ShapeDtypeStruct`) of a state, in the structure of `tree`."""
+    """Returns the tree of `NamedSharding`s of a tree of arrays or `jax.ShapeDtypeStruct`s."""
     mesh_shape = dict(mesh.shape)
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -145,7 +142,7 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def with_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """Returns `jax.ShapeDtypeStruct`s that carry the shardings: what a checkpoint restores to."""
+    """Returns the tree of `jax.ShapeDtypeStruct`s with shardings that a checkpoint is restored to."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,
@@ -154,14 +151,15 @@ def with_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def shard_map_if_mesh(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-    """Wraps a function so that each device of the mesh in context calls it on its part of the arguments.
+    """Returns `jax.shard_map` of the function over the mesh in context, or the function itself without a mesh.
 
-    Without a mesh (`jax.set_mesh` was not called), or inside another such function, it is returned as it is.
+    For kernels that XLA cannot partition and loops whose length differs between devices. Inside another `shard_map`,
+    and on a mesh of one device, the function is returned unchanged.
 
     Args:
-        function: of arrays; sees local shapes.
-        in_specs: partition of each argument over the mesh's axes.
-        out_specs: partition of the results.
+        function: sees the local shapes.
+        in_specs: one partition spec for each argument.
+        out_specs: partition specs of the results.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.manual_axes or mesh.size == 1:
@@ -170,12 +168,12 @@ def shard_map_if_mesh(function: Callable[..., Any], in_specs: Any, out_specs: An
 
 
 def axis_size(name: str) -> int:
-    """Devices along an axis of the mesh in context; 1 without a mesh."""
+    """Returns the size of an axis of the mesh in context; 1 without a mesh."""
     return jax.sharding.get_abstract_mesh().shape.get(name, 1)
 
 
 def constrain(x: Array, spec: PartitionSpec) -> Array:
-    """Asks XLA to lay an array out over the mesh in context; without a mesh, returns it as it is."""
+    """Constrains an array's sharding over the mesh in context; without a mesh, returns it unchanged."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.manual_axes or mesh.size == 1:
         return x
@@ -186,17 +184,16 @@ _TARGET: contextvars.ContextVar[str | None] = contextvars.ContextVar("target pla
 
 
 def target_platform() -> str:
-    """Returns "cpu", "gpu" or "tpu": what the program that is being traced will run on.
+    """Returns "cpu", "gpu" or "tpu", the platform that the program being traced will run on.
 
-    Choices between kernels are made while tracing, so they must ask here and not `jax.default_backend()`, which tells
-    what the machine has that compiles.
+    Kernels are chosen while tracing. `jax.default_backend()` would name the platform of the compiling machine.
     """
     return _TARGET.get() or jax.default_backend()
 
 
 @contextlib.contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
-    """Makes `target_platform()` answer `platform` inside; trace fresh functions there, not ones traced before."""
+    """Makes `target_platform()` return `platform` in the body; trace new functions there, not cached ones."""
     token = _TARGET.set(platform)
     try:
         yield

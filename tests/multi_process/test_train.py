@@ -121,7 +121,7 @@ def kill(train_data: Path, run_dir: Path, victim: int, after: int) -> None:
     assert workers[1 - victim].returncode in (EXIT_LOST, -signal.SIGABRT)
     assert f"slap: process {1 - victim} of 2" in outputs[1 - victim]
     assert "another process of the run was lost" in outputs[1 - victim]
-    assert f"goes on from the newest checkpoint in {run_dir / 'checkpoints'}" in outputs[1 - victim]
+    assert f"resumes from the newest checkpoint in {run_dir / 'checkpoints'}" in outputs[1 - victim]
     assert "was killed before the run was over" in outputs[victim]
 
 

@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-from slap_jax.parallel import crash_message as last_words
+from slap_jax.parallel import crash_message
 
 PROGRAM = """
 import os, signal, sys
 from slap_jax.parallel.crash_message import CrashMessage
 signal.signal(signal.SIGUSR1, lambda *_: None)
 words = CrashMessage()
-words.become("forgotten")
+words.set("forgotten")
 os.kill(os.getpid(), signal.SIGUSR1)  # its number stands between the words
-words.become("ended by abort\\nin two lines", "ended by a kill, naïvely")
+words.set("ended by abort\\nin two lines", "ended by a kill, naïvely")
 {end}
 """
 
@@ -41,7 +41,7 @@ def test_what_is_said(end, code, said):
 
 def test_signals_work_as_before_when_closed():
     before = signal.getsignal(signal.SIGABRT)
-    words = last_words.CrashMessage()
+    words = crash_message.CrashMessage()
     assert signal.getsignal(signal.SIGABRT) != before
     words.close()
     assert signal.getsignal(signal.SIGABRT) == before
@@ -49,8 +49,8 @@ def test_signals_work_as_before_when_closed():
 
 
 def test_a_lost_companion_does_no_harm():
-    words = last_words.CrashMessage((sys.executable, "-c", "pass"))
+    words = crash_message.CrashMessage((sys.executable, "-c", "pass"))
     words._companion.wait(timeout=60)
-    words.become("to nobody")
+    words.set("to nobody")
     words.close()
     assert words._companion.returncode == 0 and signal.set_wakeup_fd(-1) == -1

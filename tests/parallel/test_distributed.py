@@ -14,7 +14,7 @@ from slap_jax.batch import PackedBatch
 from slap_jax.config.rules import ConfigError
 from slap_jax.parallel import distributed
 from slap_jax.parallel import distributed as agreement
-from slap_jax.parallel.distributed import describe_disagreement, flattened, require_consistency, run_facts
+from slap_jax.parallel.distributed import describe_differences, flattened, require_consistency, run_facts
 from slap_jax.parallel.sharding import create_mesh
 from tests.tiny import tiny_config
 
@@ -64,8 +64,8 @@ def test_initialize_hands_on_the_explicit_values_and_the_timeouts(monkeypatch, c
     timeouts = {"initialization_timeout": 20, "heartbeat_timeout_seconds": 30}
     assert calls == [(("10.0.0.1:1234", 2, 1), timeouts)]
     assert (
-        "waiting for all 2 processes (this is process 1; coordinator 10.0.0.1:1234, which process 0 opens), "
-        "20 s at most" in caplog.text
+        "waiting for all 2 processes (this is process 1; coordinator 10.0.0.1:1234, started by process 0), "
+        "at most 20 s" in caplog.text
     )
     distributed.initialize(limits, {"SLAP_DISTRIBUTED": "auto"})
     assert calls[1] == ((), timeouts)
@@ -114,7 +114,7 @@ def test_alone_gathering_gives_the_own_value():
 
 def test_one_process_agrees_with_itself_and_asks_nobody(monkeypatch):
     asked = []
-    monkeypatch.setattr(agreement, "exchange", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(agreement, "allgather_text", lambda *arguments: asked.append(arguments))
     require_consistency("anything", {"a": 1}, seconds=0.0)
     assert not asked
 
@@ -129,9 +129,9 @@ def test_facts_have_the_names_of_settings():
 def test_every_difference_with_its_values_and_who_has_them():
     same = {"config.seed": 0, "config.data.rows": 8, "version.jax": "0.10.2"}
     told = [same, same, {**same, "config.data.rows": 16}, {"config.seed": 0, "config.data.rows": 8}, same, same]
-    message = describe_disagreement(told, ["a", "b", "c", "d", "e", "f"])
+    message = describe_differences(told, ["a", "b", "c", "d", "e", "f"])
     assert message.splitlines()[:3] == [
-        "the processes of this run were not started alike:",
+        "the processes of this run differ:",
         "  config.data.rows: 8 on process 0 (a), 1 (b), 3 (d) and 2 more; 16 on process 2 (c)",
         '  version.jax: "0.10.2" on process 0 (a), 1 (b), 2 (c) and 2 more; absent on process 3 (d)',
     ]
@@ -140,7 +140,7 @@ def test_every_difference_with_its_values_and_who_has_them():
 
 
 def test_a_long_list_is_cut():
-    message = describe_disagreement([{f"x{n:02d}": 0 for n in range(30)}, {}], ["a", "b"])
+    message = describe_differences([{f"x{n:02d}": 0 for n in range(30)}, {}], ["a", "b"])
     assert "x19" in message
     assert "x20" not in message
     assert "... and 10 more" in message

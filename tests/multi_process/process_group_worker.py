@@ -1,7 +1,7 @@
-"""One of two processes that fail; started by `test_membership.py`.
+"""One of two processes that fail; started by `test_process_group.py`.
 
-python -m tests.multi_process.membership_worker RUN_DIR one      process 1 fails, process 0 waits for it
-python -m tests.multi_process.membership_worker RUN_DIR both     both fail alike
+python -m tests.multi_process.process_group_worker RUN_DIR one      process 1 fails, process 0 waits for it
+python -m tests.multi_process.process_group_worker RUN_DIR both     both fail alike
 """
 
 import sys

@@ -18,10 +18,7 @@ def test_different_configs_are_refused_by_both_before_anything_is_compiled(train
         outputs = outputs_of(processes)
     assert [process.returncode for process in processes] == [1, 1]
     for output in outputs:
-        assert (
-            "ConfigError: the processes of this run were not started alike:\n  config.data.rows: 8 on process 0 ("
-            in output
-        )
+        assert "ConfigError: the processes of this run differ:\n  config.data.rows: 8 on process 0 (" in output
         assert "; 16 on process 1 (" in output
         assert "  config.optimizer.learning_rate: 0.01 on process 0 (" in output
         assert "compiling" not in output
@@ -42,7 +39,7 @@ def test_different_data_are_refused_by_both(train_data, tmp_path):
         outputs = outputs_of(processes)
     assert [process.returncode for process in processes] == [1, 1]
     for output in outputs:
-        assert "not started alike:\n  training.tokenizer: " in output
+        assert "this run differ:\n  training.tokenizer: " in output
         assert "compiling" not in output
 
 
@@ -63,12 +60,12 @@ def test_a_process_that_waits_in_vain_says_for_whom(train_data, tmp_path):
         (output,) = outputs_of(processes)
     assert processes[0].returncode != 0
     assert "waiting for all 2 processes (this is process 0; coordinator 127.0.0.1:" in output
-    assert "waited in vain for all 2 processes (this is process 0" in output
-    assert "not all came within 3 s (config.distributed.initialization_timeout)" in output
+    assert "timed out waiting for all 2 processes (this is process 0" in output
+    assert "not all arrived within 3 s (config.distributed.initialization_timeout)" in output
 
 
 def fail(run_dir, who: str) -> list[str]:
-    return ["-m", "tests.multi_process.membership_worker", str(run_dir), who]
+    return ["-m", "tests.multi_process.process_group_worker", str(run_dir), who]
 
 
 def test_a_process_that_fails_leaves_at_once_and_the_other_ends(tmp_path):
