@@ -1,1 +1,1 @@
-"""`slap prepare`: from a collection to records, shard by shard."""
+"""`slap prepare`: from a collection of clips to record shards."""

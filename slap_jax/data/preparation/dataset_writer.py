@@ -1,4 +1,4 @@
-"""Makes a TFDS data set of finished shards: metadata, indexes, statistics and duplicates; no TensorFlow."""
+"""Turns finished shards into a TFDS dataset: metadata, indexes, statistics and duplicates, without TensorFlow."""
 
 import dataclasses
 import hashlib
@@ -7,11 +7,9 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow_datasets as tfds
-from etils import epath
 from jaxtyping import Bool, Int64
 
 from slap_jax.data.audio import SAMPLE_RATE
@@ -21,22 +19,24 @@ from slap_jax.data.preparation.duplicates import Duplicates, find_duplicates
 from slap_jax.data.preparation.shards import ShardSummary, filter_shard
 from slap_jax.data.records import DATASET, INDEX, SCHEMA_VERSION
 
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
 DUPLICATES = "duplicates.jsonl"
-# The summaries of the published shards, for the next preparation.
-SUMMARIES = ".summaries"
+SUMMARIES = ".summaries"  # folder with the summaries of the published shards, for the next preparation
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetIdentity:
-    """What a data set is called, and what its metadata say about it.
+    """Name, version and description of a dataset.
 
     Attributes:
-        name: of the data set; its files begin with it.
+        name: of the dataset; its files begin with it.
         version: three numbers.
         description: one sentence or more.
-        homepage: where it comes from.
+        homepage: where the data come from.
         licence: of audio and annotations.
-        citation: of its paper.
+        citation: of the paper.
     """
 
     name: str = DATASET
@@ -49,12 +49,12 @@ class DatasetIdentity:
 
 @dataclasses.dataclass(frozen=True)
 class FinishedShard:
-    """A shard on its way from a preparation to its data set.
+    """A shard in the staging folder.
 
     Attributes:
-        split: name.
-        file: where it is made.
-        summary_file: of its `ShardSummary`.
+        split: name of the split.
+        file: the shard.
+        summary_file: its `ShardSummary`.
     """
 
     split: str
@@ -66,8 +66,10 @@ class FinishedShard:
         return ShardSummary.load(self.summary_file)
 
 
-def record_features() -> tfds.features.FeaturesDict:
-    """Returns the one schema of all data sets."""
+def record_features() -> "tfds.features.FeaturesDict":
+    """Returns the TFDS schema of a record, the same for all datasets."""
+    import tensorflow_datasets as tfds
+
     return tfds.features.FeaturesDict(
         {
             "id": tfds.features.Text(),
@@ -86,26 +88,26 @@ def record_features() -> tfds.features.FeaturesDict:
 
 
 def info_fields(identity: DatasetIdentity) -> dict[str, Any]:
-    """Returns what TFDS keeps of a data set beside its features and splits."""
+    """Returns the fields of `tfds.core.DatasetInfo` apart from features and splits."""
     return {
         "description": identity.description,
         "homepage": identity.homepage,
         "citation": identity.citation,
         "redistribution_info": {"license": identity.licence} if identity.licence else None,
-        "disable_shuffling": True,  # the collection's order; training shuffles when it reads
+        "disable_shuffling": True,  # keeps the order of the collection; training shuffles when it reads
     }
 
 
 def write_dataset(
     directory: Path, identity: DatasetIdentity, shards: Sequence[FinishedShard], *, drop_duplicates: bool = False
 ) -> dict[str, Any]:
-    """Moves shards into a new data set and writes what belongs to it, in memory that does not grow with the clips.
+    """Moves shards into a new dataset and writes its metadata.
 
     Args:
-        directory: of the data set, to be made.
-        identity: of the data set.
-        shards: split by split, in their order; a split without a record is left out.
-        drop_duplicates: whether to keep only the first of clips with the same audio.
+        directory: of the dataset; must not exist.
+        identity: of the dataset.
+        shards: in order, split by split; a split without records is left out.
+        drop_duplicates: whether to keep only the first of clips with equal audio.
 
     Returns:
         JSON values: `splits`, with clips, seconds, digest and statistics of each, and counts of `duplicates`.
@@ -113,58 +115,52 @@ def write_dataset(
     directory.mkdir(parents=True)
     counts = np.array([len(shard.summary().samples) for shard in shards], np.int64)
     starts = np.cumsum(counts) - counts
-    duplicates = _find_duplicates(directory / ".scratch", shards, int(counts.sum()))
+    duplicates = find_duplicates(shard.summary().audio_hash for shard in shards)
     dropped = duplicates.later if drop_duplicates else np.empty(0, np.int64)
-    found = _write_duplicates(directory / DUPLICATES, duplicates, shards, starts, drop_duplicates)
+    duplicate_counts = _write_duplicates(directory / DUPLICATES, duplicates, shards, starts, drop_duplicates)
 
-    splits: dict[str, list[_Part]] = {}
+    splits: dict[str, list[_KeptShard]] = {}
     for shard, start, count in zip(shards, starts, counts, strict=True):
         first, last = np.searchsorted(dropped, [start, start + count])
-        kept = np.ones(count, bool)
-        kept[dropped[first:last] - start] = False
-        splits.setdefault(shard.split, []).append(_Part(shard, kept))
-    splits = {split: parts for split, parts in splits.items() if any(part.kept.any() for part in parts)}
-    for split, parts in splits.items():
-        write_index(directory / INDEX / split, sum(part.clips for part in parts), (part.columns() for part in parts))
-        for part in parts:
-            part.place(directory)
-    contents = {split: _contents(parts) for split, parts in splits.items()}
+        is_kept = np.ones(count, bool)
+        is_kept[dropped[first:last] - start] = False
+        splits.setdefault(shard.split, []).append(_KeptShard(shard, is_kept))
+    splits = {split: kept for split, kept in splits.items() if any(shard.is_kept.any() for shard in kept)}
+    for split, kept in splits.items():
+        write_index(directory / INDEX / split, sum(shard.clips for shard in kept), (shard.columns() for shard in kept))
+        for shard in kept:
+            shard.move_to(directory)
+    summaries = {split: _summarise_split(kept) for split, kept in splits.items()}
     _write_metadata(directory, identity, splits)
-    return {"splits": contents, "duplicates": found}
+    return {"splits": summaries, "duplicates": duplicate_counts}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Part:
-    """A shard, and which of its records the data set keeps."""
+class _KeptShard:
+    """A shard, and which of its records the dataset keeps."""
 
     shard: FinishedShard
-    kept: Bool[np.ndarray, " n"]
+    is_kept: Bool[np.ndarray, " n"]
 
     @property
     def clips(self) -> int:
-        return int(self.kept.sum())
+        return int(self.is_kept.sum())
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Returns the arrays of the summary, of the kept records."""
+        """Returns the arrays of the summary for the kept records."""
         arrays = {name: value for name, value in vars(self.shard.summary()).items() if isinstance(value, np.ndarray)}
-        return {name: array[self.kept] for name, array in arrays.items()}
+        return {name: array[self.is_kept] for name, array in arrays.items()}
 
-    def place(self, directory: Path) -> None:
-        """Moves the shard, with its summary, or copies the records that are kept."""
+    def move_to(self, directory: Path) -> None:
+        """Moves the shard and copies its summary; if records are dropped, copies the kept records instead."""
         target = directory / self.shard.file.name
-        if not self.kept.all():
-            filter_shard(self.shard.file, target, self.kept)
+        if not self.is_kept.all():
+            filter_shard(self.shard.file, target, self.is_kept)
             return
-        self.shard.file.replace(target)
+        self.shard.file.rename(target)
         summaries = directory / SUMMARIES
         summaries.mkdir(exist_ok=True)
         shutil.copyfile(self.shard.summary_file, summaries / self.shard.summary_file.name)
-
-
-def _find_duplicates(scratch: Path, shards: Sequence[FinishedShard], count: int) -> Duplicates:
-    duplicates = find_duplicates((shard.summary().audio_hash for shard in shards), count, scratch)
-    shutil.rmtree(scratch)
-    return duplicates
 
 
 def _write_duplicates(
@@ -174,21 +170,22 @@ def _write_duplicates(
     starts: Int64[np.ndarray, " shards"],
     drop: bool,
 ) -> dict[str, int]:
-    """Writes one line for each group of clips with the same audio; returns counts."""
+    """Writes one JSON line per group of clips with equal audio; returns counts."""
     members = np.sort(np.concatenate([np.empty(0, np.int64), *duplicates.groups]))
-    owners = np.searchsorted(starts, members, side="right") - 1
+    shard_numbers = np.searchsorted(starts, members, side="right") - 1
     clips: dict[int, dict[str, Any]] = {}
-    for owner in np.unique(owners):
-        names = shards[owner].summary().names
-        for member in members[np.searchsorted(owners, owner) : np.searchsorted(owners, owner, side="right")]:
-            source, clip_id = names[member - starts[owner]]
-            clips[int(member)] = {"split": shards[owner].split, "source": source, "id": clip_id}
+    for number in np.unique(shard_numbers):
+        names = shards[number].summary().names
+        first, last = np.searchsorted(shard_numbers, [number, number + 1])
+        for member in members[first:last]:
+            source, clip_id = names[member - starts[number]]
+            clips[int(member)] = {"split": shards[number].split, "source": source, "id": clip_id}
     between_splits = 0
     with file.open("w", encoding="utf-8") as stream:
         for group in duplicates.groups:
-            found = [clips[int(member)] for member in group]
-            between_splits += len({clip["split"] for clip in found}) > 1
-            stream.write(json.dumps({"clips": found, "dropped": drop}, ensure_ascii=False) + "\n")
+            group_clips = [clips[int(member)] for member in group]
+            between_splits += len({clip["split"] for clip in group_clips}) > 1
+            stream.write(json.dumps({"clips": group_clips, "dropped": drop}, ensure_ascii=False) + "\n")
     return {
         "groups": len(duplicates.groups),
         "clips": len(members) - len(duplicates.groups),
@@ -197,11 +194,11 @@ def _write_duplicates(
     }
 
 
-def _contents(parts: Sequence[_Part]) -> dict[str, Any]:
-    """Returns what the summary says about a split; the digest is of its records, however they lie in shards."""
+def _summarise_split(shards: Sequence[_KeptShard]) -> dict[str, Any]:
+    """Returns size, statistics and digest of a split; the digest depends on the records, not on the shards."""
     statistics, digest, clips, samples = ClipStatistics(), hashlib.blake2b(digest_size=16), 0, 0
-    for part in parts:
-        columns = part.columns()
+    for shard in shards:
+        columns = shard.columns()
         digest.update(columns["content_hash"].astype("<u8").tobytes())
         statistics.add_durations(columns["samples"])
         statistics.add_loudness(columns["loudness_dbfs"])
@@ -215,13 +212,16 @@ def _contents(parts: Sequence[_Part]) -> dict[str, Any]:
     }
 
 
-def _write_metadata(directory: Path, identity: DatasetIdentity, splits: Mapping[str, Sequence[_Part]]) -> None:
+def _write_metadata(directory: Path, identity: DatasetIdentity, splits: Mapping[str, Sequence[_KeptShard]]) -> None:
     """Writes dataset_info.json and features.json."""
+    import tensorflow_datasets as tfds
+    from etils import epath
+
     infos = [
         tfds.core.SplitInfo(
             name=split,
-            shard_lengths=[part.clips for part in parts],
-            num_bytes=sum((directory / part.shard.file.name).stat().st_size for part in parts),
+            shard_lengths=[shard.clips for shard in shards],
+            num_bytes=sum((directory / shard.shard.file.name).stat().st_size for shard in shards),
             filename_template=tfds.core.ShardedFileTemplate(
                 data_dir=epath.Path(directory),
                 dataset_name=identity.name,
@@ -229,7 +229,7 @@ def _write_metadata(directory: Path, identity: DatasetIdentity, splits: Mapping[
                 filetype_suffix="array_record",
             ),
         )
-        for split, parts in splits.items()
+        for split, shards in splits.items()
     ]
     tfds.folder_dataset.write_metadata(
         data_dir=os.fspath(directory),

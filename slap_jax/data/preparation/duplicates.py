@@ -1,24 +1,21 @@
-"""Clips that `slap prepare --exclude PATH:SPLIT` leaves out: those of prepared evaluation splits.
+"""Clips that must not occur twice: repeated ids, repeated audio, and clips of evaluation splits.
 
-Clips whose audio is the same, sample for sample, in one split or in several.
-
-A set of 64-bit hashes that costs 8 bytes each, where Python's own takes ten times as much.
+All comparisons use 64-bit hashes in NumPy arrays, at 8 bytes per clip.
 """
 
 import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 
-from slap_jax.data.index import hash_id, new_array, open_index, sort_hashes
+from slap_jax.data.index import hash_id, open_index
 from slap_jax.data.records import parse_dir_split
 from slap_jax.errors import UserError
 
-REASON = "excluded_evaluation"
+EXCLUDED_EVALUATION = "excluded_evaluation"  # reason of the rejections
 
 
 class ExclusionError(UserError, ValueError):
@@ -27,132 +24,108 @@ class ExclusionError(UserError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class ExcludedClips:
-    """Clips that are told by their id, before anything is decoded, or by their audio.
+    """Clips to leave out, recognised by id before decoding, or by audio.
 
     Attributes:
-        ids: sorted `hash_id` of each.
-        audio: sorted `hash_audio` of each.
+        ids: sorted `hash_id` of the clips.
+        audio: sorted `hash_audio` of the clips.
     """
 
     ids: UInt64[np.ndarray, " n"]
     audio: UInt64[np.ndarray, " m"]
 
     def has_id(self, source: str, clip_id: str) -> bool:
-        """Whether the clip of that collection and id is one of them."""
+        """Returns whether a clip is excluded by its source and id."""
         return _contains(self.ids, hash_id(source, clip_id))
 
     def has_audio(self, audio_hash: int) -> bool:
-        """Whether one of them has the samples of that `hash_audio`."""
+        """Returns whether a clip is excluded by the `hash_audio` of its samples."""
         return _contains(self.audio, audio_hash)
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of what is left out: data prepared with another one are other data."""
+        """Digest of the excluded clips, which prepared data depend on."""
         return hashlib.blake2b(self.ids.tobytes() + self.audio.tobytes(), digest_size=16).hexdigest()
 
 
 def excluded_clips(splits: Sequence[str]) -> ExcludedClips:
-    """Reads the indexes of splits.
+    """Reads the indexes of the splits to exclude.
 
     Args:
-        splits: each "PATH:SPLIT", where SPLIT may join several like "val+test"; none excludes nothing.
+        splits: each "PATH:SPLIT", where SPLIT may join several, such as "val+test".
 
     Raises:
-        ExclusionError: another form.
-        RecordsError: no prepared data there, no such split, or no index because an older version wrote the data.
+        ExclusionError: a text has another form.
+        RecordsError: PATH has no prepared data, no such split, or no index because an older version prepared it.
     """
     indexes = []
     for text in splits:
         path, split = parse_dir_split(text)
         if not path or not split:
-            raise ExclusionError(f"--exclude {text!r} is not PATH:SPLIT of prepared data, like data/esc50:test")
+            raise ExclusionError(f"--exclude {text!r} is not PATH:SPLIT of prepared data, such as data/esc50:test")
         indexes.append(open_index(path, split))
-    none = np.empty(0, np.uint64)
+    empty = np.empty(0, np.uint64)
     return ExcludedClips(
-        ids=np.unique(np.concatenate([none, *(index.id_hash for index in indexes)])),
-        audio=np.unique(np.concatenate([none, *(index.audio_hash for index in indexes)])),
+        ids=np.unique(np.concatenate([empty, *(index.id_hash for index in indexes)])),
+        audio=np.unique(np.concatenate([empty, *(index.audio_hash for index in indexes)])),
     )
-
-
-def _contains(ordered: UInt64[np.ndarray, " n"], value: int) -> bool:
-    place = int(np.searchsorted(ordered, np.uint64(value)))
-    return place < len(ordered) and int(ordered[place]) == value
-
-
-_HASHES_AT_A_TIME = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-    """Groups of records with the same audio; records are numbered through all splits.
+    """Groups of records with equal audio; records are numbered through all splits.
 
     Attributes:
-        groups: the records of each group in their order, the groups in the order of their first records.
+        groups: the records of each group in order; groups in the order of their first records.
     """
 
     groups: list[Int64[np.ndarray, " n"]]
 
     @property
     def later(self) -> Int64[np.ndarray, " n"]:
-        """The records that are not the first of their group, in their order."""
+        """The records that are not the first of their group, in order."""
         return np.sort(np.concatenate([np.empty(0, np.int64), *(group[1:] for group in self.groups)]))
 
 
-def find_duplicates(hashes: Iterable[UInt64[np.ndarray, " n"]], count: int, scratch: Path) -> Duplicates:
-    """Finds equal audio hashes; memory grows with the duplicates alone.
+def find_duplicates(hashes: Iterable[UInt64[np.ndarray, " n"]]) -> Duplicates:
+    """Groups records by equal `hash_audio`.
 
     Args:
-        hashes: `hash_audio` of all records, in pieces.
-        count: number of records.
-        scratch: folder for files of 24 bytes a record, which may be removed afterwards.
+        hashes: of all records, in pieces.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
-    joined = new_array(scratch / "hashes.npy", np.uint64, count)
-    start = 0
-    for piece in hashes:
-        joined[start : start + len(piece)] = piece
-        start += len(piece)
-    sort_hashes(joined, scratch / "sorted.npy", scratch / "order.npy")
-    ordered, order = (np.load(scratch / f"{name}.npy", mmap_mode="r") for name in ("sorted", "order"))
-    records, begins = [], []
-    for start in range(0, count, _HASHES_AT_A_TIME):
-        # One more on each side, so that groups across the edge are seen.
-        low, high = max(start - 1, 0), min(start + _HASHES_AT_A_TIME + 1, count)
-        equal_to_last = np.concatenate([[False], ordered[low + 1 : high] == ordered[low : high - 1], [False]])
-        in_group = equal_to_last[:-1] | equal_to_last[1:]
-        own = slice(start - low, min(start + _HASHES_AT_A_TIME, count) - low)
-        members = in_group[own]
-        records.append(order[low:high][own][members])
-        begins.append(~equal_to_last[:-1][own][members])
-    groups = np.split(np.concatenate(records), np.flatnonzero(np.concatenate(begins))[1:])
-    return Duplicates(sorted((group for group in groups if len(group)), key=lambda group: int(group[0])))
+    joined = np.concatenate([np.empty(0, np.uint64), *hashes])
+    order = np.argsort(joined, kind="stable")
+    ordered = joined[order]
+    repeats_previous = np.concatenate([[False], ordered[1:] == ordered[:-1], [False]])[: len(ordered) + 1]
+    in_group = repeats_previous[:-1] | repeats_previous[1:]
+    starts = np.flatnonzero(~repeats_previous[:-1][in_group])
+    groups = np.split(order[in_group], starts[1:]) if len(starts) else []
+    return Duplicates(sorted(groups, key=lambda group: int(group[0])))
 
 
 class HashSet:
-    """Grows by whole arrays, and tells which of their hashes were new.
-
-    The hashes lie in sorted runs. Two runs of about the same length are merged, which takes twice their memory for a
-    moment, so that there are only as many as the number of hashes has binary digits.
-    """
+    """A growing set of 64-bit hashes, stored as one sorted array."""
 
     def __init__(self):
-        self._runs: list[UInt64[np.ndarray, " n"]] = []
+        self._hashes: UInt64[np.ndarray, " n"] = np.empty(0, np.uint64)
 
     def add(self, hashes: UInt64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Adds hashes; returns for each whether it was neither in the set nor earlier in the array."""
-        values, first = np.unique(hashes, return_index=True)
-        absent = np.ones(len(values), bool)
-        for run in self._runs:
-            places = np.minimum(np.searchsorted(run, values), len(run) - 1)
-            absent &= run[places] != values
-        new = np.zeros(len(hashes), bool)
-        new[first[absent]] = True
-        self._append(values[absent])
-        return new
+        """Adds hashes in time linear in the set; add thousands at once.
 
-    def _append(self, run: UInt64[np.ndarray, " n"]) -> None:
-        if len(run):
-            self._runs.append(run)
-        while len(self._runs) > 1 and len(self._runs[-2]) <= 2 * len(self._runs[-1]):
-            self._runs[-2:] = [np.concatenate(self._runs[-2:])]
-            self._runs[-1].sort(kind="stable")  # linear in time: it finds the two runs
+        Returns:
+            Whether each hash is new: neither in the set before nor earlier in `hashes`.
+        """
+        values, first = np.unique(hashes, return_index=True)
+        positions = np.searchsorted(self._hashes, values)
+        is_absent = np.ones(len(values), bool)
+        inside = positions < len(self._hashes)
+        is_absent[inside] = self._hashes[positions[inside]] != values[inside]
+        self._hashes = np.insert(self._hashes, positions[is_absent], values[is_absent])
+        is_new = np.zeros(len(hashes), bool)
+        is_new[first[is_absent]] = True
+        return is_new
+
+
+def _contains(ordered: UInt64[np.ndarray, " n"], value: int) -> bool:
+    position = int(np.searchsorted(ordered, np.uint64(value)))
+    return position < len(ordered) and int(ordered[position]) == value

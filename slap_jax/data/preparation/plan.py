@@ -1,8 +1,8 @@
-"""Which clips go to which shard: a collection is listed once, and what each shard needs is written to files.
+"""Assigns clips to shards: lists a collection once and writes the input of each shard to files.
 
-A block is a file of consecutive entries of a split, one JSON object a line. A shard is made of one block, or of several
-where a split would have too many shards. Its digest covers all that the shard depends on, so that a shard which was
-finished before an interruption, or for an older state of the collection, is recognised.
+A block is a file of consecutive entries of a split, one JSON object per line. A shard is made from one block, or from
+several if the split would otherwise have too many shards. The digest of a shard covers everything that it depends on,
+which identifies finished shards after an interruption or a change of the collection.
 """
 
 import contextlib
@@ -30,15 +30,14 @@ from slap_jax.data.collections.entries import (
 )
 from slap_jax.data.collections.published import PublishedDataset
 from slap_jax.data.index import hash_id
-from slap_jax.data.preparation.duplicates import REASON as EXCLUDED_EVALUATION
-from slap_jax.data.preparation.duplicates import ExcludedClips, HashSet, excluded_clips
+from slap_jax.data.preparation.duplicates import EXCLUDED_EVALUATION, ExcludedClips, HashSet, excluded_clips
 from slap_jax.data.records import SCHEMA_VERSION, shard_name
 
 CLIPS_PER_SHARD = 1_024
 REJECTED = "rejected.jsonl"
 
 _MOST_SHARDS = 10_000
-_ENTRIES_AT_A_TIME = 4_096
+_ENTRIES_AT_A_TIME = 8_192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Block:
     """A file of entries.
 
     Attributes:
-        digest: of the entries, their audio files' sizes and times of change, and what decoding depends on.
+        digest: of the entries, the sizes and modification times of their audio files, and the decoding settings.
         clips: number of entries.
     """
 
@@ -56,15 +55,15 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class ShardPlan:
-    """All that is needed to make one shard, on any machine that sees the same files.
+    """The inputs of one shard, valid on any machine that sees the same files.
 
     Attributes:
         split: name.
         blocks: files of the entries.
         clips: number of entries.
         exclude: "PATH:SPLIT" of prepared data whose clips are left out.
-        digest: of all that the shard depends on.
-        file: the shard's name.
+        digest: of everything that the shard depends on.
+        file: name of the shard.
     """
 
     split: str
@@ -80,10 +79,10 @@ class Plan:
     """A listed collection.
 
     Attributes:
-        blocks: split -> its blocks, the splits in the order of their first clips.
+        blocks: split -> its blocks; splits in the order of their first clips.
         exclude: "PATH:SPLIT" of prepared data whose clips are left out.
-        rejected: reason -> number of clips left out when listing.
-        rejections_digest: of these clips.
+        rejected: reason -> number of clips rejected during the listing.
+        rejections_digest: of these rejections.
     """
 
     blocks: dict[str, list[Block]]
@@ -98,7 +97,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Of all that the data set depends on."""
+        """Digest of everything that the dataset depends on."""
         digests = {split: [block.digest for block in blocks] for split, blocks in self.blocks.items()}
         return _digest(json.dumps([digests, self.rejections_digest]).encode())
 
@@ -106,8 +105,8 @@ class Plan:
         """Returns the shards, split by split.
 
         Args:
-            folder: that `make_plan` wrote to.
-            dataset: name of the data set, which its files begin with.
+            folder: the folder that `make_plan` wrote to.
+            dataset: name of the dataset, the prefix of its files.
         """
         return [shard for split in self.blocks for shard in self._shards_of(folder, dataset, split)]
 
@@ -137,22 +136,25 @@ def make_plan(
     exclude: Sequence[str] = (),
     on_clips: Callable[[int], object] = lambda count: None,
 ) -> Plan:
-    """Lists a collection in one pass; memory holds 8 bytes of each id, and one block of each split.
+    """Lists a collection in one pass, holding 8 bytes per id and one block per split in memory.
 
     Args:
-        collection: to list. Ids that their source gave before, or that are to be left out, become rejections.
-        folder: receives blocks and rejections; None only digests them.
-        clips_per_block: the most entries of a block.
+        collection: to list. Repeated ids within a source and excluded ids become rejections.
+        folder: receives blocks and rejections; None only computes the digests.
+        clips_per_block: largest number of entries in a block.
         exclude: "PATH:SPLIT" of prepared data whose clips are left out.
-        on_clips: told how many more clips were listed.
+        on_clips: called with the number of newly listed clips.
+
+    Returns:
+        The blocks with their digests, and counts of the rejections.
     """
-    lines: dict[str, list[bytes]] = {}  # of the blocks that are not full yet
+    lines: dict[str, list[bytes]] = {}  # of the unfinished blocks
     blocks: dict[str, list[Block]] = {}
     rejected: Counter[str] = Counter()
     rejections_digest = hashlib.blake2b(digest_size=16)
     excluded = excluded_clips(exclude)
     settings = json.dumps([SCHEMA_VERSION, SAMPLE_RATE, RESAMPLE_QUALITY, excluded.digest]).encode()
-    archive_version = functools.lru_cache(maxsize=8)(_version)  # neighbouring entries lie in the same archive
+    archive_version = functools.lru_cache(maxsize=8)(_version)  # neighbouring entries share an archive
 
     def finish_block(split: str) -> None:
         data = b"".join(lines[split])
@@ -164,7 +166,7 @@ def make_plan(
         lines[split] = []
 
     listed = _checked(collection.entries(), excluded, on_clips)
-    first = list(itertools.islice(listed, 1))  # a collection that cannot be read says so before anything is written
+    first = list(itertools.islice(listed, 1))  # an unreadable collection raises before anything is written
     with _rejections_file(folder) as write_rejection:
         for item in itertools.chain(first, listed):
             if isinstance(item, Rejection):
@@ -194,14 +196,13 @@ def read_block(file: Path) -> Iterator[Entry]:
 
 def rejection_line(rejection: Rejection) -> bytes:
     """Returns a rejection as a line of JSON."""
-    text = json.dumps(dataclasses.asdict(rejection), ensure_ascii=False)
-    return f"{text}\n".encode(errors="backslashreplace")  # names of files need not be valid Unicode
+    return (json.dumps(dataclasses.asdict(rejection), ensure_ascii=False) + "\n").encode()
 
 
 @contextlib.contextmanager
 def _rejections_file(folder: Path | None) -> Iterator[Callable[[bytes], object]]:
     if folder is None:
-        yield len  # they are only digested
+        yield len  # discards the lines
     else:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / REJECTED).open("wb") as file:
@@ -211,7 +212,7 @@ def _rejections_file(folder: Path | None) -> Iterator[Callable[[bytes], object]]
 def _checked(
     listed: Iterator[Entry | Rejection], excluded: ExcludedClips, on_clips: Callable[[int], object]
 ) -> Iterator[Entry | Rejection]:
-    """Passes on what a collection lists, with rejections for repeated ids and for clips to be left out."""
+    """Replaces entries with invalid texts, repeated ids or excluded ids by rejections."""
     seen = HashSet()
     while items := reject_unstorable(list(itertools.islice(listed, _ENTRIES_AT_A_TIME))):
         hashes = [hash_id(item.source, item.id) for item in items if isinstance(item, Entry)]
@@ -220,17 +221,19 @@ def _checked(
             if isinstance(item, Rejection):
                 yield item
             elif not next(is_new):
-                detail = f"source {item.source!r} gave the id {item.id!r} before; ids must be unique within a source"
+                detail = (
+                    f"an earlier clip of source {item.source!r} has the id {item.id!r}; make ids unique within a source"
+                )
                 yield Rejection(item.where, item.id, "duplicate_id", detail)
             elif excluded.has_id(item.source, item.id):
-                yield Rejection(item.where, item.id, EXCLUDED_EVALUATION, "its id is that of a clip to be left out")
+                yield Rejection(item.where, item.id, EXCLUDED_EVALUATION, "the id belongs to an excluded clip")
             else:
                 yield item
         on_clips(len(items))
 
 
 def _version(file: Path) -> tuple[int, int] | None:
-    """Returns a file's size and time of change; None if there is none, which decoding will say."""
+    """Returns size and modification time of a file; None if it is missing, which decoding reports."""
     try:
         status = file.stat()
     except OSError:

@@ -1,8 +1,8 @@
-"""`slap prepare`: a collection of clips in, a TFDS data set of records out.
+"""`slap prepare`: turns a collection of clips into a TFDS dataset of records.
 
-A preparation lists the collection (`preparation_plan`), makes its shards in any order on any number of workers
-(`prepare_shard`), makes a data set of them (`dataset_writer`) and exchanges it for the present one. Whatever stops it,
-the present data set stays as it is, and the next call goes on with the shards that are finished.
+A preparation lists the collection (`plan.py`), makes its shards in any order on any number of workers (`shards.py`,
+`runners.py`), combines them into a dataset (`dataset_writer.py`) and replaces the published dataset (`staging.py`). If
+it is interrupted, the published dataset is unchanged, and the next call reuses the finished shards.
 """
 
 import dataclasses
@@ -24,32 +24,34 @@ from slap_jax.data.collections.published import PublishedDataset
 from slap_jax.data.preparation.dataset_writer import DUPLICATES, DatasetIdentity, FinishedShard, write_dataset
 from slap_jax.data.preparation.plan import CLIPS_PER_SHARD, REJECTED, Plan, ShardPlan, make_plan, rejection_line
 from slap_jax.data.preparation.runners import run_local
-from slap_jax.data.preparation.shards import clip_facts, write_shard
+from slap_jax.data.preparation.shards import summarise_clip, write_shard
 from slap_jax.data.preparation.staging import Staging
 from slap_jax.data.records import SUMMARY, Record, shard_name
 from slap_jax.errors import UserError, require_path
 
-LEAST_ALLOWED_REJECTIONS = 10
-ALLOWED_REJECTION_SHARE = 0.01
+# Default limit of rejections: a fraction of the clips, but at least a number.
+ALLOWED_REJECTION_FRACTION = 0.01
+MIN_ALLOWED_REJECTIONS = 10
+
 Runner = Callable[[Sequence[ShardPlan], Path], None]
 
 
 class PrepareError(UserError, ValueError):
-    """Too many clips were rejected, or all of them, or the shards did not arrive."""
+    """The collection is empty, too many clips were rejected, or shards are missing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What a data set holds.
+    """The contents of a prepared dataset.
 
     Attributes:
-        directory: of the data set, with its `dataset_info.json`; `open_split` takes it, or a folder above it.
+        directory: of the dataset, with its `dataset_info.json`; `open_split` accepts it or a folder above it.
         clips: split -> number of clips.
-        seconds: split -> their duration.
+        seconds: split -> total duration.
         rejected: reason -> number of clips left out.
-        duplicates: `groups` of clips with the same audio, how many of them lie `between_splits`, the `clips` that are
-            not the first of their group, and how many of these were `dropped`.
-        reused: whether it was there already, made from the same inputs.
+        duplicates: counts of clips with equal audio: `groups`, `groups_between_splits`, `clips` (those that are not the
+            first of their group), and `dropped` of these.
+        reused: whether the dataset already existed, made from the same inputs.
     """
 
     directory: Path
@@ -76,31 +78,31 @@ def prepare(
 ) -> Prepared:
     """Writes the clips of a collection as records.
 
-    The result does not depend on workers and runners. A second call with unchanged inputs writes nothing; after a
-    change of the collection, shards that it does not touch are taken over.
+    The result does not depend on workers or runner. A second call with unchanged inputs writes nothing. If the
+    collection has changed, only shards with changed inputs are made again.
 
     Args:
-        source: a manifest, a folder with sidecars, tars or tables (docs/collections.md), or an opened collection, such
-            as a named data set.
-        output: directory to write to; receives `NAME/VERSION/`, `slap_clips/1.0.0/` unless the data set has a name.
-        audio_root: what a manifest's paths are relative to; its folder by default.
-        name: `source` of clips that name none; the folder's name by default.
+        source: a manifest, a folder with sidecars, tars or tables (docs/collections.md), or an opened collection such
+            as a published dataset.
+        output: receives `NAME/VERSION/`; for data without a published name, `slap_clips/1.0.0/`.
+        audio_root: base of the relative paths in a manifest; defaults to its folder.
+        name: `source` of clips that state none; docs/collections.md describes the default.
         exclude: "PATH:SPLIT" of prepared data whose clips are left out.
-        drop_duplicates: whether to keep only the first of clips with the same audio.
-        max_rejected: the most clips that may be rejected; by default 1 % of them, and at least 10.
-        clips_per_shard: the most clips of a shard; more where a split would have 10,000 shards.
-        workers: clips to decode at a time on this machine; one per core by default.
-        runner: makes the shards; `run_local` by default.
+        drop_duplicates: whether to keep only the first of clips with equal audio.
+        max_rejected: largest accepted number of rejected clips; defaults to 1 %, and at least 10.
+        clips_per_shard: largest number of clips in a shard; exceeded if a split would have 10,000 shards.
+        workers: number of clips to decode concurrently; defaults to the number of cores.
+        runner: makes the shards; defaults to `run_local`.
         log: receives each line of the summary.
 
     Returns:
-        Counts of what was written and what was left out.
+        Counts of written and rejected clips.
 
     Raises:
-        CollectionError: the collection cannot be read at all.
-        PrepareError: it is empty, or more than `max_rejected` of its clips were rejected, or every one.
-        ShardError: a shard could not be written; those that are finished are kept.
-        StagingError: another preparation is at work on the same data set.
+        CollectionError: the collection cannot be read.
+        PrepareError: the collection is empty, all clips were rejected, or more than `max_rejected`.
+        ShardError: a shard could not be written; finished shards are kept.
+        StagingError: another preparation of the same dataset is running.
         UrlError: `output` or one of `exclude` is a URL.
     """
     if isinstance(source, (str, os.PathLike)):
@@ -109,7 +111,7 @@ def prepare(
         collection = source
     identity = dataset_identity(collection)
     final = Path(require_path(os.fspath(output))) / identity.name
-    exclude = [os.path.abspath(require_path(each)) for each in exclude]  # workers may run in other folders
+    exclude = [os.path.abspath(require_path(each)) for each in exclude]  # workers may run in another folder
 
     def list_clips(folder: Path | None) -> Plan:
         with tqdm(desc="list", unit=" clips", disable=None) as progress:
@@ -124,27 +126,27 @@ def prepare(
     if summary is not None:
         plan = list_clips(None)  # nothing is written unless something has changed
         if summary["inputs"] == inputs(plan):
-            _accept(summary["rejected"], plan, max_rejected, final / identity.version / REJECTED)
+            _check_rejections(summary["rejected"], plan, max_rejected, final / identity.version / REJECTED)
             return _report(final / identity.version, summary, True, log)
 
     with Staging(Path(output), identity) as staging:
         plan = list_clips(staging.plan)
-        _accept(plan.rejected, plan, max_rejected, staging.plan / REJECTED)
+        _check_rejections(plan.rejected, plan, max_rejected, staging.plan / REJECTED)
         plans = plan.shards(staging.plan, identity.name)
         staging.make_folders()
         staging.keep_only(plans)
-        staging.take_over(plans)
+        staging.reuse_published(plans)
         run = runner or (lambda plans, folder: run_local(plans, folder, workers or os.cpu_count() or 1))
         run([each for each in plans if not staging.has(each)], staging.folder)
         missing = [each for each in plans if not staging.has(each)]
         if missing:
             raise PrepareError(
-                f"{len(missing)} of {len(plans)} shards did not arrive in {staging.shards}, like {missing[0].file}; "
-                "every worker must see this folder, and the audio files, under the same names"
+                f"{len(missing)} of {len(plans)} shards are missing in {staging.shards}, such as {missing[0].file}; "
+                "every worker must see this folder and the audio files under the same paths"
             )
         shards = [staging.finished(each.split, each.file) for each in plans]
         rejected = _write_rejections(staging, plan, shards)
-        _accept(rejected, plan, max_rejected, staging.rejected)
+        _check_rejections(rejected, plan, max_rejected, staging.rejected)
         contents = write_dataset(staging.dataset, identity, shards, drop_duplicates=drop_duplicates)
         staging.rejected.rename(staging.dataset / REJECTED)
         summary = {"inputs": inputs(plan), "rejected": dict(rejected), **contents}
@@ -158,14 +160,17 @@ def prepare_records(
     inputs: Mapping[str, Any],
     log: Callable[[str], None] = print,
 ) -> Prepared:
-    """Writes records that are made, not read, such as synthetic scenes; otherwise as `prepare`.
+    """Writes generated records, such as synthetic scenes.
 
     Args:
-        splits: split -> (the most records that may come, the records); nothing is taken from them if `output` holds
-            the result of the same `inputs` already.
+        splits: split -> (upper bound of the number of records, the records). The records are not consumed if `output`
+            already has the result of the same `inputs`.
         output: directory to write to.
         inputs: JSON values that determine the records.
         log: receives each line of the summary.
+
+    Returns:
+        Counts of the written clips.
     """
     identity = DatasetIdentity()
     directory = Path(output) / identity.name / identity.version
@@ -175,9 +180,9 @@ def prepare_records(
     with Staging(Path(output), identity) as staging:
         staging.make_folders()
         shards = []
-        for split, (most, records) in splits.items():
-            clips = ((record, clip_facts(record, record.waveform())) for record in records)
-            count = max(1, -(-most // CLIPS_PER_SHARD))
+        for split, (max_records, records) in splits.items():
+            clips = ((record, summarise_clip(record, record.waveform())) for record in records)
+            count = max(1, -(-max_records // CLIPS_PER_SHARD))
             for number in range(count):
                 shard = staging.finished(split, shard_name(identity.name, split, number, count))
                 write_shard(shard.file, shard.summary_file, itertools.islice(clips, CLIPS_PER_SHARD))
@@ -191,16 +196,16 @@ def rejection_limit(clips: int, max_rejected: int | None = None) -> int:
     """Returns how many clips of a collection may be rejected.
 
     Args:
-        clips: good and bad ones, without those that are left out as intended.
-        max_rejected: as the user says, if they say.
+        clips: number of good and rejected clips, without those excluded on purpose.
+        max_rejected: limit set by the user, if any.
     """
     if max_rejected is not None:
         return max_rejected
-    return max(LEAST_ALLOWED_REJECTIONS, math.ceil(ALLOWED_REJECTION_SHARE * clips))
+    return max(MIN_ALLOWED_REJECTIONS, math.ceil(ALLOWED_REJECTION_FRACTION * clips))
 
 
 def dataset_identity(collection: Collection | PublishedDataset) -> DatasetIdentity:
-    """Returns what the data set of a collection is called; what has no published name is called `slap_clips`."""
+    """Returns name and description of the dataset of a collection; `slap_clips` unless it is a published dataset."""
     if not isinstance(collection, PublishedDataset):
         return DatasetIdentity()
     return DatasetIdentity(
@@ -214,7 +219,7 @@ def dataset_identity(collection: Collection | PublishedDataset) -> DatasetIdenti
 
 
 def _write_rejections(staging: Staging, plan: Plan, shards: Sequence[FinishedShard]) -> Counter[str]:
-    """Joins the rejections of the listing and of the shards in one file; returns counts by reason."""
+    """Writes the rejections of the listing and of the shards to one file; returns counts by reason."""
     rejected = Counter(plan.rejected)
     with staging.rejected.open("wb") as file:
         with (staging.plan / REJECTED).open("rb") as listed:
@@ -226,27 +231,27 @@ def _write_rejections(staging: Staging, plan: Plan, shards: Sequence[FinishedSha
     return Counter(dict(rejected.most_common()))
 
 
-def _accept(rejected: Mapping[str, int], plan: Plan, max_rejected: int | None, file: Path) -> None:
-    """Raises if there are more rejections than allowed, before or after decoding."""
-    bad = {reason: number for reason, number in rejected.items() if not reason.startswith(EXCLUDED)}
-    count, listed = sum(bad.values()), plan.clips + sum(plan.rejected.values())
-    intended = sum(rejected.values()) - count
+def _check_rejections(rejected: Mapping[str, int], plan: Plan, max_rejected: int | None, file: Path) -> None:
+    """Raises `PrepareError` if there are more rejections than allowed."""
+    count = sum(number for reason, number in rejected.items() if not reason.startswith(EXCLUDED))
+    listed = plan.clips + sum(plan.rejected.values())
+    excluded = sum(rejected.values()) - count
     reasons = ", ".join(f"{number} {reason}" for reason, number in rejected.items())
-    total = listed - intended
+    total = listed - excluded
     if not listed:
-        raise PrepareError("the collection holds no clips")
+        raise PrepareError("the collection has no clips; expected at least one")
     if count == total:
         raise PrepareError(f"all {listed} clips were left out ({reasons}); see {file}")
     allowed = rejection_limit(total, max_rejected)
     if count > allowed:
         raise PrepareError(
-            f"{count} of {total} clips were rejected ({reasons}), more than max_rejected={allowed}; see {file}, then "
-            f"correct them, or allow as many with --max-rejected {count} (no clip is decoded twice)"
+            f"{count} of {total} clips were rejected ({reasons}), more than max_rejected={allowed}; see {file} and "
+            f"correct them, or accept them with --max-rejected {count} (no clip is decoded again)"
         )
 
 
 def _read_summary(directory: Path) -> dict[str, Any] | None:
-    """Returns the summary of a data set; None if there is none, or one of an older version."""
+    """Returns the summary of a dataset; None if there is none, or an older version wrote it."""
     try:
         summary = json.loads((directory / SUMMARY).read_text())
     except (OSError, ValueError):
@@ -255,7 +260,7 @@ def _read_summary(directory: Path) -> dict[str, Any] | None:
 
 
 def _report(directory: Path, summary: Mapping[str, Any], reused: bool, log: Callable[[str], None]) -> Prepared:
-    """Says what a data set holds, and returns it."""
+    """Logs the contents of a dataset and returns them."""
     splits, duplicates = summary["splits"], summary["duplicates"]
     log(f"{directory}: {'already prepared' if reused else 'prepared'}")
     for name, split in splits.items():
@@ -268,14 +273,14 @@ def _report(directory: Path, summary: Mapping[str, Any], reused: bool, log: Call
     for reason, count in summary["rejected"].items():
         log(f"  {'left out' if reason.startswith(EXCLUDED) else 'rejected'}, {reason}: {count}")
     if summary["rejected"]:
-        log(f"  each of them with its reason: {directory / REJECTED}")
+        log(f"  reasons of all of them: {directory / REJECTED}")
     if duplicates["groups"]:
-        state = "dropped" if duplicates["dropped"] else "kept; --drop-duplicates would drop them"
-        log(f"  {duplicates['clips']} clips have the audio of an earlier one ({state}): {directory / DUPLICATES}")
+        state = "dropped" if duplicates["dropped"] else "kept; --drop-duplicates drops them"
+        log(f"  {duplicates['clips']} clips have the audio of an earlier clip ({state}): {directory / DUPLICATES}")
     if duplicates["groups_between_splits"]:
         log(
-            f"  WARNING: {duplicates['groups_between_splits']} of these groups lie in more than one split: "
-            "what is measured on one of the splits after training on the other means nothing"
+            f"  WARNING: {duplicates['groups_between_splits']} groups of equal clips span several splits: do not train "
+            "on one of these splits and evaluate on another"
         )
     return Prepared(
         directory=directory,

@@ -1,7 +1,4 @@
-"""Makes shards on one machine: in this process if there is one shard, else in several, with a progress bar.
-
-Makes shards as an Apache Beam pipeline, on the engine that its flags name: Flink, Spark, Dataflow.
-"""
+"""Runs the shards of a plan: in worker processes on this machine, or as an Apache Beam pipeline on a cluster."""
 
 import concurrent.futures
 import contextlib
@@ -25,28 +22,36 @@ from slap_jax.data.preparation.shards import ShardError, prepare_shard
 from slap_jax.data.processes import block_signals
 from slap_jax.errors import UserError
 
-_SECONDS_BETWEEN_LOOKS = 0.2
+_POLL_SECONDS = 0.2
+
+# Beam's own direct runner would download a program first.
+_IN_PROCESS_RUNNER = "FnApiRunner"
+_DIRECT_RUNNERS = ("direct", "directrunner")
 
 
-class WorkerError(UserError, ValueError):
-    """A worker process that ended without saying why."""
+class WorkerKilledError(UserError, ValueError):
+    """A worker process died without an exception."""
+
+
+class BeamError(UserError, ValueError):
+    """Beam is not installed, cannot start the pipeline, or the pipeline failed."""
 
 
 class _Stopped(Exception):
-    """Leaves a shard because another process failed or was interrupted."""
+    """Ends the work on a shard because another process failed or was interrupted."""
 
 
 def run_local(plans: Sequence[ShardPlan], staging: Path, workers: int) -> None:
-    """Makes shards, as many at a time as there are workers; with fewer shards, each decodes in several threads.
+    """Makes shards in one process per worker; with fewer shards than workers, each process decodes in several threads.
 
     Args:
         plans: the shards to make.
         staging: folder of the preparation.
-        workers: processes and threads together.
+        workers: number of clips to decode concurrently.
 
     Raises:
         ShardError: a shard could not be written.
-        WorkerError: a worker was killed, as systems do that run out of memory.
+        WorkerKilledError: a worker was killed, for example because memory ran out.
     """
     if not plans:
         return
@@ -64,23 +69,21 @@ def run_local(plans: Sequence[ShardPlan], staging: Path, workers: int) -> None:
 def _run_processes(
     plans: Sequence[ShardPlan], staging: Path, processes: int, threads: int, progress: "tqdm[Any]"
 ) -> None:
-    context = multiprocessing.get_context("spawn")  # safe beside threads, and the same on every system
+    context = multiprocessing.get_context("spawn")  # safe with threads, and equal on every system
     done, stop = context.Value("q", 0), context.Event()
     with concurrent.futures.ProcessPoolExecutor(processes, context, _start_worker, (done, stop)) as pool:
         try:
-            with block_signals(signal.SIGINT):  # submitting starts the workers; they leave Ctrl-C to this process
+            with block_signals(signal.SIGINT):  # starts the workers, which leave Ctrl-C to this process
                 waiting = {pool.submit(_prepare, plan, staging, threads) for plan in plans}
             while waiting:
-                finished, waiting = concurrent.futures.wait(
-                    waiting, _SECONDS_BETWEEN_LOOKS, concurrent.futures.FIRST_EXCEPTION
-                )
+                finished, waiting = concurrent.futures.wait(waiting, _POLL_SECONDS, concurrent.futures.FIRST_EXCEPTION)
                 for future in finished:
                     future.result()
                 progress.update(done.value - progress.n)
         except BrokenProcessPool as error:
-            raise WorkerError(
-                "a worker process was killed, probably because the memory is full: try fewer --workers; finished "
-                "shards are kept"
+            raise WorkerKilledError(
+                "a worker process was killed, probably because memory ran out; repeat the command with fewer --workers "
+                "(finished shards are kept)"
             ) from error
         finally:
             stop.set()
@@ -92,7 +95,7 @@ _stop: Event | None = None
 
 
 def _start_worker(done: Any, stop: Event) -> None:
-    """Prepares a worker process, which ends with its parent."""
+    """Initialises a worker process, which ends with its parent."""
     global _done, _stop
     _done, _stop = done, stop
     parent = multiprocessing.parent_process()
@@ -116,22 +119,13 @@ def _prepare(plan: ShardPlan, staging: Path, threads: int) -> None:
     prepare_shard(plan, staging, threads, on_clip)
 
 
-# What Beam itself means by these would download a program first.
-_IN_PROCESS = "FnApiRunner"
-_NAMES_OF_IN_PROCESS = ("direct", "directrunner")
-
-
-class BeamError(UserError, ValueError):
-    """Beam is not installed, cannot start the pipeline, or the pipeline failed."""
-
-
 def run_beam(plans: Sequence[ShardPlan], staging: Path, flags: Sequence[str]) -> None:
-    """Makes shards, each an element of the pipeline; those that are finished are kept whatever happens.
+    """Makes shards as elements of a Beam pipeline on Flink, Spark or Dataflow; finished shards survive a failure.
 
     Args:
         plans: the shards to make.
-        staging: folder of the preparation, which every worker sees under this name, like the audio files.
-        flags: of the pipeline, `--runner` among them. `DirectRunner` runs in this process.
+        staging: folder of the preparation; every worker must see it and the audio files under the same paths.
+        flags: of the pipeline, including `--runner`. `DirectRunner` runs in this process.
 
     Raises:
         BeamError: Beam is not installed, cannot start the pipeline, or the pipeline failed.
@@ -146,8 +140,8 @@ def run_beam(plans: Sequence[ShardPlan], staging: Path, flags: Sequence[str]) ->
         raise BeamError("--runner needs Apache Beam, which is not installed: pip install 'slap-jax[beam]'") from error
     options = PipelineOptions(list(flags))
     runner = options.view_as(StandardOptions)
-    if (runner.runner or "").lower() in _NAMES_OF_IN_PROCESS:
-        runner.runner = _IN_PROCESS
+    if (runner.runner or "").lower() in _DIRECT_RUNNERS:
+        runner.runner = _IN_PROCESS_RUNNER
     try:
         pipeline = beam.Pipeline(options=options)
         shards = pipeline | "plans" >> beam.Create(list(plans)) | "spread" >> beam.Reshuffle()
@@ -158,12 +152,15 @@ def run_beam(plans: Sequence[ShardPlan], staging: Path, flags: Sequence[str]) ->
     except (RuntimeError, ValueError, ImportError, AttributeError) as error:
         raise BeamError(f"the Beam pipeline failed: {error}") from error
     if state != PipelineState.DONE:
-        raise BeamError(f"the pipeline ended as {state}; the engine's log says why, and finished shards are kept")
+        raise BeamError(
+            f"the Beam pipeline ended as {state}; see the log of the engine, then repeat the command: finished shards "
+            "are kept"
+        )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Beam from telling which cloud libraries it has not found."""
+    """Silences Beam's warnings about missing cloud libraries."""
     logging.disable(logging.WARNING)
     try:
         yield

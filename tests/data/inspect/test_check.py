@@ -15,7 +15,7 @@ from slap_jax.data.datasets.registry import DATASETS
 from slap_jax.data.inspect import check as check_module
 from slap_jax.data.inspect.check import check, check_collection
 from slap_jax.data.inspect.check_report import CheckReport, format_report, report_values
-from slap_jax.data.preparation.prepare import LEAST_ALLOWED_REJECTIONS
+from slap_jax.data.preparation.prepare import MIN_ALLOWED_REJECTIONS
 from tests.data.datasets.publisher_files import write_csv, write_wav
 from tests.data.tiny_data import encoded, tone, write_manifest
 
@@ -97,12 +97,12 @@ def test_a_missing_table_is_shown_with_the_layout(tmp_path):
 
 
 def test_missing_audio_is_a_problem_when_prepare_would_refuse_it(tmp_path):
-    few = [f"missing-{number}" for number in range(LEAST_ALLOWED_REJECTIONS)]
+    few = [f"missing-{number}" for number in range(MIN_ALLOWED_REJECTIONS)]
     report = checked(publish(tmp_path, train=("a", "b", "c", "d", *few)))
     assert report.ready
-    assert report.rejected["missing_file"].count == LEAST_ALLOWED_REJECTIONS
+    assert report.rejected["missing_file"].count == MIN_ALLOWED_REJECTIONS
     assert report.rejected["missing_file"].examples[0] == "train.csv:6: missing-0: no missing-0.wav"
-    assert len(report.rejected["missing_file"].examples) < LEAST_ALLOWED_REJECTIONS
+    assert len(report.rejected["missing_file"].examples) < MIN_ALLOWED_REJECTIONS
     assert report.notes == ["10 clips would be rejected (10 missing_file), which `slap prepare` accepts"]
 
     report = checked(publish(tmp_path, train=("a", "b", "c", "d", *few, "missing-more")))

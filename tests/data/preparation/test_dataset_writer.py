@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from slap_jax.data.index import hash_id, open_index
 from slap_jax.data.preparation.dataset_writer import DUPLICATES, DatasetIdentity, FinishedShard, write_dataset
-from slap_jax.data.preparation.shards import clip_facts, write_shard
+from slap_jax.data.preparation.shards import summarise_clip, write_shard
 from slap_jax.data.records import open_split, shard_name, split_sizes
 from tests.data.tiny_data import tiny_record
 
@@ -22,7 +22,7 @@ def finished(folder, **splits):
             name = shard_name("birds", split, number, len(contents))
             shard = FinishedShard(split, folder / name, folder / f"{name}.npz")
             folder.mkdir(exist_ok=True)
-            clips = [(record, clip_facts(record, record.waveform())) for record in records]
+            clips = [(record, summarise_clip(record, record.waveform())) for record in records]
             write_shard(shard.file, shard.summary_file, clips, digest=name)
             shards.append(shard)
     return shards

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from slap_jax.data.preparation.prepare import prepare
-from slap_jax.data.preparation.runners import BeamError, WorkerError, run_beam
+from slap_jax.data.preparation.runners import BeamError, WorkerKilledError, run_beam
 from slap_jax.data.preparation.shards import ShardError
 from slap_jax.data.records import open_split
 from tests.data.tiny_data import encoded, write_manifest, write_tone
@@ -115,7 +115,7 @@ def test_a_killed_worker_is_one_clear_error(manifest, tmp_path):
 
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
-    with pytest.raises(WorkerError, match=r"a worker process was killed, probably .* fewer --workers"):
+    with pytest.raises(WorkerKilledError, match=r"a worker process was killed, probably .* with fewer --workers"):
         prepare(manifest, tmp_path, clips_per_shard=CLIPS_PER_SHARD, workers=2, log=lambda line: None)
     killer.join()
     assert finished(tmp_path) and not multiprocessing.active_children()

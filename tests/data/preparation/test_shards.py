@@ -7,7 +7,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from slap_jax.data.clip_statistics import loudness
 from slap_jax.data.collections.entries import Rejection
 from slap_jax.data.index import hash_audio, hash_bytes, hash_id
-from slap_jax.data.preparation.shards import ShardError, ShardSummary, clip_facts, filter_shard, write_shard
+from slap_jax.data.preparation.shards import ShardError, ShardSummary, filter_shard, summarise_clip, write_shard
 from slap_jax.data.records import decode_record
 from tests.data.tiny_data import tiny_record
 
@@ -16,7 +16,7 @@ REJECTION = Rejection("manifest.jsonl:2", "bad.wav", "empty_audio", "bad.wav is 
 
 def clips(*indexes):
     records = [tiny_record(index, 0.1 + 0.01 * index) for index in indexes]
-    return [(record, clip_facts(record, record.waveform())) for record in records]
+    return [(record, summarise_clip(record, record.waveform())) for record in records]
 
 
 def stored(file):
