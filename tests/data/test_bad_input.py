@@ -154,7 +154,7 @@ def test_a_manifest_without_lines_is_one_error_and_writes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_one_error_and_the_next_call_goes_on(tmp_path):
+def test_a_full_disk_is_one_error_and_the_next_call_resumes(tmp_path):
     folder = tmp_path / "in"
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 8_000).astype(np.float32)
     for index in range(6):  # the fourth clip makes a shard that the disk has no room for
@@ -168,7 +168,7 @@ def test_a_full_disk_is_one_error_and_the_next_call_goes_on(tmp_path):
     )
     failed = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert failed.returncode == 2 and failed.stderr.count("\n") == 1
-    assert "00003-of-00006 could not be written" in failed.stderr and "make room" in failed.stderr
+    assert "00003-of-00006 could not be written" in failed.stderr and "free disk space" in failed.stderr
     (staging,) = (tmp_path / "out").glob(".staging/*")
     finished = {path.name: path.stat().st_ino for path in (staging / "shards").iterdir()}
     assert sorted(finished) == [f"slap_clips-train.array_record-0000{number}-of-00006" for number in range(3)]

@@ -276,11 +276,11 @@ def _report(directory: Path, summary: Mapping[str, Any], reused: bool, log: Call
         log(f"  reasons of all of them: {directory / REJECTED}")
     if duplicates["groups"]:
         state = "dropped" if duplicates["dropped"] else "kept; --drop-duplicates drops them"
-        log(f"  {duplicates['clips']} clips have the audio of an earlier clip ({state}): {directory / DUPLICATES}")
+        log(f"  clips with the audio of an earlier clip: {duplicates['clips']} ({state}), in {directory / DUPLICATES}")
     if duplicates["groups_between_splits"]:
         log(
-            f"  WARNING: {duplicates['groups_between_splits']} groups of equal clips span several splits: do not train "
-            "on one of these splits and evaluate on another"
+            f"  WARNING: groups of clips with equal audio in several splits: {duplicates['groups_between_splits']}; do "
+            "not train on one of these splits and evaluate on another"
         )
     return Prepared(
         directory=directory,

@@ -268,8 +268,8 @@ def test_duplicates_are_said_dropped_and_taken_back(tmp_path, monkeypatch):
     lines: list[str] = []
     kept = prepare(manifest, tmp_path / "out", workers=1, log=lines.append)
     assert kept.duplicates == {"groups": 1, "clips": 2, "groups_between_splits": 1, "dropped": 0}
-    assert any("2 clips have the audio of an earlier clip (kept; --drop-duplicates" in line for line in lines)
-    assert any("WARNING: 1 groups of equal clips span several splits" in line for line in lines)
+    assert any("clips with the audio of an earlier clip: 2 (kept; --drop-duplicates" in line for line in lines)
+    assert any("WARNING: groups of clips with equal audio in several splits: 1;" in line for line in lines)
     names = decoded(monkeypatch)
     dropped = quiet(manifest, tmp_path / "out", drop_duplicates=True)
     assert dropped.clips == {"train": 3} == {"train": kept.clips["train"] - 1}

@@ -24,7 +24,7 @@ from slap_jax.data.preparation.shards import ShardError
 from slap_jax.data.records import open_split
 from tests.data.tiny_data import encoded, write_manifest, write_tone
 
-CLIPS, CLIPS_PER_SHARD = 24, 2
+CLIPS, CLIPS_PER_SHARD = 16, 2
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def finished(output: Path) -> dict[str, tuple[int, int]]:
 def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
@@ -74,7 +74,7 @@ def start(manifest: Path, output: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def test_a_killed_preparation_goes_on_where_it_was(manifest, undisturbed, tmp_path):
+def test_a_killed_preparation_is_resumed(manifest, undisturbed, tmp_path):
     process = start(manifest, tmp_path)
     wait_for(lambda: len(finished(tmp_path)) >= 3)
     os.kill(process.pid, signal.SIGKILL)
@@ -123,7 +123,7 @@ def test_a_killed_worker_is_one_clear_error(manifest, tmp_path):
 
 @pytest.fixture
 def beam_manifest(tmp_path) -> Path:
-    """Returns a beam_manifest of eight tones and a text, in two splits."""
+    """Returns a manifest of eight tones and a text file, in two splits."""
     names = [write_tone(tmp_path / "in" / f"{index}.wav", 0.1, frequency=200.0 + 10 * index) for index in range(9)]
     (tmp_path / "in" / "4.wav").write_text("no audio")
     lines = [{"path": name, "caption": name, "split": "test" if name > "6" else "train"} for name in names]
