@@ -121,7 +121,7 @@ def test_prepare(manifest, tmp_path, capsys):
     words = ["prepare", str(manifest), str(tmp_path / "out"), "--name", "lab", "--shard-records", "2", "--workers", "1"]
     assert main([*words, "--drop-duplicates"]) == 0
     printed = capsys.readouterr().out
-    assert "train: 3 clips" in printed and "1 clips have the audio of an earlier one (dropped)" in printed
+    assert "train: 3 clips" in printed and "clips with the audio of an earlier clip: 1 (dropped)" in printed
     assert split_sizes(tmp_path / "out") == {"train": 3, "test": 1}
     assert open_split(tmp_path / "out", "test")[0].source == "lab"
     assert len(list(tmp_path.glob("out/*/*/*-train.array_record-*"))) == 2
