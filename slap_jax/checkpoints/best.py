@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from slap_jax.atomic import atomic_file
+from slap_jax.atomic import write_text_atomic
 from slap_jax.checkpoints.run import Checkpoints, restore_meta
 from slap_jax.config.rules import ConfigError
 
@@ -53,8 +53,7 @@ class BestCheckpoint:
         if restored_step:
             self._resume(restored_step)
         if enabled:
-            with atomic_file(run_dir / DIRECTORY / "config.json") as partial:
-                partial.write_text(config.to_json_best_effort(indent=2) + "\n", encoding="utf-8")
+            write_text_atomic(run_dir / DIRECTORY / "config.json", config.to_json_best_effort(indent=2) + "\n")
 
     @property
     def should_stop(self) -> bool:
@@ -136,8 +135,7 @@ class BestCheckpoint:
             "evaluations": list(self._evaluations.items()),
             "stopped_early": self.should_stop,
         }
-        with atomic_file(self._run_dir / HISTORY) as partial:
-            partial.write_text(json.dumps(history, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_text_atomic(self._run_dir / HISTORY, json.dumps(history, indent=2, allow_nan=False) + "\n")
 
 
 def parse_best_metric(setting: str) -> tuple[str, bool]:

@@ -1,1 +1,1 @@
-"""Writing a trained model to files, and reading it."""
+"""Other forms of an exported model: StableHLO, PyTorch, ONNX and transformers; and its model card."""

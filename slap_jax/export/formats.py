@@ -1,4 +1,4 @@
-"""`slap export`: a run or an export in, an export in one of several forms out."""
+"""`slap export`: turns a run or an export into an export, in one of several forms."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def export_model(
     step: int | None = None,
     licence: str = "",
 ) -> Path:
-    """Exports a run, or gives an export one more form.
+    """Exports a run, or adds another form to an export.
 
     Args:
         source: run directory or export directory.
@@ -38,11 +38,12 @@ def export_model(
         licence: of the weights, for the model card; "" keeps an export's card.
 
     Returns:
-        What was written: the export directory, or the file or directory of the format inside it.
+        The export directory, or the file or directory of the format inside it.
 
     Raises:
-        ExportError: neither kind of directory, an unknown format, or a package that the format needs is missing.
-        CheckpointError: no checkpoint of that step, or unreadable.
+        ExportError: the source is neither a run nor an export, the format is unknown, or a package that it needs is
+            missing.
+        CheckpointError: there is no checkpoint of that step, or it is unreadable.
     """
     if format not in FORMATS:
         raise ExportError(f"format is {format!r}; write one of {', '.join(FORMATS)}")
@@ -65,7 +66,7 @@ def _check_packages(format: str) -> None:
 
 
 def _export_of_run(run_dir: Path, out_dir: str | os.PathLike[str] | None, step: int | None, licence: str) -> Path:
-    """Exports a run, with its card and the fingerprint by which `slap doctor` knows the model again."""
+    """Exports a run with its model card and with the fingerprint that `slap doctor` compares to."""
     from slap_jax.doctor.findings import write_fingerprint
     from slap_jax.export.model_card import data_sources, write_card
 
@@ -94,14 +95,16 @@ def _evaluation(path: Path) -> dict[str, Any]:
 
 
 def _export_of(source: Path, out_dir: Path | None, format: str, step: int | None, licence: str) -> Path:
-    """The export itself, or a copy of it, brought to this version of the format."""
+    """Returns the export itself, or a copy of it in the current version of the format."""
     if step is not None:
-        raise ExportError(f"{source} is an export, of one step; --step chooses a checkpoint of a run directory")
+        raise ExportError(
+            f"{source} is an export, which has a single step; --step chooses a checkpoint of a run directory"
+        )
     if out_dir is None or out_dir.resolve() == source.resolve():
         if format == "safetensors" and not licence:
             raise ExportError(
                 f"{source} is an export already; give the run directory that `slap train` wrote, another --format, or "
-                "--output for a copy in this version's format"
+                "--output for a copy in the current format version"
             )
         if licence:
             _state_licence(load_export(source), source, licence)
@@ -117,7 +120,7 @@ def _export_of(source: Path, out_dir: Path | None, format: str, step: int | None
 
 
 def _state_licence(model: Export, directory: Path, licence: str) -> None:
-    """Puts the licence into the card, which keeps what it says of data and metrics; without a card, one is written."""
+    """Replaces the licence in the card and keeps its data and metrics; writes a card if there is none."""
     from slap_jax.export.model_card import change_licence, write_card
 
     if (directory / CARD).is_file():
@@ -135,7 +138,7 @@ def _write(format: str, directory: Path) -> Path:
     if format == "pytorch":
         from slap_jax.export.huggingface import write_pytorch
 
-        load_export(directory)  # a damaged export is told now
+        load_export(directory)  # fails if the export is damaged
         return write_pytorch(directory)
     if format == "onnx":
         from slap_jax.export.onnx import write_onnx

@@ -1,7 +1,4 @@
-"""A folder that `transformers.AutoModel` loads, with the code it needs inside.
-
-`slap_torch.py`: the parts of `slap_jax.export.pytorch` as one file that runs without slap_jax.
-"""
+"""Writes the PyTorch module as one file, and a folder with it for `transformers.AutoModel`."""
 
 import ast
 import json
@@ -10,21 +7,26 @@ import shutil
 import sys
 from pathlib import Path
 
-from slap_jax.atomic import write_text_atomic
+from slap_jax.atomic import atomic_file, write_text_atomic
 from slap_jax.checkpoints.model_dir import CARD, WEIGHTS, load_export
 from slap_jax.export.packages import require_packages
 
 HUGGINGFACE_DIRECTORY = "huggingface"  # inside an export
 CODE = ("configuration_slap.py", "modeling_slap.py")
 
+PYTORCH_FILE = "slap_torch.py"
+_PACKAGE = "slap_jax.export.pytorch"
+_PARTS = ("layers.py", "towers.py", "model.py")  # each uses the previous ones
+
 
 def write_huggingface(directory: str | os.PathLike[str]) -> Path:
     """Writes a folder for `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)`.
 
-    It holds the weights under PyTorch's names, the code, the vocabulary and the model card, and needs nothing else.
+    The folder holds the weights under PyTorch's names, the code, the tokenizer and the model card. It needs no other
+    file.
 
     Args:
-        directory: an export; the folder becomes `huggingface/` in it.
+        directory: an export; the folder is written to its `huggingface/`.
 
     Returns:
         The folder.
@@ -33,7 +35,7 @@ def write_huggingface(directory: str | os.PathLike[str]) -> Path:
         ExportError: PyTorch is missing, or the export is damaged.
     """
     require_packages("--format huggingface", "torch", "torch")
-    export = load_export(directory)  # damage is told in our words, not in PyTorch's
+    export = load_export(directory)  # reports damage before PyTorch does
     from safetensors.torch import save_file
 
     from slap_jax.export.pytorch.model import load
@@ -51,11 +53,11 @@ def write_huggingface(directory: str | os.PathLike[str]) -> Path:
         "tokenizer_file": export.tokenizer_path.name,
     }
     tensors = {f"slap.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
-    (out / WEIGHTS).chmod(
-        export.tokenizer_path.stat().st_mode
-    )  # safetensors makes files that only their owner may read
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with atomic_file(out / WEIGHTS) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
+        # safetensors creates files that only their owner can read
+        partial.chmod(export.tokenizer_path.stat().st_mode)
+    write_text_atomic(out / "config.json", json.dumps(config, indent=2) + "\n")
     for name in CODE:
         shutil.copyfile(Path(__file__).with_name("huggingface_code") / name, out / name)
     for path in (export.tokenizer_path, Path(directory) / CARD):
@@ -65,43 +67,41 @@ def write_huggingface(directory: str | os.PathLike[str]) -> Path:
     return out
 
 
-PYTORCH_FILE = "slap_torch.py"
-_PACKAGE = "slap_jax.export.pytorch"
-_PARTS = ("layers.py", "towers.py", "model.py")  # each uses those before it
+def write_pytorch(directory: str | os.PathLike[str]) -> Path:
+    """Writes `slap_torch.py` into a directory; PyTorch need not be installed."""
+    path = Path(directory) / PYTORCH_FILE
+    write_text_atomic(path, pytorch_source())
+    return path
 
 
 def pytorch_source() -> str:
-    """Returns the file's text: the package's description, the imports of all parts, and their definitions."""
+    """Joins the modules of `slap_jax.export.pytorch` into one file that runs without slap_jax.
+
+    Returns:
+        The docstring of the package, the imports of all modules, and their definitions.
+    """
     directory = Path(__file__).with_name("pytorch")
     imports: dict[str, set[str]] = {}  # "import os", or "from typing" with its names
     bodies = []
     for part in _PARTS:
         source = (directory / part).read_text(encoding="utf-8")
-        statements = ast.parse(source).body
-        past_imports = 0
-        for statement in statements[1:]:  # the first is the docstring
+        end_of_imports = 0
+        for statement in ast.parse(source).body[1:]:  # the first is the docstring
             if isinstance(statement, ast.ImportFrom):
                 if not str(statement.module).startswith(_PACKAGE):
                     names = {alias.name for alias in statement.names}
                     imports.setdefault(f"from {statement.module}", set()).update(names)
             elif isinstance(statement, ast.Import):
-                imports.update({ast.unparse(statement): set()})
+                imports[ast.unparse(statement)] = set()
             else:
                 break
-            past_imports = statement.end_lineno or 0
-        bodies.append("\n".join(source.splitlines()[past_imports:]).strip("\n"))
-    sections: dict[bool, list[str]] = {True: [], False: []}
+            end_of_imports = statement.end_lineno or 0
+        bodies.append("\n".join(source.splitlines()[end_of_imports:]).strip("\n"))
+    sections: dict[bool, list[str]] = {True: [], False: []}  # of the standard library, or of other packages
     for line, names in sorted(imports.items(), key=lambda item: (item[0].startswith("from"), item[0])):
         module = line.split()[1].split(".")[0]
         text = f"{line} import {', '.join(sorted(names))}" if names else line
         sections[module in sys.stdlib_module_names].append(text)
-    description = (directory / "__init__.py").read_text(encoding="utf-8").rstrip()
-    head = "\n\n".join([description, "\n".join(sections[True]), "\n".join(sections[False])])
+    docstring = (directory / "__init__.py").read_text(encoding="utf-8").rstrip()
+    head = "\n\n".join([docstring, "\n".join(sections[True]), "\n".join(sections[False])])
     return "\n\n\n".join([head, *bodies]) + "\n"
-
-
-def write_pytorch(directory: str | os.PathLike[str]) -> Path:
-    """Writes the file into an export directory, whole or not at all; PyTorch itself is not needed for that."""
-    path = Path(directory) / PYTORCH_FILE
-    write_text_atomic(path, pytorch_source())
-    return path

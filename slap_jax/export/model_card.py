@@ -1,13 +1,13 @@
-"""The model card: a README.md beside an export that says what the model is, what it was trained on, how good it is.
+"""The model card: a README.md in an export with the model's use, training data, metrics, limits and licence.
 
-Which data a run was trained on, and their licences, as the run's config and the data themselves name them.
+The data sources and their licences come from the run's config and from the prepared data themselves.
 """
 
 import collections
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,22 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from slap_jax.atomic import write_text_atomic
-from slap_jax.checkpoints.model_dir import CARD, Export
+from slap_jax.checkpoints.model_dir import CARD, Export, ExportError
 from slap_jax.data.records import dataset_directory, open_split
 
-_MOST_LICENCES = 8  # named for each source
-_WHERE = "\n\nTemplates, splits and fingerprints: `evaluation.json` of the run."
-_NUMBERS = ("n", "n_clips", "n_texts", "n_captions")  # how many were scored, by whichever name the results have
+_TEMPLATE = Path(__file__).with_name("templates") / "model_card.md"
+_SHOWN_LICENCES = 8  # of each source
+_SAMPLED_RECORDS = 500  # of a split, to read their licences
+_COUNTS = ("n", "n_clips", "n_texts", "n_captions")  # the names that results have for the number of scored items
+_TAGS = ["audio", "audio-classification", "audio-text-retrieval", "feature-extraction"]
+# Kinds of results whose task has another name on the Hugging Face hub.
+_HUB_TASKS = {
+    "retrieval": "audio-text-retrieval",
+    "zero_shot": "zero-shot-audio-classification",
+    "zero_shot_multi_label": "zero-shot-audio-classification",
+    "probe": "audio-classification",
+    "classification": "audio-classification",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +41,9 @@ class DataSource:
         name: in `config.data.train`.
         split: of the data set.
         weight: in the mixture, relative to the other sources.
-        clips: of the split; None where the data are not on this machine.
-        licence: of the data set as a whole; "" where it states none.
-        clip_licences: licence -> share of the records looked at; "" counts those without one.
+        clips: number of clips in the split; None if the data are not on this machine.
+        licence: of the data set as a whole; "" if it states none.
+        clip_licences: licence -> fraction of the sampled records; "" counts those without a licence.
     """
 
     name: str
@@ -42,6 +52,27 @@ class DataSource:
     clips: int | None
     licence: str
     clip_licences: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One number of `evaluation.json`.
+
+    Attributes:
+        kind: of evaluation, like "retrieval".
+        set: name of the evaluation set.
+        name: of the metric.
+        value: of the metric.
+        interval: ends of the 95 % interval, if there is one.
+        count: number of scored items, "" if unknown.
+    """
+
+    kind: str
+    set: str
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+    count: int | str
 
 
 def write_card(
@@ -53,174 +84,100 @@ def write_card(
     licence: str = "",
     started_from: Sequence[str] = (),
 ) -> Path:
-    """Writes the card of an export directory.
+    """Writes the card of an export directory. Its metadata follow the Hugging Face hub's `model-index`.
 
     Args:
         export: the model.
-        directory: of the export.
-        sources: of the training data; None where they are not known.
+        directory: the export directory.
+        sources: of the training data; None if unknown.
         evaluation: contents of the run's `evaluation.json`; empty if it was not evaluated.
-        licence: of the weights; "" if whoever exports states none.
+        licence: of the weights; "" if not stated.
         started_from: names of the models whose parameters training started from.
     """
-    sections = [
-        _head(licence),
-        _use(export),
-        _sizes(export.config, export.step),
-        _data(sources, started_from),
-        _metrics(evaluation),
-        _limits(export.config),
-        _licence(licence),
-    ]
-    return _write(Path(directory) / CARD, "\n\n".join(sections) + "\n")
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-
-def change_licence(directory: str | os.PathLike[str], licence: str) -> Path:
-    """States another licence of the weights in the card of an export directory, and leaves the rest as it is."""
-    path = Path(directory) / CARD
-    text = re.sub(
-        r"^license: .*", lambda _: _licence_line(licence), path.read_text(encoding="utf-8"), count=1, flags=re.M
+    metrics = _metrics(evaluation)
+    data = ModelCardData(
+        license=_licence_id(licence),
+        library_name="slap_jax",
+        tags=_TAGS,
+        model_name="SLAP" if metrics else None,
+        eval_results=[
+            EvalResult(
+                task_type=_HUB_TASKS.get(metric.kind, metric.kind),
+                dataset_type=metric.set,
+                dataset_name=metric.set,
+                metric_type=metric.name,
+                metric_value=metric.value,
+            )
+            for metric in metrics
+        ]
+        or None,
     )
-    start = text.find("## Licence\n")
-    after = text.find("\n## ", start + 1) if start >= 0 else -1
-    rest = text[after:] if after >= 0 else ""  # what somebody has added
-    return _write(path, (text if start < 0 else text[:start]).rstrip() + f"\n\n{_licence(licence)}\n{rest}")
-
-
-def _write(path: Path, text: str) -> Path:
-    write_text_atomic(path, text)
+    card = ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        version=version("slap-jax"),
+        captions="captioning" in export.params.get("objectives", {}),
+        config=export.config,
+        step=export.step,
+        sources=None if sources is None else [_cells(source) for source in sources],
+        started_from=started_from,
+        metrics=metrics,
+        max_seconds=export.config.data.get("max_seconds"),
+        licence_section=_licence_section(licence),
+    )
+    path = Path(directory) / CARD
+    write_text_atomic(path, str(card))
     return path
 
 
-def _head(licence: str) -> str:
-    lines = [
-        "---",
-        _licence_line(licence),
-        "library_name: slap_jax",
-        "tags: [audio, audio-classification, audio-text-retrieval, feature-extraction]",
-        "---",
-    ]
-    return "\n".join(lines) + "\n\n# A SLAP model: sound and text in one space"
+def change_licence(directory: str | os.PathLike[str], licence: str) -> Path:
+    """Replaces the licence of the weights in the card of an export directory and keeps everything else.
 
+    Raises:
+        ExportError: the metadata at the head of the card cannot be parsed.
+    """
+    import yaml
+    from huggingface_hub import ModelCard
 
-def _use(export: Export) -> str:
-    caption = '\nmodel.caption(["dog.wav"])' if "captioning" in export.params.get("objectives", {}) else ""
-    return f"""Embeds sound of any duration and texts so that what belongs together lies close (language-audio
-pretraining, arXiv 2601.12594). Exported by slap_jax {version("slap-jax")}.
-
-```python
-import slap_jax
-
-model = slap_jax.load("DIRECTORY_OF_THIS_FILE")
-audio = model.embed_audio(["dog.wav", "rain.mp3"])
-text = model.embed_text(["a dog barks", "rain falls"])
-model.similarity(audio, text)
-model.classify(["dog.wav"], ["dog", "cat", "rain"]){caption}
-```
-
-`slap doctor DIRECTORY_OF_THIS_FILE` checks that the files are whole and compute here what they computed where they were
-written."""
-
-
-def _sizes(config: ConfigDict, step: int) -> str:
-    model = config.model
-    rows = [
-        ("embedding", f"{model.embed_dim} dimensions"),
-        ("audio tower", f"{model.audio_encoder.layers} layers of width {model.audio_encoder.width}"),
-        ("text tower", f"{model.text_encoder.layers} layers of width {model.text_encoder.width}"),
-        ("vocabulary", f"{model.vocab_size} tokens, texts of at most {config.data.max_caption_tokens}"),
-        ("input", f"{config.audio.sample_rate} Hz mono, {config.audio.mels} mel bands; other rates are converted"),
-        ("training steps", f"{step}"),
-    ]
-    return "## The model\n\n| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {text} |" for name, text in rows)
-
-
-def _data(sources: Sequence[DataSource] | None, started_from: Sequence[str]) -> str:
-    text = "## Training data\n\n"
-    if sources is None:
-        text += "Not recorded: the card was written from an export, without the run."
+    path = Path(directory) / CARD
+    try:
+        card = ModelCard.load(path)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ExportError(
+            f"{path}: the YAML block at its head cannot be parsed ({error}); correct it, or delete the card"
+        ) from None
+    card.data["license"] = _licence_id(licence)
+    section = re.compile(r"^## Licence\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    if section.search(card.text):
+        card.text = section.sub(lambda match: _replace_section(match[0], licence), card.text, count=1)
     else:
-        text += "| source | split | weight | clips | licence of the set | licences of its clips |\n"
-        text += "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(map(_data_row, sources))
-    for name in started_from:
-        text += f"\n\nTraining started from the parameters of `{name}`, whose data and licence count too."
-    return text
-
-
-def _data_row(source: DataSource) -> str:
-    if source.clips is None:
-        cells = ["unknown: not on the machine that exported", "unknown", "unknown"]
-    else:
-        named = [f"{text or 'none stated'} ({share:.0%})" for text, share in source.clip_licences.items()]
-        more = [f"and {len(named) - _MOST_LICENCES} more"] if len(named) > _MOST_LICENCES else []
-        cells = [str(source.clips), source.licence or "none stated", ", ".join(named[:_MOST_LICENCES] + more)]
-    values = [source.name, source.split, f"{source.weight:g}", *cells]
-    return "| " + " | ".join(value.replace("|", "/").replace("\n", " ") for value in values) + " |"
-
-
-def _metrics(evaluation: Mapping[str, Any]) -> str:
-    rows = [row for kind, sets in evaluation.items() if isinstance(sets, Mapping) for row in _metric_rows(kind, sets)]
-    if not rows:
-        return "## Metrics\n\nThe run was not evaluated before it was exported; `slap evaluate` does it."
-    head = "| task | set | metric | value | 95 % interval | N |\n| --- | --- | --- | --- | --- | --- |\n"
-    return "## Metrics\n\n" + head + "\n".join(rows) + _WHERE
-
-
-def _metric_rows(kind: str, sets: Mapping[str, Any]) -> Iterator[str]:
-    for name, scores in sets.items():
-        if not isinstance(scores, Mapping):
-            continue
-        number = next((scores[key] for key in _NUMBERS if key in scores), "")
-        for metric, value in scores.items():
-            if not isinstance(value, float) or "chance" in metric:
-                continue
-            interval = scores.get(f"{metric}_interval", scores.get("interval") if metric == "accuracy" else None)
-            band = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-            yield f"| {kind} | {name} | {metric} | {value:.3f} | {band} | {number} |"
-
-
-def _limits(config: ConfigDict) -> str:
-    seconds = config.data.get("max_seconds")
-    longest = f"clips of up to {seconds:g} s" if seconds else "clips of limited duration"
-    return f"""## Limits
-
-- Training saw {longest}; longer recordings are embedded in windows.
-- It knows the sounds, words and language of its training data, and repeats their biases. Scores compare the labels or
-  clips that were given with each other; none says that any of them is right.
-- Captions, where the model writes them, can name sounds that are not there.
-- It was not made to identify people, nor tested for decisions about them."""
-
-
-def _licence_line(licence: str) -> str:
-    return f"license: {licence.lower() or 'other'}"
-
-
-def _licence(licence: str) -> str:
-    stated = f"Weights: {licence}." if licence else "Whoever exported the model stated no licence for the weights."
-    return f"## Licence\n\n{stated} The licences of the training data above may limit what the weights may be used for."
-
-
-_LOOKED_AT = 500  # records of a split whose licences are read
+        card.text = f"{card.text.rstrip()}\n\n{_licence_section(licence)}\n"
+    write_text_atomic(path, str(card))
+    return path
 
 
 def data_sources(config: ConfigDict) -> list[DataSource]:
-    """Reads what the training sources of a run's config say about themselves; data that are gone stay in the list."""
-    return [_source(name, settings) for name, settings in config.data.train.items()]
+    """Describes the training sources of a run's config by what the data say about themselves.
+
+    Sources whose data are gone stay in the list.
+    """
+    return [_data_source(name, settings) for name, settings in config.data.train.items()]
 
 
-def _source(name: str, settings: ConfigDict) -> DataSource:
-    clips, licence, shares = None, "", {}
+def _data_source(name: str, settings: ConfigDict) -> DataSource:
+    clips, licence, fractions = None, "", {}
     try:
         records = open_split(settings.path, settings.split)
         clips = len(records)
         licence = _dataset_licence(dataset_directory(settings.path))
-        step = -(-clips // _LOOKED_AT)
-        found = collections.Counter(records[index].licence.strip() for index in range(0, clips, step))
-        total = sum(found.values())
-        shares = {text: count / total for text, count in found.most_common()}
-    except (ValueError, OSError):  # RecordsError among them: the data need not be where the model is exported
+        step = -(-clips // _SAMPLED_RECORDS)
+        counts = collections.Counter(records[index].licence.strip() for index in range(0, clips, step))
+        fractions = {text: count / counts.total() for text, count in counts.most_common()}
+    except (ValueError, OSError):  # RecordsError among them: the data need not be on the machine that exports
         pass
-    return DataSource(name, settings.split, float(settings.get("weight", 1.0)), clips, licence, shares)
+    return DataSource(name, settings.split, float(settings.get("weight", 1.0)), clips, licence, fractions)
 
 
 def _dataset_licence(directory: Path) -> str:
@@ -228,3 +185,43 @@ def _dataset_licence(directory: Path) -> str:
 
     info: Any = tfds.builder_from_directory(directory).info
     return str(getattr(info.redistribution_info, "license", "") or "")
+
+
+def _cells(source: DataSource) -> list[str]:
+    """Returns a row of the table of sources."""
+    if source.clips is None:
+        cells = ["unknown: not on the machine that exported", "unknown", "unknown"]
+    else:
+        licences = [f"{text or 'none stated'} ({fraction:.0%})" for text, fraction in source.clip_licences.items()]
+        more = [f"and {len(licences) - _SHOWN_LICENCES} more"] if len(licences) > _SHOWN_LICENCES else []
+        cells = [str(source.clips), source.licence or "none stated", ", ".join(licences[:_SHOWN_LICENCES] + more)]
+    values = [source.name, source.split, f"{source.weight:g}", *cells]
+    return [value.replace("|", "/").replace("\n", " ") for value in values]
+
+
+def _metrics(evaluation: Mapping[str, Any]) -> list[Metric]:
+    metrics = []
+    for kind, sets in evaluation.items():
+        for name, scores in sets.items() if isinstance(sets, Mapping) else ():
+            if not isinstance(scores, Mapping):
+                continue
+            count = next((scores[key] for key in _COUNTS if key in scores), "")
+            for metric, value in scores.items():
+                if isinstance(value, float) and "chance" not in metric:
+                    ends = scores.get(f"{metric}_interval", scores.get("interval") if metric == "accuracy" else None)
+                    metrics.append(Metric(kind, name, metric, value, tuple(ends) if ends else None, count))
+    return metrics
+
+
+def _licence_id(licence: str) -> str:
+    return licence.lower() or "other"
+
+
+def _licence_section(licence: str) -> str:
+    stated = f"Weights: {licence}." if licence else "No licence was stated for the weights."
+    return f"## Licence\n\n{stated} The licences of the training data above may restrict the use of the weights."
+
+
+def _replace_section(old: str, licence: str) -> str:
+    """Returns the new section with the blank lines that followed the old one."""
+    return _licence_section(licence) + old[len(old.rstrip()) :]

@@ -1,4 +1,4 @@
-"""The model as ONNX files, made from the PyTorch one; any batch and any length."""
+"""Writes the model as ONNX files with free batch size and lengths, by way of the PyTorch module."""
 
 import logging
 import os
@@ -14,19 +14,20 @@ ONNX_DIRECTORY = "onnx"  # inside an export
 AUDIO_FILE, TEXT_FILE, DECODER_FILE = "audio.onnx", "text.onnx", "decoder.onnx"
 _OPSET = 20
 
-Axes = dict[str, tuple[str, ...]]  # inputs or outputs by name, with the names of their free axes, which come first
+Axes = dict[str, tuple[str, ...]]  # input or output -> names of its free axes, which come first
 
 
 def write_onnx(directory: str | os.PathLike[str]) -> Path:
     """Writes the towers of an export as ONNX, and its caption decoder if it has one.
 
-    `audio.onnx` takes `waveform` float32 [batch, samples] and `lengths` int64 [batch], and gives `vectors`, dense
-    `features` and `inside`, which of them belong to a clip; `text.onnx` takes `tokens` int64 [batch, tokens] and
-    `lengths`, and gives `vectors`; `decoder.onnx` takes `features`, `inside` and the `tokens` written so far, and gives
-    `scores` of the next. The loop over tokens is the caller's.
+    - `audio.onnx` takes `waveform` float32 [batch, samples] and `lengths` int64 [batch]; it returns `vectors`, dense
+      `features`, and `inside`, which is True for features of a clip and False for padding.
+    - `text.onnx` takes `tokens` int64 [batch, tokens] and `lengths`; it returns `vectors`.
+    - `decoder.onnx` takes `features`, `inside` and the `tokens` so far; it returns `scores` of the next token. The
+      caller runs the loop over tokens.
 
     Args:
-        directory: an export; the files go to `onnx/` in it.
+        directory: an export; the files are written to its `onnx/`.
 
     Returns:
         The directory of the files.
@@ -35,7 +36,7 @@ def write_onnx(directory: str | os.PathLike[str]) -> Path:
         ExportError: a package is missing, or the export is damaged.
     """
     require_packages("--format onnx", "onnx", "torch", "onnx", "onnxscript")
-    load_export(directory)  # damage is told in our words, not in PyTorch's
+    load_export(directory)  # reports damage before PyTorch does
     import torch
 
     from slap_jax.export.pytorch.model import load
@@ -44,7 +45,7 @@ def write_onnx(directory: str | os.PathLike[str]) -> Path:
     out = Path(directory) / ONNX_DIRECTORY
     out.mkdir(exist_ok=True)
     (out / DECODER_FILE).unlink(missing_ok=True)  # of an older model there
-    # Sizes of the examples are free in the files, as long as none of them is 1.
+    # The sizes of the example inputs become free axes, provided that none of them is 1.
     samples, tokens, width = 3 * model.per_column + 1, 7, model.config["model"]["audio_encoder"]["width"]
     texts = torch.ones(2, tokens, dtype=torch.int64)
 
@@ -78,7 +79,7 @@ def write_onnx(directory: str | os.PathLike[str]) -> Path:
 
 
 def _module(model: Any, function: Callable[..., Any]) -> Any:
-    """What a function of the model's computes as a module; its file holds the weights that the function uses."""
+    """Wraps a function of the model in a module, so that its file holds the weights that the function uses."""
     import torch
 
     class Part(torch.nn.Module):
@@ -93,16 +94,15 @@ def _module(model: Any, function: Callable[..., Any]) -> Any:
 
 
 def _export(module: Any, arguments: tuple[Any, ...], inputs: Axes, outputs: Axes, path: Path) -> None:
-    """Writes one file."""
     import torch
 
     free = torch.export.Dim.AUTO
-    exporter_log = logging.getLogger("torch.onnx")  # it tells of every package that is not there
+    exporter_log = logging.getLogger("torch.onnx")  # it warns about every missing optional package
     level = exporter_log.level
     exporter_log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own calls of its own old functions
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch calls its own deprecated functions
             program = torch.onnx.export(
                 module,
                 arguments,

@@ -1,8 +1,8 @@
-"""The model as StableHLO programs for CPU, TPU and CUDA, which JAX runs without slap_jax.
+"""Writes the model as StableHLO programs for CPU, TPU and CUDA, which JAX runs without slap_jax.
 
-Programs take the weights as an argument, the tensors of `model.safetensors` by their names, so they are small and share
-one file of weights. Batch and lengths are free. Attention is dense, since a program for all platforms can neither use a
-platform's kernel nor choose by length: its memory grows with the square of the longest clip.
+The programs take the weights as an argument, the tensors of `model.safetensors` by name, so they are small and share
+one file of weights. Batch size and lengths are free. Attention is dense, because a program for all platforms cannot use
+a platform's kernel or choose by length: memory grows with the square of the longest clip.
 """
 
 import json
@@ -17,7 +17,7 @@ from jax import export as jax_export
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from slap_jax.atomic import write_bytes_atomic
+from slap_jax.atomic import write_bytes_atomic, write_text_atomic
 from slap_jax.checkpoints.model_dir import CONFIG, WEIGHTS, Export
 from slap_jax.config.defaults import patches_per_column, samples_per_column
 from slap_jax.export.packages import require_packages
@@ -39,15 +39,15 @@ def write_stablehlo(model: Export, directory: str | os.PathLike[str]) -> Path:
 
     Args:
         model: of that export.
-        directory: the export; the programs go to `stablehlo/` in it.
+        directory: the export; the programs are written to its `stablehlo/`.
 
     Returns:
-        The directory of the programs; `programs.json` in it tells what they take and give.
+        The directory of the programs; its `programs.json` describes their arguments and results.
 
     Raises:
         ExportError: the package that serialises programs is not installed.
     """
-    # jax.export asks for the package too, but only after everything is lowered.
+    # jax.export checks for the package too, but only after lowering everything.
     require_packages("writing StableHLO programs", "stablehlo", "flatbuffers")
     out = Path(directory) / STABLEHLO_DIRECTORY
     out.mkdir(parents=True, exist_ok=True)
@@ -64,21 +64,21 @@ def write_stablehlo(model: Export, directory: str | os.PathLike[str]) -> Path:
         if name == "caption" and programs.decoder_graph is None:
             continue
         shapes = (jax.ShapeDtypeStruct((rows, length), dtype), jax.ShapeDtypeStruct((rows,), jnp.int32))
-        with compiling_for("any"):  # no platform of its own: nothing that only one of them has is chosen
+        with compiling_for("any"):  # choose nothing that only one platform has
             program = jax_export.export(jax.jit(function), platforms=PLATFORMS)(weights, *shapes)
-        write_bytes_atomic(out / f"{name}.stablehlo", program.serialize())
+        write_bytes_atomic(out / f"{name}.stablehlo", bytes(program.serialize()))
         described[name] = {
             "takes": [f"tensors of ../{WEIGHTS} by name", f"{values} {dtype.__name__} [b, n]", f"{lengths} int32 [b]"],
             "gives": str(program.out_avals[0]),
             "platforms": list(program.platforms),
         }
     text = json.dumps({"jax_version": jax.__version__, "config": f"../{CONFIG}", "programs": described}, indent=2)
-    (out / "programs.json").write_text(text + "\n", encoding="utf-8")
+    write_text_atomic(out / "programs.json", text + "\n")
     return out
 
 
 class Programs:
-    """The functions that are lowered, of weights by name, padded rows [b, n] and their lengths [b]."""
+    """The functions to lower: of weights by name, padded rows [b, n] and their lengths [b]."""
 
     def __init__(self, config: ConfigDict, captions: bool):
         self.config = inference_config(config)
@@ -86,40 +86,40 @@ class Programs:
             self.config.model.attention = "dense"
             self.config.audio.dft = "matmul"
         self.per_column = samples_per_column(config.audio)
-        self.patches = patches_per_column(config.audio)
+        self.freq_patches = patches_per_column(config.audio)
         self.graph = nnx.split(nnx.eval_shape(self._model))[0]
         self.decoder_graph = nnx.split(nnx.eval_shape(self._decoder))[0] if captions else None
 
     def audio(self, weights: Weights, waveform: Float[Array, "b n"], samples: Int[Array, " b"]) -> Float[Array, "b E"]:
-        """Embeddings of clips."""
+        """Returns the embeddings of clips."""
         model = self._merged(weights)
-        tokens, segments = self._audio_tokens(model, waveform, samples)
-        return model.audio_embeddings(tokens, segments, 1)[:, 0]
+        tokens, segment_ids = self._audio_tokens(model, waveform, samples)
+        return model.audio_embeddings(tokens, segment_ids, 1)[:, 0]
 
     def text(self, weights: Weights, tokens: Int[Array, "b n"], lengths: Int[Array, " b"]) -> Float[Array, "b E"]:
-        """Embeddings of texts."""
+        """Returns the embeddings of texts."""
         model = self._merged(weights)
         position = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         inside = position < lengths[:, None]
-        segments = inside.astype(jnp.int32)
-        hidden = model.text_tokens(tokens, segments, jnp.where(inside, position, 0))
-        return model.text_embeddings(hidden, segments, 1)[:, 0]
+        segment_ids = inside.astype(jnp.int32)
+        hidden = model.text_tokens(tokens, segment_ids, jnp.where(inside, position, 0))
+        return model.text_embeddings(hidden, segment_ids, 1)[:, 0]
 
     def caption(self, weights: Weights, waveform: Float[Array, "b n"], samples: Int[Array, " b"]) -> Int[Array, "b N"]:
-        """Token ids of captions, the likeliest each time; padding after the end."""
+        """Returns the token ids of greedily decoded captions, padded after their end."""
         assert self.decoder_graph is not None
-        memory, segments = self._audio_tokens(self._merged(weights), waveform, samples)
+        memory, segment_ids = self._audio_tokens(self._merged(weights), waveform, samples)
         decoder = nnx.merge(self.decoder_graph, unflatten(weights)["objectives"]["captioning"]["decoder"])
-        owners = token_segment_ids(segments, self.patches)
-        return decoder.greedy(memory, owners, 1, self.config.data.max_caption_tokens)[:, 0]
+        memory_segment_ids = token_segment_ids(segment_ids, self.freq_patches)
+        return decoder.greedy(memory, memory_segment_ids, 1, self.config.data.max_caption_tokens)[:, 0]
 
     def _audio_tokens(self, model: Slap, waveform: Array, samples: Array) -> tuple[Array, Array]:
         columns = (waveform.shape[1] + self.per_column - 1) // self.per_column
         waveform = jnp.pad(waveform, ((0, 0), (0, columns * self.per_column - waveform.shape[1])))
         inside = jnp.arange(waveform.shape[1])[None] < samples[:, None]
-        segments, places = one_clip_rows(samples, columns, self.per_column)
-        patches = model.audio_patches(jnp.where(inside, waveform, 0.0), segments)
-        return model.audio_tokens(patches, segments, places), segments
+        segment_ids, positions = one_clip_rows(samples, columns, self.per_column)
+        patches = model.audio_patches(jnp.where(inside, waveform, 0.0), segment_ids)
+        return model.audio_tokens(patches, segment_ids, positions), segment_ids
 
     def _merged(self, weights: Weights) -> Slap:
         return nnx.merge(self.graph, unflatten(weights)["model"])

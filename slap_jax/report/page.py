@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from slap_jax.atomic import atomic_file
+from slap_jax.atomic import write_text_atomic
 from slap_jax.drawing.theme import PRINT, drawing
 from slap_jax.report import contents
 from slap_jax.report.examples import EmbeddedSet, caption_examples, embed_set
@@ -76,10 +76,8 @@ def build_report(
         version=version("slap-jax"),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    with atomic_file(run_dir / "report.html") as partial:
-        partial.write_text(page, encoding="utf-8")
-    with atomic_file(run_dir / "report.json") as partial:
-        partial.write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text_atomic(run_dir / "report.html", page)
+    write_text_atomic(run_dir / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
 
 
 def report_numbers(run: RunRecord, captions: Sequence[tuple[str, Any, str]] = ()) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
 from slap_jax.checkpoints.model_dir import ExportError
@@ -45,9 +46,13 @@ def test_an_export_of_a_run_is_complete(exported):
     assert {path.name for path in exported.iterdir()} == names
 
 
-def test_the_card_tells_licence_data_metrics_and_limits(exported, train_data):
+def test_the_card_states_licence_data_metrics_and_limits(exported, train_data):
     card = (exported / "README.md").read_text()
-    assert card.startswith("---\nlicense: cc-by-4.0\n") and "Weights: CC-BY-4.0." in card
+    data = ModelCard(card).data
+    assert data["license"] == "cc-by-4.0" and "Weights: CC-BY-4.0." in card
+    (result,) = data["eval_results"]
+    assert (result.task_type, result.dataset_name, result.metric_type) == ("audio-text-retrieval", "scenes", "t2a_r1")
+    assert result.metric_value == 0.25
     licences = {record.licence or "none stated" for record in open_split(train_data / "scenes", "train")}
     assert "| scenes | train | 0.5 | 24 | none stated | " in card and all(f"{text} (" in card for text in licences)
     assert "| gone | train | 1 | unknown: not on the machine that exported | unknown | unknown |" in card
@@ -88,6 +93,16 @@ def test_an_export_gets_a_licence_and_keeps_its_card(exported, tmp_path, where):
     assert card == text.replace("cc-by-4.0", "mit").replace("CC-BY-4.0", "MIT") + "\n## Thanks\n\nTo all.\n"
 
 
+def test_a_card_whose_metadata_are_damaged_is_named(exported, tmp_path):
+    old = shutil.copytree(exported, tmp_path / "old")
+    (old / "README.md").write_text("---\nlicense: [\n---\n# Mine\n")
+    with pytest.raises(ExportError, match=r"README\.md: the YAML block at its head cannot be parsed"):
+        export_model(old, licence="MIT")
+    (old / "README.md").write_text("# Mine\n")
+    card = (export_model(old, licence="MIT") / "README.md").read_text()
+    assert ModelCard(card).data["license"] == "mit" and "# Mine\n" in card and "Weights: MIT." in card
+
+
 def test_the_command(run, exported, tmp_path, capsys):
     assert main(["export", str(run), "--output", str(tmp_path / "out"), "--format", "pytorch"]) == 0
     assert capsys.readouterr().out == f"wrote {tmp_path / 'out' / 'slap_torch.py'}\n"
@@ -96,7 +111,7 @@ def test_the_command(run, exported, tmp_path, capsys):
     assert main(["export", str(exported)]) == 2
     assert "is an export already" in capsys.readouterr().err
     assert main(["export", str(exported), "--step", "3", "--format", "pytorch"]) == 2
-    assert "is an export, of one step" in capsys.readouterr().err
+    assert "is an export, which has a single step" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

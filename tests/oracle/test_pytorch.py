@@ -134,7 +134,7 @@ def test_gradients_reach_every_weight_but_the_decoder_s(exported):
     assert all(name.startswith("decoder.") for name in without)
 
 
-def test_wrong_inputs_are_told(exported):
+def test_wrong_inputs_are_reported(exported):
     model = load(exported[0])
     for waveform in (torch.zeros(16_000), torch.zeros(1, 1, 16_000), torch.zeros(1, 0), torch.ones(1, 99).short()):
         with pytest.raises(ValueError, match=r"expected float \[clips, samples\], .* mono at 16000 Hz, full scale 1"):
@@ -143,7 +143,7 @@ def test_wrong_inputs_are_told(exported):
         model.tokenize("rain falls")  # not a text for each letter
 
 
-def test_wrong_files_are_told(exported, tmp_path):
+def test_wrong_files_are_reported(exported, tmp_path):
     directory = shutil.copytree(exported[0], tmp_path / "export")
     path = directory / "config.json"
     content = json.loads(path.read_text())
@@ -152,5 +152,5 @@ def test_wrong_files_are_told(exported, tmp_path):
         load(directory)
     content["config"]["model"]["text_encoder"]["kind"] = "bert"
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"text_encoder.kind is 'bert'; this file knows 'scratch' and 'modernbert'"):
+    with pytest.raises(ValueError, match=r"text_encoder.kind is 'bert'; expected 'scratch' or 'modernbert'"):
         load(directory)

@@ -1,1 +1,1 @@
-"""Files that an exported Hugging Face folder holds beside `slap_torch.py`; they run there, not here."""
+"""Files of an exported Hugging Face folder, next to `slap_torch.py`; they run there, not here."""

@@ -1,4 +1,4 @@
-"""The configuration of a SLAP model, as transformers reads it."""
+"""The configuration of a SLAP model for transformers."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from transformers import PretrainedConfig
 
 
 class SlapConfig(PretrainedConfig):
-    """Holds the settings of the slap_jax export that the model was made from.
+    """The settings of the slap_jax export that the model was made from.
 
     Attributes:
         slap: the export's `config`: `audio`, `model`, `objectives`, `data`.
-        captions: whether there is a caption decoder.
-        tokenizer_file: name of the vocabulary in the folder.
+        captions: whether the model has a caption decoder.
+        tokenizer_file: name of the tokenizer file in the folder.
     """
 
     model_type = "slap"

@@ -21,7 +21,7 @@ from .slap_torch import Slap
 
 @dataclasses.dataclass
 class SlapOutput(ModelOutput):
-    """What `forward` returns; what was not given is None.
+    """Results of `forward`; None for inputs that were not given.
 
     Attributes:
         logits_per_audio: scaled cosine similarities [B, M].
@@ -37,7 +37,7 @@ class SlapOutput(ModelOutput):
 
 
 class SlapModel(PreTrainedModel):
-    """Embeds, compares and captions sound; masks are 1 for what belongs to the clip or text, padding on the right."""
+    """Embeds, compares and captions sound. Masks are 0 for padding, which is on the right."""
 
     config_class = SlapConfig
     base_model_prefix = "slap"
@@ -50,7 +50,7 @@ class SlapModel(PreTrainedModel):
 
     @property
     def sampling_rate(self) -> int:
-        """Samples of a second of `input_values`."""
+        """Returns the sampling rate of `input_values` in Hz."""
         return self.config.slap["audio"]["sample_rate"]
 
     def get_audio_features(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -72,17 +72,17 @@ class SlapModel(PreTrainedModel):
         return self.slap.embed_text(input_ids, _lengths(attention_mask))
 
     def get_dense_features(self, input_values: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns features [B, L, W] of every patch before pooling, and which of them [B, L] belong to the clip."""
+        """Returns features [B, L, W] before pooling, and a mask [B, L] that is True for those of the clip."""
         return self.slap.audio_features(input_values, _lengths(attention_mask))
 
     def caption(self, input_values: Tensor, attention_mask: Tensor | None = None) -> list[str]:
-        """Describes each clip in words."""
-        self._find_vocabulary()
+        """Returns a caption for each clip."""
+        self._find_tokenizer()
         return self.slap.decode_text(self.slap.caption(input_values, _lengths(attention_mask)))
 
     def tokenize(self, text: list[str]) -> tuple[Tensor, Tensor]:
         """Returns token ids [M, T] and lengths [M] in tokens."""
-        self._find_vocabulary()
+        self._find_tokenizer()
         return self.slap.tokenize(text)
 
     def forward(
@@ -95,7 +95,7 @@ class SlapModel(PreTrainedModel):
         return_dict: bool | None = None,
         **unused: Any,
     ) -> SlapOutput | tuple[Tensor, ...]:
-        """Embeds what is given and compares it."""
+        """Embeds the given clips and texts, and compares them if both are given."""
         output = SlapOutput()
         if input_values is not None:
             output.audio_embeds = self.get_audio_features(input_values, attention_mask)
@@ -106,7 +106,7 @@ class SlapModel(PreTrainedModel):
             output.logits_per_text = output.logits_per_audio.T
         return output.to_tuple() if return_dict is False else output
 
-    def _find_vocabulary(self) -> None:
+    def _find_tokenizer(self) -> None:
         if self.slap.tokenizer_path is None:
             self.slap.tokenizer_path = Path(cached_file(self.name_or_path, self.config.tokenizer_file))
 

@@ -1,6 +1,7 @@
-"""SLAP in PyTorch: embeds and captions sound with the weights that `slap export` of slap_jax wrote.
+"""SLAP in PyTorch: embeds and captions sound with the weights that slap_jax's `slap export` wrote.
 
-This file needs torch, numpy and safetensors (and sentencepiece for `tokenize`), nothing of slap_jax: copy it anywhere.
+This file needs torch, numpy and safetensors (and sentencepiece or tokenizers for `tokenize`) but not slap_jax, so it
+can be copied anywhere.
 
     import slap_torch
 
@@ -9,9 +10,10 @@ This file needs torch, numpy and safetensors (and sentencepiece for `tokenize`),
     text = model.embed_text(*model.tokenize(["a dog barks"]))
     audio @ text.T                                              # cosine similarity
 
-A clip alone and the same clip padded in a batch get the same vector. Everything is computed in the type of the weights,
-float32 as they are stored; under `torch.autocast` the front end stays in float32. Memory grows with the square of the
-longest clip: embed clips of more than a minute or two in windows.
+A clip gets the same vector alone and padded in a batch. The computation uses the dtype of the weights, float32 as
+stored; under `torch.autocast` the front end stays in float32. Memory grows with the square of the longest clip: embed
+clips of more than a minute or two in windows.
 
-B clips in a batch, S samples, C columns of 160 ms, L = C x F audio tokens, T text tokens, W width, E embedding size.
+Shapes: B clips in a batch, S samples, C columns of 160 ms, L = C x F audio tokens, T text tokens, W width, E embedding
+size.
 """

@@ -1,4 +1,4 @@
-"""The front end and the parts of every tower, in PyTorch."""
+"""The front end and the layers of all towers, in PyTorch."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from torch.nn import functional
 def mel_bank(sample_rate: int, n_fft: int, mels: int, f_min: float, f_max: float) -> np.ndarray:
     """Returns triangular filters [n_fft / 2 + 1, mels] of unit area, evenly spaced on Slaney's mel scale.
 
-    The scale (Slaney's Auditory Toolbox) is linear up to 1 kHz, 15 mel, and logarithmic above, 27 mel for a factor 6.4.
+    The scale (Slaney's Auditory Toolbox) is linear up to 1 kHz = 15 mel, then logarithmic with 27 mel per factor 6.4.
     """
 
     def to_mel(hertz: float) -> float:
@@ -27,7 +27,7 @@ def mel_bank(sample_rate: int, n_fft: int, mels: int, f_min: float, f_max: float
 
 
 class LogMel(nn.Module):
-    """Samples to normalised log-mel patches; frames are centred, and there is silence before and after a clip."""
+    """Computes normalised log-mel patches of samples; frames are centred, with silence before and after a clip."""
 
     def __init__(self, audio: dict[str, Any]):
         super().__init__()
@@ -41,7 +41,7 @@ class LogMel(nn.Module):
         self.register_buffer("bank", torch.from_numpy(bank))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Returns patches [B, L, frames x mels of a patch] of samples [B, whole columns], in float32."""
+        """Returns float32 patches [B, L, frames x mels of a patch] of samples [B, whole columns]."""
         audio, device = self.audio, waveform.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -96,25 +96,25 @@ class GatedMLP(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns a vector for each vector."""
+        """Returns [..., width] of [..., width]."""
         return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
-def angles(positions: Tensor, pairs: int, base: float) -> Tensor:
-    """Returns the turn of each pair of dimensions, [..., pairs], at positions of any shape."""
+def rope_angles(positions: Tensor, pairs: int, base: float) -> Tensor:
+    """Returns the rotary angles [..., pairs] at positions [...]: position * base^(-pair / pairs)."""
     frequencies = [base ** (-pair / pairs) for pair in range(pairs)]
     return positions[..., None].float() * torch.tensor(frequencies, dtype=torch.float32, device=positions.device)
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turns dimension i with dimension i + d / 2 of heads [B, H, N, d] by angles [N, d / 2]."""
-    cosine, sine = turns.cos(), turns.sin()
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotates dimensions i and i + d / 2 of heads [B, H, N, d] by angles [N, d / 2]."""
+    cosine, sine = angles.cos(), angles.sin()
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Multi-head attention, to the tokens themselves or to a memory."""
+    """Multi-head attention to the tokens themselves or to a memory."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -125,26 +125,26 @@ class Attention(nn.Module):
         self.heads = heads
 
     def split(self, x: Tensor) -> Tensor:
-        """[B, N, W] to [B, H, N, d]."""
+        """Reshapes [B, N, W] to heads [B, H, N, d]."""
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def keys_values(self, x: Tensor, turns: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x: Tensor, angles: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns keys and values [B, H, N, d]."""
         key, value = self.split(self.key(x)), self.split(self.value(x))
-        return (key if turns is None else rotate(key, turns)), value
+        return (key if angles is None else rotate(key, angles)), value
 
     def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], turns: Tensor | None, mask: Tensor | None
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], angles: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        """Reads `keys_values` where `mask` (broadcast to [B, H, N, M]) is True."""
+        """Attends to `keys_values` where `mask` (broadcast to [B, H, N, M]) is True."""
         query = self.split(self.query(x))
-        query = query if turns is None else rotate(query, turns)
+        query = query if angles is None else rotate(query, angles)
         mixed = functional.scaled_dot_product_attention(query, *keys_values, attn_mask=mask)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
-    """One pre-norm layer: self-attention, cross-attention in a decoder, gated MLP."""
+    """One pre-norm layer: self-attention, cross-attention (in a decoder), gated MLP."""
 
     def __init__(self, tower: dict[str, Any], window: int | None, cross: bool, normed: bool):
         super().__init__()
@@ -159,36 +159,45 @@ class Block(nn.Module):
         self.mlp_norm = norm(width)
         self.mlp = GatedMLP(width, tower["mlp_width"], gelu=modernbert)
 
-    def forward(self, x: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
-        """Layer of an encoder."""
+    def forward(self, x: Tensor, angles: Tensor, mask: Tensor) -> Tensor:
+        """Applies the layer in an encoder."""
         normed = self.attention_norm(x)
-        x = x + self.attention(normed, self.attention.keys_values(normed, turns), turns, mask)
+        x = x + self.attention(normed, self.attention.keys_values(normed, angles), angles, mask)
         return x + self.mlp(self.mlp_norm(x))
 
     def decode(
         self,
         x: Tensor,
-        turns: Tensor,
+        angles: Tensor,
         past: tuple[Tensor, Tensor] | None,
         memory: tuple[Tensor, Tensor],
         memory_mask: Tensor,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Advances tokens [B, T, W] of a decoder, one, or several with a causal `mask`.
+        """Applies the layer in a decoder to one token, or to several with a causal `mask`.
 
-        `past` are keys and values of the tokens before them.
+        Args:
+            x: embedded tokens [B, T, W].
+            angles: rotary angles of the tokens.
+            past: keys and values of the previous tokens.
+            memory: keys and values of the cross-attention.
+            memory_mask: False for padding in the memory.
+            mask: of the self-attention.
+
+        Returns:
+            Features [B, T, W], and keys and values of all tokens so far.
         """
         normed = self.attention_norm(x)
-        present = self.attention.keys_values(normed, turns)
+        present = self.attention.keys_values(normed, angles)
         if past is not None:
             present = (torch.cat([past[0], present[0]], dim=2), torch.cat([past[1], present[1]], dim=2))
-        x = x + self.attention(normed, present, turns, mask)
+        x = x + self.attention(normed, present, angles, mask)
         x = x + self.cross_attention(self.cross_norm(x), memory, None, memory_mask)
         return x + self.mlp(self.mlp_norm(x)), present
 
 
 class Transformer(nn.Module):
-    """A stack of layers and a norm: local layers, then a global one, and again; ModernBERT has a global one first."""
+    """A stack of layers and a norm. A global layer follows each group of local ones; ModernBERT starts with one."""
 
     def __init__(self, tower: dict[str, Any], cross: bool = False):
         super().__init__()
@@ -197,28 +206,28 @@ class Transformer(nn.Module):
         for number in range(tower["layers"]):
             is_global = (number if modernbert else number + 1) % period == 0
             window = None if is_global else tower["local_window"]
-            # ModernBERT's first attention reads the embeddings, which are normed already.
+            # ModernBERT normalises its embeddings, so its first attention has no norm.
             layers.append(Block(tower, window, cross, normed=not (modernbert and number == 0)))
         self.layers = nn.ModuleList(layers)
         self.norm = LayerNorm(tower["width"]) if modernbert else RMSNorm(tower["width"])
 
-    def forward(self, x: Tensor, turns: Tensor, valid: Tensor, local_turns: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor, valid: Tensor, local_angles: Tensor | None = None) -> Tensor:
         """Returns features [B, N, W].
 
         Args:
             x: embedded tokens.
-            turns: rotary angles of the tokens, [N, d / 2].
-            valid: [B, N], False for padding, which only padding sees.
-            local_turns: the angles of local layers, if they have others.
+            angles: rotary angles of the tokens, [N, d / 2].
+            valid: [B, N], False for padding; only padding attends to padding.
+            local_angles: of the local layers; None for the same angles.
         """
-        seen = valid[:, None, :, None] == valid[:, None, None, :]  # [B, 1, N, N]
-        place = torch.arange(x.shape[1], device=x.device)
-        near = seen & ((place[:, None] - place[None]).abs() <= self._window())
+        global_mask = valid[:, None, :, None] == valid[:, None, None, :]  # [B, 1, N, N]
+        positions = torch.arange(x.shape[1], device=x.device)
+        local_mask = global_mask & ((positions[:, None] - positions[None]).abs() <= self._window())
         for layer in self.layers:
             if layer.window is None:
-                x = layer(x, turns, seen)
+                x = layer(x, angles, global_mask)
             else:
-                x = layer(x, turns if local_turns is None else local_turns, near)
+                x = layer(x, angles if local_angles is None else local_angles, local_mask)
         return self.norm(x)
 
     def _window(self) -> int:

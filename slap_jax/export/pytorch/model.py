@@ -1,4 +1,4 @@
-"""The whole model in PyTorch, and its weights from an export."""
+"""The whole model in PyTorch, and loading its weights from an export."""
 
 import json
 import math
@@ -16,17 +16,17 @@ from slap_jax.export.pytorch.layers import LogMel
 from slap_jax.export.pytorch.towers import AttentionPooling, AudioEncoder, CaptionDecoder, TextEncoder
 
 FORMAT_VERSIONS = (1, 2)
-# What is read of an export: names after these; heads of other objectives are left alone.
+# Prefixes of the parameters to load; heads of other objectives are ignored.
 PREFIXES = ("model/", "objectives/captioning/", "objectives/contrastive/")
-UNUSED = ("model/audio_encoder/mask_token", "objectives/contrastive/bias")  # of training
+UNUSED = ("model/audio_encoder/mask_token", "objectives/contrastive/bias")  # needed in training only
 
 
 class Slap(nn.Module):
-    """Audio and text towers with pooling and projection into one space, and the caption decoder if there is one.
+    """Audio and text towers with pooling and projection into one space, and an optional caption decoder.
 
     Attributes:
         config: the `config` of the export: `audio`, `model`, `data`, `objectives`.
-        tokenizer_path: of the vocabulary; set by `load`.
+        tokenizer_path: the tokenizer file; set by `load`.
     """
 
     def __init__(self, config: dict[str, Any], captions: bool = True):
@@ -34,9 +34,9 @@ class Slap(nn.Module):
         model, audio = config["model"], config["audio"]
         kind = model["text_encoder"].get("kind", "scratch")
         if kind not in ("scratch", "modernbert"):
-            raise ValueError(f"config.model.text_encoder.kind is {kind!r}; this file knows 'scratch' and 'modernbert'")
+            raise ValueError(f"config.model.text_encoder.kind is {kind!r}; expected 'scratch' or 'modernbert'")
         self.config = config
-        # The ids of padding, start and end; exports that do not name them have those of `slap tokenizer`.
+        # The ids of padding, start and end; older exports do not store them and use those of `slap tokenizer`.
         self.pad, self.bos, self.eos = (model.get(f"{name}_id", id) for id, name in enumerate(("pad", "bos", "eos")))
         self.per_column = audio["hop_length"] * audio["frames_per_column"]
         self.tokenizer_path: Path | None = None
@@ -57,12 +57,12 @@ class Slap(nn.Module):
         """Returns dense features [B, L, W] before pooling, and which of them [B, L] belong to the clip.
 
         Args:
-            waveform: [B, S] mono samples at `config["audio"]["sample_rate"]`, full scale 1; what is not finite counts
-                as zero.
-            lengths: [B] samples of each clip, at least 1; what follows is ignored. None: S for all.
+            waveform: [B, S] mono samples at `config["audio"]["sample_rate"]`, full scale 1; non-finite
+                samples count as zero.
+            lengths: [B] samples of each clip, at least 1; later samples are ignored. None: S for all clips.
 
         Raises:
-            ValueError: samples of another shape, or integers.
+            ValueError: the waveform has another shape, or is not floating-point.
         """
         if waveform.ndim != 2 or waveform.shape[1] == 0 or not waveform.is_floating_point():
             raise ValueError(
@@ -75,23 +75,23 @@ class Slap(nn.Module):
         inside = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
         waveform = torch.where(inside & waveform.isfinite(), waveform, 0.0)
         patches = self.log_mel(waveform)
-        place = torch.arange(patches.shape[1], device=waveform.device) // self.audio_encoder.patches
-        valid = place * self.per_column < lengths[:, None]
+        positions = torch.arange(patches.shape[1], device=waveform.device) // self.audio_encoder.freq_patches
+        valid = positions * self.per_column < lengths[:, None]
         return self.audio_encoder(patches, valid), valid
 
     def embed_audio(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Returns unit vectors [B, E]; arguments as for `audio_features`."""
+        """Returns unit vectors [B, E]; arguments as in `audio_features`."""
         return self.pool_audio(*self.audio_features(waveform, lengths))
 
     def pool_audio(self, features: Tensor, valid: Tensor) -> Tensor:
-        """Returns unit vectors [B, E] of what `audio_features` returns."""
+        """Returns unit vectors [B, E] of the two results of `audio_features`."""
         pooled = self.audio_pooling(features, valid)
         return functional.normalize(self.audio_projection(pooled).float(), dim=-1, eps=1e-6)
 
     def embed_text(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns unit vectors [B, E] of token ids [B, T], `BOS ... EOS` and padding; lengths [B] in tokens."""
-        place = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        valid = torch.ones_like(tokens, dtype=torch.bool) if lengths is None else place < lengths[:, None]
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        valid = torch.ones_like(tokens, dtype=torch.bool) if lengths is None else positions < lengths[:, None]
         pooled = self.text_pooling(self.text_encoder(tokens, valid), valid)
         return functional.normalize(self.text_projection(pooled).float(), dim=-1, eps=1e-6)
 
@@ -106,35 +106,35 @@ class Slap(nn.Module):
         return self.embed_audio(waveform, lengths), self.embed_text(tokens, token_lengths)
 
     def scale(self) -> Tensor:
-        """Returns the factor on cosine similarity whose softmax over labels gives probabilities."""
+        """Returns the factor on cosine similarities; a softmax over labels then gives probabilities."""
         return self.log_scale.exp().clamp_max(self.config["objectives"]["contrastive"]["max_scale"])
 
     def caption(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Returns token ids [B, N] of a caption of each clip, PAD after EOS; `decode_text` spells them."""
+        """Returns the token ids [B, N] of a caption for each clip, padded after EOS; see `decode_text`."""
         if self.decoder is None:
             raise ValueError("this model was exported without a caption decoder: it was trained without captioning")
-        special, most = (self.pad, self.bos, self.eos), self.config["data"]["max_caption_tokens"]
-        return self.decoder.greedy(*self.audio_features(waveform, lengths), most, special)
+        special, max_tokens = (self.pad, self.bos, self.eos), self.config["data"]["max_caption_tokens"]
+        return self.decoder.greedy(*self.audio_features(waveform, lengths), max_tokens, special)
 
     def tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Returns token ids [B, T] and lengths [B] for `embed_text`."""
         if isinstance(texts, str):
             raise ValueError("expected a list of texts, found one string: write [text]")
-        most, encode = self.config["data"]["max_caption_tokens"], self._vocabulary()[0]
-        ids = [[self.bos, *encode(text)[: most - 2], self.eos] for text in texts]
+        max_tokens, encode = self.config["data"]["max_caption_tokens"], self._tokenizer()[0]
+        ids = [[self.bos, *encode(text)[: max_tokens - 2], self.eos] for text in texts]
         lengths = [len(line) for line in ids]
         rows = [line + [self.pad] * (max(lengths) - len(line)) for line in ids]
         device = self.log_scale.device
         return torch.tensor(rows, device=device), torch.tensor(lengths, device=device)
 
     def decode_text(self, ids: Tensor) -> list[str]:
-        """Spells token ids [B, N]."""
-        _, decode, known = self._vocabulary()
+        """Returns the texts of token ids [B, N]."""
+        _, decode, size = self._tokenizer()
         special = (self.pad, self.bos, self.eos)
-        return [decode([i for i in row if i not in special and i < known]) for row in ids.tolist()]
+        return [decode([i for i in row if i not in special and i < size]) for row in ids.tolist()]
 
-    def _vocabulary(self) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str], int]:
-        """Returns text to ids, ids to text, and the number of ids."""
+    def _tokenizer(self) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str], int]:
+        """Returns two functions, text to ids and ids to text, and the number of ids."""
         if self.tokenizer_path is None:
             raise ValueError("set tokenizer_path to the export's tokenizer.model or tokenizer.json")
         path = os.fspath(self.tokenizer_path)
@@ -142,30 +142,30 @@ class Slap(nn.Module):
             try:
                 from tokenizers import Tokenizer
             except ImportError as error:
-                raise ImportError(f"{path} is read by the package tokenizers: pip install tokenizers") from error
-            words = Tokenizer.from_file(path)
-            words.no_truncation()
-            words.no_padding()
-            words.encode_special_tokens = True  # a text that has "[SEP]" in it does not end there
-            known = max(words.get_vocab().values()) + 1
+                raise ImportError(f"reading {path} needs the package tokenizers: pip install tokenizers") from error
+            tokenizer = Tokenizer.from_file(path)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            tokenizer.encode_special_tokens = True  # a literal "[SEP]" in a text does not end it
+            size = max(tokenizer.get_vocab().values()) + 1
             return (
-                lambda text: words.encode(text, add_special_tokens=False).ids,
-                lambda ids: words.decode(ids).strip(),
-                known,
+                lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+                lambda ids: tokenizer.decode(ids).strip(),
+                size,
             )
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError as error:
-            raise ImportError(f"{path} is read by the package sentencepiece: pip install sentencepiece") from error
+            raise ImportError(f"reading {path} needs the package sentencepiece: pip install sentencepiece") from error
         pieces = SentencePieceProcessor(model_file=path)
         return pieces.encode, pieces.decode, pieces.vocab_size()
 
 
-def state_of(tensors: dict[str, Tensor], towers: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
-    """Translates the names of `model.safetensors` into those of `Slap`.
+def torch_state_dict(tensors: dict[str, Tensor], towers: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
+    """Converts the tensors of `model.safetensors` to a `state_dict` of `Slap`.
 
-    Layers are stored together, [repetitions, ...], each repetition being the local layers and the global one after
-    them, after ModernBERT's first; matrices are stored [inputs, outputs].
+    An export stacks the layers as [repetitions, ...]: a repetition is a group of local layers and the next global
+    layer, and ModernBERT's first layer is separate. Matrices are stored as [inputs, outputs].
 
     Args:
         tensors: as stored.
@@ -198,10 +198,10 @@ def state_of(tensors: dict[str, Tensor], towers: dict[str, dict[str, Any]]) -> d
 
 
 def load(directory: str | os.PathLike[str]) -> Slap:
-    """Reads a directory that `slap export` wrote; the model is in evaluation mode, on the CPU, in float32.
+    """Loads a directory that `slap export` wrote: in evaluation mode, on the CPU, in float32.
 
     Raises:
-        ValueError: another format, or weights that are not those of the config.
+        ValueError: the format is another one, or the weights do not match the config.
     """
     directory = Path(directory)
     description = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -212,7 +212,7 @@ def load(directory: str | os.PathLike[str]) -> Slap:
             "again with `slap export RUN_DIR --format pytorch`"
         )
     config = description["config"]
-    state = state_of(load_file(directory / "model.safetensors"), config["model"])
+    state = torch_state_dict(load_file(directory / "model.safetensors"), config["model"])
     model = Slap(config, captions=any(name.startswith("decoder.") for name in state))
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.startswith("log_mel.") and name != "log_scale"]

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slap_jax.export.pytorch.layers import GatedMLP, LayerNorm, RMSNorm, Transformer, angles
+from slap_jax.export.pytorch.layers import GatedMLP, LayerNorm, RMSNorm, Transformer, rope_angles
 
 
 class AudioEncoder(nn.Module):
-    """Log-mel patches to dense features."""
+    """Computes dense features of log-mel patches."""
 
     def __init__(self, tower: dict[str, Any], audio: dict[str, Any]):
         super().__init__()
-        self.tower, self.patches = tower, audio["mels"] // audio["mels_per_patch"]
+        self.tower, self.freq_patches = tower, audio["mels"] // audio["mels_per_patch"]
         values = audio["frames_per_column"] * audio["mels_per_patch"]
         self.patch_embedding = nn.Linear(values, tower["width"], bias=False)
         self.transformer = Transformer(tower)
@@ -22,34 +22,34 @@ class AudioEncoder(nn.Module):
     def forward(self, patches: Tensor, valid: Tensor) -> Tensor:
         """Returns features [B, L, W]; token `column * F + f` is the patch of frequency band f."""
         pairs = self.tower["width"] // self.tower["heads"] // 4
-        place = torch.arange(patches.shape[1], device=patches.device)
-        time = angles(place // self.patches, pairs, self.tower["rope_base_time"])
-        frequency = angles(place % self.patches, pairs, self.tower["rope_base_frequency"])
+        positions = torch.arange(patches.shape[1], device=patches.device)
+        time = rope_angles(positions // self.freq_patches, pairs, self.tower["rope_base_time"])
+        frequency = rope_angles(positions % self.freq_patches, pairs, self.tower["rope_base_frequency"])
         embedded = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
         return self.transformer(embedded, torch.cat([time, frequency], dim=-1), valid)
 
 
 class TextEncoder(nn.Module):
-    """Tokens of texts to features: slap_jax's own tower, or ModernBERT, which norms its embeddings too."""
+    """Computes features of text tokens: slap_jax's own tower, or ModernBERT, which also normalises its embeddings."""
 
-    def __init__(self, tower: dict[str, Any], vocabulary: int):
+    def __init__(self, tower: dict[str, Any], vocab_size: int):
         super().__init__()
         self.tower = tower
-        self.embedding = nn.Embedding(vocabulary, tower["width"])
+        self.embedding = nn.Embedding(vocab_size, tower["width"])
         self.embedding_norm = LayerNorm(tower["width"]) if tower.get("kind") == "modernbert" else nn.Identity()
         self.transformer = Transformer(tower)
 
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """Returns features [B, T, W]."""
         tower = self.tower
-        place = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
         bases = tower["rope_base"], tower.get("rope_base_local") or tower["rope_base"]
-        turns, local_turns = (angles(place, tower["width"] // tower["heads"] // 2, base) for base in bases)
-        return self.transformer(self.embedding_norm(self.embedding(tokens)), turns, valid, local_turns)
+        angles, local_angles = (rope_angles(positions, tower["width"] // tower["heads"] // 2, base) for base in bases)
+        return self.transformer(self.embedding_norm(self.embedding(tokens)), angles, valid, local_angles)
 
 
 class AttentionPooling(nn.Module):
-    """One learned query reads all features of a clip; then a gated MLP."""
+    """One learned query attends to all features of a clip; a gated MLP follows."""
 
     def __init__(self, tower: dict[str, Any]):
         super().__init__()
@@ -63,7 +63,7 @@ class AttentionPooling(nn.Module):
         self.mlp = GatedMLP(width, tower["mlp_width"])
 
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:
-        """Returns one vector [B, W] for each clip."""
+        """Returns one vector [B, W] per clip."""
 
         def split(x: Tensor) -> Tensor:
             return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
@@ -76,32 +76,32 @@ class AttentionPooling(nn.Module):
 
 
 class CaptionDecoder(nn.Module):
-    """Writes a caption from the dense features of a clip; output scores are tied to the token vectors."""
+    """Generates a caption from the dense features of a clip; the output layer is tied to the token embedding."""
 
-    def __init__(self, tower: dict[str, Any], vocabulary: int, memory_width: int):
+    def __init__(self, tower: dict[str, Any], vocab_size: int, memory_width: int):
         super().__init__()
         self.tower = tower
-        self.embedding = nn.Embedding(vocabulary, tower["width"])
+        self.embedding = nn.Embedding(vocab_size, tower["width"])
         self.memory_projection = nn.Linear(memory_width, tower["width"], bias=False)
         self.transformer = Transformer(tower, cross=True)
 
     def next_scores(self, features: Tensor, valid: Tensor, tokens: Tensor) -> Tensor:
-        """Returns scores [B, vocabulary] of what follows tokens [B, T], the first of which is the start.
+        """Returns the logits [B, vocab_size] of the token after tokens [B, T], which begin with the start token.
 
-        It keeps nothing from one call to the next, which suits programs without a loop; `greedy` is faster.
+        It keeps no state between calls, which suits exported programs; `greedy` is faster.
         """
         projected = self.memory_projection(features)
-        place = torch.arange(tokens.shape[1], device=tokens.device)
-        turns = angles(place, self.tower["width"] // self.tower["heads"] // 2, self.tower["rope_base"])
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        angles = rope_angles(positions, self.tower["width"] // self.tower["heads"] // 2, self.tower["rope_base"])
         x = self.embedding(tokens)
         for layer in self.transformer.layers:
             memory = layer.cross_attention.keys_values(projected)
-            x, _ = layer.decode(x, turns, None, memory, valid[:, None, None], mask=place[:, None] >= place)
+            x, _ = layer.decode(x, angles, None, memory, valid[:, None, None], mask=positions[:, None] >= positions)
         return self.transformer.norm(x)[:, -1] @ self.embedding.weight.T
 
     @torch.no_grad()
     def greedy(self, features: Tensor, valid: Tensor, max_tokens: int, special: tuple[int, int, int]) -> Tensor:
-        """Returns token ids [B, at most max_tokens], the likeliest each time; `special` are padding, start and end."""
+        """Returns greedily decoded token ids [B, N], N <= max_tokens; `special`: padding, start and end ids."""
         pad, start, end = special
         projected = self.memory_projection(features)
         layers = list(self.transformer.layers)
@@ -112,10 +112,10 @@ class CaptionDecoder(nn.Module):
         written = []
         pairs = self.tower["width"] // self.tower["heads"] // 2
         while len(written) < max_tokens and not bool(done.all()):
-            turns = angles(torch.tensor([len(written)], device=features.device), pairs, self.tower["rope_base"])
+            angles = rope_angles(torch.tensor([len(written)], device=features.device), pairs, self.tower["rope_base"])
             x = self.embedding(newest)[:, None]
             for i, layer in enumerate(layers):
-                x, past[i] = layer.decode(x, turns, past[i], memories[i], valid[:, None, None])
+                x, past[i] = layer.decode(x, angles, past[i], memories[i], valid[:, None, None])
             logits = self.transformer.norm(x)[:, 0] @ self.embedding.weight.T
             newest = torch.where(done, pad, logits.argmax(-1))
             done = done | (newest == end)
