@@ -171,7 +171,7 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add("--dataset", metavar="NAME", help="published data set; see docs/datasets.md")
     add("--option", **option)
     add("--audio-root", type=require_path, metavar="DIR", help="folder that relative paths start from (the manifest's)")
-    add("--name", default="", help="name of the collection (that of its folder)")
+    add("--name", default="", help="name of the collection (its folder and the one above)")
     add(
         "--exclude",
         type=require_path,

@@ -179,8 +179,12 @@ def entry_from_json(line: str | bytes) -> Entry:
 
 
 def _storable(entry: Entry) -> Entry | Rejection:
-    text = next((text for text in entry.texts() if text != printable(text)), None)
-    if text is None:
+    texts = entry.texts()
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        text = next(text for text in texts if text != printable(text))
+    else:
         return entry
     if text in (entry.id, entry.source):
         return Rejection(entry.where, entry.id, "bad_name", f"{text!r} is not valid UTF-8; rename the file or folder")
