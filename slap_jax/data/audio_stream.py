@@ -1,4 +1,4 @@
-"""Samples at one rate from a file or an array of any length, with one piece of it in memory."""
+"""Streaming conversion of a file or array of any length to one sample rate, with one block in memory."""
 
 from collections.abc import Iterable, Iterator
 
@@ -19,19 +19,19 @@ from slap_jax.data.audio import (
 
 
 def stream_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "") -> Iterator[Float[np.ndarray, " n"]]:
-    """Decodes a file piece by piece; the pieces together are `decode_audio` of it, bit for bit.
+    """Decodes a file block by block; the concatenated blocks equal `decode_audio` of it, bit for bit.
 
     Args:
-        source: path, encoded bytes, or a binary buffer. All formats of `decode_audio` are read piece by piece.
+        source: path, encoded bytes, or a binary buffer, in any format of `decode_audio`.
         sample_rate: of the result, in Hz.
-        name: what errors call a source that is not a path.
+        name: for error messages, if the source is not a path.
 
     Yields:
         Samples [n], n >= 1.
 
     Raises:
-        AudioError: at the first piece if it is missing, empty or unreadable; where they are met if samples are NaN or
-            infinite; at the end if the file is broken off.
+        AudioError: before the first block if the file is missing, empty or unreadable; at the first NaN or infinite
+            sample; at the end if the file is truncated.
     """
     rate, blocks = audio_blocks(source, name)
     yield from _resampled(blocks, rate, sample_rate, name or source_name(source))
@@ -40,13 +40,16 @@ def stream_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "")
 def stream_array(
     array: Shaped[np.ndarray, " n *channels"], rate: int, sample_rate: int = SAMPLE_RATE, name: str = "audio array"
 ) -> Iterator[Float[np.ndarray, " n"]]:
-    """Converts samples piece by piece; the pieces together are `prepare_waveform` of them, bit for bit.
+    """Converts an array block by block; the concatenated blocks equal `prepare_waveform` of it, bit for bit.
 
     Args:
         array: as for `prepare_waveform`.
         rate: sample rate of `array`, in Hz.
         sample_rate: of the result, in Hz.
-        name: what errors call the array.
+        name: for error messages.
+
+    Yields:
+        Samples [n], n >= 1.
 
     Raises:
         AudioError: see `prepare_waveform`.
@@ -55,7 +58,7 @@ def stream_array(
     if array.ndim == 0 or len(array) <= BLOCK_FRAMES:
         yield prepare_waveform(array, rate, sample_rate, name)
         return
-    prepare_waveform(array[:1], rate, rate, name)  # refuses what is no audio before anything is yielded
+    prepare_waveform(array[:1], rate, rate, name)  # raises for a bad shape, type or rate before anything is yielded
     blocks = (
         prepare_waveform(array[start : start + BLOCK_FRAMES], rate, rate, name)
         for start in range(0, len(array), BLOCK_FRAMES)
@@ -68,7 +71,7 @@ def _resampled(
 ) -> Iterator[Float[np.ndarray, " n"]]:
     resampler = soxr.ResampleStream(rate, sample_rate, 1, "float32", RESAMPLE_QUALITY) if rate != sample_rate else None
     samples, written = 0, 0
-    unanswered: list[np.ndarray] = []
+    pending: list[np.ndarray] = []  # blocks before the first output sample
     for block in blocks:
         if not np.isfinite(block).all():
             at = (samples + int(np.argmin(np.isfinite(block)))) / rate
@@ -83,11 +86,11 @@ def _resampled(
         if ready.size:
             yield np.ascontiguousarray(ready, np.float32)
         elif written == 0:
-            unanswered.append(block)
+            pending.append(block)
     if resampler is not None:
         ready = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
         if ready.size:
             yield np.ascontiguousarray(ready, np.float32)
         elif written == 0:
-            # As in `decode_audio`, a clip shorter than one sample of the result is its mean.
-            yield np.concatenate(unanswered).mean(keepdims=True)
+            # As in `decode_audio`, a clip shorter than one output sample becomes its mean.
+            yield np.concatenate(pending).mean(keepdims=True)

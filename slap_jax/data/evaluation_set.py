@@ -1,4 +1,4 @@
-"""Whole clips for evaluation: full length, all captions, stored order; samples are decoded when they are asked for."""
+"""Clips for evaluation: full length, all captions, in stored order. Audio is decoded on access."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from jaxtyping import Int16
 from slap_jax.data.audio import flac_samples
 from slap_jax.data.records import Record, Records, open_split
 
-# What `waveform_chunks` has in memory at a time: 60 MB of samples, unless one clip alone is longer.
+# Limits of a chunk of `waveform_chunks`: 60 MB of samples, or a single clip if it is longer.
 _CHUNK_CLIPS = 512
 _CHUNK_SAMPLES = 30_000_000
 _DECODE_THREADS = 4
@@ -22,12 +22,12 @@ Region = tuple[float, float, str]
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationClip:
-    """A whole clip with all of its captions.
+    """A decoded clip with all of its captions.
 
     Attributes:
         id: unique within its source.
         waveform: 16 kHz mono, never cropped.
-        captions: best first; none where the collection has labels only.
+        captions: best first; empty if the collection has only labels.
         labels: "key=value" or plain words.
         key: stable int32 of the recording.
         regions: (onset s, offset s, caption) of parts of the clip.
@@ -43,7 +43,7 @@ class EvaluationClip:
 
 @dataclasses.dataclass(frozen=True)
 class ClipFacts:
-    """All of an `EvaluationClip` but its samples, of which it has the number."""
+    """An `EvaluationClip` with the number of its samples in place of the samples, so that nothing is decoded."""
 
     id: str
     samples: int
@@ -53,16 +53,16 @@ class ClipFacts:
 
 
 class EvaluationSet(Sequence[EvaluationClip]):
-    """The clips of a split in stored order; a clip is decoded each time it is read, so sets may have any size.
+    """The clips of a split in stored order. A clip is decoded at every access, so a set may have any size.
 
     Attributes:
         path: directory of the data set.
         split: name, or several joined by "+".
-        fingerprint: short hash of what the split holds.
+        fingerprint: short hash of the contents of the split.
     """
 
     def __init__(self, records: Records, count: int):
-        """Takes the first `count` records."""
+        """Uses the first `count` records."""
         self.path, self.split, self.fingerprint = records.path, records.split, records.fingerprint
         self._records, self._count = records, count
 
@@ -70,7 +70,7 @@ class EvaluationSet(Sequence[EvaluationClip]):
         return self._count
 
     def __getitem__(self, index: Any) -> Any:
-        """Reads and decodes one clip; a slice gives a list of clips."""
+        """Reads and decodes one clip; a slice returns a list of clips."""
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(self._count))]
         position = int(index) + (self._count if index < 0 else 0)
@@ -82,7 +82,7 @@ class EvaluationSet(Sequence[EvaluationClip]):
         return (self[position] for position in range(self._count))
 
     def facts(self) -> Iterator[ClipFacts]:
-        """Reads every clip without decoding it."""
+        """Yields captions, labels and lengths of the clips without decoding any audio."""
         for position in range(self._count):
             record = self._records[position]
             samples = flac_samples(record.audio, f"record {record.source}/{record.id}")
@@ -90,22 +90,22 @@ class EvaluationSet(Sequence[EvaluationClip]):
 
 
 def load_evaluation(path: str | os.PathLike[str], split: str, limit: int | None = None) -> EvaluationSet:
-    """Opens the clips of a split for evaluation: full length, all captions, always in the same order.
+    """Opens the clips of a split for evaluation.
 
     Args:
         path: prepared data.
         split: name, or several like "val+test".
-        limit: the most clips, the first ones; None takes all.
+        limit: number of clips to use, from the first one on; None uses all.
 
     Raises:
-        RecordsError: no prepared data there, or no such split.
+        RecordsError: there are no prepared data, or the split does not exist.
     """
     records = open_split(path, split)
     return EvaluationSet(records, len(records) if limit is None else min(limit, len(records)))
 
 
 def clip_facts(clips: Sequence[EvaluationClip]) -> Iterator[ClipFacts]:
-    """Returns the facts of clips of either kind: those of a set that is read, and those that are in memory."""
+    """Yields the facts of clips, whether they are an `EvaluationSet` or in memory; see `EvaluationSet.facts`."""
     if isinstance(clips, EvaluationSet):
         yield from clips.facts()
         return
@@ -114,22 +114,22 @@ def clip_facts(clips: Sequence[EvaluationClip]) -> Iterator[ClipFacts]:
 
 
 def waveform_chunks(
-    clips: Sequence[EvaluationClip], samples: Sequence[int], wanted: Sequence[int] | None = None
+    clips: Sequence[EvaluationClip], samples: Sequence[int], indices: Sequence[int] | None = None
 ) -> Iterator[tuple[list[int], list[Int16[np.ndarray, " n"]]]]:
-    """Decodes clips some at a time, so that memory does not grow with their number.
+    """Decodes clips in chunks, so that memory does not grow with their number.
 
     Args:
         clips: of a set.
-        samples: length of each.
-        wanted: which of them, in which order; None for all.
+        samples: length of each clip.
+        indices: the clips to decode, in this order; None for all.
 
     Yields:
-        The indices of some clips, and their waveforms.
+        The indices of the clips in a chunk, and their waveforms.
     """
     chunk: list[int] = []
     total = 0
     with ThreadPoolExecutor(_DECODE_THREADS) as threads:
-        for index in range(len(clips)) if wanted is None else wanted:
+        for index in range(len(clips)) if indices is None else indices:
             if chunk and (len(chunk) == _CHUNK_CLIPS or total + samples[index] > _CHUNK_SAMPLES):
                 yield chunk, list(threads.map(lambda one: clips[one].waveform, chunk))
                 chunk, total = [], 0

@@ -1,7 +1,7 @@
-"""What is asked of every record without reading it: its length, which clip it is, and which audio it holds.
+"""The index of a split: length, id hash and audio hash of every record, without reading the records.
 
-An index is a folder of `.npy` files beside the shards, written by `slap prepare` and read as memory maps: opening the
-index of 100 million records takes no time, and only what is looked at is read.
+`slap prepare` writes an index as a folder of `.npy` files next to the shards. It is read through memory maps, so
+opening the index of 100 million records takes no time and reads only what is accessed.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from slap_jax.data.records import INDEX, RecordsError, dataset_directory, full_i
 _COLUMNS = {"samples": np.int64, "id_hash": np.uint64, "audio_hash": np.uint64}
 _HASHES = ("id_hash", "audio_hash")
 
-# Hashes are spread evenly, so they fall into buckets of about this many, which are sorted one at a time.
+# Hashes are distributed uniformly, so equal ranges of them are buckets of about this size, which are sorted one by one.
 _BUCKET = 1 << 20
 
 
@@ -31,7 +31,7 @@ class SplitIndex:
     """
 
     def __init__(self, folders: Sequence[Path]):
-        """Opens the index folders of the splits that were joined."""
+        """Opens the index folders of splits, whose records are numbered one split after the other."""
         self._parts = [_Part(folder) for folder in folders]
         self.samples: Int64[np.ndarray, " n"] = _joined([part.samples for part in self._parts])
         self.id_hash: UInt64[np.ndarray, " n"] = _joined([part.id_hash for part in self._parts])
@@ -41,27 +41,27 @@ class SplitIndex:
         return len(self.samples)
 
     def lookup_ids(self, hashes: UInt64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
-        """Returns for each `hash_id` the number of the record that has it, or -1."""
+        """Returns for each `hash_id` the index of its record, or -1."""
         return self._lookup("id_hash", hashes)
 
     def lookup_audio(self, hashes: UInt64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
-        """Returns for each `hash_audio` the number of the first record that has it, or -1."""
+        """Returns for each `hash_audio` the index of the first record with these samples, or -1."""
         return self._lookup("audio_hash", hashes)
 
     def _lookup(self, column: str, hashes: UInt64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
-        numbers = np.full(len(hashes), -1, np.int64)
-        queries = np.argsort(hashes, kind="stable")  # in order, each page of the file is read once
+        records = np.full(len(hashes), -1, np.int64)
+        order = np.argsort(hashes, kind="stable")  # sorted queries read each page of the file once
         start = 0
         for part in self._parts:
-            found = part.lookup(column, hashes[queries])
-            absent = numbers[queries] < 0
-            numbers[queries] = np.where(absent & (found >= 0), found + start, numbers[queries])
+            matches = part.lookup(column, hashes[order])
+            is_new = (records[order] < 0) & (matches >= 0)
+            records[order] = np.where(is_new, matches + start, records[order])
             start += len(part.samples)
-        return numbers
+        return records
 
 
 class _Part:
-    """The files of one split."""
+    """The index of one split."""
 
     def __init__(self, folder: Path):
         self.samples, self.id_hash, self.audio_hash = (_open(folder, column) for column in _COLUMNS)
@@ -70,20 +70,20 @@ class _Part:
 
     def lookup(self, column: str, hashes: UInt64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
         ordered = self._sorted[column]
-        places = np.searchsorted(ordered, hashes)
-        places[places == len(ordered)] = 0
-        return np.where(ordered[places] == hashes, self._order[column][places], -1)
+        positions = np.searchsorted(ordered, hashes)
+        positions[positions == len(ordered)] = 0
+        return np.where(ordered[positions] == hashes, self._order[column][positions], -1)
 
 
 def open_index(path: str | os.PathLike[str], split: str) -> SplitIndex:
-    """Opens the index of a split; reads none of it.
+    """Opens the index of a split through memory maps.
 
     Args:
-        path: as of `open_split`.
-        split: name, or several like "val+test", whose records are numbered as those of `open_split`.
+        path: as for `open_split`.
+        split: name, or several like "val+test"; the records have the same order as in `open_split`.
 
     Raises:
-        RecordsError: no prepared data there, no such split, or data that were prepared before there were indexes.
+        RecordsError: there are no prepared data, the split does not exist, or an older version wrote it without index.
     """
     directory = dataset_directory(path)
     folders = [directory / INDEX / name for name in split_names(path, split)]
@@ -96,12 +96,12 @@ def open_index(path: str | os.PathLike[str], split: str) -> SplitIndex:
 
 
 def write_index(folder: Path, count: int, parts: Iterable[Mapping[str, np.ndarray]]) -> None:
-    """Writes the index of a split in little memory.
+    """Writes the index of a split in constant memory.
 
     Args:
-        folder: to make.
-        count: records of the split.
-        parts: consecutive pieces of the columns samples, id_hash and audio_hash.
+        folder: to create.
+        count: number of records in the split.
+        parts: consecutive chunks of the columns samples, id_hash and audio_hash.
     """
     folder.mkdir(parents=True)
     columns = {name: new_array(folder / f"{name}.npy", dtype, count) for name, dtype in _COLUMNS.items()}
@@ -116,17 +116,17 @@ def write_index(folder: Path, count: int, parts: Iterable[Mapping[str, np.ndarra
 
 
 def new_array(file: Path, dtype: type[np.generic], length: int) -> np.ndarray:
-    """Makes a `.npy` file and maps it for writing."""
+    """Creates a `.npy` file and maps it for writing."""
     return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(length,))
 
 
 def sort_hashes(hashes: UInt64[np.ndarray, " n"], sorted_file: Path, order_file: Path) -> None:
-    """Writes hashes in order, and which of them each one was; equal ones stay in their order.
+    """Sorts hashes and writes them and their original indices; a stable bucket sort in constant memory.
 
     Args:
-        hashes: may be mapped from a file; they are spread over all uint64, as hashes are.
-        sorted_file: `.npy` to write the hashes to.
-        order_file: `.npy` to write their numbers to.
+        hashes: uniform over uint64; may be a memory map.
+        sorted_file: `.npy` to write the sorted hashes to.
+        order_file: `.npy` to write their indices to.
     """
     ordered, order = new_array(sorted_file, np.uint64, len(hashes)), new_array(order_file, np.int64, len(hashes))
     buckets = len(hashes) // _BUCKET + 1
@@ -140,8 +140,8 @@ def sort_hashes(hashes: UInt64[np.ndarray, " n"], sorted_file: Path, order_file:
         by_bucket = np.argsort(bucket, kind="stable")
         sizes_here = np.bincount(bucket, minlength=buckets)
         rank = np.arange(len(chunk)) - np.repeat(np.cumsum(sizes_here) - sizes_here, sizes_here)
-        places = np.repeat(filled, sizes_here) + rank
-        ordered[places], order[places] = chunk[by_bucket], at + by_bucket
+        positions = np.repeat(filled, sizes_here) + rank
+        ordered[positions], order[positions] = chunk[by_bucket], at + by_bucket
         filled += sizes_here
     for start, end in zip((0, *ends), ends, strict=False):
         inside = np.argsort(ordered[start:end], kind="stable")
@@ -164,7 +164,7 @@ def hash_bytes(data: bytes | memoryview) -> int:
 
 
 def _bucket(hashes: UInt64[np.ndarray, " n"], buckets: int) -> Int64[np.ndarray, " n"]:
-    """Returns which of equal ranges of uint64 each hash falls into."""
+    """Returns the bucket of each hash, one of `buckets` equal ranges of uint64."""
     return ((hashes >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)).astype(np.int64)
 
 

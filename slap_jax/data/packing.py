@@ -1,4 +1,8 @@
-"""Packed rows of clips that are in memory: audio columns, text tokens and clip slots are all bounded."""
+"""Packs clips that are in memory into rows; columns, text tokens and slots of a row are limited.
+
+`slap_jax.batch` defines these terms. Training plans its rows in `slap_jax.data.batches.rows` and writes them with
+`write_slot`, so both have the same layout.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,18 +17,18 @@ from slap_jax.errors import UserError
 
 
 class PackingError(UserError, ValueError):
-    """A clip that no row can hold."""
+    """A clip is larger than a row, or the clips need more rows than allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One clip with one caption, ready to be packed.
+    """One clip with one caption.
 
     Attributes:
         waveform: samples, int16 or float32 in [-1, 1].
-        tokens: ids of the caption, `[BOS, ..., EOS]`; may be empty where only audio matters.
+        tokens: ids of the caption, `[BOS, ..., EOS]`; empty if only the audio is used.
         key: stable hash of the clip's id.
-        source: number of its source in the training mixture.
+        source: index of its source in the training mixture.
     """
 
     waveform: Int16[np.ndarray, " n"] | Float[np.ndarray, " n"]
@@ -34,7 +38,7 @@ class Clip:
 
 
 def clip_columns(samples: int, samples_per_column: int) -> int:
-    """Columns that a clip owns: `max(1, ceil(samples / samples_per_column))`."""
+    """Returns the number of columns that a clip owns: `max(1, ceil(samples / samples_per_column))`."""
     return max(1, -(-samples // samples_per_column))
 
 
@@ -47,7 +51,7 @@ def empty_rows(
     dtype: Any = np.int16,
     classes: int = 0,
 ) -> PackedBatch:
-    """Returns R rows that hold no clip: every array is zero. With `classes` above 0 they are a `LabelledBatch`."""
+    """Returns R rows without clips: all arrays are zero. With `classes` above 0 they are a `LabelledBatch`."""
     batch = PackedBatch(
         waveform=np.zeros((rows, columns * samples_per_column), dtype),
         audio_segment_ids=np.zeros((rows, columns), np.int32),
@@ -70,15 +74,15 @@ def pack_rows(
     samples_per_column: int,
     rows: int | None = None,
 ) -> tuple[PackedBatch, list[tuple[int, int]]]:
-    """Packs clips in order, each into the first row where it fits, opening rows as needed.
+    """Packs clips first-fit in the given order: each goes into the first row with room, or into a new row.
 
     Args:
         clips: in the order in which they are placed.
-        columns: C, of a row.
-        slots: K, of a row.
-        text_tokens: T, of a row.
+        columns: C of a row.
+        slots: K of a row.
+        text_tokens: T of a row.
         samples_per_column: samples of one column.
-        rows: R, if the result must have that many; rows beyond the needed ones are empty.
+        rows: R, to fix the number of rows; the rest are empty.
 
     Returns:
         The batch (numpy; float32 samples in [-1, 1] if any clip has them, else int16) and each clip's (row, slot).
@@ -86,7 +90,7 @@ def pack_rows(
     Raises:
         PackingError: a clip is larger than a row, or more than `rows` rows are needed.
     """
-    used = np.zeros((0, 3), np.int64)  # columns, tokens and slots taken in each open row
+    used = np.zeros((0, 3), np.int64)  # columns, tokens and slots of each row
     room = np.array([columns, text_tokens, slots])
     placement, starts = [], []
     for index, clip in enumerate(clips):
@@ -122,7 +126,6 @@ def pack_rows(
 def _write(
     batch: PackedBatch, clip: Clip, row: int, slot: int, column: int, token: int, samples_per_column: int
 ) -> None:
-    """Writes one clip into a row whose arrays are still zero there."""
     samples: np.ndarray = clip.waveform
     if batch.waveform.dtype == np.float32 and samples.dtype == np.int16:
         samples = samples / np.float32(INT16_SCALE)
@@ -143,18 +146,18 @@ def write_slot(
     key: int,
     source: int,
 ) -> None:
-    """Writes everything about a clip but its samples into a row whose arrays are still zero there.
+    """Writes everything but the samples of a clip into a row.
 
     Args:
-        batch: of numpy arrays.
-        row: to write to.
+        batch: of NumPy arrays that are zero where the clip goes.
+        row: index of the row.
         slot: of the clip.
         column: first column of the clip.
-        columns: that it owns.
-        token: position of its first text token.
+        columns: number of columns that it owns.
+        token: index of its first text token in the row.
         tokens: ids of its caption.
         key: of the recording.
-        source: number of its source.
+        source: index of its source.
     """
     batch.audio_segment_ids[row, column : column + columns] = slot + 1
     batch.audio_positions[row, column : column + columns] = np.arange(columns)

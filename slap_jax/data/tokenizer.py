@@ -1,7 +1,4 @@
-"""Vocabularies of captions: text to ids and back, by SentencePiece or a Hugging Face file; training one's own.
-
-A Hugging Face `tokenizer.json`, as ModernBERT's folder has it: text to ids and back.
-"""
+"""Tokenizers of captions: a SentencePiece model, trained here, or the `tokenizer.json` of a ModernBERT folder."""
 
 import abc
 import io
@@ -11,29 +8,33 @@ from pathlib import Path
 
 import sentencepiece
 
+from slap_jax.atomic import write_bytes_atomic
 from slap_jax.errors import UserError
 
 # The ids that `slap tokenizer` gives its special tokens.
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 
-# NFKC, white space merged, lower case: captions of different collections differ in case without meaning anything by it.
+# ModernBERT's names of the same tokens.
+SPECIAL = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}
+
+# NFKC, collapsed white space, lower case: the case of captions differs between collections and carries no meaning.
 NORMALISATION = "nmt_nfkc_cf"
 
 
 class TokenizerError(UserError, ValueError):
-    """A vocabulary that is missing or cannot be trained; the message says what to do."""
+    """A tokenizer is missing, cannot be read or cannot be trained; the message says what to do."""
 
 
 class Tokenizer(abc.ABC):
-    """Turns captions into token ids and back; `load_tokenizer` reads one.
+    """Converts captions to token ids and back; `load_tokenizer` reads one.
 
     Attributes:
         path: the file it was read from.
-        vocab_size: one more than its largest id; `config.model.vocab_size` must be at least this.
+        vocab_size: largest id plus one; `config.model.vocab_size` must be at least this.
         pad: id of padding.
         bos: id of the start of a caption.
         eos: id of the end of a caption.
-        unk: id of what the vocabulary cannot spell.
+        unk: id of text that the vocabulary cannot spell.
     """
 
     path: str
@@ -45,14 +46,14 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def _pieces(self, text: str) -> list[int]:
-        """Returns the ids of a text, special tokens not among them."""
+        """Returns the ids of a text, without special tokens."""
 
     @abc.abstractmethod
     def _spell(self, pieces: list[int]) -> str:
-        """Returns the text of ids other than padding, start and end."""
+        """Returns the text of ids that are not padding, start or end."""
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
-        """Returns `[bos, ...pieces..., eos]`, the pieces cut so that the whole has at most `max_tokens` ids.
+        """Returns `[bos, ...pieces..., eos]`, truncated to `max_tokens` ids with `eos` kept.
 
         Args:
             text: one caption.
@@ -63,11 +64,11 @@ class Tokenizer(abc.ABC):
         return [self.bos, *self._pieces(text)[: max_tokens - 2], self.eos]
 
     def length(self, text: str) -> int:
-        """Returns the number of ids of a caption that is not cut."""
+        """Returns the number of ids of the whole caption."""
         return len(self._pieces(text)) + 2
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text up to the first end, without special tokens, as the vocabulary normalises it."""
+        """Returns the text up to the first `eos`, without special tokens and in normalised form."""
         pieces = []
         for token in map(int, ids):
             if token == self.eos:
@@ -78,7 +79,7 @@ class Tokenizer(abc.ABC):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model file, as `slap tokenizer` writes it; captions become lower case."""
+    """A SentencePiece model as written by `slap tokenizer`; captions become lower case."""
 
     def __init__(self, path: str | os.PathLike[str]):
         """Loads a model.
@@ -87,7 +88,7 @@ class SentencePieceTokenizer(Tokenizer):
             path: SentencePiece `.model` file with ids pad, bos, eos, unk = 0, 1, 2, 3.
 
         Raises:
-            TokenizerError: no SentencePiece model, or other special ids.
+            TokenizerError: the file is not a SentencePiece model, or has other special ids.
         """
         self.path = os.fspath(path)
         self._processor = sentencepiece.SentencePieceProcessor()
@@ -98,10 +99,10 @@ class SentencePieceTokenizer(Tokenizer):
                 f"tokenizer {self.path} is not a SentencePiece model; train one with `slap tokenizer`, or give a "
                 "Hugging Face tokenizer.json by a name that ends in .json"
             ) from error
-        found = tuple(getattr(self._processor, f"{special}_id")() for special in ("pad", "bos", "eos", "unk"))
-        if found != (PAD, BOS, EOS, UNK):
+        special_ids = tuple(getattr(self._processor, f"{special}_id")() for special in ("pad", "bos", "eos", "unk"))
+        if special_ids != (PAD, BOS, EOS, UNK):
             raise TokenizerError(
-                f"tokenizer {self.path} has pad, bos, eos, unk = {found}; expected {(PAD, BOS, EOS, UNK)}: "
+                f"tokenizer {self.path} has pad, bos, eos, unk = {special_ids}; expected {(PAD, BOS, EOS, UNK)}: "
                 "train one with `slap tokenizer`"
             )
         self.pad, self.bos, self.eos, self.unk = PAD, BOS, EOS, UNK
@@ -114,85 +115,8 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.decode(pieces)
 
 
-def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Reads a vocabulary: a SentencePiece model, or a Hugging Face file if its name ends in `.json`.
-
-    Raises:
-        TokenizerError: no such file, not a vocabulary, special tokens that are missing or have other ids, or the
-            package that reads it is not installed.
-    """
-    name = os.fspath(path) or "(config.data.tokenizer is empty)"
-    if not Path(path).is_file():
-        found = "is a directory" if Path(name).is_dir() else "is missing"
-        raise TokenizerError(
-            f"tokenizer {name} {found}; train one with `slap tokenizer` and set config.data.tokenizer to it, or to the "
-            "tokenizer.json of a ModernBERT folder"
-        )
-    if Path(path).suffix == ".json":
-        return JsonTokenizer(path)
-    return SentencePieceTokenizer(path)
-
-
-def train_tokenizer(
-    captions: Iterable[str],
-    model_path: str | os.PathLike[str],
-    vocab_size: int,
-    character_coverage: float = 1.0,
-) -> Tokenizer:
-    """Trains a unigram vocabulary; the same captions in the same order give the same file, byte for byte.
-
-    Source: Kudo, "Subword regularization" (arXiv 1804.10959), as SentencePiece implements it.
-
-    Args:
-        captions: the training captions.
-        model_path: the `.model` file to write; its directory is created.
-        vocab_size: the most ids to use. Few captions give fewer.
-        character_coverage: share of the characters that get an id. SentencePiece's own 0.9995 leaves out the rarest
-            letters of few captions, j or x, and so the words with them; captions of millions of users or in a script of
-            thousands of characters want less than 1.
-
-    Returns:
-        The trained tokenizer.
-
-    Raises:
-        TokenizerError: no captions, or a `vocab_size` too small for the letters that occur.
-    """
-    captions = [caption for caption in captions if caption.strip()]
-    if not captions:
-        raise TokenizerError("there are no captions to train a tokenizer on; give a prepared split that has some")
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=iter(captions),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            character_coverage=character_coverage,
-            normalization_rule_name=NORMALISATION,
-            pad_id=PAD,
-            bos_id=BOS,
-            eos_id=EOS,
-            unk_id=UNK,
-            num_threads=1,  # sums in another order would make another vocabulary
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise TokenizerError(
-            f"a vocabulary of {vocab_size} cannot be trained on {len(captions)} captions ({error}); "
-            "choose a larger vocab_size or give more captions"
-        ) from error
-    Path(model_path).parent.mkdir(parents=True, exist_ok=True)
-    Path(model_path).write_bytes(model.getvalue())
-    return SentencePieceTokenizer(model_path)
-
-
-# ModernBERT's names of what starts, ends, fills up and replaces.
-SPECIAL = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}
-
-
 class JsonTokenizer(Tokenizer):
-    """The vocabulary of a `tokenizer.json`; a caption's ids are those that transformers gives it."""
+    """A Hugging Face `tokenizer.json`; gives a caption the same ids as transformers."""
 
     def __init__(self, path: str | os.PathLike[str]):
         """Loads a file.
@@ -201,7 +125,7 @@ class JsonTokenizer(Tokenizer):
             path: `tokenizer.json` whose vocabulary holds [PAD], [CLS], [SEP] and [UNK].
 
         Raises:
-            TokenizerError: the package `tokenizers` is not installed, it cannot read the file, or a token is missing.
+            TokenizerError: the package `tokenizers` is not installed or cannot read the file, or a token is missing.
         """
         try:
             import tokenizers
@@ -228,7 +152,7 @@ class JsonTokenizer(Tokenizer):
         self.vocab_size = max(vocabulary.values()) + 1
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        # A caption that has "[SEP]" in it does not end there.
+        # Otherwise "[SEP]" in a caption would become the end token.
         self._tokenizer.encode_special_tokens = True
 
     def _pieces(self, text: str) -> list[int]:
@@ -236,3 +160,76 @@ class JsonTokenizer(Tokenizer):
 
     def _spell(self, pieces: list[int]) -> str:
         return self._tokenizer.decode(pieces).strip()
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Reads a tokenizer: a SentencePiece model, or a Hugging Face file if its name ends in `.json`.
+
+    Raises:
+        TokenizerError: the file is missing or not a tokenizer, special tokens are missing or have other ids, or the
+            package that reads it is not installed.
+    """
+    name = os.fspath(path) or "(config.data.tokenizer is empty)"
+    if not Path(path).is_file():
+        state = "is a directory" if Path(name).is_dir() else "is missing"
+        raise TokenizerError(
+            f"tokenizer {name} {state}; train one with `slap tokenizer` and set config.data.tokenizer to it, or to the "
+            "tokenizer.json of a ModernBERT folder"
+        )
+    if Path(path).suffix == ".json":
+        return JsonTokenizer(path)
+    return SentencePieceTokenizer(path)
+
+
+def train_tokenizer(
+    captions: Iterable[str],
+    model_path: str | os.PathLike[str],
+    vocab_size: int,
+    character_coverage: float = 1.0,
+) -> Tokenizer:
+    """Trains a unigram vocabulary. The same captions in the same order give the same file, byte for byte.
+
+    Source: Kudo, "Subword regularization" (arXiv 1804.10959), as SentencePiece implements it.
+
+    Args:
+        captions: the training captions.
+        model_path: the `.model` file to write; its directory is created.
+        vocab_size: largest number of ids; a small set of captions gives fewer.
+        character_coverage: fraction of the characters that get an id. SentencePiece's default of 0.9995 drops the
+            rarest letters of a small set of captions, such as j or x, and so the words with them. Use less than 1 for
+            captions from millions of users, or in a script with thousands of characters.
+
+    Returns:
+        The trained tokenizer.
+
+    Raises:
+        TokenizerError: there are no captions, or `vocab_size` is too small for the characters that occur.
+    """
+    captions = [caption for caption in captions if caption.strip()]
+    if not captions:
+        raise TokenizerError("there are no captions to train a tokenizer on; give a prepared split that has some")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(captions),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=character_coverage,
+            normalization_rule_name=NORMALISATION,
+            pad_id=PAD,
+            bos_id=BOS,
+            eos_id=EOS,
+            unk_id=UNK,
+            num_threads=1,  # a different order of summation gives a different vocabulary
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise TokenizerError(
+            f"a vocabulary of {vocab_size} cannot be trained on {len(captions)} captions ({error}); "
+            "choose a larger vocab_size or give more captions"
+        ) from error
+    Path(model_path).parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(model_path, model.getvalue())
+    return SentencePieceTokenizer(model_path)

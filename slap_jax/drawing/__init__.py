@@ -1,1 +1,1 @@
-"""What pictures of the data and of the report have in common; matplotlib is imported only when something is drawn."""
+"""The theme of all figures, and packed rows drawn; matplotlib is imported only when something is drawn."""

@@ -1,4 +1,4 @@
-"""Draws one packed row: its sound, who owns which column and which text token, and the captions."""
+"""Draws one packed row: waveform, log-mel, the slot of each column and text token, and the captions."""
 
 import dataclasses
 import itertools
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Eight of the "muted" colours of Paul Tol (https://personal.sros.nl/~pault/), which people with any of the common
-# colour-vision deficiencies tell apart, in the order in which neighbours differ most for all of them. They come round
-# again after eight slots; the number in each slot says which one it is.
+# Eight of the "muted" colours of Paul Tol (https://personal.sros.nl/~pault/), which remain distinct with the common
+# colour-vision deficiencies, in the order that maximises the contrast between neighbours. They repeat after eight
+# slots; the number in each slot identifies it.
 SLOT_COLOURS = ("#332288", "#44aa99", "#999933", "#882255", "#88ccee", "#117733", "#aa4499", "#ddcc77")
 _LIGHT_COLOURS = ("#44aa99", "#999933", "#88ccee", "#ddcc77")
 
 WIDTH = 11.0  # inches
-_LINE = 0.165  # inches of a line of a caption
+_LINE = 0.165  # inches, height of a line of a caption
 _CAPTION_CHARACTERS = 80
 _CAPTION_LINES = 3
-_NARROW = 0.014  # a slot of less than this share of the row has its number above it
+_NARROW = 0.014  # the number of a slot that covers less than this fraction of the row goes above it
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedRow:
-    """A single row and what is drawn of it.
+    """A single row with everything that is drawn.
 
     Attributes:
-        batch: one row, in numpy.
-        captions: what to write for each slot that holds a clip, in slot order.
-        log_mel: [C * 16, mels], natural log; the floor where nothing sounds.
+        batch: one row, in NumPy.
+        captions: of the slots that hold a clip, in slot order.
+        log_mel: [C * 16, mels], natural log; the floor in padding.
         audio: `config.audio`.
     """
 
@@ -48,50 +48,50 @@ class PackedRow:
     audio: ConfigDict
 
     @property
-    def segments(self) -> Int[np.ndarray, " C"]:
-        """Owner of each column, 0 for padding."""
+    def audio_segment_ids(self) -> Int[np.ndarray, " C"]:
+        """Slot + 1 of each column, 0 for padding."""
         return np.asarray(self.batch.audio_segment_ids[0])
 
     @property
     def text_segment_ids(self) -> Int[np.ndarray, " T"]:
-        """Owner of each text token, 0 for padding."""
+        """Slot + 1 of each text token, 0 for padding."""
         return np.asarray(self.batch.text_segment_ids[0])
 
     @property
     def column_seconds(self) -> float:
-        """Duration of a column."""
+        """Duration of a column in seconds."""
         return samples_per_column(self.audio) / self.audio.sample_rate
 
     def span(self, slot: int) -> tuple[float, float]:
-        """Start and end of a slot's columns in seconds from the start of the row."""
-        start, end = segment_span(self.segments, slot)
+        """Returns the start and end of a slot's columns in seconds from the start of the row."""
+        start, end = segment_span(self.audio_segment_ids, slot)
         return start * self.column_seconds, end * self.column_seconds
 
 
-def segment_span(segments: Int[np.ndarray, " n"], slot: int) -> tuple[int, int]:
-    """First index that a slot owns and the one after its last; (0, 0) where it owns none."""
-    owned = np.flatnonzero(segments == slot + 1)
+def segment_span(segment_ids: Int[np.ndarray, " n"], slot: int) -> tuple[int, int]:
+    """Returns the half-open range of indices that a slot owns; (0, 0) if it owns none."""
+    owned = np.flatnonzero(segment_ids == slot + 1)
     return (int(owned[0]), int(owned[-1]) + 1) if len(owned) else (0, 0)
 
 
 def slot_colour(slot: int) -> str:
-    """Hexadecimal colour of a slot; see `SLOT_COLOURS`."""
+    """Returns the colour of a slot in hexadecimal; see `SLOT_COLOURS`."""
     return SLOT_COLOURS[slot % len(SLOT_COLOURS)]
 
 
 def slot_ink(slot: int) -> str:
-    """Colour in which the number of a slot is readable on the slot's colour."""
+    """Returns a colour that is readable on the colour of a slot."""
     return "#1f2529" if slot_colour(slot) in _LIGHT_COLOURS else "#ffffff"
 
 
 def row_figure(row: PackedRow, theme: Theme, with_captions: bool, title: str = "") -> "Figure":
-    """Draws waveform, log-mel and ownership of a row over time, and its text. Call within `drawing(theme)`.
+    """Draws the waveform, log-mel, slots and text of a row. Call it within `drawing(theme)`.
 
     Args:
-        row: what to draw.
+        row: to draw.
         theme: colours.
-        with_captions: write the captions below; the page has them as a list instead.
-        title: to write above.
+        with_captions: whether to write the captions below the row.
+        title: written above the row.
     """
     blocks = _caption_blocks(row.captions) if with_captions else []
     left = _lines_of_left_half(blocks)
@@ -100,7 +100,7 @@ def row_figure(row: PackedRow, theme: Theme, with_captions: bool, title: str = "
     figure = new_figure(WIDTH, sum(heights) + 1.05)
     panels = list(figure.subplots(len(heights), 1, height_ratios=heights))
     wave, mel, owner, text = panels[:4]
-    seconds = len(row.segments) * row.column_seconds
+    seconds = len(row.audio_segment_ids) * row.column_seconds
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=theme.ink, parse_math=False)
     _draw_waveform(wave, row)
@@ -119,10 +119,10 @@ def row_figure(row: PackedRow, theme: Theme, with_captions: bool, title: str = "
         axes.set_yticks([])
         for slot in range(len(row.captions)):
             axes.axvline(row.span(slot)[1], color=theme.muted, linewidth=0.6, alpha=0.8)
-    _draw_owners(owner, row.segments, row.column_seconds, theme)
+    _draw_slots(owner, row.audio_segment_ids, row.column_seconds, theme)
     owner.set_ylabel("owner", fontsize=8)
     owner.set_xlabel("seconds in the row")
-    _draw_owners(text, row.text_segment_ids, 1.0, theme)
+    _draw_slots(text, row.text_segment_ids, 1.0, theme)
     text.set_ylabel("text", fontsize=8)
     text.set_xlabel("text tokens in the row")
     for axes in panels[:4]:
@@ -150,23 +150,23 @@ def _draw_waveform(axes: "Axes", row: PackedRow, points: int = 1_600) -> None:
     axes.set_ylabel("waveform")
 
 
-def _draw_owners(axes: "Axes", segments: Int[np.ndarray, " n"], unit: float, theme: Theme) -> None:
+def _draw_slots(axes: "Axes", segment_ids: Int[np.ndarray, " n"], unit: float, theme: Theme) -> None:
     """Draws a bar in the colours of the slots, with their numbers; `unit` is the width of one element on the axis."""
-    end = len(segments)
+    end = len(segment_ids)
     narrow: list[tuple[int, float]] = []
-    for slot in range(int(segments.max(initial=0))):
-        first, after = segment_span(segments, slot)
+    for slot in range(int(segment_ids.max(initial=0))):
+        first, after = segment_span(segment_ids, slot)
         axes.barh(0, (after - first) * unit, left=first * unit, height=1.0, color=slot_colour(slot), linewidth=0)
         centre = (first + after) / 2 * unit
         if after - first >= _NARROW * end:
             axes.text(centre, 0, str(slot + 1), ha="center", va="center", fontsize=7.5, color=slot_ink(slot))
         elif after > first:
             narrow.append((slot, centre))
-    places = spread([centre for _, centre in narrow], _NARROW * end * unit)
-    for (slot, centre), place in zip(narrow, places, strict=True):
-        axes.plot((centre, place), (0.5, 0.75), color=theme.muted, linewidth=0.5)
-        axes.text(place, 0.8, str(slot + 1), ha="center", va="bottom", fontsize=6.5, color=theme.muted)
-    used = int((segments != PADDING_SEGMENT).sum())
+    positions = spread([centre for _, centre in narrow], _NARROW * end * unit)
+    for (slot, centre), position in zip(narrow, positions, strict=True):
+        axes.plot((centre, position), (0.5, 0.75), color=theme.muted, linewidth=0.5)
+        axes.text(position, 0.8, str(slot + 1), ha="center", va="bottom", fontsize=6.5, color=theme.muted)
+    used = int((segment_ids != PADDING_SEGMENT).sum())
     axes.barh(0, (end - used) * unit, left=used * unit, height=1.0, color=theme.line, linewidth=0)
     if end - used > 0.08 * end:
         axes.text((used + end) / 2 * unit, 0, "padding", ha="center", va="center", fontsize=7.5, color=theme.muted)
@@ -175,11 +175,11 @@ def _draw_owners(axes: "Axes", segments: Int[np.ndarray, " n"], unit: float, the
     axes.set_yticks([])
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Moves ascending places apart until neighbours are at least `gap` from each other, each group about its middle."""
-    groups: list[list[float]] = []  # each: the wanted places of its members
-    for place in places:
-        groups.append([place])
+def spread(positions: Sequence[float], gap: float) -> list[float]:
+    """Moves ascending positions apart so that neighbours are at least `gap` apart; groups keep their centres."""
+    groups: list[list[float]] = []  # the original positions of labels that touch
+    for position in positions:
+        groups.append([position])
         while len(groups) > 1 and _first(groups[-1], gap) - _last(groups[-2], gap) < gap:
             last = groups.pop()
             groups[-1] += last
@@ -195,7 +195,7 @@ def _last(group: Sequence[float], gap: float) -> float:
 
 
 def _caption_blocks(captions: Sequence[str]) -> list[list[str]]:
-    """Breaks each caption into lines; one of too many lines ends with an ellipsis."""
+    """Wraps each caption into lines; one with too many lines ends in an ellipsis."""
     return [
         textwrap.wrap(caption, _CAPTION_CHARACTERS, max_lines=_CAPTION_LINES, placeholder=" …") or ["(no caption)"]
         for caption in captions
@@ -203,7 +203,7 @@ def _caption_blocks(captions: Sequence[str]) -> list[list[str]]:
 
 
 def _lines_of_left_half(blocks: Sequence[Sequence[str]]) -> int:
-    """How many lines the captions left of the middle take when the two halves are as equal as whole captions allow."""
+    """Returns the number of lines in the left of two columns that are as equal as whole captions allow."""
     ends = [0, *itertools.accumulate(map(len, blocks))]
     return min(ends, key=lambda left: (max(left, ends[-1] - left), -left))
 
@@ -220,6 +220,6 @@ def _write_captions(axes: "Axes", blocks: Sequence[Sequence[str]], left: int, li
         number = axes.text(x, down + 0.5, str(slot + 1), fontsize=6.5, color=slot_ink(slot), bbox=box)
         number.set(va="center", ha="center")
         for index, part in enumerate(block):
-            # A caption may hold dollar signs, between which matplotlib would see mathematics.
+            # Matplotlib would typeset text between two dollar signs as mathematics.
             axes.text(x + 0.014, down + index + 0.5, part, fontsize=7.5, va="center", color=theme.ink, parse_math=False)
         line += len(block)

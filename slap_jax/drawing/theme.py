@@ -1,4 +1,4 @@
-"""One look for all pictures: colours by role, and figures that need no screen."""
+"""The theme of all figures: colours by role, and figures that need no display."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class DrawingError(UserError, ValueError):
-    """Nothing can be drawn; the message says what to install."""
+    """Figures cannot be drawn; the message says what to install."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Theme:
     captioning: str = "#4d7c3a"
 
     def series(self, name: str) -> str:
-        """Colour of a metric: the colour of its objective, or the neutral one."""
+        """Returns the colour of a metric: that of its objective, or the neutral one."""
         objective = name.rpartition("/")[2]
         return getattr(self, objective) if objective in ("contrastive", "distillation", "captioning") else self.total
 
@@ -39,7 +39,7 @@ PRINT = Theme()
 
 @contextlib.contextmanager
 def drawing(theme: Theme) -> Iterator[None]:
-    """Context in which matplotlib draws with the theme, off screen.
+    """Applies the theme to all figures of the block.
 
     Raises:
         DrawingError: matplotlib is not installed.
@@ -47,7 +47,7 @@ def drawing(theme: Theme) -> Iterator[None]:
     try:
         import matplotlib
     except ImportError:
-        raise DrawingError("pictures need matplotlib, which is missing: pip install 'slap_jax[demo]'") from None
+        raise DrawingError("figures need matplotlib, which is not installed: pip install 'slap_jax[demo]'") from None
     settings: Any = {
         "font.size": 9.0,
         "font.family": "sans-serif",
@@ -80,7 +80,7 @@ def drawing(theme: Theme) -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """A figure of that many inches that belongs to no window system and to no global list of figures."""
+    """Returns a figure, in inches, that needs no display and is not in pyplot's global list."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

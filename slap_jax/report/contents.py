@@ -140,9 +140,9 @@ def packed_row(row: ExampleRow | None, directory: Path) -> Values | None:
         figures.mask_figure(row, figures.MASKS, PRINT).savefig(directory / "attention_masks.png", dpi=160)
     description = f"Waveform, log-mel and clip of each column of a row with {len(row.clips)} clips"
     return {
-        "columns": len(row.segments),
+        "columns": len(row.audio_segment_ids),
         "column_ms": 1000 * row.column_seconds,
-        "fill_percent": 100 * float((row.segments > 0).mean()),
+        "fill_percent": 100 * float((row.audio_segment_ids > 0).mean()),
         "chart": media.chart(lambda theme: row_figure(row, theme, with_captions=False), description),
         "clips": [
             {

@@ -313,12 +313,12 @@ def draw_mask(axes: "Axes", row: ExampleRow, kind: str, theme: Theme) -> None:
     from matplotlib.colors import to_rgb
 
     per_column = patches_per_column(row.audio)
-    segments = np.repeat(row.segments, per_column)
+    segments = np.repeat(row.audio_segment_ids, per_column)
     first, size = 0, len(segments)
     if kind == "close-up":
-        borders = np.flatnonzero(np.diff(row.segments)) + 1
-        centre = _widest_border(row.segments, borders) if len(borders) else CLOSE_UP_COLUMNS // 2
-        start = max(0, min(centre - CLOSE_UP_COLUMNS // 2, len(row.segments) - CLOSE_UP_COLUMNS))
+        borders = np.flatnonzero(np.diff(row.audio_segment_ids)) + 1
+        centre = _widest_border(row.audio_segment_ids, borders) if len(borders) else CLOSE_UP_COLUMNS // 2
+        start = max(0, min(centre - CLOSE_UP_COLUMNS // 2, len(row.audio_segment_ids) - CLOSE_UP_COLUMNS))
         first, size = start * per_column, min(CLOSE_UP_COLUMNS * per_column, len(segments))
     part = segments[first : first + size]
     allowed = attention_mask(part, None if kind == "global" else row.window)

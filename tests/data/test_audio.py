@@ -128,8 +128,8 @@ def truncated_mp3():
         (b"This is a text file that somebody named .wav\n" * 20, "unreadable_audio", "not readable"),
         (encoded(np.zeros(0, np.int16)), "empty_audio", "no samples"),
         (encoded(tone(1.0))[:30], "unreadable_audio", "not readable"),
-        (truncated_wav(), "truncated_audio", "promises more than the 0.31 s"),
-        (truncated_mp3(), "truncated_audio", "broken off"),
+        (truncated_wav(), "truncated_audio", "states more than the 0.31 s"),
+        (truncated_mp3(), "truncated_audio", "is truncated"),
         (corrupt_flac(), "unreadable_audio", "not readable"),
         (nan_wav(), "nonfinite_audio", "2 NaN or infinite samples of 1600"),
     ],
@@ -251,7 +251,7 @@ def test_flac_header_tells_the_number_of_samples(count):
         (b"", "no FLAC"),
         (encode_flac(np.ones(5, np.int16))[:25], "no FLAC"),
         (encoded(tone(0.1)), "no FLAC"),
-        (encode_flac(np.ones(5, np.int16))[:21] + bytes(5), "does not say how many samples"),
+        (encode_flac(np.ones(5, np.int16))[:21] + bytes(5), "does not state how many samples"),
     ],
     ids=["empty", "cut", "wav", "unknown"],
 )
@@ -348,7 +348,7 @@ def test_broken_off_containers(tmp_path):
         (data[: ends[10] + 20], "unreadable_audio"),
         (index_last[: len(index_last) // 2], "unreadable_audio"),
     ):
-        with pytest.raises(AudioError, match=r"upload is (broken off|not readable)") as caught:
+        with pytest.raises(AudioError, match=r"upload is (truncated|not readable)") as caught:
             decode_audio(broken, name="upload")
         assert caught.value.reason == reason
     assert len(decode_audio(data[: ends[-1]])) == len(decode_audio(path))

@@ -62,7 +62,7 @@ def test_a_file_that_is_broken_off_is_told_at_its_end():
     data = encoded(stereo(1.0, 16_000), 16_000)[:20_000]
     for pieces, name in ((stream_audio(data, 16_000, "clip 3"), "clip 3"), (stream_audio(data), "audio bytes")):
         assert len(next(pieces)) == 1_000
-        with pytest.raises(AudioError, match=f"^{name} is broken off"):
+        with pytest.raises(AudioError, match=f"^{name} is truncated"):
             list(pieces)
 
 

@@ -24,7 +24,7 @@ WITH_INFINITY[7] = -np.inf
 REJECTED_FILES = {
     "zero_length.wav": (b"", "empty_audio", "0 bytes"),
     "header_only.wav": (encoded(np.zeros(0, np.float32)), "empty_audio", "no samples"),
-    "truncated.wav": (encoded(tone(1.0))[:9_000], "truncated_audio", "broken off"),
+    "truncated.wav": (encoded(tone(1.0))[:9_000], "truncated_audio", "is truncated"),
     "truncated.flac": (encoded(tone(1.0), container="FLAC")[:5_000], "unreadable_audio", "not readable as audio"),
     "nan.wav": (encoded(WITH_NAN, subtype="FLOAT"), "nonfinite_audio", "1 NaN or infinite"),
     "infinite.wav": (encoded(WITH_INFINITY, subtype="DOUBLE"), "nonfinite_audio", "1 NaN or infinite"),

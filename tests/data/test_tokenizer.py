@@ -1,4 +1,4 @@
-"""A vocabulary in a Hugging Face tokenizer.json: what the ids mean, and what is said of files that are none."""
+"""SentencePiece and Hugging Face tokenizers: ids, truncation, round trips, training and broken files."""
 
 import json
 import sys
@@ -104,59 +104,59 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder):
+def json_tokenizer(folder):
     return load_tokenizer(folder / "tokenizer.json")
 
 
-def test_special_ids_are_the_files_own(tokenizer, folder):
-    assert tokenizer.path == str(folder / "tokenizer.json") and tokenizer.vocab_size == SIZES["vocab_size"]
-    special = (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.unk)
+def test_special_ids_are_the_files_own(json_tokenizer, folder):
+    assert json_tokenizer.path == str(folder / "tokenizer.json") and json_tokenizer.vocab_size == SIZES["vocab_size"]
+    special = (json_tokenizer.pad, json_tokenizer.bos, json_tokenizer.eos, json_tokenizer.unk)
     assert special == tuple(IDS[name] for name in ("[PAD]", "[CLS]", "[SEP]", "[UNK]"))
 
 
 @pytest.mark.parametrize("text", [*JSON_CAPTIONS, "Emoji 🐦, 3.5 kHz", "a  double space"])
-def test_round_trip(tokenizer, text):
-    ids = tokenizer.encode(text, 1_000)
-    assert (ids[0], ids[-1]) == (tokenizer.bos, tokenizer.eos)
+def test_round_trip(json_tokenizer, text):
+    ids = json_tokenizer.encode(text, 1_000)
+    assert (ids[0], ids[-1]) == (json_tokenizer.bos, json_tokenizer.eos)
     assert not set(ids[1:-1]) & set(IDS.values())
-    assert tokenizer.decode(ids) == text and tokenizer.length(text) == len(ids)
+    assert json_tokenizer.decode(ids) == text and json_tokenizer.length(text) == len(ids)
 
 
-def test_ids_are_those_that_the_file_gives_with_its_own_template(tokenizer, folder):
+def test_ids_are_those_that_the_file_gives_with_its_own_template(json_tokenizer, folder):
     from tokenizers import Tokenizer
 
     own = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    assert all(tokenizer.encode(text, 1_000) == own.encode(text).ids for text in JSON_CAPTIONS)
+    assert all(json_tokenizer.encode(text, 1_000) == own.encode(text).ids for text in JSON_CAPTIONS)
 
 
 @pytest.mark.parametrize("limit", [2, 3, 5])
-def test_json_truncation_keeps_the_ends(tokenizer, limit):
-    whole = tokenizer.encode(JSON_CAPTIONS[2], 1_000)
-    assert tokenizer.encode(JSON_CAPTIONS[2], limit) == [*whole[: limit - 1], tokenizer.eos]
+def test_json_truncation_keeps_the_ends(json_tokenizer, limit):
+    whole = json_tokenizer.encode(JSON_CAPTIONS[2], 1_000)
+    assert json_tokenizer.encode(JSON_CAPTIONS[2], limit) == [*whole[: limit - 1], json_tokenizer.eos]
 
 
-def test_a_caption_is_never_longer_or_padded_by_what_the_file_says(tokenizer, folder, tmp_path):
+def test_a_caption_is_never_longer_or_padded_by_what_the_file_says(json_tokenizer, folder, tmp_path):
     described = json.loads((folder / "tokenizer.json").read_text())
     described["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     padding = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_type_id": 0}
     described["padding"] = padding | {"pad_id": IDS["[PAD]"], "pad_token": "[PAD]"}
     (tmp_path / "tokenizer.json").write_text(json.dumps(described))
-    assert load_tokenizer(tmp_path / "tokenizer.json").encode(JSON_CAPTIONS[0], 99) == tokenizer.encode(
+    assert load_tokenizer(tmp_path / "tokenizer.json").encode(JSON_CAPTIONS[0], 99) == json_tokenizer.encode(
         JSON_CAPTIONS[0], 99
     )
 
 
-def test_special_tokens_in_a_caption_are_spelled(tokenizer):
-    ids = tokenizer.encode("a [SEP] dog [PAD]", 100)
+def test_special_tokens_in_a_caption_are_spelled(json_tokenizer):
+    ids = json_tokenizer.encode("a [SEP] dog [PAD]", 100)
     assert not set(ids[1:-1]) & set(IDS.values())
-    assert tokenizer.decode(ids) == "a [SEP] dog [PAD]"
+    assert json_tokenizer.decode(ids) == "a [SEP] dog [PAD]"
 
 
-def test_decode_stops_at_the_end_and_drops_what_is_special(tokenizer):
-    ids = tokenizer.encode("rain falls", 64)
-    assert tokenizer.decode([IDS["[PAD]"], *ids, *tokenizer.encode("a dog", 64)]) == "rain falls"
-    assert tokenizer.decode([IDS["[MASK]"], *ids[1:-1], IDS["[UNK]"], 10_000]) == "rain falls"
-    assert tokenizer.decode([]) == ""
+def test_decode_stops_at_the_end_and_drops_what_is_special(json_tokenizer):
+    ids = json_tokenizer.encode("rain falls", 64)
+    assert json_tokenizer.decode([IDS["[PAD]"], *ids, *json_tokenizer.encode("a dog", 64)]) == "rain falls"
+    assert json_tokenizer.decode([IDS["[MASK]"], *ids[1:-1], IDS["[UNK]"], 10_000]) == "rain falls"
+    assert json_tokenizer.decode([]) == ""
 
 
 def test_files_that_are_no_vocabulary(tmp_path, folder, monkeypatch):

@@ -218,7 +218,7 @@ def truncated() -> bytes:
         ("missing.wav", r"clip 1: .*missing\.wav is missing"),
         (b"", "clip 1 .* is empty"),
         (text_file(), "clip 1 .* is not readable"),
-        (truncated(), "clip 1 .* is broken off"),
+        (truncated(), "clip 1 .* is truncated"),
         ((np.zeros(0, np.float32), 16_000), "clip 1 holds no samples"),
         ((np.array([0.1, np.nan], np.float32), 16_000), "clip 1 has 1 NaN"),
         ((np.zeros((2, 16_000), np.float32), 16_000), r"clip 1 has shape \(2, 16000\)"),

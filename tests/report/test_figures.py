@@ -127,7 +127,7 @@ def row():
 def test_the_row_is_one_row_of_training(row):
     assert row.batch.waveform.shape == (1, 40 * 2_560)
     assert row.log_mel.shape == (40 * 16, 64)
-    assert int(row.segments.max()) == len(row.clips) == len(row.captions) <= 5
+    assert int(row.audio_segment_ids.max()) == len(row.clips) == len(row.captions) <= 5
     for slot, clip in enumerate(row.clips):
         start, end = row.span(slot)
         assert (end - start) == pytest.approx(0.16 * -(-len(clip.waveform) // 2_560))

@@ -82,7 +82,7 @@ def test_what_fits_no_row_is_an_error():
 
 
 def test_rows_are_fuller_than_with_grains_first_fit():
-    count, bins, room = 20_000, 16, 512
+    count, bins, room = 6_000, 16, 512
     generator = np.random.default_rng(0)
     columns = np.clip(generator.lognormal(np.log(7), 0.7, count), 0.5, 30) / 0.16
     lengths = np.ceil(columns).astype(int).tolist()

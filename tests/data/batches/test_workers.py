@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from slap_jax.data.audio import AudioError
@@ -60,18 +59,7 @@ def test_an_error_in_a_worker_is_the_callers(tokenizer, tmp_path):
     assert not workers_of_this_test()
 
 
-def test_a_killed_worker_is_one_clear_error(dataset, tokenizer):
-    train = TrainBatches(tiny_config(dataset, tokenizer, workers=1), tokenizer)
-    next(train)
-    (worker,) = workers_of_this_test()
-    assert worker.pid is not None
-    os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(DataWorkerError, match="ended with exit code -9"):
-        global_batches([train], 5)
-    train.close()
-
-
-def test_signals_of_the_whole_job_leave_workers_to_their_host(dataset, tokenizer, expected):
+def test_signals_to_the_job_leave_workers_to_their_host_and_a_killed_worker_is_one_error(dataset, tokenizer, expected):
     batches, _ = expected
     train = TrainBatches(tiny_config(dataset, tokenizer, workers=1), tokenizer)
     first = global_batches([train], 1)
@@ -80,6 +68,9 @@ def test_signals_of_the_whole_job_leave_workers_to_their_host(dataset, tokenizer
         os.kill(worker.pid, number)
     assert all(same(a, b) for a, b in zip(batches, first + global_batches([train], 5), strict=True))
     assert worker.is_alive()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(DataWorkerError, match="ended with exit code -9"):
+        global_batches([train], 5)
     train.close()
     assert not workers_of_this_test()
 
@@ -105,34 +96,9 @@ def test_a_worker_loads_only_what_it_uses():
     done = subprocess.run([sys.executable, "-c", program, *slow], capture_output=True, text=True, check=True)
     loaded, rooms = map(ast.literal_eval, done.stdout.splitlines())
     assert loaded == []
-    assert rooms == ["slap_jax.batch", "slap_jax.config", "slap_jax.data", "slap_jax.errors"]
+    assert rooms == ["slap_jax.atomic", "slap_jax.batch", "slap_jax.config", "slap_jax.data", "slap_jax.errors"]
 
 
 def test_missing_shared_memory_says_what_to_do():
     with pytest.raises(DataWorkerError, match=r"cannot allocate \d+ MiB of shared memory .*workers=0"):
         _reserve(1 << 45)
-
-
-def _own_rows(config, tokenizer_path, index, count, steps, results) -> None:
-    from slap_jax.data.tokenizer import load_tokenizer
-
-    train = TrainBatches(config, load_tokenizer(tokenizer_path), index, count)
-    results.put((index, global_batches([train], steps)))
-    train.close()
-
-
-def test_two_hosts_in_processes_of_their_own_see_the_two_halves_of_the_batch(dataset, tokenizer, expected):
-    batches, _ = expected
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    config = tiny_config(dataset, tokenizer)
-    processes = [
-        context.Process(target=_own_rows, args=(config, tokenizer.path, index, 2, 6, results)) for index in range(2)
-    ]
-    [process.start() for process in processes]
-    halves = dict(results.get(timeout=120) for _ in processes)
-    [process.join() for process in processes]
-    for step, batch in enumerate(batches):
-        for name, whole in batch.items():
-            union = np.concatenate([halves[0][step][name], halves[1][step][name]])
-            np.testing.assert_array_equal(union, whole, err_msg=f"step {step}, {name}")
