@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-# Prefix of the reasons of clips that a data set or the user leaves out on purpose.
+# Prefix of the reasons of clips that a dataset or the user leaves out on purpose.
 EXCLUDED = "excluded_"
 
 
@@ -116,7 +116,7 @@ class Rejection:
 
 
 class Collection(Protocol):
-    """Anything that lists clips: a manifest, a folder, tars, tables, a published data set.
+    """Anything that lists clips: a manifest, a folder, tars, tables, a published dataset.
 
     Attributes:
         name: of the collection; the `source` of clips that state none.

@@ -292,7 +292,7 @@ def _read_json(path: Path, key: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise CollectionError(f"{path} cannot be read ({error}); save the data set again") from error
+        raise CollectionError(f"{path} cannot be read ({error}); save the dataset again") from error
     if not isinstance(values, dict) or not isinstance(values.get(key), list):
-        raise CollectionError(f"{path} has no list {key!r}, as save_to_disk() writes it; save the data set again")
+        raise CollectionError(f"{path} has no list {key!r}, as save_to_disk() writes it; save the dataset again")
     return values

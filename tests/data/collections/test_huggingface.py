@@ -82,7 +82,7 @@ def test_one_table(tmp_path):
 def test_saved_to_disk(tmp_path):
     splits: Any = {"train": dataset_of(clips(5)), "dev.other": dataset_of(clips(1))}
     datasets.DatasetDict(splits).save_to_disk(tmp_path, num_shards={"train": 2, "dev.other": 1})
-    write_arrow(tmp_path / "train" / "cache-0123.arrow", clips(9))  # a cache of map(), not part of the data set
+    write_arrow(tmp_path / "train" / "cache-0123.arrow", clips(9))  # a cache of map(), not part of the dataset
     entries, rejections = listed(HuggingFaceTables(tmp_path))
     assert [(entry.id, entry.split) for entry in entries] == [
         ("train/data-00000-of-00002/0", "train"),
