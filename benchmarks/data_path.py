@@ -47,9 +47,9 @@ SIDES = ("flac_decoding_alone", *OURS, "slap_jax_log_mel", *PEERS)
 PARTS = {
     "decode FLAC": ("data/audio.py", "decode_flac_into"),
     "read and parse the record": ("data/records.py", "__getitem__"),
-    "draw the caption": ("data/batches/captions.py", "choose_caption"),
+    "draw the caption": ("data/batches/labels.py", "choose_caption"),
     "tokenise": ("data/tokenizer.py", "encode"),
-    "pack": ("data/batches/row_packing.py", "add"),
+    "pack": ("data/batches/rows.py", "add"),
     "write segments and tokens": ("data/packing.py", "write_slot"),
 }
 

@@ -82,7 +82,7 @@ def hide_main_module() -> Iterator[None]:
     """Starts processes that do not import this process's main module.
 
     Python's "spawn" imports it in every child, so that objects defined there can be unpickled. A child that unpickles
-    none would import a whole training script in vain.
+    none would import a whole training script for nothing.
     """
     main = sys.modules["__main__"]
     hidden = {name: vars(main).pop(name) for name in ("__spec__", "__file__") if name in vars(main)}

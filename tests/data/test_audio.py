@@ -77,7 +77,7 @@ def test_one_sample_is_a_clip(rate):
 
 @pytest.mark.parametrize(("container", "subtype"), [("MP3", None), ("FLAC", None), ("OGG", "OPUS"), ("WAV", None)])
 @pytest.mark.parametrize("suffix", ["wav", "mp3", "flac", "m4a", "txt"])
-def test_the_contents_count_not_the_suffix(tmp_path, container, subtype, suffix):
+def test_the_contents_decide_not_the_suffix(tmp_path, container, subtype, suffix):
     data = encoded(tone(0.2), container=container, subtype=subtype)
     path = tmp_path / f"clip.{suffix}"
     path.write_bytes(data)
@@ -240,7 +240,7 @@ def test_damaged_record_says_so():
 
 
 @pytest.mark.parametrize("count", [1, 16, 4_096, 4_097, 50_001])
-def test_flac_header_tells_the_number_of_samples(count):
+def test_the_flac_header_states_the_number_of_samples(count):
     data = encode_flac(np.random.default_rng(count).integers(-32_768, 32_768, count).astype(np.int16))
     assert flac_samples(data) == flac_samples(data[:26]) == len(decode_flac(data)) == count
 
@@ -255,7 +255,7 @@ def test_flac_header_tells_the_number_of_samples(count):
     ],
     ids=["empty", "cut", "wav", "unknown"],
 )
-def test_flac_header_that_tells_nothing(data, words):
+def test_a_flac_header_without_a_number_of_samples(data, words):
     with pytest.raises(AudioError, match=f"record x .*{words}"):
         flac_samples(data, "record x")
 
@@ -311,7 +311,7 @@ def spectrum_peak(samples):
 
 
 @pytest.mark.parametrize("name", ["a.m4a", "a.aac", "a.mov", "a.mkv", "a.avi", "a.wrong"])
-def test_sound_is_decoded_at_its_place_in_mono(tmp_path, name):
+def test_sound_of_containers_is_aligned_and_mono(tmp_path, name):
     path = container(tmp_path / ("a.mp4" if name == "a.wrong" else name)).rename(tmp_path / name)
     decoded = decode_audio(path)
     assert decoded.dtype == np.float32 and abs(len(decoded) - 8_000) < 1_200
@@ -337,7 +337,7 @@ def test_a_video_without_sound(tmp_path):
     assert caught.value.reason == "empty_audio"
 
 
-def test_broken_off_containers(tmp_path):
+def test_truncated_containers(tmp_path):
     path = container(tmp_path / "a.m4a", movflags="faststart")  # with its index first
     with av.open(str(path)) as opened:
         ends = [packet.pos + packet.size for packet in opened.demux(audio=0) if packet.pos is not None and packet.size]
@@ -365,7 +365,7 @@ def test_broken_off_containers(tmp_path):
     ],
     ids=["concat", "playlist", "html", "picture", "noise"],
 )
-def test_files_that_are_no_sound_or_name_other_files_are_refused(tmp_path, monkeypatch, data):
+def test_files_without_sound_or_with_references_are_refused(tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.wav").write_bytes(encoded(tone(0.1)))
     (tmp_path / "x.m4a").write_bytes(data)

@@ -1,4 +1,4 @@
-"""What is decoded piece by piece is what is decoded whole, bit for bit, and as bad input as refused."""
+"""Decoding block by block equals decoding at once, bit for bit, and refuses the same bad input."""
 
 import io
 
@@ -23,7 +23,7 @@ def stereo(seconds, rate):
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100, 44_101, 96_000])
-def test_pieces_are_the_whole(tmp_path, rate):
+def test_blocks_equal_the_whole(tmp_path, rate):
     path = tmp_path / "clip.wav"
     path.write_bytes(encoded(stereo(0.7, rate), rate, subtype="PCM_16"))
     pieces = list(stream_audio(path))
@@ -34,19 +34,19 @@ def test_pieces_are_the_whole(tmp_path, rate):
 
 
 @pytest.mark.parametrize("container", ["FLAC", "OGG", "MP3"])
-def test_formats_that_compress(container):
+def test_compressed_formats(container):
     data = encoded(stereo(0.7, 44_100), 44_100, container=container)
     pieces = list(stream_audio(data))
     assert len(pieces) > 5 and np.array_equal(np.concatenate(pieces), decode_audio(data))
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 40])
-def test_hardly_any_samples(samples):
+def test_very_few_samples(samples):
     array = np.linspace(0.1, 0.5, samples, dtype=np.float32)
     assert np.array_equal(np.concatenate(list(stream_array(array, 96_000))), prepare_waveform(array, 96_000))
 
 
-def test_the_place_of_a_bad_sample_is_told():
+def test_the_time_of_a_bad_sample_is_reported():
     samples = np.zeros(16_000, np.float32)
     samples[12_000] = np.inf
     buffer = io.BytesIO()
@@ -58,7 +58,7 @@ def test_the_place_of_a_bad_sample_is_told():
     assert error.value.reason == "nonfinite_audio"
 
 
-def test_a_file_that_is_broken_off_is_told_at_its_end():
+def test_a_truncated_file_raises_at_its_end():
     data = encoded(stereo(1.0, 16_000), 16_000)[:20_000]
     for pieces, name in ((stream_audio(data, 16_000, "clip 3"), "clip 3"), (stream_audio(data), "audio bytes")):
         assert len(next(pieces)) == 1_000

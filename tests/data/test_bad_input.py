@@ -33,7 +33,7 @@ REJECTED_FILES = {
 
 
 def prepared(folder: Path, *lines: dict, output: str = "out", **settings) -> tuple[Prepared, dict[str, Record]]:
-    """Prepares a manifest beside the files; returns what was written, by id."""
+    """Prepares a manifest next to the files; returns the records by id."""
     manifest = write_manifest(folder, lines)
     result = prepare(manifest, folder / output, workers=1, log=lambda line: None, **settings)
     return result, {record.id: record for record in open_split(folder / output, "train")}

@@ -3,7 +3,7 @@ import pytest
 
 from slap_jax.data import evaluation_set
 from slap_jax.data.evaluation_set import EvaluationClip, clip_facts, load_evaluation, waveform_chunks
-from slap_jax.data.records import open_split
+from slap_jax.data.records import Record, open_split
 
 
 def test_evaluation_clips_are_whole_ordered_and_complete(dataset):
@@ -22,11 +22,13 @@ def test_clips_are_decoded_only_when_they_are_read(dataset, monkeypatch):
     decoded = []
     clips = load_evaluation(dataset, "test")
     lengths = [len(clip.waveform) for clip in clips]
-    make = evaluation_set._clip
-    monkeypatch.setattr(evaluation_set, "_clip", lambda record: decoded.append(record.id) or make(record))
+    decode = Record.waveform
+    monkeypatch.setattr(Record, "waveform", lambda record: decoded.append(record.id) or decode(record))
     facts = list(clip_facts(clips))
     assert not decoded and [fact.samples for fact in facts] == lengths
-    assert [fact.id for fact in facts] == [record.id for record in open_split(dataset, "test")]
+    records = open_split(dataset, "test")
+    assert [(fact.id, fact.labels) for fact in facts] == [(record.id, record.labels) for record in records]
+    assert facts[0].labels == ("parity=0",) and not decoded
     assert clips[-1].id == facts[-1].id and [clip.id for clip in clips[:2]] == [fact.id for fact in facts[:2]]
     assert decoded == [facts[-1].id, facts[0].id, facts[1].id]
     with pytest.raises(IndexError, match="clip 6 of 6 in split 'test'"):
@@ -51,5 +53,5 @@ def test_chunks_hold_a_few_clips_each(dataset, monkeypatch):
         assert [len(waveform) for waveform in waveforms] == [samples[index] for index in chunk]
         assert len(chunk) == 1 or (len(chunk) <= 4 and sum(map(len, waveforms)) <= 40_000)
     assert max(len(chunk) for chunk, _ in chunks) > 1 and max(samples) > 40_000  # longer than a chunk: by itself
-    wanted = [index for chunk, _ in waveform_chunks(clips, samples, [5, 2, 9]) for index in chunk]
-    assert wanted == [5, 2, 9]
+    chosen = [index for chunk, _ in waveform_chunks(clips, samples, [5, 2, 9]) for index in chunk]
+    assert chosen == [5, 2, 9]

@@ -52,8 +52,8 @@ def test_fields_have_the_shapes_of_the_batch():
     batch, _ = pack_rows(random_clips(30), COLUMNS, SLOTS, TEXT, SAMPLES, rows=20)
     for field in dataclasses.fields(PackedBatch):
         expected = getattr(batch_shapes(20, COLUMNS, SLOTS, TEXT, SAMPLES), field.name)
-        found = getattr(batch, field.name)
-        assert (found.shape, found.dtype) == (expected.shape, expected.dtype), field.name
+        actual = getattr(batch, field.name)
+        assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), field.name
 
 
 def test_first_row_with_room_is_taken():

@@ -74,7 +74,7 @@ def test_closing_cancels_the_calls_that_have_not_started():
 
 @pytest.fixture
 def control_c_raises():
-    """As in a terminal, whatever started the tests."""
+    """As in a terminal, however the tests were started."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

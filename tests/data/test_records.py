@@ -45,7 +45,7 @@ def test_splits_can_be_joined(dataset):
     assert len(merged) == 30
 
 
-def test_tfds_reads_the_same_through_its_own_front_door(dataset):
+def test_tfds_reads_the_same_records(dataset):
     builder = tfds.builder_from_directory(dataset / "slap_clips" / "1.0.0")
     source = builder.as_data_source("train")  # pyright: ignore[reportCallIssue]
     assert source[5]["id"] == b"clip-5" and source[5]["audio"] == open_split(dataset, "train")[5].audio

@@ -38,7 +38,7 @@ def tiny_captions(index: int) -> list[str]:
 
 
 def tiny_record(index: int, seconds: float, name: str = "tiny") -> Record:
-    """Returns a clip whose samples all tell its number: sample n of clip i is 100 i + n mod 97."""
+    """Returns a clip whose samples encode its index: sample n of clip i is 100 i + n mod 97."""
     samples = (100 * index + np.arange(round(seconds * 16_000)) % 97).astype(np.int16)
     return make_record(f"clip-{index}", samples, tiny_captions(index), labels=(f"parity={index % 2}",), source=name)
 

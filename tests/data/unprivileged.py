@@ -13,7 +13,7 @@ _NOBODY = 65_534
 @contextlib.contextmanager
 def unprivileged_folder() -> Iterator[Path]:
     """Gives an empty folder; inside the context the process owns it, without the rights of root."""
-    # Not pytest's tmp_path, which lies in a folder that only its owner may enter.
+    # Not pytest's tmp_path, which is in a folder that only its owner may enter.
     folder = Path(tempfile.mkdtemp())
     user = os.geteuid()
     try:

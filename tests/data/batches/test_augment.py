@@ -15,9 +15,9 @@ from tests.data.tiny_data import tiny_config, tone
 
 
 def settings(**changes) -> ConfigDict:
-    found = default_config().data.augment
-    found.update(changes)
-    return found
+    augment = default_config().data.augment
+    augment.update(changes)
+    return augment
 
 
 def clip(seconds: float = 0.2) -> np.ndarray:
@@ -45,9 +45,9 @@ def test_nothing_is_on_by_default():
 def test_gain_is_uniform_in_decibels_and_clips():
     augment, original = Augmenter(settings(gain_db=6.0)), clip()
     gains = []
-    for place in range(300):
+    for position in range(300):
         changed = original.copy()
-        augment(changed, generator_at(3, place))
+        augment(changed, generator_at(3, position))
         middle = np.abs(original) > 2_000
         unclipped = middle & (np.abs(changed) < 32_000)
         gains.append(20 * np.log10(np.median(changed[unclipped] / original[unclipped])))
@@ -57,7 +57,7 @@ def test_gain_is_uniform_in_decibels_and_clips():
 
 
 @pytest.mark.parametrize("snr", [-5.0, 0.0, 20.0])
-def test_noise_has_the_ratio_of_energies_that_was_asked_for(snr):
+def test_noise_has_the_requested_signal_to_noise_ratio(snr):
     waveform, noise = tone(0.3), np.random.default_rng(1).normal(0, 0.03, 4_800).astype(np.float32)
     added = add_noise(waveform, noise, snr) - waveform
     assert 10 * np.log10(np.mean(waveform**2) / np.mean(added**2)) == pytest.approx(snr, abs=1e-3)
@@ -70,7 +70,7 @@ def test_silence_stays_silent_and_silent_noise_adds_nothing():
     np.testing.assert_array_equal(in_room(silence, waveform), silence)
 
 
-def test_a_room_is_a_convolution_from_its_direct_sound_on_with_the_clips_energy():
+def test_a_room_is_a_convolution_that_starts_at_the_direct_sound_and_keeps_the_energy():
     waveform = tone(0.2, frequency=300.0)
     impulse = np.zeros(900, np.float32)
     impulse[70], impulse[470] = 1.0, 0.5
@@ -84,7 +84,7 @@ def test_a_room_is_a_convolution_from_its_direct_sound_on_with_the_clips_energy(
     np.testing.assert_allclose(in_room(waveform, direct_only), waveform, atol=1e-5)
 
 
-def test_all_three_are_drawn_by_the_place_alone(folder):
+def test_all_three_depend_on_the_position_alone(folder):
     chosen = settings(
         gain_db=3.0,
         noise_dir=str(folder / "noise"),
@@ -98,36 +98,36 @@ def test_all_three_are_drawn_by_the_place_alone(folder):
     changed = []
     for first, order in ((augment, range(40)), (again, reversed(range(40)))):
         results = {}
-        for place in order:
-            results[place] = clip()
-            first(results[place], generator_at(9, place))
+        for position in order:
+            results[position] = clip()
+            first(results[position], generator_at(9, position))
         changed.append(results)
-    assert all(np.array_equal(changed[0][place], changed[1][place]) for place in range(40))
+    assert all(np.array_equal(changed[0][position], changed[1][position]) for position in range(40))
     assert len({result.tobytes() for result in changed[0].values()}) == 40
 
 
-def test_switching_one_on_does_not_change_the_others_draws(folder):
+def test_turning_one_augmentation_on_does_not_change_the_draws_of_the_others(folder):
     gain, both = (
         Augmenter(settings(gain_db=3.0)),
         Augmenter(settings(gain_db=3.0, room_dir=str(folder / "room"), room_probability=0.5)),
     )
     equal = 0
-    for place in range(60):
+    for position in range(60):
         first, second = clip(), clip()
-        gain(first, generator_at(1, place))
-        both(second, generator_at(1, place))
+        gain(first, generator_at(1, position))
+        both(second, generator_at(1, position))
         equal += np.array_equal(first, second)
     assert 15 < equal < 45  # the clips that got no room have the same gain
 
 
-def test_a_long_noise_is_heard_in_different_parts_and_a_short_one_repeats(folder, tmp_path):
+def test_a_long_noise_is_cropped_at_random_and_a_short_one_repeats(folder, tmp_path):
     ramp = np.linspace(0.1, 0.9, 32_000).astype(np.float32)
     soundfile.write(tmp_path / "ramp.wav", ramp, 16_000, subtype="FLOAT")
     augment = Augmenter(settings(noise_dir=str(tmp_path), noise_probability=1.0, noise_snr_db=(0.0, 0.0)))
     slopes = set()
-    for place in range(12):
+    for position in range(12):
         samples = clip(0.5)
-        augment(samples, generator_at(2, place))
+        augment(samples, generator_at(2, position))
         slopes.add(round(float(np.polyfit(np.arange(8_000), samples.astype(float), 1)[0]), 3))
     assert len(slopes) > 8
     only_short = Augmenter(settings(noise_dir=str(folder / "noise/deep"), noise_probability=1.0))

@@ -1,4 +1,4 @@
-"""Labels in batches, and mixed clips: energies, shares as labels, what is mixed depends on the clip's place alone."""
+"""Classes in batches, and mixup: energies, fractions as targets, and partners that depend on the position alone."""
 
 import dataclasses
 
@@ -22,14 +22,14 @@ def labelled(config, **settings):
 
 def batches(config, tokenizer, count: int) -> list[LabelledBatch]:
     stream = TrainBatches(config, tokenizer)
-    found = [next(stream) for _ in range(count)]
+    batches = [next(stream) for _ in range(count)]
     stream.close()
-    labelled = [batch for batch in found if isinstance(batch, LabelledBatch)]
+    labelled = [batch for batch in batches if isinstance(batch, LabelledBatch)]
     assert len(labelled) == count
     return labelled
 
 
-def test_labels_ride_in_their_slots_and_captions_are_left_out(dataset, tokenizer):
+def test_classes_are_in_the_slots_of_their_clips_and_captions_are_not_read(dataset, tokenizer):
     config = labelled(tiny_config(dataset, tokenizer))
     assert not reads_captions(config)
     (batch,) = batches(config, tokenizer, 1)
@@ -55,13 +55,13 @@ def test_workers_and_a_resume_give_the_same_mixtures(dataset, tokenizer):
     resumed = TrainBatches(config, tokenizer)
     resumed.set_state(state)
     for batch in expected[1:]:
-        found = next(resumed)
+        actual = next(resumed)
         for field in dataclasses.fields(batch):
-            np.testing.assert_array_equal(getattr(found, field.name), getattr(batch, field.name), field.name)
+            np.testing.assert_array_equal(getattr(actual, field.name), getattr(batch, field.name), field.name)
     resumed.close()
 
 
-def test_a_mixture_has_shares_of_equal_energy():
+def test_mixup_weights_sounds_of_equal_energy():
     clip, partner = tone(0.2, 440.0, amplitude=0.5), tone(0.2, 1_000.0, amplitude=0.05)
     mixture = mix(clip, partner, 0.25)
     loudness = [2 * abs(np.mean(mixture * np.exp(-2j * np.pi * f * np.arange(3_200) / 16_000))) for f in (440, 1_000)]
@@ -72,7 +72,7 @@ def test_a_mixture_has_shares_of_equal_energy():
     assert np.isfinite(mix(silence, clip, 0.5)).all() and np.isfinite(mix(clip, silence, 0.5)).all()
 
 
-def test_a_shorter_partner_lies_inside_and_a_longer_one_is_cut():
+def test_a_shorter_partner_is_placed_inside_and_a_longer_one_is_cropped():
     record = make_record("partner", np.full(100, 8_000, np.int16), ["x"])
     clip = np.full(300, 8_000, np.int16)
     mix_into(clip, MixedIn(record, (1,), start=10, samples=50, offset=200, fraction=0.5))

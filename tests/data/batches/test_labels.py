@@ -1,4 +1,4 @@
-"""Caption policies: exact cases, frequencies of the draws, and records from which no caption can be had."""
+"""Caption policies: exact cases, frequencies of random choices, and records without any caption."""
 
 from collections import Counter
 
@@ -21,13 +21,13 @@ def record(*captions: str, labels: tuple[str, ...] = ()) -> Record:
     return Record(id="clip7", audio=b"", duration_s=1.0, captions=captions, labels=labels, source="field")
 
 
-def shares(clip: Record, chosen: CaptionPolicy) -> dict[str, float]:
+def fractions(clip: Record, chosen: CaptionPolicy) -> dict[str, float]:
     generator = np.random.default_rng(0)
     counts = Counter(choose_caption(clip, chosen, generator) for _ in range(DRAWS))
     return {caption: count / DRAWS for caption, count in counts.items()}
 
 
-def test_policy_of_a_config_is_the_default_with_what_was_given():
+def test_the_policy_of_a_config_is_the_default_with_its_changes():
     chosen = caption_policy(source("data", "train", captions={"choice": "first", "tag_keys": ("kind",)}).captions)
     assert chosen == policy(choice="first", tag_keys=("kind",))
 
@@ -43,52 +43,52 @@ def test_policy_of_a_config_is_the_default_with_what_was_given():
     ids=["uniform", "first", "paraphrase", "paraphrase always"],
 )
 def test_captions_come_as_often_as_the_policy_says(chosen, expected):
-    assert shares(record("a", "b", "c"), chosen) == pytest.approx(expected, abs=0.03)
+    assert fractions(record("a", "b", "c"), chosen) == pytest.approx(expected, abs=0.03)
 
 
 def test_the_only_caption_is_its_own_paraphrase():
-    assert shares(record("a"), policy(choice="first", paraphrase_probability=1.0)) == {"a": 1.0}
+    assert fractions(record("a"), policy(choice="first", paraphrase_probability=1.0)) == {"a": 1.0}
 
 
 def test_length_is_drawn_first_then_a_caption_of_that_length():
     chosen = policy(choice="by_length", length_bounds=(2, 10), length_shares=(1.0, 2.0, 1.0))
-    found = shares(record(SHORT, "wind", MEDIUM, LONG), chosen)
-    assert found == pytest.approx({SHORT: 0.125, "wind": 0.125, MEDIUM: 0.5, LONG: 0.25}, abs=0.03)
-    # Only lengths that the clip has share the draws.
-    assert shares(record(SHORT, MEDIUM), chosen) == pytest.approx({SHORT: 1 / 3, MEDIUM: 2 / 3}, abs=0.03)
-    # A clip is never left without a caption because its lengths have no share.
+    result = fractions(record(SHORT, "wind", MEDIUM, LONG), chosen)
+    assert result == pytest.approx({SHORT: 0.125, "wind": 0.125, MEDIUM: 0.5, LONG: 0.25}, abs=0.03)
+    # Only the lengths that the clip has are drawn.
+    assert fractions(record(SHORT, MEDIUM), chosen) == pytest.approx({SHORT: 1 / 3, MEDIUM: 2 / 3}, abs=0.03)
+    # A clip whose lengths all have probability 0 still gets a caption.
     only_short = policy(choice="by_length", length_bounds=(2, 10), length_shares=(1.0, 0.0, 0.0))
-    assert shares(record(MEDIUM, LONG), only_short) == pytest.approx({MEDIUM: 0.5, LONG: 0.5}, abs=0.03)
-    assert shares(record(SHORT, LONG), only_short) == {SHORT: 1.0}
+    assert fractions(record(MEDIUM, LONG), only_short) == pytest.approx({MEDIUM: 0.5, LONG: 0.5}, abs=0.03)
+    assert fractions(record(SHORT, LONG), only_short) == {SHORT: 1.0}
 
 
 @pytest.mark.parametrize(("words", "length"), [(2, 0), (3, 1), (5, 1), (6, 2)])
-def test_bounds_are_the_most_words_of_a_length(words, length):
-    share = tuple(float(index == length) for index in range(3))
-    chosen = policy(choice="by_length", length_bounds=(2, 5), length_shares=share)
+def test_bounds_are_the_largest_number_of_words_of_a_length(words, length):
+    weights = tuple(float(index == length) for index in range(3))
+    chosen = policy(choice="by_length", length_bounds=(2, 5), length_shares=weights)
     others = [" ".join(["x"] * count) for count in (1, 4, 9)]
     del others[length]
     caption = " ".join(["word"] * words)
-    assert shares(record(*others, caption), chosen) == {caption: 1.0}
+    assert fractions(record(*others, caption), chosen) == {caption: 1.0}
 
 
 def test_labels_become_captions_by_template_in_any_order():
     chosen = policy(tag_templates=("the sound of {}", "{}!"))
-    found = shares(record(labels=("label=sea_waves", "wind")), chosen)
+    result = fractions(record(labels=("label=sea_waves", "wind")), chosen)
     orders = ("sea waves and wind", "wind and sea waves")
     expected = {template.replace("{}", order): 0.25 for template in chosen.tag_templates for order in orders}
-    assert found == pytest.approx(expected, abs=0.03)
-    three = shares(record(labels=("a", "b", "c")), policy(tag_templates=("{}",)))
+    assert result == pytest.approx(expected, abs=0.03)
+    three = fractions(record(labels=("a", "b", "c")), policy(tag_templates=("{}",)))
     assert three == pytest.approx(dict.fromkeys(three, 1 / 6), abs=0.03) and len(three) == 6
     assert "c, a and b" in three
-    assert shares(record(labels=("label=dog",)), policy(tag_templates=("a {}",))) == {"a dog": 1.0}
+    assert fractions(record(labels=("label=dog",)), policy(tag_templates=("a {}",))) == {"a dog": 1.0}
 
 
-def test_tags_replace_captions_as_often_as_asked_where_there_are_any():
+def test_tags_replace_captions_with_the_given_probability():
     chosen = policy(tag_probability=0.25, tag_templates=("{}",))
-    assert shares(record("words", labels=("dog",)), chosen) == pytest.approx({"words": 0.75, "dog": 0.25}, abs=0.03)
-    assert shares(record("words", labels=("fold=3",)), chosen) == {"words": 1.0}
-    assert shares(record("words", labels=("dog",)), policy()) == {"words": 1.0}
+    assert fractions(record("words", labels=("dog",)), chosen) == pytest.approx({"words": 0.75, "dog": 0.25}, abs=0.03)
+    assert fractions(record("words", labels=("fold=3",)), chosen) == {"words": 1.0}
+    assert fractions(record("words", labels=("dog",)), policy()) == {"words": 1.0}
 
 
 def test_which_labels_are_tags():
@@ -109,7 +109,7 @@ def test_choice_depends_on_record_policy_and_generator_alone():
     assert drawn(1) == drawn(1) != drawn(2)
 
 
-def test_no_caption_to_be_had_is_an_error_that_names_the_record():
+def test_a_record_without_any_caption_is_an_error_that_names_it():
     with pytest.raises(
         MissingCaptionError, match=r"record field/clip7 has no captions, and none of its labels \(none\)"
     ):

@@ -159,7 +159,7 @@ def test_every_clip_comes_equally_often_with_each_of_its_captions(dataset, token
     captions = collections.defaultdict(set)
     for key, _, tokens in clips:
         captions[key].add(tokenizer.decode(tokens))
-    assert all(len(found) == 2 for found in captions.values())
+    assert all(len(texts) == 2 for texts in captions.values())
 
 
 def test_long_clips_are_cropped_at_changing_places(dataset, tokenizer):
@@ -178,14 +178,14 @@ def test_mixture_follows_the_weights_in_every_shard(dataset, tokenizer, tmp_path
     config.data.train.second = source(str(tmp_path / "second"), "train", weight=3.0)
     train = TrainBatches(config, tokenizer)
     second = {record.key for record in open_split(tmp_path / "second", "train")}
-    shares = np.zeros((4, 2))
+    counts = np.zeros((4, 2))
     for _ in range(40):
         batch = next(train)
         for shard in range(4):
             rows = slice(2 * shard, 2 * shard + 2)
             keys = batch.clip_key[rows][batch.clip_valid[rows]]
-            shares[shard] += len(keys), sum(int(key) in second for key in keys)
-    np.testing.assert_allclose(shares[:, 1] / shares[:, 0], 0.75, atol=0.05)
+            counts[shard] += len(keys), sum(int(key) in second for key in keys)
+    np.testing.assert_allclose(counts[:, 1] / counts[:, 0], 0.75, atol=0.05)
     train.close()
 
 
@@ -217,10 +217,10 @@ def test_restoring_reads_the_clips_of_open_rows_only_when_their_row_is_given(dat
     resumed.close()
 
 
-def test_a_place_far_away_is_reached_without_the_way_there(dataset, tokenizer):
+def test_a_distant_position_is_reached_at_once(dataset, tokenizer):
     config = tiny_config(dataset, tokenizer)
     near, far = (TrainBatches(config, tokenizer) for _ in range(2))
-    # Position p of shard v of D is place v + p D of the source: whole epochs of 24 clips make p a multiple of 6.
+    # Position p of shard v of D is position v + p D of the source: whole epochs of 24 clips make p a multiple of 6.
     state = near.get_state()
     far.set_state({**state, "states": {v: {**s, "position": 6 * 10**12} for v, s in state["states"].items()}})
     keys = next(far).clip_key
@@ -245,7 +245,7 @@ def test_epochs_are_counted_for_each_source_and_on_each_number_of_hosts(dataset,
     close([one, *pair])
 
 
-def test_sources_are_told_apart_in_the_batch(dataset, tokenizer, tmp_path):
+def test_the_batch_names_the_source_of_each_clip(dataset, tokenizer, tmp_path):
     config = tiny_config(dataset, tokenizer)
     tiny_dataset(tmp_path / "second", name="second")
     config.data.train.second = source(str(tmp_path / "second"), "train")

@@ -45,10 +45,10 @@ def test_every_item_is_in_one_row_and_no_row_overflows():
     assert len(packer.open_rows) == 6
 
 
-def test_a_row_is_only_given_when_no_open_row_holds_the_next_item():
+def test_a_row_is_emitted_only_when_no_open_row_has_room_for_the_next_item():
     packer: RowPacker[str] = RowPacker(10, 100, 4, bins=2)
     assert packer.add("a", 6, 1) is None
-    assert packer.add("b", 5, 1) is None  # not beside a: 11 columns
+    assert packer.add("b", 5, 1) is None  # not next to a: 11 columns
     assert packer.add("c", 4, 1) is None  # into the fullest row that holds it, which is a's
     row = packer.add("d", 6, 1)  # b's row has 5 columns left
     assert row is not None and [placed.item for placed in row] == ["a", "c"]
@@ -56,7 +56,7 @@ def test_a_row_is_only_given_when_no_open_row_holds_the_next_item():
 
 
 @pytest.mark.parametrize(("columns", "tokens"), [(1, 1), (20, 2), (7, 20)])
-def test_no_row_waits_for_ever_where_all_are_equally_full(columns, tokens):
+def test_no_row_waits_for_ever_if_all_are_equally_full(columns, tokens):
     packer: RowPacker[int] = RowPacker(COLUMNS, TEXT, SLOTS, bins=6)
     per_row = min(COLUMNS // columns, TEXT // tokens, SLOTS)
     for item in range(600):
@@ -66,14 +66,14 @@ def test_no_row_waits_for_ever_where_all_are_equally_full(columns, tokens):
 
 
 @pytest.mark.parametrize(("columns", "tokens"), [(1, 9), (1, 1)])
-def test_rows_full_of_text_or_of_clips_are_given_too(columns, tokens):
+def test_rows_full_of_text_or_of_clips_are_emitted_too(columns, tokens):
     packer: RowPacker[int] = RowPacker(100, 20, 3, bins=2)
     rows = [row for item in range(40) if (row := packer.add(item, columns, tokens)) is not None]
     per_row = min(20 // tokens, 3)
     assert len(rows) >= 40 // per_row - 2 and all(len(row) == per_row for row in rows)
 
 
-def test_what_fits_no_row_is_an_error():
+def test_an_item_larger_than_a_row_is_an_error():
     packer: RowPacker[int] = RowPacker(COLUMNS, TEXT, SLOTS, 2)
     with pytest.raises(ValueError, match="takes 41 columns and 2 text tokens; a row has 40 and 60"):
         packer.add(0, 41, 2)
@@ -125,7 +125,7 @@ def test_the_dataset_resumes_exactly(rows):
     restored.close()
 
 
-def test_clips_taken_are_counted_by_source():
+def test_the_clips_taken_are_counted_by_source():
     iterator = iter(rows_dataset())
     given = [clip for _ in range(12) for clip in next(iterator)]
     state = iterator.get_state()
@@ -136,11 +136,11 @@ def test_clips_taken_are_counted_by_source():
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_rows_are_those_of_the_decoded_clips(dataset, tokenizer, threads):
+def test_assembled_rows_equal_packed_decoded_clips(dataset, tokenizer, threads):
     config = tiny_config(dataset, tokenizer, decode_threads=threads, slots=8)
     sources = open_sources(config)
     planner = ClipPlanner(config, tokenizer, sources)
-    rows = [[planner(ClipReference(0, place, place % 24)) for place in row] for row in ((3, 4), (6,), ())]
+    rows = [[planner(ClipReference(0, position, position % 24)) for position in row] for row in ((3, 4), (6,), ())]
     assemble = RowAssembler(config, sources, Augmenter(config.data.augment))
     batch = assemble(rows)
     per_column = samples_per_column(config.audio)
@@ -150,22 +150,24 @@ def test_rows_are_those_of_the_decoded_clips(dataset, tokenizer, threads):
         ]
         expected, _ = pack_rows(decoded, 16, 8, 96, per_column, rows=1)
         for field in dataclasses.fields(PackedBatch):
-            found = getattr(batch, field.name)[row]
-            np.testing.assert_array_equal(found, getattr(expected, field.name)[0], err_msg=field.name)
+            actual = getattr(batch, field.name)[row]
+            np.testing.assert_array_equal(actual, getattr(expected, field.name)[0], err_msg=field.name)
 
 
-def test_a_plan_depends_on_the_place_alone(dataset, tokenizer):
+def test_a_plan_depends_on_the_position_alone(dataset, tokenizer):
     config = tiny_config(dataset, tokenizer)
     sources = open_sources(config)
     first, again = (ClipPlanner(config, tokenizer, sources) for _ in range(2))
     longest = 23  # 3 s, more than max_seconds=2.56
-    plans = [first(ClipReference(0, place, longest)) for place in range(20)]
-    assert plans == [again(ClipReference(0, place, longest)) for place in reversed(range(20))][::-1]
+    plans = [first(ClipReference(0, position, longest)) for position in range(20)]
+    assert plans == [again(ClipReference(0, position, longest)) for position in reversed(range(20))][::-1]
     assert len({plan.start for plan in plans}) > 5 and {plan.samples for plan in plans} == {round(2.56 * 16_000)}
     assert {tokenizer.decode(plan.tokens) for plan in plans} == set(tiny_captions(longest))
     other = config.copy_and_resolve_references()
     other.seed = 1
-    assert plans != [ClipPlanner(other, tokenizer, sources)(ClipReference(0, place, longest)) for place in range(20)]
+    assert plans != [
+        ClipPlanner(other, tokenizer, sources)(ClipReference(0, position, longest)) for position in range(20)
+    ]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

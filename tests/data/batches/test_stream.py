@@ -9,34 +9,34 @@ from slap_jax.config.rules import ConfigError
 from slap_jax.data.batches.stream import ClipReference, VirtualShards, clip_references, host_shards, mixing_weights
 
 
-def references(clips, shares, count, shard=0, num_shards=1, seed=0) -> list[ClipReference]:
-    stream = clip_references(clips, shares, seed, shard, num_shards)
+def references(clips, fractions, count, shard=0, num_shards=1, seed=0) -> list[ClipReference]:
+    stream = clip_references(clips, fractions, seed, shard, num_shards)
     return list(stream.slice(slice(0, count)))
 
 
-def test_an_epoch_holds_every_record_once_over_all_shards_and_epochs_differ():
+def test_an_epoch_covers_every_record_once_over_all_shards_and_epochs_differ():
     parts = [references({"a": 12}, [1.0], 6, shard, 4) for shard in range(4)]
-    by_place = {reference.position: reference.record for part in parts for reference in part}
-    epochs = [[by_place[place] for place in range(first, first + 12)] for first in (0, 12)]
+    by_position = {reference.position: reference.record for part in parts for reference in part}
+    epochs = [[by_position[position] for position in range(first, first + 12)] for first in (0, 12)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert epochs[0] != epochs[1] and epochs[0] != sorted(epochs[0])
 
 
-def test_a_place_has_the_same_record_for_every_number_of_shards():
+def test_a_position_has_the_same_record_for_every_number_of_shards():
     few = {r.position: r.record for shard in range(2) for r in references({"a": 7}, [1.0], 12, shard, 2)}
     many = {r.position: r.record for shard in range(8) for r in references({"a": 7}, [1.0], 3, shard, 8)}
     assert few == many and set(few) == set(range(24))
 
 
-def test_shares_hold_in_every_stretch_of_the_stream():
+def test_fractions_hold_in_every_part_of_the_stream():
     stream = references({"a": 10, "b": 1_000}, [0.75, 0.25], 400)
     for first in range(0, 400, 40):
         assert sum(reference.source == 1 for reference in stream[first : first + 40]) == pytest.approx(10, abs=1)
-    places = [reference.position for reference in stream if reference.source == 0]
-    assert places == list(range(300))  # the small source starts its next epochs by itself
+    positions = [reference.position for reference in stream if reference.source == 0]
+    assert positions == list(range(300))  # the small source starts its next epochs by itself
 
 
-def test_sources_are_shuffled_apart_and_by_the_seed():
+def test_the_shuffle_depends_on_the_source_and_the_seed():
     first = [r.record for r in references({"a": 50}, [1.0], 50)]
     assert first != [r.record for r in references({"b": 50}, [1.0], 50)]
     assert first != [r.record for r in references({"a": 50}, [1.0], 50, seed=1)]
@@ -47,13 +47,13 @@ def test_sources_are_shuffled_apart_and_by_the_seed():
     ("temperature", "expected"),
     [(None, [0.5, 0.5]), (1.0, [0.8, 0.2]), (2.0, [2 / 3, 1 / 3]), (1e9, [0.5, 0.5])],
 )
-def test_temperature_moves_between_sizes_and_weights(temperature, expected):
+def test_temperature_interpolates_between_sizes_and_weights(temperature, expected):
     assert mixing_weights([1.0, 1.0], [400, 100], temperature) == pytest.approx(expected, rel=1e-6)
     assert mixing_weights([3.0, 1.0], [100, 100], temperature) == pytest.approx([0.75, 0.25])
 
 
 @pytest.mark.parametrize("clips", [1_000_000, 109_000_000])
-def test_the_shuffle_is_global_and_leaves_neighbours_unrelated(clips):
+def test_the_shuffle_is_global_and_decorrelates_neighbours(clips):
     stream = references({"a": clips}, [1.0], 6_000, shard=3, num_shards=8)
     records = np.array([reference.record for reference in stream])
     assert len(np.unique(records)) == len(records)
@@ -64,7 +64,7 @@ def test_the_shuffle_is_global_and_leaves_neighbours_unrelated(clips):
 
 
 def rows_of(shard: int) -> grain.IterDataset:
-    """Endless rows that tell their shard and number."""
+    """Endless rows (shard, index)."""
     return grain.MapDataset.range(1_000_000).map(lambda index: (shard, index)).to_iter_dataset(grain.ReadOptions(0, 0))
 
 

@@ -1,4 +1,4 @@
-"""Worker processes: the same batches as threads, whatever their number; and what happens when one fails."""
+"""Worker processes: the same batches as threads for any number of workers, errors, signals and imports."""
 
 import ast
 import multiprocessing
@@ -41,7 +41,7 @@ def test_workers_give_the_same_batches_and_states_as_threads(dataset, tokenizer,
     train.set_state(beginning)
     assert not workers_of_this_test()
     train.close()
-    # Another number of workers goes on from the state of three.
+    # Another number of workers resumes from the state of three.
     other = TrainBatches(tiny_config(dataset, tokenizer, workers=1), tokenizer)
     other.set_state(middle)
     assert all(same(a, b) for a, b in zip(batches[2:], global_batches([other], 4), strict=True))
