@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from slap_jax.atomic import write_text_atomic
 from slap_jax.checkpoints.model_dir import CARD, Export, ExportError
-from slap_jax.data.records import dataset_directory, open_split
+from slap_jax.data.records import dataset_directory, open_split, read_dataset_info
 
 _TEMPLATE = Path(__file__).with_name("templates") / "model_card.md"
 _SHOWN_LICENCES = 8  # of each source
@@ -181,10 +181,7 @@ def _data_source(name: str, settings: ConfigDict) -> DataSource:
 
 
 def _dataset_licence(directory: Path) -> str:
-    import tensorflow_datasets as tfds
-
-    info: Any = tfds.builder_from_directory(directory).info
-    return str(getattr(info.redistribution_info, "license", "") or "")
+    return str(read_dataset_info(directory).get("redistributionInfo", {}).get("license", ""))
 
 
 def _cells(source: DataSource) -> list[str]:

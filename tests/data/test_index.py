@@ -3,8 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from slap_jax.data import index as record_index
-from slap_jax.data.index import hash_audio, hash_bytes, hash_id, open_index, sort_hashes, write_index
+from slap_jax.data.index import SplitIndex, hash_audio, hash_bytes, hash_id, open_index, write_index
 from slap_jax.data.records import RecordsError, open_split
 
 
@@ -36,28 +35,22 @@ def test_equal_audio_is_found_at_its_first_record(tmp_path):
     hashes = np.array([9, 4, 9, 4, 9], np.uint64)
     columns = {"samples": np.arange(5), "id_hash": np.arange(5, dtype=np.uint64), "audio_hash": hashes}
     write_index(tmp_path / "index" / "train", 5, [{name: column[:2] for name, column in columns.items()}] * 2)
-    index = record_index.SplitIndex([tmp_path / "index" / "train"])
+    index = SplitIndex([tmp_path / "index" / "train"])
     assert index.lookup_audio(np.array([4, 9, 1], np.uint64)).tolist() == [1, 0, -1]
 
 
-@pytest.mark.parametrize("bucket", [1, 7, 1 << 20])
-def test_hashes_are_sorted_in_buckets_like_at_once(tmp_path, monkeypatch, bucket):
-    monkeypatch.setattr(record_index, "_BUCKET", bucket)
-    hashes = np.random.default_rng(0).integers(0, 2**64, 500, np.uint64, endpoint=False)
-    hashes[::3] = hashes[1]
-    sort_hashes(hashes, tmp_path / "sorted.npy", tmp_path / "order.npy")
-    order = np.argsort(hashes, kind="stable")
-    np.testing.assert_array_equal(np.load(tmp_path / "order.npy"), order)
-    np.testing.assert_array_equal(np.load(tmp_path / "sorted.npy"), hashes[order])
-
-
-def test_look_ups_over_many_buckets(tmp_path, monkeypatch):
-    monkeypatch.setattr(record_index, "_BUCKET", 500)
-    hashes = np.random.default_rng(1).integers(0, 2**64, 20_000, np.uint64, endpoint=False)
-    folder = tmp_path / "train"
-    write_index(folder, len(hashes), [{"samples": np.zeros(len(hashes)), "id_hash": hashes, "audio_hash": hashes}])
-    index = record_index.SplitIndex([folder])
-    np.testing.assert_array_equal(index.lookup_ids(hashes[::10]), np.arange(0, 20_000, 10))
+def test_the_index_is_sorted_and_every_hash_is_found(tmp_path):
+    hashes = np.random.default_rng(1).integers(0, 2**64, 2_000, np.uint64, endpoint=False)
+    repeated = hashes.copy()
+    repeated[::3] = repeated[1]
+    write_index(tmp_path / "train", 2_000, [{"samples": np.zeros(2_000), "id_hash": hashes, "audio_hash": repeated}])
+    order = np.argsort(repeated, kind="stable")
+    np.testing.assert_array_equal(np.load(tmp_path / "train" / "audio_hash_order.npy"), order)
+    np.testing.assert_array_equal(np.load(tmp_path / "train" / "audio_hash_sorted.npy"), repeated[order])
+    index = SplitIndex([tmp_path / "train"])
+    np.testing.assert_array_equal(index.lookup_ids(hashes), np.arange(2_000))
+    assert index.lookup_audio(repeated[:2]).tolist() == [0, 0] and not np.isin([7], hashes).any()
+    assert index.lookup_ids(np.array([7], np.uint64)).tolist() == [-1]
 
 
 def test_hashes_are_the_same_everywhere():
