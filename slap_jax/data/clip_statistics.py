@@ -33,7 +33,7 @@ class ClipStatistics:
         self.loudness.add(dbfs)
 
     def summary(self) -> dict[str, Any]:
-        """Returns quantiles and histograms as JSON values; all data sets share the edges of the histograms."""
+        """Returns quantiles and histograms as JSON values; all datasets share the edges of the histograms."""
         edges, counts = self.log_seconds.histogram()
         loudness_edges, loudness_counts = self.loudness.histogram()
         return {

@@ -56,7 +56,7 @@ class EvaluationSet(Sequence[EvaluationClip]):
     """The clips of a split in stored order. A clip is decoded at every access, so a set may have any size.
 
     Attributes:
-        path: directory of the data set.
+        path: directory of the dataset.
         split: name, or several joined by "+".
         fingerprint: short hash of the contents of the split.
     """

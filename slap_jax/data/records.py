@@ -1,6 +1,6 @@
 """Records: one clip in storage, and random access to the splits that `slap prepare` wrote.
 
-Prepared data are a TFDS data set in `array_record` format with one schema. TFDS itself is not imported here, because
+Prepared data are a TFDS dataset in `array_record` format with one schema. TFDS itself is not imported here, because
 that takes longer than everything else that a reader loads: the metadata come from `dataset_info.json`, and the shards
 are read by `array_record`.
 """
@@ -22,7 +22,7 @@ from slap_jax.data.audio import SAMPLE_RATE, decode_flac, encode_flac, to_int16
 from slap_jax.data.example_proto import Example
 from slap_jax.errors import UserError, require_path
 
-DATASET = "slap_clips"  # name of data sets prepared from a collection without a name
+DATASET = "slap_clips"  # name of datasets prepared from a collection without a name
 SCHEMA_VERSION = "1.0.0"  # changes when older records can no longer be read
 
 DATASET_INFO = "dataset_info.json"
@@ -32,7 +32,7 @@ ALL = "all"  # stands for every split
 _MERGE = "+"
 
 _FORMAT = "array_record"
-# TFDS's default, for data sets that state no template.
+# TFDS's default, for datasets that state no template.
 _FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _MAX_OPEN_FILES = 65_536
 
@@ -203,7 +203,7 @@ class Records(Sequence[Record]):
     """Random access to the records of a split, in the order of the collection. Safe to read from several threads.
 
     Attributes:
-        path: directory of the data set.
+        path: directory of the dataset.
         split: name, or several joined by "+".
         fingerprint: short hash of the contents of the split.
     """
@@ -318,7 +318,7 @@ def dataset_directory(path: str | os.PathLike[str]) -> Path:
         state = "holds no prepared data" if root.exists() else "does not exist"
         raise RecordsError(f"{path} {state}; write it with `slap prepare MANIFEST {path}`")
     if len(directories) > 1:
-        raise RecordsError(f"{path} holds several data sets; name one of: {', '.join(map(str, directories))}")
+        raise RecordsError(f"{path} holds several datasets; name one of: {', '.join(map(str, directories))}")
     return directories[0]
 
 
@@ -326,7 +326,7 @@ def read_dataset_info(directory: Path) -> dict[str, Any]:
     """Reads `dataset_info.json` (the JSON form of TFDS's `DatasetInfo`) in a directory of `dataset_directory`.
 
     Raises:
-        RecordsError: the file is not the description of a data set.
+        RecordsError: the file is not the description of a dataset.
     """
     file = directory / DATASET_INFO
     try:
@@ -334,7 +334,7 @@ def read_dataset_info(directory: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RecordsError(f"{file} is not valid JSON ({error}); copy the data again, or prepare them again") from None
     if not isinstance(info, dict) or "name" not in info:
-        raise RecordsError(f"{file} does not describe a TFDS data set; copy the data again, or prepare them again")
+        raise RecordsError(f"{file} does not describe a TFDS dataset; copy the data again, or prepare them again")
     return info
 
 
@@ -348,7 +348,7 @@ def _read_splits(directory: Path) -> dict[str, _Split]:
     formats = [info.get("fileFormat", "unknown"), *info.get("alternativeFileFormats", ())]
     if _FORMAT not in formats:
         raise RecordsError(
-            f"{directory} is a TFDS data set in {' and '.join(formats)} format; expected {_FORMAT}: write it with "
+            f"{directory} is a TFDS dataset in {' and '.join(formats)} format; expected {_FORMAT}: write it with "
             f"`slap prepare`, or by `download_and_prepare(file_format={_FORMAT!r})`"
         )
     splits = {}
@@ -401,7 +401,7 @@ def _check_shards(directory: Path, name: str, split: _Split) -> None:
                 f"{file} is missing, one of {len(split.files)} shards of split {name!r}; copy the data again, or "
                 "prepare them again"
             ) from None
-    # Data sets without an index were written by other builders, which state the bytes of the records, not of the files.
+    # Datasets without an index were written by other builders, which state the bytes of the records, not of the files.
     if (directory / INDEX).is_dir() and size != split.num_bytes:
         raise RecordsError(
             f"the shards of split {name!r} in {directory} hold {size} bytes; {split.num_bytes} were written: a file is "

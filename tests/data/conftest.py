@@ -1,4 +1,4 @@
-"""One tiny data set and vocabulary for all data tests."""
+"""One tiny dataset and vocabulary for all data tests."""
 
 from pathlib import Path
 

@@ -96,7 +96,7 @@ def test_metadata_without_a_template(changed_info):
 
 def test_other_formats_and_broken_metadata_are_named(changed_info):
     directory = changed_info(lambda info, _: info.update(fileFormat="tfrecord"))
-    with pytest.raises(RecordsError, match=r"data set in tfrecord format; expected array_record: write it with"):
+    with pytest.raises(RecordsError, match=r"dataset in tfrecord format; expected array_record: write it with"):
         open_split(directory, "train")
     directory = changed_info(lambda info, _: info["splits"][0].update(shardLengths=["0"]))
     with pytest.raises(RecordsError, match=r"split 'train' of .* has no clips"):
@@ -123,7 +123,7 @@ def test_errors_say_what_to_do(dataset, tmp_path):
         open_split(dataset, "test+test")
     shutil.copytree(dataset / "slap_clips", tmp_path / "a")
     shutil.copytree(dataset / "slap_clips", tmp_path / "b")
-    with pytest.raises(RecordsError, match="several data sets"):
+    with pytest.raises(RecordsError, match="several datasets"):
         open_split(tmp_path, "train")
 
 

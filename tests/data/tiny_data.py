@@ -1,4 +1,4 @@
-"""Small data sets made in a moment: tones with captions, a manifest, prepared records, a vocabulary."""
+"""Small datasets made in a moment: tones with captions, a manifest, prepared records, a vocabulary."""
 
 import io
 import json
@@ -66,7 +66,7 @@ def tiny_tokenizer(directory: Path, count: int = 40) -> Tokenizer:
 
 
 def tiny_config(path: Path, tokenizer: Tokenizer, **data: Any) -> ConfigDict:
-    """Returns a config of rows of 2.56 s over one prepared data set."""
+    """Returns a config of rows of 2.56 s over one prepared dataset."""
     config = default_config()
     config.data.train.tiny = source(str(path), "train")
     config.data.tokenizer = tokenizer.path

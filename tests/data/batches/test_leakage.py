@@ -18,7 +18,7 @@ def clip(number: int, name: str, collection: str):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two data sets: "big" without overlap among its splits; "other" with an id and a sound of its split test."""
+    """Two datasets: "big" without overlap among its splits; "other" with an id and a sound of its split test."""
     directory = tmp_path_factory.mktemp("leakage")
     numbers = {"train": range(20), "more": range(20, 30), "test": range(30, 40)}
     splits = {

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from slap_jax.data.index import hash_id, open_index
 from slap_jax.data.preparation.dataset_writer import DUPLICATES, DatasetIdentity, FinishedShard, write_dataset
 from slap_jax.data.preparation.shards import summarise_clip, write_shard
-from slap_jax.data.records import open_split, shard_name, split_sizes
+from slap_jax.data.records import open_split, read_dataset_info, shard_name, split_sizes
 from tests.data.tiny_data import tiny_record
 
 IDENTITY = DatasetIdentity("birds", "2.1.0", "Birds.", "https://birds.example", "CC0", "Bird, 2024")
@@ -70,6 +70,7 @@ def test_every_field_comes_back_as_written_also_through_tfds(tmp_path, directory
     assert [float(onset) for onset in first["regions"]["onset_s"]] == [0.0, 0.125]
     assert (second["captions"], second["regions"]["caption"], second["source"]) == ([], [], b"")
     assert (builder.info.full_name, builder.info.homepage) == ("birds/2.1.0", "https://birds.example")
+    assert read_dataset_info(directory)["redistributionInfo"] == {"license": "CC0"}
     assert builder.info.redistribution_info.license == "CC0" and builder.info.citation == "Bird, 2024"
 
 
