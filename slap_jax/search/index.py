@@ -13,6 +13,7 @@ windows only after the last of those files; a reader opens `files` first.
 
 import contextlib
 import dataclasses
+import datetime
 import fcntl
 import json
 import math
@@ -34,6 +35,9 @@ WINDOWS, FILES = "windows", "files"
 
 _SETTINGS_KEY = b"slap_search_index"
 _VECTOR_INDEX = "vector_idx"
+# Old versions may be as large as the index, so they are removed at once; a search that reads one starts again. LanceDB
+# warns about an age of zero.
+_NO_TIME = datetime.timedelta(milliseconds=1)
 _SHORTEST_HOP = 0.01  # seconds
 _OLD_MANIFEST = "manifest.json"  # of format version 1, which did not use LanceDB
 
@@ -195,7 +199,12 @@ class SearchIndex:
             # On 100,000 vectors of 512 numbers, IVF_PQ took 40 times as long to build and found fewer of the nearest.
             self.windows.create_index("vector", config=IvfSq(distance_type="cosine"), replace=True)
         elif stats.num_unindexed_rows:
-            self.windows.optimize()
+            self.compact()
+
+    def compact(self) -> None:
+        """Merges small fragments, adds new windows to the vector index and removes old versions from the disk."""
+        for table in (self.files_table, self.windows):
+            table.optimize(cleanup_older_than=_NO_TIME)
 
 
 def open_tables(index: Path) -> tuple[Any, Any] | None:
@@ -222,10 +231,10 @@ def create_tables(index: Path, settings: Settings) -> None:
     Raises:
         SearchError: A setting is out of range, or LanceDB is not installed.
     """
-    import pyarrow as pa
-
     settings.check()
     database = _connect(index)
+    import pyarrow as pa  # LanceDB brings it
+
     number_type = pa.float32() if settings.number_type == "float32" else pa.float16()
     content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(settings)}
     windows = {

@@ -1,7 +1,6 @@
 """Brings the index of a folder up to date. Only new and changed contents are embedded."""
 
 import dataclasses
-import datetime
 import hashlib
 import os
 import time
@@ -35,9 +34,6 @@ _COMMIT_SECONDS = 5.0  # a killed update loses at most this much work, and the f
 _MOST_FRAGMENTS = 100  # each commit adds one; many of them slow the search down
 _SMALLEST_VACUUM = 4_096  # windows; fewer are not worth the work
 _DELETED_AT_ONCE = 1_000
-# Old versions are removed at once: they may be as large as the index, and a search that reads one starts again. LanceDB
-# warns about an age of zero.
-_NO_TIME = datetime.timedelta(milliseconds=1)
 
 _Embedded = tuple[Float[np.ndarray, "w 2"], Float[np.ndarray, "w E"]]
 
@@ -211,8 +207,9 @@ class IndexWriter:
                 merge = merge.when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(pa.Table.from_pylist(rows, schema=self._index.files_table.schema))
             _delete(self._index.files_table, "path", self._gone)
-            if self._index.windows.stats()["fragment_stats"]["num_fragments"] > _MOST_FRAGMENTS:
-                self._compact()
+            tables = (self._index.windows, self._index.files_table)
+            if any(table.stats()["fragment_stats"]["num_fragments"] > _MOST_FRAGMENTS for table in tables):
+                self._index.compact()
         self._new_windows, self._new_files, self._gone = [], [], []
         self._committed_at = time.monotonic()
 
@@ -227,13 +224,9 @@ class IndexWriter:
             if sum(self.contents.values()) > max(_SMALLEST_VACUUM, 2 * self.live_windows()):
                 live = {state.content for state in self.files.values()}
                 _delete(self._index.windows, "content", sorted({*self.contents} - live))
-                self._compact()
-            self._index.files_table.optimize(cleanup_older_than=_NO_TIME)
+                self._index.compact()
             if approximate or self._index.has_vector_index:
                 self._index.update_vector_index()
-
-    def _compact(self) -> None:
-        self._index.windows.optimize(cleanup_older_than=_NO_TIME)
 
 
 def _delete(table: Any, column: str, values: list[str]) -> None:

@@ -82,6 +82,7 @@ def test_without_lancedb(folder, monkeypatch):
     for act in (lambda: search(FakeModel(), folder, "tone 0"), lambda: update_index(FakeModel(), folder)):
         with pytest.raises(SearchError, match=f"^{message}$"):
             act()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(SearchError, match=f"^{message}$"):
         update_index(FakeModel(), folder, rebuild=True)
 
