@@ -1,1 +1,1 @@
-"""An export in the forms that benchmarks of audio models ask for: HEAR, X-ARES and mteb."""
+"""Exported models behind the interfaces of audio benchmarks: HEAR, X-ARES and mteb."""

@@ -16,8 +16,7 @@ from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
 from mteb.models.models_protocols import EncoderProtocol
 
 import slap_jax
-from slap_jax.adapters import hear
-from slap_jax.adapters import hear as xares
+from slap_jax.adapters import hear, xares
 from slap_jax.adapters.mteb_model import mteb_model
 from slap_jax.checkpoints.model_dir import export
 from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer

@@ -1,4 +1,4 @@
-"""What the adapters do without PyTorch: batches of samples, dense features, rows of mteb, telling what is missing."""
+"""What the adapters do without PyTorch: batches of samples, dense features, rows of mteb, missing packages."""
 
 import sys
 from collections.abc import Callable
@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import slap_jax
-from slap_jax.adapters import hear
-from slap_jax.adapters import hear as xares
-from slap_jax.adapters.hear import AdapterError, batch_samples, column_milliseconds, dense_features
+from slap_jax.adapters import hear, xares
+from slap_jax.adapters.batches import AdapterError, batch_samples, column_milliseconds, dense_features
 from slap_jax.adapters.mteb_model import MtebModel, mteb_model
 from slap_jax.checkpoints.model_dir import export
 from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
@@ -35,10 +34,10 @@ def test_batches_of_samples():
 
 def test_dense_features_of_a_batch_are_those_of_each_clip(model):
     clips = np.stack([noise(seed, 0.5) for seed in range(2)])
-    found = dense_features(model, clips)
-    assert found.shape == (2, 4, 32) and column_milliseconds(model) == 160.0
-    assert np.array_equal(found[1], model.frames(clips[1], sample_rate=16_000).features)
-    assert not np.allclose(found[0], found[1])
+    features = dense_features(model, clips)
+    assert features.shape == (2, 4, 32) and column_milliseconds(model) == 160.0
+    assert np.array_equal(features[1], model.frames(clips[1], sample_rate=16_000).features)
+    assert not np.allclose(features[0], features[1])
 
 
 class Loader(list):
@@ -60,7 +59,7 @@ def test_rows_of_mteb(model):
     texts = Loader([[{"text": "rain falls"}, {"text": "wind blows"}]])
     assert np.array_equal(adapter.encode(texts), model.embed_text(["rain falls", "wind blows"]))
     assert adapter.encode(Loader()).shape == (0, 16)
-    with pytest.raises(AdapterError, match="rows hold image; this model embeds 'audio' and 'text'"):
+    with pytest.raises(AdapterError, match="the rows have image; this model embeds 'audio' and 'text'"):
         adapter.encode(Loader([[{"image": 0}]]))
 
 
@@ -68,7 +67,7 @@ def test_rows_of_mteb(model):
     ("load", "package", "extra"),
     [(hear.load_model, "torch", "torch"), (xares.encoder, "torch", "torch"), (mteb_model, "mteb", "mteb")],
 )
-def test_a_missing_package_is_told_with_its_extra(load, package, extra, monkeypatch):
+def test_a_missing_package_is_named_with_its_extra(load, package, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(AdapterError, match=rf"pip install 'slap-jax\[{extra}\]'"):
         load("anything")
