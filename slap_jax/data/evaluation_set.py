@@ -31,6 +31,7 @@ class EvaluationClip:
         labels: "key=value" or plain words.
         key: stable int32 of the recording.
         regions: (onset s, offset s, caption) of parts of the clip.
+        source: the collection that the clip comes from, "" if unknown.
     """
 
     id: str
@@ -39,6 +40,7 @@ class EvaluationClip:
     labels: tuple[str, ...]
     key: int
     regions: tuple[Region, ...] = ()
+    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ClipFacts:
     captions: tuple[str, ...]
     labels: tuple[str, ...]
     regions: tuple[Region, ...]
+    source: str = ""
 
 
 class EvaluationSet(Sequence[EvaluationClip]):
@@ -86,7 +89,7 @@ class EvaluationSet(Sequence[EvaluationClip]):
         for position in range(self._count):
             record = self._records[position]
             samples = flac_samples(record.audio, f"record {record.source}/{record.id}")
-            yield ClipFacts(record.id, samples, record.captions, record.labels, record.regions)
+            yield ClipFacts(record.id, samples, record.captions, record.labels, record.regions, record.source)
 
 
 def load_evaluation(path: str | os.PathLike[str], split: str, limit: int | None = None) -> EvaluationSet:
@@ -110,7 +113,7 @@ def clip_facts(clips: Sequence[EvaluationClip]) -> Iterator[ClipFacts]:
         yield from clips.facts()
         return
     for clip in clips:
-        yield ClipFacts(clip.id, len(clip.waveform), clip.captions, clip.labels, clip.regions)
+        yield ClipFacts(clip.id, len(clip.waveform), clip.captions, clip.labels, clip.regions, clip.source)
 
 
 def waveform_chunks(
@@ -141,5 +144,11 @@ def waveform_chunks(
 
 def _clip(record: Record) -> EvaluationClip:
     return EvaluationClip(
-        record.id, record.waveform(), record.captions, record.labels, record.key, tuple(record.regions)
+        record.id,
+        record.waveform(),
+        record.captions,
+        record.labels,
+        record.key,
+        tuple(record.regions),
+        record.source,
     )

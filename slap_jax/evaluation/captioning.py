@@ -1,10 +1,10 @@
-"""Captions beside what people wrote: BLEU, ROUGE-L, METEOR and CIDEr-D as pycocoevalcap computes them.
+"""Scores generated captions against human references: BLEU, ROUGE-L, METEOR and CIDEr-D, as pycocoevalcap does.
 
-The order of the field: the captions are tokenised by the Penn Treebank tokeniser of CoreNLP, in lower case and without
-punctuation, and each score compares a caption with all of its clip's references. CIDEr-D weighs words by how rare they
-are in the references of this evaluation set, so it depends on the set: no two sets' values compare.
+Captions are tokenised by the Penn Treebank tokeniser of CoreNLP, in lower case and without punctuation, as is usual.
+Each score compares a caption with all references of its clip. CIDEr-D weights words by their rarity in the references
+of the evaluation set, so its values are not comparable between sets.
 
-Scores of captions that want more than pip installs: SPICE (models of CoreNLP) and FENSE (two language models).
+Two optional scores need models that pip does not install: SPICE (CoreNLP) and FENSE (two language models).
 """
 
 import dataclasses
@@ -25,24 +25,27 @@ from slap_jax.data.evaluation_set import waveform_chunks
 from slap_jax.errors import UserError
 from slap_jax.evaluation.embeddings import Progress
 from slap_jax.evaluation.intervals import cluster_interval
-from slap_jax.evaluation.task import EvaluationTask
+from slap_jax.evaluation.task import ClipSet
 
-Tokenised = dict[int, list[str]]
-_SHOWN = 5  # captions kept in the results, to look at
+_EXAMPLES = 5  # captions that the results show
+_SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+
+Tokenised = Mapping[int, list[str]]  # clip -> its texts, tokens separated by spaces
+PerClip = dict[str, Float[np.ndarray, " N"]]
 
 
 class CaptioningError(UserError, ValueError):
-    """Captions that cannot be written or scored; the message says what is missing and how to get it."""
+    """Captions that cannot be generated or scored, because something is not installed."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Captions:
-    """What writes captions of clips.
+class CaptionGenerator:
+    """Captions clips.
 
     Attributes:
-        write: waveforms to as many texts.
-        decoding: how it does, for the record, such as the width of its beam.
-        extra_scores: names of `EXTRA_SCORES` to compute of its captions.
+        write: maps waveforms to one text each.
+        decoding: settings of the decoding, for the record, such as the beam width.
+        extra_scores: names of `EXTRA_SCORES` to compute too.
     """
 
     write: Callable[[Sequence[np.ndarray]], Sequence[str]]
@@ -51,8 +54,8 @@ class Captions:
 
 
 def captioning(
-    task: EvaluationTask,
-    captions: Captions | None,
+    data: ClipSet,
+    generator: CaptionGenerator | None,
     *,
     seed: int = 0,
     resamples: int = 1_000,
@@ -61,45 +64,45 @@ def captioning(
     """Captions every clip that has references, and scores the captions.
 
     Args:
-        task: of captioning.
-        captions: of the model.
+        data: the set.
+        generator: of the model; None if it has no caption decoder.
         seed: of the bootstrap.
         resamples: of the bootstrap.
-        progress: called after every part.
+        progress: called after every chunk of clips.
 
     Returns:
-        The numbers of `caption_scores`, `n_clips`, `n_captions`, `captions_per_clip`, `n_empty`, how the captions were
-        written, and a few of them.
+        The numbers of `caption_scores`, `n_clips`, `n_captions`, `captions_per_clip`, `n_empty`, the settings of the
+        decoding, and a few examples.
 
     Raises:
-        CaptioningError: the model writes no captions, or pycocoevalcap is missing.
+        CaptioningError: the model has no caption decoder, or pycocoevalcap is missing.
     """
-    if captions is None:
+    if generator is None:
         raise CaptioningError(
-            f"evaluation set {task.name!r} is for captioning, and this model has no caption decoder: it was trained "
+            f"evaluation set {data.name!r} is for captioning, and this model has no caption decoder: it was trained "
             "with config.objectives.captioning.weight=0"
         )
     require_scorers()
-    clips, owner = np.unique(task.owner, return_inverse=True)
+    clips, owner = np.unique(data.owner, return_inverse=True)
     written: list[str] = []
-    for _, waveforms in waveform_chunks(task.clips, task.samples, clips.tolist()):
-        written.extend(captions.write(waveforms))
+    for _, waveforms in waveform_chunks(data.clips, data.samples, clips.tolist()):
+        written.extend(generator.write(waveforms))
         if progress:
-            progress(task.name, len(written), len(clips))
+            progress(data.name, len(written), len(clips))
     references: list[list[str]] = [[] for _ in clips]
-    for caption, clip in zip(task.captions, owner, strict=True):
+    for caption, clip in zip(data.captions, owner, strict=True):
         references[clip].append(caption)
     counts = np.bincount(owner)
     return {
-        **caption_scores(written, references, seed=seed, resamples=resamples, extra=captions.extra_scores),
+        **caption_scores(written, references, seed=seed, resamples=resamples, extra=generator.extra_scores),
         "n_clips": len(clips),
-        "n_captions": len(task.captions),
+        "n_captions": len(data.captions),
         "captions_per_clip": [int(counts.min()), int(counts.max())],
         "n_empty": sum(not text.strip() for text in written),
         "n_distinct_written": len(set(written)),
-        "decoding": dict(captions.decoding),
+        "decoding": dict(generator.decoding),
         "examples": [
-            {"written": text, "references": some} for text, some in zip(written[:_SHOWN], references, strict=False)
+            {"written": text, "references": texts} for text, texts in zip(written[:_EXAMPLES], references, strict=False)
         ],
     }
 
@@ -115,22 +118,22 @@ def caption_scores(
     """Scores captions against references.
 
     Args:
-        written: one caption a clip.
-        references: one or more for each clip.
+        written: one caption per clip.
+        references: one or more per clip.
         seed: of the bootstrap over clips.
         resamples: of the bootstrap.
         extra: names of `EXTRA_SCORES` to compute too.
 
     Returns:
         `bleu_1` to `bleu_4`, `rouge_l`, `meteor`, `cider_d` (not times 100), each with `..._interval` ([low, high],
-        95 %); `tokeniser`; `not_computed`, score -> what it lacks.
+        95 %); `tokeniser`; `not_computed`, score -> what is missing.
 
     Raises:
         CaptioningError: pycocoevalcap is missing.
     """
     bleu_scorer, cider, rouge = require_scorers()
     (guesses, truths), tokeniser = tokenise([[text] for text in written], references)
-    values: dict[str, Float[np.ndarray, " N"]] = {}
+    values: PerClip = {}
     not_computed: dict[str, str] = {}
     _, values["cider_d"] = cider().compute_score(truths, guesses)
     _, values["rouge_l"] = rouge().compute_score(truths, guesses)
@@ -140,7 +143,7 @@ def caption_scores(
         not_computed["meteor"] = str(error)
     for name in extra:
         try:
-            values |= EXTRA_SCORES[name](list(written), [list(some) for some in references], guesses, truths)
+            values |= EXTRA_SCORES[name](list(written), [list(texts) for texts in references], guesses, truths)
         except RuntimeError as error:
             not_computed[name] = str(error)
     if "spice" in values:
@@ -156,7 +159,7 @@ def caption_scores(
 
 
 def require_scorers() -> tuple[Any, Any, Any]:
-    """Imports pycocoevalcap: the classes of BLEU's counts, CIDEr-D and ROUGE-L.
+    """Imports pycocoevalcap and returns its classes for BLEU counts, CIDEr-D and ROUGE-L.
 
     Raises:
         CaptioningError: it is not installed.
@@ -166,9 +169,7 @@ def require_scorers() -> tuple[Any, Any, Any]:
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
     except ImportError as error:
-        raise CaptioningError(
-            f"scores of captions need pycocoevalcap ({error}): pip install 'slap-jax[eval]'"
-        ) from error
+        raise CaptioningError(f"caption scores need pycocoevalcap ({error}): pip install 'slap-jax[eval]'") from error
     return BleuScorer, Cider, Rouge
 
 
@@ -176,18 +177,20 @@ def tokenise(*sets: Sequence[Sequence[str]]) -> tuple[list[Tokenised], str]:
     """Tokenises lists of texts for the scorers.
 
     Args:
-        *sets: each with some texts for every clip.
+        *sets: texts of every clip.
 
     Returns:
-        For each set clip -> its texts, lower case, tokens separated by spaces; and the tokeniser's name: "ptb" where
-        Java is there, else "words", which splits at what is no letter or digit.
+        Each set tokenised, in lower case, and the name of the tokeniser: "ptb" if Java is installed, else "words",
+        which splits at everything but letters and digits.
+
+    Raises:
+        CaptioningError: the Java program fails.
     """
     if find_java() is None:
         return [{clip: list(map(_words, texts)) for clip, texts in enumerate(texts_of)} for texts_of in sets], "words"
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    # One call for all, as Java takes seconds to start. The tokeniser wants a line for each text, and takes an empty one
-    # for none.
+    # One call for all sets, since Java takes seconds to start. Each text must be one line, and an empty line is lost.
     lines = {
         (number, clip): [{"caption": " ".join(text.split()) or "."} for text in texts]
         for number, texts_of in enumerate(sets)
@@ -197,32 +200,91 @@ def tokenise(*sets: Sequence[Sequence[str]]) -> tuple[list[Tokenised], str]:
         tokenised = PTBTokenizer().tokenize(lines)
     except PermissionError as error:
         raise CaptioningError(
-            f"pycocoevalcap writes its temporary files beside its code, and {error.filename} cannot be written; "
-            "install slap-jax[eval] into an environment of your own"
+            f"pycocoevalcap writes temporary files next to its code, and {error.filename} cannot be written; install "
+            "slap-jax[eval] into an environment that you can write to"
         ) from error
     if {key: len(texts) for key, texts in tokenised.items()} != {key: len(texts) for key, texts in lines.items()}:
         raise CaptioningError(
-            f"the tokeniser of pycocoevalcap gave back {len(tokenised)} of {len(lines)} clips; try `java -version`"
+            f"the tokeniser of pycocoevalcap returned {len(tokenised)} of {len(lines)} clips; try `java -version`"
         )
-    found: list[Tokenised] = [{} for _ in sets]
+    results: list[dict[int, list[str]]] = [{} for _ in sets]
     for (number, clip), texts in tokenised.items():
-        found[number][clip] = texts
-    return found, "ptb"
+        results[number][clip] = texts
+    return list(results), "ptb"
+
+
+def find_java() -> str | None:
+    """Returns the path of the program `java`, or None."""
+    return shutil.which("java")
+
+
+def spice(written: list[str], references: list[list[str]], guesses: Tokenised, truths: Tokenised) -> PerClip:
+    """Computes SPICE (Anderson et al., 2016) of each clip with pycocoevalcap; never downloads its models.
+
+    Args:
+        written: captions.
+        references: of each clip.
+        guesses: captions, tokenised.
+        truths: references, tokenised.
+
+    Raises:
+        RuntimeError: something is missing, or the program failed.
+    """
+    if shutil.which("java") is None:
+        raise RuntimeError("needs Java 8 to 13, and there is no program `java`")
+    spec = importlib.util.find_spec("pycocoevalcap.spice")
+    folder = Path(str(next(iter(spec.submodule_search_locations or ())))) if spec else Path()
+    missing = [name for name in _SPICE_JARS if not (folder / "lib" / name).is_file()]
+    if missing:
+        raise RuntimeError(
+            f"needs {' and '.join(missing)} in {folder / 'lib'}: take them from "
+            "http://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
+        )
+    from pycocoevalcap.spice.spice import Spice
+
+    try:
+        _, scores = Spice().compute_score(truths, guesses)
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise RuntimeError(f"the program failed ({error}); it runs on Java 8 to 13") from error
+    return {"spice": np.array([score["All"]["f"] for score in scores])}
+
+
+def fense(written: list[str], references: list[list[str]], guesses: Tokenised, truths: Tokenised) -> PerClip:
+    """Computes FENSE (Zhou et al., 2022) of each clip with aac-metrics, whose two models must be on this machine.
+
+    Args:
+        written: captions.
+        references: of each clip.
+        guesses: not used, since FENSE has a tokeniser.
+        truths: not used.
+
+    Raises:
+        RuntimeError: something is missing, or the models cannot be read.
+    """
+    if importlib.util.find_spec("aac_metrics") is None:
+        raise RuntimeError("needs aac-metrics: pip install aac-metrics && aac-metrics-download (it brings PyTorch)")
+    try:
+        functional = importlib.import_module("aac_metrics.functional")
+        _, per_clip = functional.fense(written, references)
+    except Exception as error:  # of PyTorch, transformers or the network
+        raise RuntimeError(f"its models cannot be read ({error}); run aac-metrics-download once") from error
+    return {"fense": np.asarray(per_clip["fense"], np.float64)}
+
+
+EXTRA_SCORES: Mapping[str, Callable[[list[str], list[list[str]], Tokenised, Tokenised], PerClip]] = {
+    "spice": spice,
+    "fense": fense,
+}
 
 
 def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+(?:'\w+)?", text.lower()))
 
 
-def find_java() -> str | None:
-    """Where the program `java` is, None where there is none."""
-    return shutil.which("java")
-
-
 def _meteor(truths: Tokenised, guesses: Tokenised) -> Float[np.ndarray, " N"]:
-    """METEOR of each clip; `RuntimeError` says what is missing."""
+    """Computes METEOR of each clip; raises `RuntimeError` if something is missing."""
     if find_java() is None:
-        raise RuntimeError("needs Java: install a Java runtime, so that `java` is found")
+        raise RuntimeError("needs Java: install a Java runtime that provides `java`")
     from pycocoevalcap.meteor import meteor
 
     jar = Path(os.path.abspath(meteor.__file__)).with_name(meteor.METEOR_JAR)
@@ -232,15 +294,15 @@ def _meteor(truths: Tokenised, guesses: Tokenised) -> Float[np.ndarray, " N"]:
     try:
         corpus, per_clip = scorer.compute_score(truths, guesses)
     except (ValueError, OSError) as error:
-        scorer.lock.release()  # it waits for its own lock when it is deleted, and did not give it back
+        scorer.lock.release()  # its destructor waits for this lock, which it did not release
         raise RuntimeError(f"needs 2 GB of memory for its Java program, which failed ({error})") from error
-    # METEOR of a set is not the mean over its clips; the mean is what has an interval, and they differ little.
+    # METEOR of a set is not exactly the mean over its clips, but the interval is of a mean: shift the values.
     values = np.array(per_clip)
     return values + (corpus - values.mean())
 
 
 def _bleu(scorer: Any, guesses: Tokenised, truths: Tokenised, seed: int, resamples: int) -> dict[str, Any]:
-    """BLEU of the set, whose counts are summed over clips before they are divided, hence so in the bootstrap too."""
+    """Computes BLEU of the set. Counts are summed over clips before they are divided, in the bootstrap too."""
     counted = scorer(n=4)
     for clip, texts in guesses.items():
         counted += (texts[0], truths[clip])
@@ -259,81 +321,12 @@ def _bleu(scorer: Any, guesses: Tokenised, truths: Tokenised, seed: int, resampl
 
 
 def _bleu_of(counts: Float[np.ndarray, "B 10"]) -> Float[np.ndarray, "B 4"]:
-    """Papineni et al., 2002: geometric means of the precisions of 1 to n words, less where captions are too short."""
+    """Computes BLEU-1 to -4 (Papineni et al., 2002) from B rows of counts.
+
+    BLEU-n = exp(min(0, 1 - r / c)) * (p_1 * ... * p_n) ** (1 / n), where p_k is the precision of k-grams, c the length
+    of the captions and r that of the closest references.
+    """
     correct, guessed, length, reference = counts[:, :4], counts[:, 4:8], counts[:, 8:9], counts[:, 9:]
     precision = np.maximum(correct, 1e-15) / np.maximum(guessed, 1e-9)
     bleu = np.exp(np.cumsum(np.log(precision), axis=1) / np.arange(1, 5))
     return bleu * np.exp(np.minimum(0.0, 1.0 - reference / np.maximum(length, 1e-9)))
-
-
-Extra = Callable[
-    [list[str], list[list[str]], Mapping[int, list[str]], Mapping[int, list[str]]],
-    dict[str, Float[np.ndarray, " N"]],
-]
-_SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
-
-
-def spice(
-    written: list[str],
-    references: list[list[str]],
-    guesses: Mapping[int, list[str]],
-    truths: Mapping[int, list[str]],
-) -> dict[str, Float[np.ndarray, " N"]]:
-    """SPICE (Anderson et al., 2016) of each clip, by pycocoevalcap; its models are never downloaded here.
-
-    Args:
-        written: captions as they are.
-        references: likewise.
-        guesses: tokenised.
-        truths: likewise.
-
-    Raises:
-        RuntimeError: what is missing; or the program failed.
-    """
-    if shutil.which("java") is None:
-        raise RuntimeError("needs Java 8 to 13, and no `java` is found")
-    found = importlib.util.find_spec("pycocoevalcap.spice")
-    folder = Path(str(next(iter(found.submodule_search_locations or ())))) if found else Path()
-    missing = [name for name in _SPICE_JARS if not (folder / "lib" / name).is_file()]
-    if missing:
-        raise RuntimeError(
-            f"needs {' and '.join(missing)} in {folder / 'lib'}: take them from "
-            "http://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
-        )
-    from pycocoevalcap.spice.spice import Spice
-
-    try:
-        _, scores = Spice().compute_score(truths, guesses)
-    except (subprocess.CalledProcessError, OSError) as error:
-        raise RuntimeError(f"the program failed ({error}); it runs on Java 8 to 13") from error
-    return {"spice": np.array([score["All"]["f"] for score in scores])}
-
-
-def fense(
-    written: list[str],
-    references: list[list[str]],
-    guesses: Mapping[int, list[str]],
-    truths: Mapping[int, list[str]],
-) -> dict[str, Float[np.ndarray, " N"]]:
-    """FENSE (Zhou et al., 2022) of each clip, by aac-metrics, whose two models must be on this machine.
-
-    Args:
-        written: captions as they are, which this score reads.
-        references: likewise.
-        guesses: tokenised.
-        truths: likewise.
-
-    Raises:
-        RuntimeError: what is missing; or the models cannot be read.
-    """
-    if importlib.util.find_spec("aac_metrics") is None:
-        raise RuntimeError("needs aac-metrics: pip install aac-metrics && aac-metrics-download (it brings PyTorch)")
-    try:
-        functional = importlib.import_module("aac_metrics.functional")
-        _, per_clip = functional.fense(written, references)
-    except Exception as error:  # whatever PyTorch, transformers or the network say
-        raise RuntimeError(f"its models cannot be read ({error}); run aac-metrics-download once") from error
-    return {"fense": np.asarray(per_clip["fense"], np.float64)}
-
-
-EXTRA_SCORES: Mapping[str, Extra] = {"spice": spice, "fense": fense}

@@ -1,4 +1,4 @@
-"""Evaluates a model on prepared splits: embeds, scores, and says beside every number how it was measured."""
+"""Evaluates a model on prepared splits: embeds, scores, and records how each number was measured."""
 
 import json
 import os
@@ -12,18 +12,25 @@ from slap_jax.atomic import write_text_atomic
 from slap_jax.config.defaults import source
 from slap_jax.config.rules import ConfigError
 from slap_jax.data.records import parse_dir_split
-from slap_jax.evaluation.captioning import Captions, captioning
+from slap_jax.evaluation.captioning import CaptionGenerator, captioning
 from slap_jax.evaluation.embeddings import Embeds, Progress, clip_vectors, text_vectors
 from slap_jax.evaluation.frame_scores import frame_scores
 from slap_jax.evaluation.probe import probe
 from slap_jax.evaluation.retrieval import retrieval
-from slap_jax.evaluation.task import EvaluationTask, load_tasks, make_task
+from slap_jax.evaluation.task import (
+    Captioning,
+    ClassLabels,
+    ClipSet,
+    EvaluationTask,
+    Measure,
+    Probe,
+    Retrieval,
+    ZeroShot,
+)
 from slap_jax.evaluation.zero_shot import zero_shot, zero_shot_multi_label
 from slap_jax.inference.prompts import class_embeddings
 
-__all__ = ["EvaluationTask", "evaluate", "load_tasks", "make_task", "parse_data_argument", "scalars", "write_results"]
-
-CROP = "none"  # full clips, always
+CROP = "none"  # whole clips, always
 
 
 def evaluate(
@@ -33,101 +40,56 @@ def evaluate(
     *,
     seed: int = 0,
     resamples: int = 1_000,
-    captions: Captions | None = None,
+    generator: CaptionGenerator | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Embeds every clip and caption once and scores them.
 
     Args:
-        embedder: of the model; keep it between calls, it holds the compiled programs.
-        params: of the model (`params["model"]` of a run).
-        tasks: from `load_tasks`, or of a suite.
+        embedder: of the model; reuse it between calls, because it holds the compiled programs.
+        params: `params["model"]` of a run.
+        tasks: from `slap_jax.evaluation.task` or a suite.
         seed: of the bootstrap.
         resamples: of the bootstrap, over clips.
-        captions: writes captions of waveforms; needed by tasks of captioning.
+        generator: captions clips; captioning tasks need it.
         progress: called while clips are embedded.
 
     Returns:
-        JSON: `{"retrieval": {set: ...}, "zero_shot": {set: ...}}`, and `zero_shot_multi_label`, `captioning`, `probe`
-        and `frames` where a task asks for them. Every entry has the numbers with their intervals and `split`,
-        `split_fingerprint`, `crop`, `set_size`, `n_published`, `text`; classification also `template`, `label`,
-        `classes`. A set of fewer than two captioned clips has no retrieval, one without a label no zero-shot entry.
+        JSON: kind -> set -> scores. The keys "retrieval" and "zero_shot" are always there; "zero_shot_multi_label",
+        "captioning", "probe" and "frames" if a task measures them. Every entry has its numbers with intervals, and
+        `split`, `split_fingerprint`, `crop`, `set_size`, `n_published`, `sources`, `text`; classification also
+        `template`, `label`, `classes`.
 
     Raises:
-        CaptioningError, ProbeError: what a task needs is not there.
+        CaptioningError, ProbeError: a package or the caption decoder is missing.
     """
     results: dict[str, Any] = {"retrieval": {}, "zero_shot": {}}
     bootstrap = {"seed": seed, "resamples": resamples}
     for task in tasks:
-        found: dict[str, dict[str, Any]] = {}
-        embedded = {"retrieval", "zero_shot", "zero_shot_multi_label"}.intersection(task.kinds)
-        if embedded:
-            (audio,) = clip_vectors([lambda waveforms: embedder.audio(params, waveforms)], task, progress)
-            if "retrieval" in task.kinds:
-                found["retrieval"] = {task.name: _retrieval(embedder, params, task, audio, bootstrap)}
-            for kind in sorted(embedded - {"retrieval"}):
-                found[kind] = _zero_shot(embedder, params, task, audio, bootstrap)
-        if "captioning" in task.kinds:
-            found["captioning"] = {task.name: captioning(task, captions, progress=progress, **bootstrap)}
-        if "probe" in task.kinds:
-            found["probe"] = probe(embedder, params, task, progress=progress, **bootstrap)
-        if "frames" in task.kinds:
-            found["frames"] = {task.name: frame_scores(embedder, params, task, progress=progress, **bootstrap)}
-        for kind, entries in found.items():
-            about = _about(task, audio_alone=kind == "probe")
-            results.setdefault(kind, {}).update({name: {**scores, **about} for name, scores in entries.items()})
+        data = task.data
+        audio = np.zeros((0, 0), np.float32)
+        if any(isinstance(measure, (Retrieval, ZeroShot)) for measure in task.measures):
+            (audio,) = clip_vectors([lambda waveforms: embedder.audio(params, waveforms)], data, progress)
+        for measure in task.measures:
+            match measure:
+                case Retrieval():
+                    entries = {data.name: _retrieval(embedder, params, data, audio, bootstrap)}
+                case ZeroShot():
+                    entries = _zero_shot(embedder, params, data, measure, audio, bootstrap)
+                case Captioning():
+                    entries = {data.name: captioning(data, generator, progress=progress, **bootstrap)}
+                case Probe():
+                    entries = probe(embedder, params, data, measure, progress=progress, **bootstrap)
+                case _:
+                    entries = {data.name: frame_scores(embedder, params, data, progress=progress, **bootstrap)}
+            about = _about(data, measure)
+            kind = results.setdefault(measure.kind, {})
+            kind.update({name: {**scores, **about} for name, scores in entries.items()})
     return results
 
 
-def _retrieval(
-    embedder: Embeds, params: Mapping[str, Any], task: EvaluationTask, audio: np.ndarray, bootstrap: Mapping[str, int]
-) -> dict[str, Any]:
-    captioned, owner = np.unique(task.owner, return_inverse=True)
-    text = text_vectors(embedder, params, task, task.captions)
-    cut = sum(task.tokenizer.length(caption) > task.max_tokens for caption in task.captions)
-    return {**retrieval(audio[captioned], text, owner, task.captions, **bootstrap), "n_captions_cut": cut}
-
-
-def _zero_shot(
-    embedder: Embeds, params: Mapping[str, Any], task: EvaluationTask, audio: np.ndarray, bootstrap: Mapping[str, int]
-) -> dict[str, dict[str, Any]]:
-    """An entry for each template: the first has the name of the set, an ensemble `_ensemble` behind it."""
-    labels = task.labels
-    assert labels is not None  # `make_task` sees to it
-    entries = {}
-    for template in labels.templates:
-        prompts = labels.prompts(template)
-        classes = class_embeddings(text_vectors(embedder, params, task, prompts), len(labels.classes))
-        if labels.positives is not None:
-            scores = zero_shot_multi_label(audio, classes, labels.positives, **bootstrap)
-        else:
-            scores = zero_shot(audio, classes, labels.truth, task.parts or None, **bootstrap)
-        about = {"template": template, "label": labels.key, "classes": list(labels.classes)}
-        if labels.words:
-            about["words"] = dict(labels.words)
-        name = task.name if template == labels.templates[0] else f"{task.name}_{template.partition('_')[0]}"
-        entries[name] = {**scores, **about}
-    return entries
-
-
-def _about(task: EvaluationTask, audio_alone: bool) -> dict[str, Any]:
-    """How a task was measured, for the record."""
-    about = {
-        "split": task.split,
-        "split_fingerprint": task.fingerprint,
-        "crop": CROP,
-        "set_size": len(task.clips),
-        "n_published": task.n_published,
-    }
-    if task.n_classes_published is not None:
-        about["n_classes_published"] = task.n_classes_published
-    if audio_alone:
-        return about
-    return {**about, "text": {"changes": "none", "cut_at_tokens": task.max_tokens}}
-
-
 def scalars(results: Mapping[str, Any]) -> dict[str, float]:
-    """Flattens results to `retrieval/SET/t2a_r1` -> number, for curves; intervals, counts and texts are left out."""
+    """Flattens results to `retrieval/SET/t2a_r1` -> number, for curves, without intervals, counts and texts."""
     return {
         f"{kind}/{name}/{metric}": value
         for kind, sets in results.items()
@@ -139,24 +101,74 @@ def scalars(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def parse_data_argument(text: str) -> tuple[str, ConfigDict]:
-    """Reads `name=path:split` or `name=path:split:label` of the command line.
+    """Parses `NAME=PATH:SPLIT` or `NAME=PATH:SPLIT:LABEL` of the command line.
 
     Raises:
-        ConfigError: another form.
-        UrlError: the path is a URL.
+        ConfigError: `text` has another form.
     """
-    name, _, data = text.partition("=")
-    rest, last = parse_dir_split(data)
+    name, _, location = text.partition("=")
+    rest, label = parse_dir_split(location)
     path, split = parse_dir_split(rest)
-    if split:
-        label = last
-    else:
-        path, split, label = rest, last, ""
+    if not split:
+        path, split, label = rest, label, ""
     if not (name and path and split):
         raise ConfigError(f"--data {text!r} is not NAME=PATH:SPLIT or NAME=PATH:SPLIT:LABEL")
     return name, source(path, split, label=label)
 
 
 def write_results(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes results as JSON, whole or not at all."""
+    """Writes results as JSON, atomically."""
     write_text_atomic(path, json.dumps(results, indent=2) + "\n")
+
+
+def _retrieval(
+    embedder: Embeds, params: Mapping[str, Any], data: ClipSet, audio: np.ndarray, bootstrap: Mapping[str, int]
+) -> dict[str, Any]:
+    captioned, owner = np.unique(data.owner, return_inverse=True)
+    text = text_vectors(embedder, params, data, data.captions)
+    cut = sum(data.tokenizer.length(caption) > data.max_tokens for caption in data.captions)
+    return {**retrieval(audio[captioned], text, owner, data.captions, **bootstrap), "n_captions_cut": cut}
+
+
+def _zero_shot(
+    embedder: Embeds,
+    params: Mapping[str, Any],
+    data: ClipSet,
+    measure: ZeroShot,
+    audio: np.ndarray,
+    bootstrap: Mapping[str, int],
+) -> dict[str, dict[str, Any]]:
+    """Returns an entry for each template: the first has the name of the set, an ensemble the suffix `_ensemble`."""
+    labels = measure.labels
+    entries = {}
+    for template in measure.templates:
+        prompts = text_vectors(embedder, params, data, measure.prompts(template))
+        classes = class_embeddings(prompts, len(labels.classes))
+        if labels.multi_label:
+            scores = zero_shot_multi_label(audio, classes, labels.truth, **bootstrap)
+        else:
+            scores = zero_shot(audio, classes, labels.index, measure.folds or None, **bootstrap)
+        about = {"template": template, "label": labels.key, "classes": list(labels.classes)}
+        if measure.words:
+            about["words"] = dict(measure.words)
+        name = data.name if template == measure.templates[0] else f"{data.name}_{template.partition('_')[0]}"
+        entries[name] = {**scores, **about}
+    return entries
+
+
+def _about(data: ClipSet, measure: Measure) -> dict[str, Any]:
+    """Returns how a measure was taken, for the record."""
+    about = {
+        "split": data.split,
+        "split_fingerprint": data.fingerprint,
+        "crop": CROP,
+        "set_size": len(data.clips),
+        "n_published": data.n_published,
+        "sources": data.sources,
+    }
+    labels: ClassLabels | None = getattr(measure, "labels", None)
+    if labels is not None and labels.n_published is not None:
+        about["n_classes_published"] = labels.n_published
+    if isinstance(measure, Probe):  # hears audio alone
+        return about
+    return {**about, "text": {"changes": "none", "cut_at_tokens": data.max_tokens}}

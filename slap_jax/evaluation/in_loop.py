@@ -1,10 +1,8 @@
-"""How well a classification head does on prepared splits: top-1 accuracy, or macro mAP for several classes a clip.
+"""Evaluation in the training loop beyond retrieval and zero-shot classification: classification head, caption loss.
 
-How likely a model finds captions that it was not trained on: a cheap metric by which captioning finds its best step.
-
-Scores of written captions (`slap evaluate --measure captioning`) tell more, and take far longer.
-
-What fine-tuning evaluates in the training loop beside retrieval and zero-shot classification.
+`HeadEvaluation` scores the classification head of a fine-tuned model; `slap score` uses it too. `CaptionLoss` is the
+likelihood of held-out captions, a cheap metric for choosing the best step of captioning. Scores of generated captions
+(`slap evaluate --measure captioning`) say more, but take far longer.
 """
 
 import contextlib
@@ -21,11 +19,11 @@ from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
 from slap_jax.config.defaults import classes_in_batch, samples_per_column
-from slap_jax.data.evaluation_set import EvaluationClip, load_evaluation
+from slap_jax.data.evaluation_set import EvaluationSet, load_evaluation
 from slap_jax.data.packing import Clip, pack_rows
 from slap_jax.data.records import label_values
 from slap_jax.data.tokenizer import Tokenizer
-from slap_jax.evaluation.evaluate import parse_data_argument
+from slap_jax.evaluation.evaluate import CROP, parse_data_argument
 from slap_jax.evaluation.zero_shot import accuracy, mean_average_precision
 from slap_jax.inference.classifier import Classifier, FinetuneError, read_classifier
 from slap_jax.inference.embedder import Embedder
@@ -33,7 +31,37 @@ from slap_jax.models.caption_decoder import CaptionDecoder
 from slap_jax.models.encoders import token_segment_ids
 from slap_jax.objectives.captioning import next_tokens, token_losses
 
-_HEAD_CLIPS_AT_ONCE = 256
+CAPTION_LOSS = "caption_loss"
+_CLIPS_AT_ONCE = 256
+
+
+class LoopEvaluation:
+    """Evaluates the classification head, if there is one, and the caption loss, if it chooses the best step."""
+
+    def __init__(self, config: ConfigDict, embedder: Embedder, tokenizer: Tokenizer):
+        """Opens the evaluation sets; decodes no audio.
+
+        Args:
+            config: of the run.
+            embedder: of the same config.
+            tokenizer: of the run.
+
+        Raises:
+            RecordsError, FinetuneError: see `HeadEvaluation` and `CaptionLoss`.
+        """
+        sets = config.data.evaluation
+        self._head = HeadEvaluation(config, embedder, sets) if classes_in_batch(config) else None
+        by_captions = config.train.best_metric.removeprefix("-").startswith(CAPTION_LOSS + "/")
+        self._captions = CaptionLoss(config, embedder, tokenizer, sets) if by_captions else None
+
+    def __call__(self, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Returns kind -> set -> scores, like `evaluate`; `params` are those of the run."""
+        results = {}
+        if self._head is not None:
+            results["classification"] = self._head(params)
+        if self._captions is not None:
+            results[CAPTION_LOSS] = self._captions(params)
+        return results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,22 +70,22 @@ class _LabelledSet:
 
     Attributes:
         clips: of the whole split.
-        kept: which of them have the label.
-        truth: their classes; a clip of a class that training did not have has none.
+        indices: of the clips with the label.
+        truth: classes of these clips; a clip of a class that training did not have has none.
         about: for the record.
     """
 
-    clips: Sequence[EvaluationClip]
-    kept: Sequence[int]
+    clips: EvaluationSet
+    indices: Sequence[int]
     truth: Bool[np.ndarray, "N Y"]
     about: dict[str, Any]
 
 
 class HeadEvaluation:
-    """Evaluates the classification head on sets of a config; keep it between calls, it holds the compiled programs."""
+    """Scores the classification head on evaluation sets; reuse it, because it holds the compiled programs."""
 
     def __init__(self, config: ConfigDict, embedder: Embedder, sets: Mapping[str, Any]):
-        """Reads the labels of every set.
+        """Reads the labels of every set; decodes no audio.
 
         Args:
             config: with `objectives.classification`, of a run or an export.
@@ -65,8 +93,8 @@ class HeadEvaluation:
             sets: name -> `source(path, split)`, as `config.data.evaluation`.
 
         Raises:
-            RecordsError: data that are not prepared, or have no such split.
-            FinetuneError: a set without the label, or with several classes a clip where one is expected.
+            RecordsError: the data is not prepared, or has no such split.
+            FinetuneError: a set lacks the label, or has several classes per clip where one is expected.
         """
         self._classifier = Classifier(config, embedder)
         self._sets = {name: self._read(name, settings) for name, settings in sets.items()}
@@ -75,36 +103,36 @@ class HeadEvaluation:
         """Returns the scores of every set as JSON.
 
         Single-label: `accuracy` with its 95 % `interval`, `chance`, `majority`. Multi-label: `map`, the mean over
-        classes of the average precision, with `interval`. Both: `n` clips, `n_classes`, `n_unknown` (clips of classes
-        that training did not have; they count as wrong, and for mAP as clips of no class), label, classes and split.
+        classes of the average precision, with `interval`. Both: `n` clips, `n_classes`, `n_unknown` (clips with a class
+        that training did not have; they count as wrong, and in mAP as negatives), label, classes and split.
 
         Args:
             params: of a run.
             seed: of the bootstrap.
             resamples: of the bootstrap, over clips.
         """
-        return {name: self._score(one, params, seed, resamples) for name, one in self._sets.items()}
+        return {name: self._score(labelled, params, seed, resamples) for name, labelled in self._sets.items()}
 
     def _read(self, name: str, settings: Any) -> _LabelledSet:
         head = self._classifier
         clips = load_evaluation(settings.path, settings.split)
         index = {value: number for number, value in enumerate(head.classes)}
-        kept, truth, unknown = [], [], 0
-        for position, clip in enumerate(clips):
+        indices, truth, unknown = [], [], 0
+        for position, clip in enumerate(clips.facts()):
             values = label_values(clip.labels, head.label)
             if not values:
                 continue
             if len(values) > 1 and not head.multi_label:
                 raise FinetuneError(
                     f"evaluation set {name!r}: clip {clip.id} has {len(values)} values of the label {head.label!r}, "
-                    "and the model was trained for one class a clip"
+                    "and the model was trained for one class per clip; train with --multi-label, or leave it out"
                 )
             row = np.zeros(len(head.classes), bool)
             row[[index[value] for value in values if value in index]] = True
             unknown += any(value not in index for value in values)
-            kept.append(position)
+            indices.append(position)
             truth.append(row)
-        if not kept:
+        if not indices:
             raise FinetuneError(
                 f"evaluation set {name!r} ({settings.path}, split {settings.split!r}): no clip has the label "
                 f"{head.label!r}, which the model predicts"
@@ -115,41 +143,41 @@ class HeadEvaluation:
             "classes": list(head.classes),
             "split": settings.split,
             "split_fingerprint": clips.fingerprint,
-            "crop": "none",
+            "crop": CROP,
         }
-        return _LabelledSet(clips, kept, np.stack(truth), about)
+        return _LabelledSet(clips, indices, np.stack(truth), about)
 
-    def _score(self, one: _LabelledSet, params: Mapping[str, Any], seed: int, resamples: int) -> dict[str, Any]:
-        found = self._probabilities(one, params)
+    def _score(self, labelled: _LabelledSet, params: Mapping[str, Any], seed: int, resamples: int) -> dict[str, Any]:
+        probabilities = self._probabilities(labelled, params)
         if self._classifier.multi_label:
-            scores = mean_average_precision(found, one.truth, seed=seed, resamples=resamples)
-            return {**scores, **one.about}
-        correct = one.truth[np.arange(len(found)), found.argmax(axis=1)]
+            scores = mean_average_precision(probabilities, labelled.truth, seed=seed, resamples=resamples)
+            return {**scores, **labelled.about}
+        correct = labelled.truth[np.arange(len(probabilities)), probabilities.argmax(axis=1)]
         return {
             **accuracy(correct, None, seed=seed, resamples=resamples),
             "chance": 1.0 / len(self._classifier.classes),
-            "majority": float(one.truth.mean(axis=0).max()),
-            "n": len(found),
+            "majority": float(labelled.truth.mean(axis=0).max()),
+            "n": len(probabilities),
             "n_classes": len(self._classifier.classes),
-            **one.about,
+            **labelled.about,
         }
 
-    def _probabilities(self, one: _LabelledSet, params: Mapping[str, Any]) -> Float[np.ndarray, "N Y"]:
+    def _probabilities(self, labelled: _LabelledSet, params: Mapping[str, Any]) -> Float[np.ndarray, "N Y"]:
         parts = []
-        for start in range(0, len(one.kept), _HEAD_CLIPS_AT_ONCE):
-            waveforms = [one.clips[index].waveform for index in one.kept[start : start + _HEAD_CLIPS_AT_ONCE]]
-            parts.append(self._classifier(params, waveforms))
+        for start in range(0, len(labelled.indices), _CLIPS_AT_ONCE):
+            indices = labelled.indices[start : start + _CLIPS_AT_ONCE]
+            parts.append(self._classifier(params, [labelled.clips[index].waveform for index in indices]))
         return np.concatenate(parts)
 
 
 def evaluate_classifier(
     directory: str, data: Sequence[str] = (), *, step: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Scores a classifier on prepared splits.
+    """Scores a fine-tuned classifier on prepared splits.
 
     Args:
         directory: run directory, its `best`, or an export of it.
-        data: `NAME=PATH:SPLIT` each; the run's evaluation sets by default.
+        data: `NAME=PATH:SPLIT` each; the evaluation sets of the run by default.
         step: of a run's checkpoint; None for the newest.
         seed: of the bootstrap.
 
@@ -157,20 +185,20 @@ def evaluate_classifier(
         `{"classification": {set: scores}, "model": {"path": ..., "step": ...}}`.
 
     Raises:
-        FinetuneError: a model without a classification head, nothing to score it on, or data without the label.
-        ExportError, CheckpointError, RecordsError: what cannot be read.
+        FinetuneError: the model has no classification head, there is no set, or a set lacks the label.
+        ExportError, CheckpointError, RecordsError: a file cannot be read.
     """
     model = read_classifier(directory, step)
     sets = dict(map(parse_data_argument, data)) if data else model.config.data.get("evaluation", {})
     if not sets:
-        raise FinetuneError("nothing to score it on: name a set with --data NAME=PATH:SPLIT")
+        raise FinetuneError("there is nothing to score on: name a set with --data NAME=PATH:SPLIT")
     evaluation = HeadEvaluation(model.config, Embedder(model.config), sets)
     scores = evaluation(jax.device_put(model.params), seed=seed, resamples=1_000)
     return {"classification": scores, "model": {"path": str(directory), "step": model.step}}
 
 
 def score_table(results: Mapping[str, Any]) -> str:
-    """Formats the results of `evaluate_classifier` as text, with chance and N beside every set."""
+    """Formats the results of `evaluate_classifier` as text, with chance and N for every set."""
     lines = [f"{'classification':<24}{'clips':>7}{'classes':>9}{'':>10}{'(95 %)':>22}{'chance':>8}"]
     for name, scores in results["classification"].items():
         metric = "map" if "map" in scores else "accuracy"
@@ -183,27 +211,24 @@ def score_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_CLIPS_AT_ONCE = 256
-
-
 class CaptionLoss:
     """Cross-entropy of the first caption of every clip, with teacher forcing; clips are cut at `data.max_seconds`.
 
-    Keep it between calls, it holds the compiled program.
+    Reuse it, because it holds the compiled program.
     """
 
     def __init__(self, config: ConfigDict, embedder: Embedder, tokenizer: Tokenizer, sets: Mapping[str, Any]):
-        """Opens the sets.
+        """Opens the sets; decodes no audio.
 
         Args:
             config: of a run with the captioning objective.
-            embedder: of the same config; says where rows run.
+            embedder: of the same config; it places the batches.
             tokenizer: of the model.
             sets: name -> `source(path, split)`, as `config.data.evaluation`.
 
         Raises:
-            RecordsError: data that are not prepared, or have no such split.
-            FinetuneError: a set without captions.
+            RecordsError: the data is not prepared, or has no such split.
+            FinetuneError: a set has no captions.
         """
         self._config, self._embedder, self._tokenizer = config, embedder, tokenizer
         self._sets = {name: load_evaluation(settings.path, settings.split) for name, settings in sets.items()}
@@ -214,7 +239,7 @@ class CaptionLoss:
         self._program = jax.jit(self._rows, out_shardings=embedder.bucketing.output_sharding())
 
     def __call__(self, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Returns for every set `nats_per_token`, `token_accuracy` and `n_tokens`; `params` are those of a run."""
+        """Returns set -> `nats_per_token`, `token_accuracy` and `n_tokens`; `params` are those of a run."""
         decoder = params["objectives"]["captioning"]["decoder"]
         mesh = self._embedder.bucketing.mesh
         results = {}
@@ -236,16 +261,18 @@ class CaptionLoss:
         model = self._config.model
         return CaptionDecoder(model, model.audio_encoder.width, rngs=nnx.Rngs(0))
 
-    def _batches(self, clips: Any) -> Iterator[PackedBatch]:
-        """The captioned clips, packed into batches of the training's shape; rows that are left over are empty."""
+    def _batches(self, clips: EvaluationSet) -> Iterator[PackedBatch]:
+        """Packs the captioned clips into batches of the shape of training; surplus rows are empty."""
         data, per_column = self._config.data, samples_per_column(self._config.audio)
-        most = round(data.max_seconds * self._config.audio.sample_rate)
+        longest = round(data.max_seconds * self._config.audio.sample_rate)
         shape = (data.columns, data.slots, data.text_tokens, per_column)
         for start in range(0, len(clips), _CLIPS_AT_ONCE):
-            some = [clip for clip in clips[start : start + _CLIPS_AT_ONCE] if clip.captions]
+            captioned = [clip for clip in clips[start : start + _CLIPS_AT_ONCE] if clip.captions]
             packed = [
-                Clip(clip.waveform[:most], self._tokenizer.encode(clip.captions[0], data.max_caption_tokens), clip.key)
-                for clip in some
+                Clip(
+                    clip.waveform[:longest], self._tokenizer.encode(clip.captions[0], data.max_caption_tokens), clip.key
+                )
+                for clip in captioned
             ]
             if not packed:
                 continue
@@ -256,41 +283,14 @@ class CaptionLoss:
                 yield jax.tree.map(lambda array, row=row: array[row : row + data.rows], batch)
 
     def _rows(self, params: Any, decoder_params: Any, batch: PackedBatch) -> Float[Array, "3"]:
-        """Sums over the rows: the losses of the tokens, how many are found, and how many there are."""
+        """Returns sums over the rows: token losses, correctly predicted tokens, tokens."""
         model, decoder = self._embedder.model(params), nnx.merge(self._graph, decoder_params)
         patches = model.audio_patches(batch.waveform, batch.audio_segment_ids)
         memory = model.audio_tokens(patches, batch.audio_segment_ids, batch.audio_positions)
-        owners = token_segment_ids(batch.audio_segment_ids, self._embedder.patches)
-        hidden = decoder(batch.text_tokens, batch.text_segment_ids, batch.text_positions, memory, owners)
-        targets, real = next_tokens(batch.text_tokens, batch.text_segment_ids)
+        memory_segment_ids = token_segment_ids(batch.audio_segment_ids, self._embedder.patches)
+        hidden = decoder(batch.text_tokens, batch.text_segment_ids, batch.text_positions, memory, memory_segment_ids)
+        targets, is_token = next_tokens(batch.text_tokens, batch.text_segment_ids)
         chunk = self._config.objectives.captioning.vocabulary_chunk
-        losses, correct = token_losses(hidden, decoder.embedding.table[...], targets, real, chunk)
-        sums = (jnp.where(real, losses, 0.0), real & correct, real)
+        losses, correct = token_losses(hidden, decoder.embedding.table[...], targets, is_token, chunk)
+        sums = (jnp.where(is_token, losses, 0.0), is_token & correct, is_token)
         return jnp.stack([jnp.sum(value, dtype=jnp.float32) for value in sums])
-
-
-CAPTION_LOSS = "caption_loss"
-
-
-class LoopEvaluation:
-    """The classification head where there is one, and the caption loss where the best step is chosen by it."""
-
-    def __init__(self, config: ConfigDict, embedder: Embedder, tokenizer: Tokenizer):
-        """Opens the evaluation sets.
-
-        Raises:
-            RecordsError, FinetuneError: see `HeadEvaluation` and `CaptionLoss`.
-        """
-        sets = config.data.evaluation
-        self._head = HeadEvaluation(config, embedder, sets) if classes_in_batch(config) else None
-        by_captions = config.train.best_metric.removeprefix("-").startswith(CAPTION_LOSS + "/")
-        self._captions = CaptionLoss(config, embedder, tokenizer, sets) if by_captions else None
-
-    def __call__(self, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Returns kind -> set -> scores, as `slap_jax.evaluation.evaluate.evaluate` does; `params` are the run's."""
-        results = {}
-        if self._head is not None:
-            results["classification"] = self._head(params)
-        if self._captions is not None:
-            results[CAPTION_LOSS] = self._captions(params)
-        return results

@@ -1,26 +1,21 @@
-"""Evaluates the model of a run directory or an export, and records which model it was.
-
-Writes captions for evaluation with the decoder of a run, whose parameters may change between calls.
-
-Which tasks this model and this installation cannot do.
-"""
+"""Evaluates the model of a run directory or an export, and records which model it was and what it was trained on."""
 
 import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from slap_jax.checkpoints.model_dir import exported_params, model_id
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.data.audio import AudioError
-from slap_jax.data.records import RecordsError
+from slap_jax.data.records import RecordsError, open_split
 from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
-from slap_jax.evaluation.captioning import EXTRA_SCORES, CaptioningError, Captions, require_scorers
+from slap_jax.evaluation.captioning import EXTRA_SCORES, CaptionGenerator, CaptioningError, require_scorers
 from slap_jax.evaluation.evaluate import evaluate
 from slap_jax.evaluation.probe import ProbeError, require_classifier
 from slap_jax.evaluation.task import EvaluationTask
@@ -28,19 +23,24 @@ from slap_jax.inference.captioner import Captioner
 from slap_jax.inference.embedder import Embedder
 
 RESAMPLES = 1_000
+_SAMPLED_RECORDS = 500  # of a training split, in which its sources are looked up
 
 
 class ModelScorer:
     """A model, read once.
 
     Attributes:
-        config: of the run, or of the export.
+        config: of the run or export.
         vocabulary: its tokenizer.
-        max_tokens: at which captions and prompts are cut.
+        max_tokens: length at which captions and prompts are truncated.
     """
 
     def __init__(self, directory: str | os.PathLike[str], step: int | None = None):
         """Reads a run directory or an export.
+
+        Args:
+            directory: of the run or export.
+            step: of a run's checkpoint; None for the newest.
 
         Raises:
             ExportError, CheckpointError: see `slap_jax.checkpoints.read_model.read_model`.
@@ -51,13 +51,9 @@ class ModelScorer:
         self.vocabulary = load_tokenizer(self._model.tokenizer_path)
         self.max_tokens: int = self.config.data.max_caption_tokens
 
-    def able(self, tasks: Sequence[EvaluationTask]) -> tuple[list[EvaluationTask], dict[str, str]]:
-        """Leaves out tasks that this model or this installation cannot do.
-
-        Returns:
-            The others, and "NAME, KIND" -> why of those that were left out.
-        """
-        return able(tasks, has_decoder(self._model.params))
+    def filter_supported(self, tasks: Sequence[EvaluationTask]) -> tuple[list[EvaluationTask], dict[str, str]]:
+        """Calls `filter_supported` for this model."""
+        return filter_supported(tasks, has_decoder(self._model.params))
 
     def score(
         self,
@@ -69,39 +65,47 @@ class ModelScorer:
         missing: Mapping[str, str] | None = None,
         setting: str | None = None,
     ) -> dict[str, Any]:
-        """Evaluates one task after the other; tells of its progress where a person watches.
+        """Evaluates one task after the other, with a progress line if standard error is a terminal.
 
         Args:
             tasks: what to measure.
             seed: of the bootstrap.
-            beam: hypotheses that captioning keeps.
+            beam: beam width of captioning.
             extra_scores: names of `slap_jax.evaluation.captioning.EXTRA_SCORES`.
-            missing: sets that could not be evaluated, for the record.
-            setting: what the model knew of the sets, for the record.
+            missing: sets that could not be opened -> reason, for the record.
+            setting: what the model had seen of the sets, for the record.
 
         Returns:
-            The results of `evaluate`, with `model`, `bootstrap`, and `missing` where sets are or turn out damaged.
+            The results of `evaluate`, with `model`, `bootstrap`, and `missing` if sets are missing or damaged.
 
         Raises:
-            CaptioningError: an unknown score.
-            AudioError, RecordsError, ProbeError: if that keeps every task from being evaluated.
+            CaptioningError: an extra score is unknown.
+            AudioError, RecordsError, ProbeError: no task could be evaluated; the error is that of the first.
         """
         unknown = [name for name in extra_scores if name not in EXTRA_SCORES]
         if unknown:
-            raise CaptioningError(f"there is no score {unknown[0]!r} of captions; choose of {', '.join(EXTRA_SCORES)}")
+            raise CaptioningError(f"there is no caption score {unknown[0]!r}; choose of {', '.join(EXTRA_SCORES)}")
         embedder, params = Embedder(self.config), jax.device_put(self._model.params)
-        captions = CaptionWriter(embedder, self.vocabulary, self.max_tokens, beam).captions(params, extra_scores)
-        settings = {"captions": captions, "progress": _progress if sys.stderr.isatty() else None}
+        generator = CaptionWriter(embedder, self.vocabulary, self.max_tokens, beam).generator(params, extra_scores)
+        progress = _print_progress if sys.stderr.isatty() else None
         results: dict[str, Any] = {"retrieval": {}, "zero_shot": {}}
         missing, failures = dict(missing or {}), []
         for task in tasks:
             try:
-                found = evaluate(embedder, params["model"], [task], seed=seed, resamples=RESAMPLES, **settings)
+                scores = evaluate(
+                    embedder,
+                    params["model"],
+                    [task],
+                    seed=seed,
+                    resamples=RESAMPLES,
+                    generator=generator,
+                    progress=progress,
+                )
             except (AudioError, RecordsError, ProbeError) as error:
                 failures.append(error)
                 missing[f"{task.name}, {', '.join(task.kinds)}"] = str(error)
                 continue
-            for kind, entries in found.items():
+            for kind, entries in scores.items():
                 results.setdefault(kind, {}).update(entries)
         if len(failures) == len(tasks):
             raise failures[0]
@@ -113,75 +117,65 @@ class ModelScorer:
 
     def _about(self, setting: str | None) -> dict[str, Any]:
         model = self._model
-        train = self.config.data.get("train")
         about = {
             "path": str(self._directory),
             "step": model.step,
             "model_id": model_id(self.config, exported_params(model.params), str(model.tokenizer_path)),
-            # An export does not tell what it was trained on.
-            "trained_on": None if train is None else sorted({Path(part.path).name for part in train.values()}),
+            "trained_on": training_collections(self.config),
         }
         return about | ({"setting": setting} if setting else {})
 
 
-def _progress(name: str, done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    print(f"\r{name}: {done} of {total} clips", end=end, file=sys.stderr, flush=True)
-
-
 class CaptionWriter:
-    """Keep it between calls, it holds the compiled programs."""
+    """Captions clips with parameters that may change between calls; reuse it, because it holds the compiled programs."""
 
     def __init__(self, embedder: Embedder, tokenizer: Tokenizer, max_tokens: int, beam: int = 1):
-        """Prepares; nothing is compiled before the first caption.
+        """Sets up the program; it is compiled at the first caption.
 
         Args:
             embedder: of the model.
             tokenizer: of the model.
-            max_tokens: at which a caption ends.
-            beam: hypotheses kept; 1 is greedy decoding.
+            max_tokens: caption length at which decoding stops.
+            beam: beam width; 1 is greedy decoding.
 
         Raises:
-            CaptionError: a beam that is not a positive integer.
+            BeamError: `beam` is not a positive integer.
         """
         self._captioner = Captioner(embedder, max_tokens, beam)
         self._tokenizer, self._beam = tokenizer, beam
 
-    def captions(self, params: Mapping[str, Any], extra_scores: Sequence[str] = ()) -> Captions | None:
-        """What `evaluate` wants.
+    def generator(self, params: Mapping[str, Any], extra_scores: Sequence[str] = ()) -> CaptionGenerator | None:
+        """Returns the generator for `evaluate`, or None if the run has no caption decoder.
 
         Args:
             params: of a run: `model` and, with the captioning objective, its decoder.
-            extra_scores: see `Captions`.
-
-        Returns:
-            None where the run has no decoder.
+            extra_scores: see `CaptionGenerator`.
         """
         if not has_decoder(params):
             return None
-        return Captions(functools.partial(self._write, params), {"beam": self._beam}, extra_scores)
+        return CaptionGenerator(functools.partial(self._write, params), {"beam": self._beam}, extra_scores)
 
     def _write(self, params: Mapping[str, Any], waveforms: Sequence[np.ndarray]) -> list[str]:
         written = self._captioner(params["model"], params["objectives"]["captioning"]["decoder"], waveforms)
-        # A model may have more ids than its vocabulary has pieces; the surplus ones spell nothing.
+        # The model may have more ids than the vocabulary has pieces; the surplus ids stand for no text.
         size = self._tokenizer.vocab_size
         return [self._tokenizer.decode([token for token in tokens if token < size]) for tokens in written]
 
 
 def has_decoder(params: Mapping[str, Any]) -> bool:
-    """Whether a run's parameters have a caption decoder."""
+    """Returns whether the parameters of a run include a caption decoder."""
     return "decoder" in params.get("objectives", {}).get("captioning", {})
 
 
-def able(tasks: Sequence[EvaluationTask], decoder: bool) -> tuple[list[EvaluationTask], dict[str, str]]:
-    """Leaves out what needs a caption decoder or a package that is not there.
+def filter_supported(tasks: Sequence[EvaluationTask], decoder: bool) -> tuple[list[EvaluationTask], dict[str, str]]:
+    """Leaves out tasks that need a caption decoder or a package that is missing.
 
     Args:
         tasks: of any kind.
-        decoder: whether the model writes captions.
+        decoder: whether the model has a caption decoder.
 
     Returns:
-        The others, and "NAME, KIND" -> why of those that were left out.
+        The supported tasks, and "NAME, KIND" -> reason for each task that was left out.
     """
     reasons: dict[str, str] = {}
     try:
@@ -194,5 +188,33 @@ def able(tasks: Sequence[EvaluationTask], decoder: bool) -> tuple[list[Evaluatio
         require_classifier()
     except ProbeError as error:
         reasons["probe"] = str(error)
-    left = [task for task in tasks if not set(task.kinds) & set(reasons)]
-    return left, {f"{task.name}, {kind}": reasons[kind] for task in tasks for kind in task.kinds if kind in reasons}
+    supported = [task for task in tasks if not set(task.kinds) & set(reasons)]
+    return supported, {
+        f"{task.name}, {kind}": reasons[kind] for task in tasks for kind in task.kinds if kind in reasons
+    }
+
+
+def training_collections(config: ConfigDict) -> list[str] | None:
+    """Returns the `source` of the records that a run was trained on, as far as they are known.
+
+    Args:
+        config: of a run or an export; an export does not state its training data.
+
+    Returns:
+        The sources found in a sample of the records of each training split, sorted; None if the config names no
+        training data, or none of it is on this machine.
+    """
+    sources: set[str] = set()
+    for settings in config.data.get("train", {}).values():
+        try:
+            records = open_split(settings.path, settings.split)
+        except (ValueError, OSError):  # RecordsError among them: the data may be on another machine
+            continue
+        step = -(-len(records) // _SAMPLED_RECORDS)
+        sources.update(records[index].source for index in range(0, len(records), step))
+    return sorted(sources) or None
+
+
+def _print_progress(name: str, done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    print(f"\r{name}: {done} of {total} clips", end=end, file=sys.stderr, flush=True)

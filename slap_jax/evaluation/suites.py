@@ -1,8 +1,8 @@
-"""Which sets a suite has, and how the field measures on each: split, classes, prompts, folds.
+"""Suites of evaluation sets, and the usual protocol of each set: split, classes, prompts, folds.
 
-`SETS` is the whole protocol. Sources of the rules: WavCaps (arXiv 2303.17395) for retrieval; for prompts LAION-CLAP
-("This is a sound of {}."), EVAR (github.com/nttcslab/eval-audio-repr: "... can be heard", and a sentence for each
-emotion of CREMA-D), MS-CLAP (RAVDESS) and GLAP (bare words of Speech Commands); the publishers for folds and splits.
+`SETS` is the whole protocol. Its sources are WavCaps (arXiv 2303.17395) for retrieval; LAION-CLAP ("This is a sound of
+{}."), EVAR (github.com/nttcslab/eval-audio-repr: "... can be heard", and a sentence for each emotion of CREMA-D),
+MS-CLAP (RAVDESS) and GLAP (bare words of Speech Commands) for prompts; and the publishers for folds and splits.
 """
 
 import dataclasses
@@ -18,8 +18,18 @@ from slap_jax.data.datasets.registry import DATASETS
 from slap_jax.data.evaluation_set import load_evaluation
 from slap_jax.data.records import RecordsError
 from slap_jax.data.tokenizer import Tokenizer
-from slap_jax.evaluation.scorer import able
-from slap_jax.evaluation.task import EvaluationTask, make_task, parts_of_split
+from slap_jax.evaluation.scorer import filter_supported
+from slap_jax.evaluation.task import (
+    EvaluationTask,
+    captioning_task,
+    frames_task,
+    label_folds,
+    parts_of_split,
+    probe_task,
+    read_clip_set,
+    retrieval_task,
+    zero_shot_task,
+)
 from slap_jax.inference.prompts import ZeroShotError
 
 SUITES = ("paper", "retrieval", "zero_shot", "captioning", "probe", "frames", "all")
@@ -31,15 +41,15 @@ class SuiteSet:
 
     Attributes:
         name: key of the results.
-        kind: what is measured.
-        dataset: as `slap prepare --dataset` names it.
+        kind: of the measure.
+        dataset: name for `slap prepare --dataset`.
         split: of the prepared data, several joined by "+".
         folder: below the data directory; "" for the name of the data set.
-        template: the field's prompt.
-        ensemble: name of several prompts, reported too.
-        words: class -> what stands for its name in the prompts.
-        other_classes: to choose from, though no clip of the split has them.
-        folds: key of the label that folds are made of, and their number; see `make_task`.
+        template: the usual prompt.
+        ensemble: name of a prompt ensemble, which is reported too.
+        words: class -> text that replaces its name in the prompts.
+        other_classes: further candidates that no clip of the split has.
+        folds: key of the label that defines folds, and their number; see `label_folds`.
         test_part: split that a probe is tested on.
         paper: whether the SLAP paper reports it.
     """
@@ -59,22 +69,22 @@ class SuiteSet:
 
     @property
     def n_classes(self) -> int | None:
-        """Classes that the publisher's set has; None where clips are not classified."""
+        """Classes of the published set; None if clips are not classified."""
         return _CLASSES.get(self.dataset) if self.kind.startswith(("zero_shot", "probe")) else None
 
     @property
     def n_published(self) -> int:
-        """Clips that the publisher's splits have."""
+        """Clips of the published splits."""
         return sum(DATASETS[self.dataset].expected[split].clips for split in self.split.split("+"))
 
     def prepare_command(self, data_dir: str | Path) -> str:
-        """The command that prepares the data, with the publisher's folder left to fill in."""
+        """Returns the command that prepares the data; the publisher's folder is left to fill in."""
         has_splits = "splits" in DATASETS[self.dataset].options
         splits = f" --option splits={self.split}" if has_splits else ""
         return f"slap prepare PUBLISHERS_FOLDER {self.path(data_dir)} --dataset {self.dataset}{splits}"
 
     def path(self, data_dir: str | Path) -> Path:
-        """Where the prepared data are."""
+        """Returns the directory of the prepared data."""
         return Path(data_dir) / (self.folder or self.dataset)
 
 
@@ -143,7 +153,7 @@ SETS: Sequence[SuiteSet] = (
     SuiteSet("esc50", "probe", "esc50", _FIVE, folds=("fold", 0)),
     SuiteSet("urbansound8k", "probe", "urbansound8k", _TEN, folds=("fold", 0)),
     SuiteSet("gtzan", "probe", "gtzan", "train+valid+test", folder="gtzan_filtered", test_part="test"),
-    # These two have no official folds; actors are dealt out, so that nobody is in two of them.
+    # These two have no official folds; folds of actors keep every voice in a single fold.
     SuiteSet("crema_d", "probe", "crema_d", "full", folds=("actor", 5)),
     SuiteSet("ravdess", "probe", "ravdess", "speech", folds=("actor", 4)),
     SuiteSet("vggsound", "probe", "vggsound", "train+test", test_part="test"),
@@ -156,8 +166,9 @@ SETS: Sequence[SuiteSet] = (
 )
 
 _MULTI_LABEL = ("fsd50k", "audioset")
+_WITHOUT_LABEL = {"retrieval": retrieval_task, "captioning": captioning_task, "frames": frames_task}
 
-# Classes to choose from, by their publishers. With fewer, as where clips are missing, a test is easier.
+# Classes of the published sets. A set with fewer, because clips are missing, is easier.
 _CLASSES = {
     "esc50": 50,
     "urbansound8k": 10,
@@ -176,7 +187,7 @@ def suite_sets(suite: str) -> list[SuiteSet]:
     """Returns the rows of a suite.
 
     Raises:
-        ConfigError: no such suite.
+        ConfigError: the suite is unknown.
     """
     if suite not in SUITES:
         raise ConfigError(f"there is no suite {suite!r}; choose one of {', '.join(SUITES)}")
@@ -194,83 +205,83 @@ def load_suite(
 
     Args:
         rows: from `suite_sets`.
-        data_dir: holds a folder for each data set, as `slap prepare` wrote it.
+        data_dir: contains a folder for each data set, as written by `slap prepare`.
         tokenizer: of the model.
         max_tokens: `config.data.max_caption_tokens`.
 
     Returns:
-        The tasks, and for every set that cannot be evaluated "NAME, KIND" -> why, and what to do.
+        The tasks, and "NAME, KIND" -> reason and advice for each set that cannot be evaluated.
     """
     tasks, missing = [], {}
     for row in rows:
         try:
             tasks.append(_task(row, str(row.path(data_dir)), tokenizer, max_tokens))
         except (RecordsError, ConfigError, ZeroShotError, AudioError) as error:
-            there = row.path(data_dir).is_dir()
-            why = f"{error}; " if there else f"{row.path(data_dir)} is not there; "
-            missing[f"{row.name}, {row.kind}"] = f"{why}prepare it with `{row.prepare_command(data_dir)}`"
+            reason = str(error) if row.path(data_dir).is_dir() else f"{row.path(data_dir)} does not exist"
+            missing[f"{row.name}, {row.kind}"] = f"{reason}; prepare it with `{row.prepare_command(data_dir)}`"
     return tasks, missing
 
 
-def _task(row: SuiteSet, path: str, tokenizer: Tokenizer, max_tokens: int) -> EvaluationTask:
-    labelled = row.kind not in ("retrieval", "captioning", "frames")
-    return make_task(
-        row.name,
-        load_evaluation(path, row.split),
-        tokenizer,
-        max_tokens,
-        split=row.split,
-        label="label" if labelled else "",
-        template=(row.template, row.ensemble) if row.template else (),
-        kinds=(row.kind,),
-        multi_label=labelled and row.dataset in _MULTI_LABEL,
-        words=row.words,
-        other_classes=row.other_classes,
-        parts=parts_of_split(path, row.split) if row.test_part else (),
-        folds=row.folds,
-        test_part=row.test_part,
-        n_published=row.n_published,
-        n_classes_published=row.n_classes,
-    )
-
-
 def loop_tasks(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[EvaluationTask], dict[str, tuple[str, str]]]:
-    """Opens the sets of `config.train.suite`, which are measured while a run trains; says which are not, and why.
+    """Opens the sets of `config.train.suite` for the training loop; logs a warning for each that cannot be evaluated.
 
     Args:
         config: of the run.
         tokenizer: of the run.
 
     Returns:
-        The tasks, and "suite SET, KIND" -> (path, split) of the data that nothing may have been trained on.
+        The tasks, and "suite SET, KIND" -> (path, split) of the data that the run must not be trained on.
 
     Raises:
-        ConfigError: no such suite, no set of it can be evaluated, or one has the name of a set of the config.
+        ConfigError: the suite is unknown, none of its sets can be evaluated, or a set has the name of a set of the
+            config.
     """
     suite, data_dir = config.train.suite, config.train.suite_data
     if not suite:
         return [], {}
     rows = suite_sets(suite)
     tasks, missing = load_suite(rows, data_dir, tokenizer, config.data.max_caption_tokens)
-    tasks, cannot = able(tasks, decoder=config.objectives.captioning.weight > 0)
-    for name, why in (missing | cannot).items():
-        logging.warning("suite %s: %s is not evaluated: %s", suite, name, why)
+    tasks, unsupported = filter_supported(tasks, decoder=config.objectives.captioning.weight > 0)
+    for name, reason in (missing | unsupported).items():
+        logging.warning("suite %s: %s is not evaluated: %s", suite, name, reason)
     if not tasks:
         raise ConfigError(
             f"config.train.suite is {suite!r}, and none of its sets "
             f"({', '.join(sorted({row.dataset for row in rows}))}) can be evaluated: they are not prepared in "
-            f"config.train.suite_data={data_dir!r}, or lack what the lines above say; docs/evaluation.md tells more"
+            f"config.train.suite_data={data_dir!r}, or the warnings above say what is missing; see docs/evaluation.md"
         )
     taken = {task.name for task in tasks} & set(config.data.evaluation)
     if taken:
         raise ConfigError(
             f"config.data.evaluation.{min(taken)} has the name of a set of suite {suite!r}; give it another name, or "
-            "leave it out"
+            "remove it"
         )
-    there = {(task.name, *task.kinds) for task in tasks}
-    data = {  # a probe may learn from splits that the run was trained on too
+    opened = {(task.name, *task.kinds) for task in tasks}
+    data = {  # a probe may train on splits that the run was trained on too
         f"suite {row.name}, {row.kind}": (str(row.path(data_dir)), row.test_part or row.split)
         for row in rows
-        if (row.name, row.kind) in there
+        if (row.name, row.kind) in opened
     }
     return tasks, data
+
+
+def _task(row: SuiteSet, path: str, tokenizer: Tokenizer, max_tokens: int) -> EvaluationTask:
+    clips = load_evaluation(path, row.split)
+    data = read_clip_set(row.name, clips, tokenizer, max_tokens, row.split, row.n_published)
+    if row.kind in _WITHOUT_LABEL:
+        return _WITHOUT_LABEL[row.kind](data)
+    multi_label = row.dataset in _MULTI_LABEL
+    folds = label_folds(data, *row.folds) if row.folds else ()
+    if row.kind == "probe":
+        parts = parts_of_split(path, row.split) if row.test_part else folds
+        return probe_task(data, "label", parts, row.test_part, multi_label=multi_label, n_published=row.n_classes)
+    return zero_shot_task(
+        data,
+        "label",
+        (row.template, row.ensemble),
+        multi_label=multi_label,
+        words=row.words,
+        other_classes=row.other_classes,
+        folds=folds,
+        n_published=row.n_classes,
+    )

@@ -1,4 +1,4 @@
-"""Results as text for the terminal, with N and chance beside every number."""
+"""Results as text for the terminal; every number has N and chance next to it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,13 @@ _CAPTION_SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice", "spider", 
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Formats the results of `evaluate`; sets that lack clips, and those that could not be evaluated, are listed."""
+    """Formats the results of `evaluate`, and lists incomplete sets and sets that could not be evaluated."""
     lines = [
         *_retrieval(results.get("retrieval", {})),
         *_classes("zero-shot", "accuracy", results.get("zero_shot", {})),
         *_classes("zero-shot, mAP", "map", results.get("zero_shot_multi_label", {})),
-        *_classes("probe", "accuracy", _with(results, "accuracy")),
-        *_classes("probe, mAP", "map", _with(results, "map")),
+        *_classes("probe", "accuracy", _probes(results, "accuracy")),
+        *_classes("probe, mAP", "map", _probes(results, "map")),
         *_captioning(results.get("captioning", {})),
         *_frames(results.get("frames", {})),
     ]
@@ -24,7 +24,7 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(dict.fromkeys(lines)) or "nothing was evaluated"
 
 
-def _with(results: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+def _probes(results: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
     return {name: scores for name, scores in results.get("probe", {}).items() if metric in scores}
 
 
@@ -78,7 +78,7 @@ def _frames(sets: Mapping[str, Any]) -> list[str]:
 
 
 def _incomplete(sets: Mapping[str, Any]) -> list[str]:
-    """A line for each set that has other clips or classes than its publisher's."""
+    """Returns a line for each set that has fewer or more clips or classes than published."""
     lines = []
     for name, scores in sets.items():
         for what, ours, published in (
@@ -86,7 +86,7 @@ def _incomplete(sets: Mapping[str, Any]) -> list[str]:
             ("classes", "n_classes", "n_classes_published"),
         ):
             if isinstance(scores, Mapping) and scores.get(published) and scores[ours] != scores[published]:
-                lines.append(f"note: {name} has {scores[ours]} {what}, not the {scores[published]} that were published")
+                lines.append(f"note: {name} has {scores[ours]} {what}; {scores[published]} were published")
     return lines
 
 
