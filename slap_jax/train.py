@@ -104,7 +104,7 @@ def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
         embedder = Embedder(config, mesh=mesh)
         caption_writer = CaptionWriter(embedder, tokenizer, config.data.max_caption_tokens)
         further_evaluation = LoopEvaluation(config, embedder, tokenizer)
-        evaluation_sets = {f"{task.name}, {', '.join(task.kinds)}": task.fingerprint for task in tasks}
+        evaluation_sets = {f"{task.name}, {', '.join(task.kinds)}": task.data.fingerprint for task in tasks}
         read = {"training": batches.get_state()["fingerprint"], "evaluation": evaluation_sets}
         require_consistency("data", read, patience)
 
@@ -180,8 +180,8 @@ def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
                 if every and step % every == 0 and (step < config.train.steps or best is not None) and not preempted:
                     writer.flush()
                     with timer.during("evaluation"), jax.transfer_guard("allow"):
-                        captions = caption_writer.captions(state.params)
-                        results = evaluate(embedder, state.params["model"], tasks, captions=captions)
+                        generator = caption_writer.generator(state.params)
+                        results = evaluate(embedder, state.params["model"], tasks, generator=generator)
                         scores = scalars(results | further_evaluation(state.params))
                         writer.write_scalars(step, scores)
                         if best is not None:

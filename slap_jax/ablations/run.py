@@ -93,21 +93,21 @@ def query_outcomes(config: ConfigDict, run_dir: Path) -> dict[str, Any]:
     tasks = load_tasks(config.data.evaluation, tokenizer, config.data.max_caption_tokens)
     if len(tasks) != 1:
         raise AblationError(f"config.data.evaluation has {len(tasks)} sets; an ablation compares on one")
-    (task,) = tasks
-    owner = np.asarray(task.owner)
-    if len(np.unique(owner)) != len(task.clips):
-        raise AblationError(f"evaluation set {task.name!r} has clips without captions; leave them out")
+    data = tasks[0].data
+    owner = np.asarray(data.owner)
+    if len(np.unique(owner)) != len(data.clips):
+        raise AblationError(f"evaluation set {data.name!r} has clips without captions; leave them out")
     embedder, params = Embedder(config), jax.device_put(model.params["model"])
-    audio = embedder.audio(params, [clip.waveform for clip in task.clips])
-    text = embedder.text(params, task.encode(task.captions))
-    group = caption_groups(task.captions)
+    audio = embedder.audio(params, [clip.waveform for clip in data.clips])
+    text = embedder.text(params, data.encode(data.captions))
+    group = caption_groups(data.captions)
     owned = np.zeros((len(audio), int(group.max()) + 1), bool)
     owned[owner, group] = True
     relevant = owned[:, group]  # clip and caption: the clip owns a caption equal to it
     outcomes: dict[str, Any] = {
         "clips": len(audio),
         "captions": len(text),
-        "split_fingerprint": task.fingerprint,
+        "split_fingerprint": data.fingerprint,
         "owner": owner.tolist(),
     }
     for direction, queries, candidates, right in (("t2a", text, audio, relevant.T), ("a2t", audio, text, relevant)):

@@ -27,16 +27,22 @@ def evaluate(options: argparse.Namespace) -> int:
     missing: dict[str, str] = {}
     if options.suite:
         tasks, missing = load_suite(rows, options.data_dir, scorer.vocabulary, scorer.max_tokens)
-        tasks, cannot = scorer.able(tasks)
-        missing |= cannot
+        tasks, unsupported = scorer.filter_supported(tasks)
+        missing |= unsupported
     else:
         data = scorer.config.data
         sources = dict(map(parse_data_argument, options.data)) if options.data else data.get("evaluation", {})
         if not sources:
             raise ConfigError("there is nothing to evaluate on; name a set with --data NAME=PATH:SPLIT[:LABEL]")
-        kinds = tuple(options.measure.split(",")) if options.measure else ()
-        settings = {"kinds": kinds, "multi_label": options.multi_label}
-        tasks = load_tasks(sources, scorer.vocabulary, scorer.max_tokens, options.template, **settings)
+        measures = options.measure.split(",") if options.measure else ()
+        tasks = load_tasks(
+            sources,
+            scorer.vocabulary,
+            scorer.max_tokens,
+            options.template,
+            measures,
+            multi_label=options.multi_label,
+        )
     if not tasks:
         reasons = "\n".join(f"  {name}: {why}" for name, why in missing.items())
         raise ConfigError(f"no set of suite {options.suite!r} can be evaluated:\n{reasons}")
@@ -56,7 +62,7 @@ def probe(options: argparse.Namespace) -> int:
     from slap_jax.data.evaluation_set import load_evaluation
     from slap_jax.evaluation.evaluate import parse_data_argument
     from slap_jax.evaluation.scorer import ModelScorer
-    from slap_jax.evaluation.task import make_task, parts_of_split
+    from slap_jax.evaluation.task import label_folds, parts_of_split, probe_task, read_clip_set
 
     if bool(options.folds) == bool(options.test):
         raise ArgumentError("give either --folds LABEL[:N], to test every part in turn, or --test SPLIT")
@@ -67,19 +73,13 @@ def probe(options: argparse.Namespace) -> int:
     if count and not count.isdigit():
         raise ArgumentError(f"--folds {options.folds!r} is not LABEL or LABEL:NUMBER")
     scorer = ModelScorer(options.model, options.step)
-    task = make_task(
-        name,
-        load_evaluation(settings.path, settings.split),
-        scorer.vocabulary,
-        scorer.max_tokens,
-        split=settings.split,
-        label=settings.label,
-        kinds=("probe",),
-        multi_label=options.multi_label,
-        parts=parts_of_split(settings.path, settings.split) if options.test else (),
-        folds=(key, int(count or 0)) if options.folds else None,
-        test_part=options.test or "",
-    )
+    clips = load_evaluation(settings.path, settings.split)
+    data = read_clip_set(name, clips, scorer.vocabulary, scorer.max_tokens, settings.split)
+    if options.test:
+        parts = parts_of_split(settings.path, settings.split)
+    else:
+        parts = label_folds(data, key, int(count or 0))
+    task = probe_task(data, settings.label, parts, options.test or "", multi_label=options.multi_label)
     return _report(options, scorer.score([task], seed=options.seed), "probe.json")
 
 
@@ -99,15 +99,16 @@ def table(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace, results: dict[str, Any], file_name: str) -> int:
-    """Prints and writes results. Returns the exit code: 1 if a set of the suite was missing."""
+    """Writes results, then prints them. Returns the exit code: 1 if a set of the suite was missing."""
     from slap_jax.evaluation.evaluate import write_results
     from slap_jax.evaluation.text_table import table
 
-    print(json.dumps(results, indent=2) if options.json else table(results))
     is_run = (Path(options.model) / "checkpoints").is_dir()
     output = options.output or (Path(options.model) / file_name if is_run else None)
     if output:
         write_results(results, output)
+    print(json.dumps(results, indent=2) if options.json else table(results))
+    if output:
         print(f"wrote {output}", file=sys.stderr if options.json else sys.stdout)
     return 1 if results.get("missing") else 0
 

@@ -89,9 +89,10 @@ def score(options: argparse.Namespace) -> None:
     from slap_jax.evaluation.in_loop import evaluate_classifier, score_table
 
     results = evaluate_classifier(options.model, options.data, step=options.step, seed=options.seed)
-    print(score_table(results))
     if options.output:
         write_results(results, options.output)
+    print(score_table(results))
+    if options.output:
         print(f"wrote {options.output}")
 
 

@@ -105,6 +105,7 @@ def parse_data_argument(text: str) -> tuple[str, ConfigDict]:
 
     Raises:
         ConfigError: `text` has another form.
+        UrlError: the path is a URL.
     """
     name, _, location = text.partition("=")
     rest, label = parse_dir_split(location)

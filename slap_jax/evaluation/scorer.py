@@ -127,7 +127,7 @@ class ModelScorer:
 
 
 class CaptionWriter:
-    """Captions clips with parameters that may change between calls; reuse it, because it holds the compiled programs."""
+    """Captions clips with parameters that may change between calls; reuse it, because it holds compiled programs."""
 
     def __init__(self, embedder: Embedder, tokenizer: Tokenizer, max_tokens: int, beam: int = 1):
         """Sets up the program; it is compiled at the first caption.
@@ -189,9 +189,8 @@ def filter_supported(tasks: Sequence[EvaluationTask], decoder: bool) -> tuple[li
     except ProbeError as error:
         reasons["probe"] = str(error)
     supported = [task for task in tasks if not set(task.kinds) & set(reasons)]
-    return supported, {
-        f"{task.name}, {kind}": reasons[kind] for task in tasks for kind in task.kinds if kind in reasons
-    }
+    kinds = [(task.name, kind) for task in tasks for kind in task.kinds]
+    return supported, {f"{name}, {kind}": reasons[kind] for name, kind in kinds if kind in reasons}
 
 
 def training_collections(config: ConfigDict) -> list[str] | None:

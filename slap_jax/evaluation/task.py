@@ -116,7 +116,7 @@ class ClassLabels:
     @property
     def labelled(self) -> Bool[np.ndarray, " N"]:
         """Which clips have a class."""
-        return self.truth.any(axis=1)
+        return np.asarray(self.truth.any(axis=1))
 
     @property
     def index(self) -> Int[np.ndarray, " N"]:

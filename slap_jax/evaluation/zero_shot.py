@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class of a clip is the one with the most similar prompts; or a score for every class."""
+"""Zero-shot classification: the class whose prompts are most similar to a clip, or a score for every class."""
 
 from collections.abc import Sequence
 from typing import Any

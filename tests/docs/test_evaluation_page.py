@@ -139,8 +139,11 @@ def test_a_damaged_set_does_not_keep_others_from_being_measured(page, capsys, mo
         (["--suite", "music", "--data-dir", "data"], "there is no suite 'music'; choose one of paper, retrieval"),
         (["--suite", "frames", "--data-dir", "nowhere"], "no set of suite 'frames' can be evaluated"),
         (["--suite", "frames", "--data", "a=b:c"], "--suite and --data name sets in two ways"),
-        (["--data", "a=data/mine:test", "--measure", "song"], "'song' is nothing to measure; choose of retrieval"),
-        (["--data", "a=data/mine:test", "--measure", "captioning", "--scores", "bert"], "there is no score 'bert'"),
+        (["--data", "a=data/mine:test", "--measure", "song"], "'song' is not a measure; choose of retrieval"),
+        (
+            ["--data", "a=data/mine:test", "--measure", "captioning", "--scores", "bert"],
+            "there is no caption score 'bert'",
+        ),
         (["--data", "a=data/esc50:fold1", "--measure", "captioning"], "captioning needs clips with captions"),
     ],
 )
@@ -157,7 +160,7 @@ def test_mistakes_of_evaluate(page, capsys, monkeypatch, command, message):
         (["--data", "mine=data/mine:test", "--folds", "speaker"], "names no label to predict"),
         (["--data", "mine=data/mine:test:kind", "--folds", "speaker:two"], "is not LABEL or LABEL:NUMBER"),
         (["--data", "mine=data/mine:test:kind", "--folds", "singer"], "no clip has the label 'singer'"),
-        (["--data", "mine=data/mine:test:kind", "--test", "test"], "0 clips to learn from and 8 to test on"),
+        (["--data", "mine=data/mine:test:kind", "--test", "test"], "found 0 clips to train on and 8 to test on"),
     ],
 )
 def test_mistakes_of_probe(page, capsys, monkeypatch, command, message):

@@ -1,4 +1,4 @@
-"""Scores of captions: pycocoevalcap's to the digit, a plain CIDEr-D beside it, and what is said where a part lacks."""
+"""Caption scores equal those of pycocoevalcap and a plain CIDEr-D; results say which scores are missing, and why."""
 
 import collections
 import math
@@ -10,11 +10,10 @@ import pytest
 
 from slap_jax.data.evaluation_set import EvaluationClip
 from slap_jax.evaluation import captioning
-from slap_jax.evaluation.captioning import CaptioningError, Captions, caption_scores, tokenise
+from slap_jax.evaluation.captioning import CaptionGenerator, CaptioningError, caption_scores, tokenise
 from slap_jax.evaluation.evaluate import evaluate
-from slap_jax.evaluation.task import make_task
+from slap_jax.evaluation.task import captioning_task, read_clip_set
 from tests.evaluation.hashing_embedder import HashingEmbedder
-from tests.inference.tiny import tiny_tokenizer
 
 # The example of the README of aac-metrics 0.6, whose scores are an independent implementation's.
 WRITTEN = ["a man is speaking", "rain falls"]
@@ -107,15 +106,15 @@ def test_tokens_are_those_of_the_field():
 def test_without_java_the_results_say_so(no_java):
     found = caption_scores(["A man, speaking!"], [["a man speaking"]], resamples=5)
     assert found["tokeniser"] == "words" and found["bleu_3"] == pytest.approx(1.0)
-    assert found["not_computed"] == {"meteor": "needs Java: install a Java runtime, so that `java` is found"}
+    assert found["not_computed"] == {"meteor": "needs Java: install a Java runtime that provides `java`"}
 
 
-def test_a_java_that_does_not_work_is_told(monkeypatch, tmp_path):
+def test_a_broken_java_is_an_error(monkeypatch, tmp_path):
     broken = tmp_path / "java"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(CaptioningError, match="gave back 1 of 4 clips; try `java -version`"):
+    with pytest.raises(CaptioningError, match="returned 1 of 4 clips; try `java -version`"):
         caption_scores(WRITTEN, REFERENCES, resamples=5)
     with pytest.raises(RuntimeError, match="Java program, which failed"):
         captioning._meteor({0: ["rain"]}, {0: ["rain"]})
@@ -137,28 +136,28 @@ def test_spider_is_the_mean_of_cider_d_and_spice(no_java, monkeypatch):
     assert found["spider"] == pytest.approx((found["cider_d"] + 0.3) / 2)
 
 
-def task_of(captions, tmp_path):
+def task_of(captions, tokenizer):
     clips = [
         EvaluationClip(f"clip{n}", np.full(160 + n, n, np.int16), tuple(some), (), n) for n, some in enumerate(captions)
     ]
-    return make_task("tiny", clips, tiny_tokenizer(tmp_path / "words.model"), 24, kinds=("captioning",))
+    return captioning_task(read_clip_set("tiny", clips, tokenizer, 24))
 
 
-def test_each_clip_with_references_is_captioned_once(no_java, tmp_path):
-    task = task_of([["a dog barks"], [], ["rain falls", "it rains"]], tmp_path)
+def test_each_clip_with_references_is_captioned_once(no_java, tokenizer):
+    task = task_of([["a dog barks"], [], ["rain falls", "it rains"]], tokenizer)
     written = {160: "a dog barks", 162: ""}
-    captions = Captions(lambda waveforms: [written[len(waveform)] for waveform in waveforms], {"beam": 3})
-    found = evaluate(HashingEmbedder(), {}, [task], resamples=5, captions=captions)["captioning"]["tiny"]
+    generator = CaptionGenerator(lambda waveforms: [written[len(waveform)] for waveform in waveforms], {"beam": 3})
+    found = evaluate(HashingEmbedder(), {}, [task], resamples=5, generator=generator)["captioning"]["tiny"]
     assert (found["n_clips"], found["n_captions"], found["captions_per_clip"], found["n_empty"]) == (2, 3, [1, 2], 1)
     assert found["decoding"] == {"beam": 3} and found["set_size"] == 3
     assert found["examples"][1] == {"written": "", "references": ["rain falls", "it rains"]}
 
 
-def test_what_is_missing_is_named(no_java, tmp_path, monkeypatch):
-    task = task_of([["a dog barks"], ["rain"]], tmp_path)
+def test_what_is_missing_is_named(no_java, tokenizer, monkeypatch):
+    task = task_of([["a dog barks"], ["rain"]], tokenizer)
     with pytest.raises(CaptioningError, match="'tiny' is for captioning, and this model has no caption decoder"):
         evaluate(HashingEmbedder(), {}, [task])
     monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu_scorer", None)
-    captions = Captions(lambda waveforms: [""] * len(waveforms), {})
+    generator = CaptionGenerator(lambda waveforms: [""] * len(waveforms), {})
     with pytest.raises(CaptioningError, match=r"need pycocoevalcap .*pip install 'slap-jax\[eval\]'"):
-        evaluate(HashingEmbedder(), {}, [task], captions=captions)
+        evaluate(HashingEmbedder(), {}, [task], generator=generator)

@@ -15,15 +15,15 @@ from slap_jax.data.records import make_record
 from slap_jax.errors import UrlError
 from slap_jax.evaluation.evaluate import evaluate, parse_data_argument, scalars, write_results
 from slap_jax.evaluation.retrieval import retrieval
-from slap_jax.evaluation.task import load_tasks, make_task
+from slap_jax.evaluation.task import default_task, load_tasks, named_task, read_clip_set
 from slap_jax.evaluation.text_table import table
 from slap_jax.inference.embedder import Embedder
 from slap_jax.inference.prompts import ZeroShotError, class_prompts
 from slap_jax.parallel.sharding import create_mesh
-from tests.inference.tiny import CAPTIONS, noise, tiny_config, tiny_params, tiny_tokenizer
+from tests.inference.tiny import CAPTIONS, CountingEmbedder, noise, shared_params, tiny_config, tiny_params
 
 CONFIG = tiny_config()
-PARAMS = tiny_params(CONFIG)
+PARAMS = shared_params()["model"]
 CLIPS = [
     EvaluationClip(
         id=f"clip{index}",
@@ -36,20 +36,13 @@ CLIPS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return tiny_tokenizer(tmp_path_factory.mktemp("words") / "words.model")
-
-
-@pytest.fixture(scope="module")
-def embedder():
-    return Embedder(CONFIG)
+def task_of(clips, tokenizer, label="", template="ensemble", name="tiny"):
+    return default_task(read_clip_set(name, clips, tokenizer, 24, "test"), label, (template,))
 
 
 @pytest.fixture(scope="module")
 def results(embedder, tokenizer):
-    task = make_task("tiny", CLIPS, tokenizer, 24, split="test", label="kind", template="sound")
-    return evaluate(embedder, PARAMS, [task], resamples=200)
+    return evaluate(embedder, PARAMS, [task_of(CLIPS, tokenizer, "kind", "sound")], resamples=200)
 
 
 def test_equals_the_parts_put_together(results, embedder, tokenizer):
@@ -88,7 +81,7 @@ def test_scalars_are_the_numbers_of_curves(results):
     assert not any("interval" in name or "n_clips" in name for name in found)
 
 
-def test_table_sets_chance_and_n_beside_each_number(results):
+def test_the_table_has_chance_and_n_next_to_each_number(results):
     lines = table(results).splitlines()
     assert len(lines) == 5
     assert "tiny, text to audio" in lines[1] and f"{results['retrieval']['tiny']['chance_r1']:.3f}" in lines[1]
@@ -96,11 +89,12 @@ def test_table_sets_chance_and_n_beside_each_number(results):
     assert "nothing was evaluated" in table({"retrieval": {}, "zero_shot": {}})
 
 
-def test_same_results_on_a_mesh_and_while_parameters_change(embedder, tokenizer, results):
-    task = make_task("tiny", CLIPS, tokenizer, 24, label="kind", template="sound")
-    programs = embedder.programs
-    other = evaluate(embedder, tiny_params(CONFIG, seed=5), [task], resamples=50)
-    assert embedder.programs == programs
+def test_same_results_on_a_mesh_and_while_parameters_change(tokenizer, results):
+    task, counting = task_of(CLIPS, tokenizer, "kind", "sound"), CountingEmbedder(CONFIG)
+    assert evaluate(counting, PARAMS, [task], resamples=200) == results
+    traces = counting.traces
+    other = evaluate(counting, tiny_params(CONFIG, seed=5), [task], resamples=50)
+    assert counting.traces == traces
     assert other["retrieval"]["tiny"]["t2a_map10"] != results["retrieval"]["tiny"]["t2a_map10"]
     mesh = create_mesh(CONFIG.parallel, jax.devices()[:2])
     params = jax.device_put(PARAMS, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
@@ -110,7 +104,7 @@ def test_same_results_on_a_mesh_and_while_parameters_change(embedder, tokenizer,
 
 
 def test_under_a_transfer_guard(embedder, tokenizer):
-    task = make_task("tiny", CLIPS, tokenizer, 24, label="kind")
+    task = task_of(CLIPS, tokenizer, "kind")
     params = jax.device_put(PARAMS)
     expected = evaluate(embedder, params, [task], resamples=10)
     with jax.transfer_guard("disallow"):
@@ -119,43 +113,40 @@ def test_under_a_transfer_guard(embedder, tokenizer):
 
 def test_sets_without_captions_or_labels(embedder, tokenizer):
     bare = [EvaluationClip(clip.id, clip.waveform, (), clip.labels, clip.key) for clip in CLIPS[:3]]
-    found = evaluate(embedder, PARAMS, [make_task("bare", bare, tokenizer, 24, label="kind")], resamples=10)
+    found = evaluate(embedder, PARAMS, [task_of(bare, tokenizer, "kind", name="bare")], resamples=10)
     assert found["retrieval"] == {} and found["zero_shot"]["bare"]["n"] == 3
-    found = evaluate(embedder, PARAMS, [make_task("mixed", [*bare, *CLIPS[3:6]], tokenizer, 24)], resamples=10)
+    found = evaluate(embedder, PARAMS, [task_of([*bare, *CLIPS[3:6]], tokenizer, name="mixed")], resamples=10)
     assert found["zero_shot"] == {} and found["retrieval"]["mixed"]["n_clips"] == 3
 
 
-def test_clips_without_captions_are_told(tokenizer, caplog):
+def test_clips_without_captions_are_logged(tokenizer, caplog):
     bare = [EvaluationClip(clip.id, clip.waveform, (), clip.labels, clip.key) for clip in CLIPS[:3]]
     with caplog.at_level("INFO"):
-        make_task("mixed", [*bare, *CLIPS[3:6]], tokenizer, 24)
-        make_task("bare", bare, tokenizer, 24, label="kind")
-        make_task("full", CLIPS, tokenizer, 24)
+        task_of([*bare, *CLIPS[3:6]], tokenizer, name="mixed")
+        task_of(bare, tokenizer, "kind", name="bare")
+        task_of(CLIPS, tokenizer, name="full")
     assert [record.getMessage() for record in caplog.records] == [
         "evaluation set 'mixed': 3 of 6 clips have captions; only those take part in retrieval",
         "evaluation set 'bare': 0 of 3 clips have captions; it has no retrieval results",
     ]
     with pytest.raises(ConfigError, match=r"'bare': 0 of 3 clips have captions, and retrieval needs two; .*: kind$"):
-        make_task("bare", bare, tokenizer, 24)
+        task_of(bare, tokenizer, name="bare")
     with pytest.raises(ConfigError, match=r"'alone': 1 of 1 clips have captions, .* label keys: it has none"):
-        make_task("alone", CLIPS[9:], tokenizer, 24)
+        task_of(CLIPS[9:], tokenizer, name="alone")
 
 
 def test_a_set_of_labels_alone_is_read_from_records(tokenizer, tmp_path):
     records = [make_record(clip.id, clip.waveform, (), labels=clip.labels, source="tiny") for clip in CLIPS[:4]]
     prepare_records({"test": (len(records), records)}, tmp_path / "tiny", {}, log=lambda line: None)
     (task,) = load_tasks({"tiny": source(str(tmp_path / "tiny"), "test", label="kind")}, tokenizer, 24)
-    assert (
-        task.captions == []
-        and task.labels
-        and task.labels.classes == ["a", "b"]
-        and list(task.labels.truth) == [0, 1, 0, 1]
-    )
+    (measure,) = task.measures
+    assert task.kinds == ("zero_shot",) and task.data.captions == [] and task.data.sources == ["tiny"]
+    assert measure.labels.classes == ["a", "b"] and list(measure.labels.index) == [0, 1, 0, 1]
 
 
 def test_fingerprint_depends_on_what_is_scored(tokenizer):
     def fingerprint(clips):
-        return make_task("tiny", clips, tokenizer, 24).fingerprint
+        return read_clip_set("tiny", clips, tokenizer, 24).fingerprint
 
     assert fingerprint(CLIPS) == fingerprint(list(CLIPS))
     assert len({fingerprint(CLIPS), fingerprint(CLIPS[::-1]), fingerprint(CLIPS[:-1])}) == 3
@@ -165,11 +156,36 @@ def test_fingerprint_depends_on_what_is_scored(tokenizer):
 
 def test_bad_tasks(tokenizer):
     with pytest.raises(ConfigError, match="evaluation set 'empty' holds no clips"):
-        make_task("empty", [], tokenizer, 24)
+        task_of([], tokenizer, name="empty")
     with pytest.raises(ZeroShotError, match="no clip has the label 'genre'; labels found: kind"):
-        make_task("tiny", CLIPS, tokenizer, 24, label="genre")
+        task_of(CLIPS, tokenizer, "genre")
     with pytest.raises(ZeroShotError, match="template 'loud' is not known"):
-        make_task("tiny", CLIPS, tokenizer, 24, template="loud")
+        task_of(CLIPS, tokenizer, "kind", "loud")
+
+
+@pytest.mark.parametrize(
+    ("names", "multi_label"), [(("zero_shot",), True), (("zero_shot_multi_label",), False), (("zero_shot",), False)]
+)
+def test_every_way_to_ask_for_classes_has_a_table(embedder, tokenizer, names, multi_label):
+    """The kind of the results follows the labels, so that every reader of results finds the metric of their kind."""
+    task = named_task(read_clip_set("tiny", CLIPS, tokenizer, 24), names, "kind", multi_label=multi_label)
+    results = evaluate(embedder, PARAMS, [task], resamples=10)
+    several = multi_label or names != ("zero_shot",)
+    (entry,) = results["zero_shot_multi_label" if several else "zero_shot"].values()
+    assert ("map" in entry) == several and ("accuracy" in entry) != several
+    assert f"tiny, kind{'':<22}" in table(results) and entry["template"] == "ensemble"
+
+
+def test_named_measures(tokenizer):
+    data = read_clip_set("tiny", CLIPS, tokenizer, 24)
+    task = named_task(data, ["zero_shot", "retrieval", "zero_shot_multi_label"], "kind", multi_label=True)
+    assert task.kinds == ("zero_shot_multi_label", "retrieval")
+    with pytest.raises(ConfigError, match=r"'probe' is not a measure; choose of retrieval, .*; `slap probe` trains"):
+        named_task(data, ["probe"], "kind")
+    with pytest.raises(ConfigError, match=r"'tiny': zero_shot needs the key of a label \(NAME=PATH:SPLIT:LABEL\)"):
+        named_task(data, ["zero_shot"])
+    with pytest.raises(ConfigError, match="'tiny': frames needs clips with timed regions"):
+        named_task(data, ["frames"])
 
 
 @pytest.mark.parametrize(
@@ -177,6 +193,7 @@ def test_bad_tasks(tokenizer):
     [
         ("esc=data/esc50:test:class", ("esc", "data/esc50", "test", "class")),
         ("clips=data/clips:val+test", ("clips", "data/clips", "val+test", "")),
+        ("odd=a:b/c:test:", ("odd", "a:b/c", "test", "")),
         ("odd=/mnt/a:b/data:test:drum", ("odd", "/mnt/a:b/data", "test", "drum")),
         ("odd=/mnt/a:b/data:test", ("odd", "/mnt/a:b/data", "test", "")),
     ],

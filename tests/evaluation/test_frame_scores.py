@@ -8,19 +8,19 @@ from slap_jax.config.rules import ConfigError
 from slap_jax.data.evaluation_set import EvaluationClip
 from slap_jax.evaluation.evaluate import evaluate
 from slap_jax.evaluation.frame_scores import positives, segments
-from slap_jax.evaluation.task import make_task
+from slap_jax.evaluation.task import frames_task, read_clip_set
 from tests.evaluation.hashing_embedder import HashingEmbedder
-from tests.inference.tiny import noise, tiny_tokenizer
+from tests.inference.tiny import noise
 
 COLUMN = 0.16
 
 
-def task_of(tmp_path, regions, seconds):
+def task_of(tokenizer, regions, seconds):
     clips = [
         EvaluationClip(f"{n}", noise(n, length), (), (), n, tuple(some))
         for n, (some, length) in enumerate(zip(regions, seconds, strict=True))
     ]
-    return make_task("tiny", clips, tiny_tokenizer(tmp_path / "words.model"), 24, kinds=("frames",))
+    return frames_task(read_clip_set("tiny", clips, tokenizer, 24))
 
 
 def test_a_column_belongs_to_the_second_of_its_middle():
@@ -38,17 +38,17 @@ def test_a_segment_is_positive_where_a_region_overlaps_it():
 
 
 def segment_scores(embedder, task, texts):
-    vectors = embedder.text({}, task.encode(texts))
-    for clip in task.clips:
+    vectors = embedder.text({}, task.data.encode(texts))
+    for clip in task.data.clips:
         (columns,) = embedder.frame_embeddings({}, [clip.waveform])
         middle = (np.arange(len(columns)) + 0.5) * COLUMN
         scores = columns @ vectors.T
         yield np.stack([scores[middle.astype(int) == second].mean(axis=0) for second in np.unique(middle.astype(int))])
 
 
-def test_classes_are_pooled_over_clips(tmp_path):
+def test_classes_are_pooled_over_clips(tokenizer):
     regions = [[(0.0, 1.5, "a dog"), (2.2, 4.0, "rain")], [(1.0, 2.0, "a dog")], [(0.5, 3.5, "rain")]]
-    task = task_of(tmp_path, [*regions, []], [4.0, 3.0, 4.96, 2.0])
+    task = task_of(tokenizer, [*regions, []], [4.0, 3.0, 4.96, 2.0])
     found = evaluate(HashingEmbedder(), {}, [task], resamples=50)["frames"]["tiny"]
     scores = np.concatenate(list(segment_scores(HashingEmbedder(), task, ["a dog", "rain"]))[:3])
     dog = [*(1, 1, 0, 0), *(0, 1, 0), *(0, 0, 0, 0, 0)]
@@ -59,9 +59,9 @@ def test_classes_are_pooled_over_clips(tmp_path):
     assert found["interval"][0] <= found["auroc"] <= found["interval"][1]
 
 
-def test_sentences_are_scored_within_their_clip(tmp_path):
+def test_sentences_are_scored_within_their_clip(tokenizer):
     regions = [[(0.0, 1.5, "a dog outside"), (0.0, 4.0, "all the time")], [(1.1, 1.9, "rain twice")]]
-    task = task_of(tmp_path, regions, [4.0, 3.0])
+    task = task_of(tokenizer, regions, [4.0, 3.0])
     found = evaluate(HashingEmbedder(), {}, [task], resamples=50)["frames"]["tiny"]
     texts = ["a dog outside", "rain twice"]
     first, second = segment_scores(HashingEmbedder(), task, texts)
@@ -70,6 +70,6 @@ def test_sentences_are_scored_within_their_clip(tmp_path):
     assert found["auroc"] == pytest.approx(np.mean(expected))
 
 
-def test_a_set_without_regions_is_refused(tmp_path):
+def test_a_set_without_regions_is_refused(tokenizer):
     with pytest.raises(ConfigError, match="'tiny': frames needs clips with timed regions, and it has none"):
-        task_of(tmp_path, [[], []], [1.0, 1.0])
+        task_of(tokenizer, [[], []], [1.0, 1.0])

@@ -14,9 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from slap_jax.data.evaluation_set import EvaluationClip
 from slap_jax.evaluation.evaluate import evaluate
 from slap_jax.evaluation.probe import ProbeError, probe
-from slap_jax.evaluation.task import make_task
+from slap_jax.evaluation.task import label_folds, probe_task, read_clip_set
 from tests.evaluation.hashing_embedder import HashingEmbedder
-from tests.inference.tiny import tiny_tokenizer
 
 CLASSES = ("bell", "dog", "rain")
 
@@ -42,17 +41,22 @@ def table_of(seed, clips, noise=1.0):
     return (centres[truth] + noise * generator.normal(size=(clips, 6))).astype(np.float32), truth
 
 
-def task_of(tmp_path, labels, **settings):
+def task_of(tokenizer, labels, parts=(), test_part="", folds=None, **settings):
     clips = [EvaluationClip(f"{n}", np.array([n], np.int16), (), tuple(some), n) for n, some in enumerate(labels)]
-    tokenizer = tiny_tokenizer(tmp_path / "words.model")
-    return make_task("tiny", clips, tokenizer, 24, label="label", kinds=("probe",), **settings)
+    data = read_clip_set("tiny", clips, tokenizer, 24)
+    return probe_task(data, "label", label_folds(data, *folds) if folds else parts, test_part, **settings)
 
 
-def test_a_fixed_split_equals_sklearn(tmp_path):
+def probe_of(embedder, task, **settings):
+    (measure,) = task.measures
+    return probe(embedder, {}, task.data, measure, **settings)
+
+
+def test_a_fixed_split_equals_sklearn(tokenizer):
     table, truth = table_of(0, 90)
     parts = ["test" if n % 3 == 0 else "train" for n in range(90)]
-    task = task_of(tmp_path, [(f"label={CLASSES[y]}",) for y in truth], parts=parts, test_part="test")
-    found = probe(PlacedEmbedder(table), {}, task, resamples=50)
+    task = task_of(tokenizer, [(f"label={CLASSES[y]}",) for y in truth], parts=parts, test_part="test")
+    found = probe_of(PlacedEmbedder(table), task, resamples=50)
     test = np.array(parts) == "test"
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(table[~test], truth[~test])
     knn = KNeighborsClassifier(10, metric="cosine").fit(table[~test], truth[~test])
@@ -68,13 +72,13 @@ def test_a_fixed_split_equals_sklearn(tmp_path):
     assert low < about["accuracy"] < high
 
 
-def test_a_fold_is_predicted_by_the_others(tmp_path):
+def test_a_fold_is_predicted_by_the_others(tokenizer):
     """In each fold the classes lie elsewhere, so a probe that saw its test clips would score far better."""
     generator = np.random.default_rng(1)
     folds, truth = np.repeat(np.arange(4), 12), np.tile(np.arange(3), 16)
     table = np.eye(12, dtype=np.float32)[3 * folds + truth] + 0.01 * generator.normal(size=(48, 12)).astype(np.float32)
     labels = [(f"label={CLASSES[y]}", f"fold={fold}") for y, fold in zip(truth, folds, strict=True)]
-    found = probe(PlacedEmbedder(table), {}, task_of(tmp_path, labels, folds=("fold", 0)), resamples=20)
+    found = probe_of(PlacedEmbedder(table), task_of(tokenizer, labels, folds=("fold", 0)), resamples=20)
     scores = [found[f"tiny_{classifier}_global"] for classifier in ("linear", "knn")]
     assert all(score["accuracy"] < 0.7 for score in scores)
     for score in scores:
@@ -82,21 +86,21 @@ def test_a_fold_is_predicted_by_the_others(tmp_path):
         assert score["accuracy"] == pytest.approx(np.mean(list(score["fold_accuracies"].values())))
 
 
-def test_speakers_are_dealt_out_to_folds(tmp_path):
+def test_speakers_are_dealt_out_to_folds(tokenizer):
     labels = [(f"label={CLASSES[n % 3]}", f"actor={1000 + n // 6}") for n in range(30)]
-    task = task_of(tmp_path, labels, folds=("actor", 2))
-    assert task.parts == [str(n // 6 % 2) for n in range(30)]
+    task = task_of(tokenizer, labels, folds=("actor", 2))
+    assert task.measures[0].parts == [str(n // 6 % 2) for n in range(30)]
 
 
-def test_several_labels_equal_one_against_the_rest(tmp_path):
+def test_several_labels_equal_one_against_the_rest(tokenizer):
     table, _ = table_of(2, 80)
     generator = np.random.default_rng(3)
     truth = (table @ generator.normal(size=(6, 3)) + generator.normal(size=(80, 3))) > 0
     labels = [tuple(f"label={CLASSES[y]}" for y in np.flatnonzero(row)) for row in truth]
     parts = ["test" if n % 2 else "train" for n in range(80)]
     kept, test = truth.any(axis=1), np.array(parts) == "test"
-    task = task_of(tmp_path, labels, multi_label=True, parts=parts, test_part="test")
-    found = probe(PlacedEmbedder(table), {}, task, resamples=20)
+    task = task_of(tokenizer, labels, multi_label=True, parts=parts, test_part="test")
+    found = probe_of(PlacedEmbedder(table), task, resamples=20)
     linear = make_pipeline(StandardScaler(), OneVsRestClassifier(LogisticRegression(max_iter=1_000)))
     linear.fit(table[kept & ~test], truth[kept & ~test])
     scores = linear.decision_function(table[kept & test])
@@ -105,20 +109,20 @@ def test_several_labels_equal_one_against_the_rest(tmp_path):
     assert 0 < found["tiny_knn_dense"]["map"] <= 1
 
 
-def test_clips_without_the_label_take_no_part(tmp_path):
+def test_clips_without_the_label_take_no_part(tokenizer):
     table, truth = table_of(4, 30)
     labels = [(f"label={CLASSES[y]}", f"fold={n % 2}")[n == 7 :] for n, y in enumerate(truth)]
-    found = probe(PlacedEmbedder(table), {}, task_of(tmp_path, labels, folds=("fold", 0)), resamples=20)
+    found = probe_of(PlacedEmbedder(table), task_of(tokenizer, labels, folds=("fold", 0)), resamples=20)
     assert found["tiny_knn_global"]["n"] == 29
 
 
-def test_what_a_probe_cannot_do_is_told(tmp_path, monkeypatch):
+def test_what_a_probe_cannot_do_is_told(tokenizer, monkeypatch):
     table, truth = table_of(5, 6)
     labels = [(f"label={CLASSES[y]}",) for y in truth]
     with pytest.raises(ProbeError, match="'tiny' has no folds or splits to probe with"):
-        evaluate(PlacedEmbedder(table), {}, [task_of(tmp_path, labels)])
-    task = task_of(tmp_path, labels, parts=["test"] * 6, test_part="test")
-    with pytest.raises(ProbeError, match="'tiny': 0 clips to learn from and 6 to test on in part 'test' of test"):
+        evaluate(PlacedEmbedder(table), {}, [task_of(tokenizer, labels)])
+    task = task_of(tokenizer, labels, parts=["test"] * 6, test_part="test")
+    with pytest.raises(ProbeError, match="'tiny', part 'test' of test: found 0 clips to train on and 6 to test on"):
         evaluate(PlacedEmbedder(table), {}, [task])
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(ProbeError, match=r"needs scikit-learn .*pip install 'slap-jax\[eval\]'"):

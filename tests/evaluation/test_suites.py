@@ -1,4 +1,4 @@
-"""Every protocol of the suites, on folders laid out by the real builders and prepared as a user would."""
+"""Every protocol of the suites, on tiny folders in the publishers' layouts; suites in the training loop."""
 
 import json
 
@@ -6,37 +6,42 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from slap_jax.config.defaults import default_config, source
 from slap_jax.config.rules import ConfigError
+from slap_jax.config.validate import validate
+from slap_jax.data.batches.leakage import LeakageError, check_leakage
 from slap_jax.data.datasets.registry import DATASETS
 from slap_jax.data.evaluation_set import load_evaluation
-from slap_jax.evaluation.captioning import Captions
+from slap_jax.evaluation.captioning import CaptionGenerator
 from slap_jax.evaluation.evaluate import evaluate
-from slap_jax.evaluation.suites import SETS, SUITES, load_suite, suite_sets
+from slap_jax.evaluation.suites import SETS, SUITES, load_suite, loop_tasks, suite_sets
 from slap_jax.evaluation.text_table import table
+from slap_jax.train import main
+from slap_jax.training.metrics import read_metrics
 from tests.evaluation.hashing_embedder import HashingEmbedder
 from tests.evaluation.published_folders import prepare_published
-from tests.inference.tiny import tiny_tokenizer
+from tests.train_worker import config_of as config_of_run
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return tiny_tokenizer(tmp_path_factory.mktemp("words") / "words.model")
+def data(published_data):
+    return published_data
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("suites")
-    return prepare_published(root / "published", root / "data")
+@pytest.fixture
+def no_java(monkeypatch):
+    """`test_captioning.py` tests Java, which takes seconds to start."""
+    monkeypatch.setattr("slap_jax.evaluation.captioning.find_java", lambda: None)
 
 
 @pytest.fixture(scope="module")
 def results(data, tokenizer):
     tasks, missing = load_suite(suite_sets("all"), data, tokenizer, 24)
     assert missing == {}
-    captions = Captions(lambda waveforms: ["a dog barks"] * len(waveforms), {"beam": 1})
+    generator = CaptionGenerator(lambda waveforms: ["a dog barks"] * len(waveforms), {"beam": 1})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slap_jax.evaluation.captioning.find_java", lambda: None)  # test_captioning.py waits for Java
-        return evaluate(HashingEmbedder(), {}, tasks, resamples=20, captions=captions)
+        patch.setattr("slap_jax.evaluation.captioning.find_java", lambda: None)
+        return evaluate(HashingEmbedder(), {}, tasks, resamples=20, generator=generator)
 
 
 def test_every_row_has_a_result_that_says_how_it_was_measured(results):
@@ -58,8 +63,8 @@ def test_missing_clips_are_told(results):
     found = results["retrieval"]["audiocaps"]
     assert (found["n_clips"], found["set_size"], found["n_published"]) == (4, 4, 975)
     assert (found["n_captions"], found["n_distinct_captions"], found["captions_per_clip"]) == (20, 13, [5, 5])
-    assert "note: audiocaps has 4 clips, not the 975 that were published" in table(results)
-    assert "note: vggsound has 2 classes, not the 309 that were published" in table(results)
+    assert "note: audiocaps has 4 clips; 975 were published" in table(results)
+    assert "note: vggsound has 2 classes; 309 were published" in table(results)
     found = {row.name: results[row.kind][row.name]["n_classes_published"] for row in suite_sets("zero_shot")}
     assert (found["esc50"], found["speech_commands"], found["nsynth"], found["audioset"]) == (50, 35, 11, 527)
     assert "n_classes_published" not in results["retrieval"]["audiocaps"]
@@ -92,7 +97,7 @@ def test_classes_and_words_of_the_prompts(results, data, tokenizer):
     assert results["zero_shot"]["nsynth"]["chance"] == pytest.approx(1 / 3)
     assert results["zero_shot"]["speech_commands"]["classes"] == ["yes", "zero"]
     tasks, _ = load_suite(suite_sets("zero_shot"), data, tokenizer, 24)
-    prompts = {task.name: task.labels.prompts(task.labels.templates[0]) for task in tasks if task.labels}
+    prompts = {task.name: task.measures[0].prompts(task.measures[0].templates[0]) for task in tasks}
     assert prompts["crema_d"] == ["angry person talking can be heard", "someone talking sadly can be heard"]
     assert prompts["ravdess"] == ["this person is feeling angry", "this person is feeling happy"]
     assert prompts["speech_commands"] == ["yes", "zero"]
@@ -147,7 +152,7 @@ def test_what_is_not_prepared_is_listed_with_its_command(tmp_path, tokenizer):
     assert [task.name for task in tasks] == ["ravdess"]
     assert len(missing) == 10
     assert missing["esc50, zero_shot"] == (
-        f"{prepared}/esc50 is not there; prepare it with "
+        f"{prepared}/esc50 does not exist; prepare it with "
         f"`slap prepare PUBLISHERS_FOLDER {prepared}/esc50 --dataset esc50`"
     )
     assert "has no split 'full'" in missing["gtzan_all, zero_shot"]
@@ -175,3 +180,78 @@ def test_rows_are_told_apart_by_name_and_kind():
     for row in SETS:
         assert set(row.split.split("+")) <= set(DATASETS[row.dataset].expected), row.name
         assert row.test_part in ("", *row.split.split("+"))
+
+
+def config_of(suite, data):
+    config = default_config()
+    config.train.suite, config.train.suite_data = suite, str(data)
+    return config
+
+
+def test_every_kind_is_measured_and_missing_sets_are_logged(tmp_path, data, tokenizer, caplog):
+    for name in ("audiocaps", "esc50", "audioset"):
+        (tmp_path / name).symlink_to(data / name)
+    tasks, sources = loop_tasks(config_of("all", tmp_path), tokenizer)
+    kinds = [(task.name, *task.kinds) for task in tasks]
+    assert kinds == [
+        ("audiocaps", "retrieval"),
+        ("audiocaps", "captioning"),
+        ("esc50", "zero_shot"),
+        ("audioset", "zero_shot_multi_label"),
+        ("esc50", "probe"),
+        ("audioset", "probe"),
+        ("audioset", "frames"),
+    ]
+    assert set(sources) == {f"suite {name}, {kind}" for name, kind in kinds}
+    told = [record.getMessage() for record in caplog.records if "suite all" in record.getMessage()]
+    assert any("clotho, retrieval is not evaluated" in line and "slap prepare" in line for line in told)
+
+
+def test_a_run_without_a_decoder_writes_no_captions(data, tokenizer, caplog):
+    config = config_of("captioning", data)
+    config.objectives.captioning.weight = 0.0
+    with pytest.raises(ConfigError, match=r"none of its sets \(audiocaps, clotho\) can be evaluated"):
+        loop_tasks(config, tokenizer)
+    assert "audiocaps, captioning is not evaluated: the model has no caption decoder" in caplog.text
+
+
+def test_a_run_evaluates_its_suite(data, train_data, tmp_path, no_java):
+    for name in ("audiocaps", "esc50", "audioset"):
+        (tmp_path / name).symlink_to(data / name)
+    config = config_of_run(str(train_data), 4)
+    config.objectives.distillation.weight = 0.0  # less to compile
+    config.train.update(evaluate_every=2, suite="all", suite_data=str(tmp_path))
+    assert main(config, tmp_path / "run") == 0
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "retrieval/audiocaps/t2a_r1" in line]
+    assert [line["step"] for line in lines] == [2]
+    for metric in ("retrieval/audiocaps/t2a_r1", "zero_shot/esc50/accuracy", "probe/esc50_linear_dense/accuracy"):
+        assert 0 <= lines[0][metric] <= 1, metric
+    assert "captioning/audiocaps/cider_d" in lines[0] and "frames/audioset/auroc" in lines[0]
+
+
+def test_no_suite_is_no_task(tokenizer):
+    assert loop_tasks(default_config(), tokenizer) == ([], {})
+
+
+def test_clips_of_the_suite_are_not_trained_on(data, tokenizer):
+    _, sources = loop_tasks(config_of("zero_shot", data), tokenizer)
+    with pytest.raises(LeakageError, match="suite esc50"):
+        check_leakage({"esc50": (str(data / "esc50"), "fold1")}, sources)
+
+
+def test_mistakes(data, tokenizer):
+    with pytest.raises(ConfigError, match=r"there is no suite 'hearing'; choose one of paper, retrieval"):
+        loop_tasks(config_of("hearing", data), tokenizer)
+    with pytest.raises(ConfigError, match=r"none of its sets \(audioset, tacos\) can .* not prepared in .*'nowhere'"):
+        loop_tasks(config_of("frames", "nowhere"), tokenizer)
+    config = config_of("retrieval", data)
+    config.data.evaluation.audiocaps = source("mine", "test")
+    with pytest.raises(
+        ConfigError, match=r"config.data.evaluation.audiocaps has the name of a set of suite 'retrieval'"
+    ):
+        loop_tasks(config, tokenizer)
+    config = default_config()
+    config.data.train.clips, config.data.tokenizer = source("clips", "train"), "words.model"
+    config.train.suite = "paper"
+    with pytest.raises(ConfigError, match=r"config.train.suite is 'paper' and suite_data is ''; set both"):
+        validate(config)

@@ -1,4 +1,4 @@
-"""Mistakes that other evaluations were found to make, each of which would move a number; here none does."""
+"""Mistakes of other evaluations, each of which would change a number; none changes a number here."""
 
 import numpy as np
 import pytest
@@ -10,14 +10,9 @@ from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record
 from slap_jax.evaluation.evaluate import evaluate
 from slap_jax.evaluation.retrieval import retrieval
-from slap_jax.evaluation.task import load_tasks, make_task
+from slap_jax.evaluation.task import load_tasks, read_clip_set, retrieval_task
 from tests.evaluation.hashing_embedder import HashingEmbedder
-from tests.inference.tiny import CAPTIONS, noise, tiny_tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return tiny_tokenizer(tmp_path_factory.mktemp("words") / "words.model")
+from tests.inference.tiny import CAPTIONS, noise
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +99,16 @@ def test_trap_random_crops(prepared, tokenizer):
 def test_trap_missing_clips(tokenizer):
     """Clips that could not be read are dropped and nobody is told: N and the size of the set stand in the results."""
     clips = [EvaluationClip(f"{n}", np.full(99, n, np.int16), (f"sound {n}",), (), n) for n in range(4)]
-    found = evaluate(HashingEmbedder(), {}, [make_task("x", clips, tokenizer, 24, n_published=5)], resamples=10)
+    task = retrieval_task(read_clip_set("x", clips, tokenizer, 24, n_published=5))
+    found = evaluate(HashingEmbedder(), {}, [task], resamples=10)
     entry = found["retrieval"]["x"]
     assert (entry["n_clips"], entry["set_size"], entry["n_published"]) == (4, 4, 5)
 
 
 def test_trap_captions_that_were_cut(tokenizer):
     clips = [EvaluationClip(f"{n}", np.full(99, n, np.int16), ("rain " * 40 + str(n),), (), n) for n in range(2)]
-    found = evaluate(HashingEmbedder(), {}, [make_task("x", clips, tokenizer, 24)], resamples=10)
+    task = retrieval_task(read_clip_set("x", clips, tokenizer, 24))
+    found = evaluate(HashingEmbedder(), {}, [task], resamples=10)
     assert found["retrieval"]["x"]["n_captions_cut"] == 2
 
 
