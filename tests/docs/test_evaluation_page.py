@@ -76,7 +76,7 @@ def test_every_command_left_its_file(page):
     assert captions["decoding"] == {"beam": 3} and captions["n_clips"] == 8 and 0 <= captions["cider_d"] <= 10
     assert read(page / "frames.json")["frames"]["mine"]["by"] == "region"
     assert read(page / "probe.json")["probe"]["mine_knn_dense"]["n"] == 8
-    assert "SLAP, arXiv 2601.12594" in (page / "table.md").read_text()
+    assert "AuroLA, README of its repository" in (page / "table.md").read_text()
     assert "audiocaps, retrieval" in (page / "table.html").read_text()
 
 
@@ -117,6 +117,29 @@ def test_a_suite_without_its_data_says_how_to_get_it(page, capsys, monkeypatch):
     assert "audioset, by class" in printed
     assert "slap prepare PUBLISHERS_FOLDER data/tacos --dataset tacos --option splits=test" in printed
     assert list(read(page / "x.json")["missing"]) == ["tacos, frames"]
+
+
+@pytest.mark.parametrize("arguments", [["zero_shot", "--multi-label"], ["zero_shot_multi_label"]])
+def test_several_labels_per_clip_are_written_and_printed(page, capsys, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(page)
+    command = ["evaluate", "runs/demo/export", "--data", "mine=data/mine:test:kind", "--measure", *arguments]
+    assert main([*command, "--output", str(tmp_path / "several.json")]) == 0
+    scores = read(tmp_path / "several.json")["zero_shot_multi_label"]["mine"]
+    assert f"{scores['map']:.3f}" in capsys.readouterr().out and "accuracy" not in scores
+
+
+def test_results_are_written_before_they_are_printed(page, monkeypatch, tmp_path):
+    """A failure in printing must not cost the work."""
+
+    def broken(results):
+        raise ZeroDivisionError
+
+    monkeypatch.chdir(page)
+    monkeypatch.setattr("slap_jax.evaluation.text_table.table", broken)
+    command = ["evaluate", "runs/demo/export", "--data", "mine=data/mine:test", "--output", str(tmp_path / "x.json")]
+    with pytest.raises(ZeroDivisionError):
+        main(command)
+    assert read(tmp_path / "x.json")["retrieval"]["mine"]["n_clips"] == 8
 
 
 def test_a_damaged_set_does_not_keep_others_from_being_measured(page, capsys, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Average precision and area under the ROC curve equal scikit-learn's; intervals cover the truth and cluster by clip."""
+"""Average precision and area under the ROC curve equal scikit-learn's; bootstrap intervals cover the truth."""
 
 import numpy as np
 import pytest
