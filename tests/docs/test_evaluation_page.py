@@ -158,10 +158,10 @@ def test_a_damaged_set_does_not_keep_others_from_being_measured(page, capsys, mo
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["--suite", "retrieval"], "--suite wants --data-dir DIR"),
+        (["--suite", "retrieval"], "--suite needs --data-dir DIR"),
         (["--suite", "music", "--data-dir", "data"], "there is no suite 'music'; choose one of paper, retrieval"),
         (["--suite", "frames", "--data-dir", "nowhere"], "no set of suite 'frames' can be evaluated"),
-        (["--suite", "frames", "--data", "a=b:c"], "--suite and --data name sets in two ways"),
+        (["--suite", "frames", "--data", "a=b:c"], "give either --suite or --data"),
         (["--data", "a=data/mine:test", "--measure", "song"], "'song' is not a measure; choose of retrieval"),
         (
             ["--data", "a=data/mine:test", "--measure", "captioning", "--scores", "bert"],
@@ -179,7 +179,10 @@ def test_mistakes_of_evaluate(page, capsys, monkeypatch, command, message):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["--data", "mine=data/mine:test:kind"], "give --folds LABEL[:N] to test every part in turn, or --test SPLIT"),
+        (
+            ["--data", "mine=data/mine:test:kind"],
+            "give either --folds LABEL[:N], to test every part in turn, or --test SPLIT",
+        ),
         (["--data", "mine=data/mine:test", "--folds", "speaker"], "names no label to predict"),
         (["--data", "mine=data/mine:test:kind", "--folds", "speaker:two"], "is not LABEL or LABEL:NUMBER"),
         (["--data", "mine=data/mine:test:kind", "--folds", "singer"], "no clip has the label 'singer'"),
