@@ -1,10 +1,11 @@
-"""Checks before a run that all it needs is there, and says what to fix.
+"""Checks everything that a run needs before it starts, and says what to fix.
 
     launch/gpu_single.sh -- preflight --config configs/slap_base.py:data=DATA --run-dir RUN --topology h100:8
     python launch/preflight.py --config configs/slap_base.py:data=DATA --run-dir RUN --topology v5e:4x4
 
-Versions, devices, the exchange between them, data, run directory, and whether the step fits and the data keeps up. All
-checks run, whatever they find. Exit code 1 if any host has a problem. Started like training, on every host.
+The checks cover versions, devices, the network between them, data, the run directory, whether the step fits into
+memory, and whether the data pipeline is fast enough. All checks run, even after a problem. The exit code is 1 if any
+host has a problem. Start it like training, on every host.
 """
 
 import argparse
@@ -33,12 +34,12 @@ from slap_jax.parallel.distributed import allgather_text, require_consistency, r
 from slap_jax.parallel.sharding import create_mesh
 
 ROOT = Path(__file__).resolve().parent.parent
-_SECONDS = 3_600.0  # to wait for the process that compiles ahead of time
-_UNKNOWN = "this is a bug or a broken installation; the message above is all that is known"
+_TIMEOUT = 3_600.0  # seconds that the other processes wait for the one that compiles ahead of time
+_UNKNOWN = "this is a bug or a broken installation; see the message above"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs all checks; every process of the run must.
+    """Runs all checks; every process of the run must call it.
 
     Returns:
         0, or 1 if any process found a problem.
@@ -50,16 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     findings = attempt("versions", lambda: check_versions(ROOT / "requirements.txt"), _UNKNOWN)
     config = _read(options.config, overrides, findings)
     distributed.initialize(config.distributed if config else None)
-    if not all(json.loads(told) for told in tell("preflight config was read", json.dumps(config is not None))):
-        config = None  # a check that one host cannot make would wait for it on the others
+    if not all(json.loads(text) for text in share("preflight config was read", json.dumps(config is not None))):
+        config = None  # one host would skip checks in which the others wait for it
     findings += attempt("devices", lambda: check_devices(config), _UNKNOWN)
     findings += attempt("all-reduce", lambda: check_all_reduce(_mesh(config)), _UNKNOWN)
-    findings += attempt("run directory", lambda: check_run_dir(options.run_dir, tell), _UNKNOWN)
+    findings += attempt("run directory", lambda: check_run_dir(options.run_dir, share), _UNKNOWN)
     if config is not None:
         findings += _with_config(config, options, overrides)
-    told = tell("preflight findings", json.dumps([socket.gethostname(), *map(dataclasses.asdict, findings)]))
-    hosts, of_hosts = _decode(told)
-    merged = merge(of_hosts, hosts)
+    shared = share("preflight findings", json.dumps([socket.gethostname(), *map(dataclasses.asdict, findings)]))
+    hosts, by_process = _decode(shared)
+    merged = merge(by_process, hosts)
     problems = sum(finding.status == PROBLEM for finding in merged)
     if jax.process_index() == 0:
         if options.json:
@@ -70,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def tell(name: str, text: str) -> list[str]:
-    """Returns what every process told; see `allgather_text`."""
-    return [text] if jax.process_count() == 1 else allgather_text(name, text, _SECONDS)
+def share(name: str, text: str) -> list[str]:
+    """Shares a text with the other processes and returns the texts of all of them; see `allgather_text`."""
+    return [text] if jax.process_count() == 1 else allgather_text(name, text, _TIMEOUT)
 
 
 def _with_config(config: ConfigDict, options: argparse.Namespace, overrides: list[str]) -> list[Finding]:
@@ -92,17 +93,17 @@ def _with_config(config: ConfigDict, options: argparse.Namespace, overrides: lis
         reports: list[dict[str, Any]] = []
 
         def compile_ahead() -> list[Finding]:
-            found, report = check_aot(options.config, overrides, options.topology)
+            result, report = check_aot(options.config, overrides, options.topology)
             reports.append(report)
-            return found
+            return result
 
         findings += attempt("aot", compile_ahead, "write a topology that exists, or --skip-aot")
         bound = reports[0].get("bound_step_seconds") if reports else None
-    bound = json.loads(tell("preflight bound", json.dumps(bound))[0])
+    bound = json.loads(share("preflight bound", json.dumps(bound))[0])
     if options.read_seconds == 0 or any(finding.status == PROBLEM for finding in data):
-        why = "--read-seconds 0" if options.read_seconds == 0 else "the data cannot be read, see above"
+        why = "--read-seconds 0" if options.read_seconds == 0 else "the data cannot be read; see above"
         return [*findings, Finding("read speed", SKIPPED, why)]
-    remedy = "see the message; slap data check looks at every clip"
+    remedy = "see the message; slap data check reads every clip"
     return findings + attempt("read speed", lambda: check_read_speed(config, options.read_seconds, bound), remedy)
 
 
@@ -120,7 +121,7 @@ def _read(path: str, overrides: list[str], findings: list[Finding]) -> ConfigDic
 def _agree(config: ConfigDict) -> list[Finding]:
     if jax.process_count() == 1:
         return [Finding("same config", SKIPPED, "there is one process")]
-    require_consistency("preflight config", run_facts(config), _SECONDS)
+    require_consistency("preflight config", run_facts(config), _TIMEOUT)
     return [Finding("same config", OK, f"all {jax.process_count()} processes have the same config and versions")]
 
 
@@ -128,13 +129,13 @@ def _mesh(config: ConfigDict | None):
     everything = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     try:
         return create_mesh(config.parallel if config else everything)
-    except ConfigError:  # told by the check of the mesh
+    except ConfigError:  # the check of the mesh reports it
         return create_mesh(everything)
 
 
-def _decode(told: list[str]) -> tuple[list[str], list[list[Finding]]]:
-    decoded = [json.loads(text) for text in told]
-    return [host for host, *_ in decoded], [[Finding(**found) for found in rest] for _, *rest in decoded]
+def _decode(texts: list[str]) -> tuple[list[str], list[list[Finding]]]:
+    decoded = [json.loads(text) for text in texts]
+    return [host for host, *_ in decoded], [[Finding(**fields) for fields in findings] for _, *findings in decoded]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,11 +146,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE.py[:ARG]", help="that training will get")
-    add("--run-dir", required=True, metavar="DIR", help="that training will get")
-    add("--topology", default="", metavar="T", help="compile the step for it: v5e:4x4, h100:8; see slap aot")
+    add("--config", required=True, metavar="FILE.py[:ARG]", help="that of the training command")
+    add("--run-dir", required=True, metavar="DIR", help="that of the training command")
+    add("--topology", default="", metavar="T", help="compile the step for these devices: v5e:4x4, h100:8; see slap aot")
     add("--skip-aot", action="store_true", help="do not compile the step ahead of time")
-    add("--read-seconds", type=float, default=10.0, metavar="S", help="of reading data as training does; 0: none (10)")
+    add(
+        "--read-seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="how long to read data as training does; 0: skip (10)",
+    )
     add("--json", action="store_true", help="print JSON")
     return parser
 

@@ -1,1 +1,1 @@
-"""The checks of `launch/preflight.py`, each a function that returns findings."""
+"""The checks of `launch/preflight.py`: functions that return findings."""

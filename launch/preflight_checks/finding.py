@@ -1,4 +1,4 @@
-"""What a check has found, on one host and on all of them."""
+"""The result of a check on one host, and the merged results of all hosts."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,12 +8,12 @@ OK, PROBLEM, SKIPPED = "ok", "problem", "skipped"
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line of the result.
+    """One line of the report.
 
     Attributes:
-        check: its name.
+        check: name of the check.
         status: ok, problem or skipped.
-        text: what was found; for skipped, why.
+        text: the result, or why the check was skipped.
         remedy: what to do about a problem.
     """
 
@@ -24,44 +24,44 @@ class Finding:
 
 
 def attempt(check: str, function: Callable[[], list[Finding]], remedy: str) -> list[Finding]:
-    """Runs a check; whatever it raises becomes a problem, so that the checks after it still run."""
+    """Runs a check. An exception becomes a problem, so that the checks after it still run."""
     try:
         return function()
     except Exception as error:
         return [Finding(check, PROBLEM, f"{type(error).__name__}: {error}", remedy)]
 
 
-def merge(of_hosts: Sequence[Sequence[Finding]], hosts: Sequence[str]) -> list[Finding]:
-    """Joins the findings of all processes: what all found alike is told once, the rest with who found it.
+def merge(by_process: Sequence[Sequence[Finding]], hosts: Sequence[str]) -> list[Finding]:
+    """Merges the findings of all processes; a finding that only some processes have names them.
 
     Args:
-        of_hosts: the findings of every process.
-        hosts: their names.
+        by_process: the findings of each process.
+        hosts: the host name of each process.
     """
     merged = []
-    for finding in dict.fromkeys(finding for findings in of_hosts for finding in findings):
-        who = [process for process, findings in enumerate(of_hosts) if finding in findings]
-        # Checks that only process 0 makes say nothing elsewhere.
-        makers = [
-            process for process, findings in enumerate(of_hosts) if any(f.check == finding.check for f in findings)
+    for finding in dict.fromkeys(finding for findings in by_process for finding in findings):
+        who = [process for process, findings in enumerate(by_process) if finding in findings]
+        # Only process 0 runs some of the checks.
+        runners = [
+            process for process, findings in enumerate(by_process) if any(f.check == finding.check for f in findings)
         ]
-        if who == makers:
+        if who == runners:
             merged.append(finding)
             continue
         if finding.status == OK:
-            # Figures that differ from host to host: one of them stands for all that are well.
+            # Figures differ from host to host: one of the good ones represents the others.
             if not any(other.check == finding.check and other.status == OK for other in merged):
                 merged.append(dataclasses.replace(finding, text=f"{finding.text}, on {hosts[who[0]]}"))
             continue
         names = ", ".join(f"{process} ({hosts[process]})" for process in who[:4])
         more = f" and {len(who) - 4} more" if len(who) > 4 else ""
         merged.append(dataclasses.replace(finding, text=f"process {names}{more}: {finding.text}"))
-    order = list(dict.fromkeys(finding.check for findings in of_hosts for finding in findings))
+    order = list(dict.fromkeys(finding.check for findings in by_process for finding in findings))
     return sorted(merged, key=lambda finding: order.index(finding.check))
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """Returns one line for each finding, and below a problem what to do."""
+    """Formats one line for each finding, with the remedy below each problem."""
     width = max(len(finding.check) for finding in findings)
     lines = []
     for finding in findings:

@@ -1,4 +1,4 @@
-"""Whether the step fits and how fast it can be at best, and whether the data keeps up with it."""
+"""Whether the step fits into memory, its best possible speed, and whether the data pipeline is fast enough for it."""
 
 import contextlib
 import json
@@ -22,35 +22,37 @@ from .finding import OK, PROBLEM, SKIPPED, Finding
 
 
 def check_aot(config: str, overrides: Sequence[str], topology: str) -> tuple[list[Finding], dict[str, Any]]:
-    """Compiles the step for a topology by `slap aot`, in a process of its own: this one holds the devices.
+    """Compiles the step for a topology with `slap aot`, in a separate process because this one uses the devices.
 
     Args:
-        config: file and argument.
-        overrides: of the command line.
+        config: config file with its argument.
+        overrides: overrides of the config on the command line.
         topology: see `slap aot`.
 
     Returns:
-        Findings, and the report, {} if there is none.
+        The findings, and the report ({} if there is none).
     """
     target = parse_topology(topology)
     findings = []
-    there = jax.device_count()
-    if jax.default_backend() == target.platform and target.n_devices != there:
-        text = f"--topology {topology} has {target.n_devices} devices, this run has {there}"
+    devices = jax.device_count()
+    if jax.default_backend() == target.platform and target.n_devices != devices:
+        text = f"--topology {topology} has {target.n_devices} devices, but this run has {devices}"
         findings.append(Finding("topology", PROBLEM, text, "write the topology of this run"))
     command = [sys.executable, "-m", "slap_jax.cli", "aot", "--config", config, "--topology", topology, "--json"]
-    child = subprocess.run([*command, *overrides], env=_alone(), capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        [*command, *overrides], env=_isolated_environment(), capture_output=True, text=True, check=False
+    )
     try:
         report = json.loads(child.stdout)
     except json.JSONDecodeError:
         last = (child.stderr.strip() or child.stdout.strip() or "no output").splitlines()[-1]
-        remedy = f"run it by itself: slap aot --config {config} --topology {topology}"
+        remedy = f"run it separately: slap aot --config {config} --topology {topology}"
         return [*findings, Finding("aot", PROBLEM, last, remedy)], {}
     return [*findings, *judge_report(report)], report
 
 
 def judge_report(report: dict[str, Any]) -> list[Finding]:
-    """Returns what a report of `slap aot` says about the run."""
+    """Converts a report of `slap aot` to findings."""
     total, capacity = report["bytes_per_device"].get("total"), report["hbm_bytes"]
     bound = report.get("bound_step_seconds")
     at_best = f"; a step takes {bound * 1e3:.0f} ms at best" if bound else ""
@@ -61,24 +63,24 @@ def judge_report(report: dict[str, Any]) -> list[Finding]:
         return [Finding("aot", SKIPPED, f"{report.get('reason', 'the compiler is not installed')}{at_best}")]
     text = f"{report['topology']}: does not fit: {report.get('reason', '')}"
     remedy = (
-        "fewer config.data.rows, config.train.accumulate=2 or more, config.model.remat=full, config.parallel.fsdp, "
-        "or more devices; slap aot --find-max tells how many rows fit"
+        "lower config.data.rows, raise config.train.accumulate or config.parallel.fsdp, set config.model.remat=full, "
+        "or use more devices; slap aot --find-max reports how many rows fit"
     )
     return [Finding("aot", PROBLEM, text, remedy)]
 
 
 def check_read_speed(config: ConfigDict, seconds: float, step_seconds: float | None) -> list[Finding]:
-    """Reads batches as training would, for some seconds, and compares with what the step takes at best.
+    """Reads batches as training does, and compares the speed with that of the fastest possible step.
 
     Args:
         config: the whole config.
-        seconds: to read for; at least one batch is read after the first.
-        step_seconds: bound of `slap aot`; None if it is not known.
+        seconds: how long to read; at least one batch is read after the first.
+        step_seconds: lower bound on the duration of a step from `slap aot`; None if unknown.
     """
     tokenizer = load_tokenizer(config.data.tokenizer)
     processes = jax.process_count()
     with contextlib.closing(TrainBatches(config, tokenizer, jax.process_index(), processes)) as batches:
-        next(batches)  # starts what reads
+        next(batches)  # starts the readers
         started, columns, read = time.perf_counter(), 0, 0
         while read == 0 or time.perf_counter() - started < seconds:
             columns += int(np.count_nonzero(next(batches).audio_segment_ids))
@@ -88,9 +90,9 @@ def check_read_speed(config: ConfigDict, seconds: float, step_seconds: float | N
     speed = columns * column_seconds / elapsed
     text = f"{speed:,.0f} s of audio per second on each host ({read} batches in {elapsed:.1f} s)"
     if step_seconds is None:
-        return [Finding("read speed", OK, f"{text}; what the step takes is not known without --topology")]
+        return [Finding("read speed", OK, f"{text}; the speed of the step is unknown without --topology")]
     needed = columns / read * column_seconds / step_seconds
-    text = f"{text}; the step takes at most {needed:,.0f}"
+    text = f"{text}; the step uses at most {needed:,.0f}"
     if speed < needed:
         remedy = (
             "raise config.data.workers, config.data.decode_threads or config.data.read_threads, or copy the data to a "
@@ -100,8 +102,8 @@ def check_read_speed(config: ConfigDict, seconds: float, step_seconds: float | N
     return [Finding("read speed", OK, text)]
 
 
-def _alone() -> dict[str, str]:
-    """The environment of a process that belongs to no run and touches no device."""
+def _isolated_environment() -> dict[str, str]:
+    """Returns the environment for a process that joins no run and uses no device."""
     prefixes = ("SLAP_", "MEGASCALE_", "TPU_WORKER", "TPU_PROCESS", "JAX_COORDINATOR", "JAX_LOCAL", "SLURM_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     return kept | {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}

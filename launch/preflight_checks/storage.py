@@ -1,4 +1,4 @@
-"""Whether every host can read the data and share the run directory."""
+"""Whether every host can read the data, and shares the run directory with the others."""
 
 import math
 import os
@@ -24,7 +24,7 @@ _REMEDY = "every host must see the same path: mount the disk or bucket there, or
 
 
 def check_data(config: ConfigDict) -> list[Finding]:
-    """Opens every source, reads its first and last clip, and opens the tokenizer and the folders that are named."""
+    """Opens every source, reads its first and last clip, and opens the tokenizer and the folders in the config."""
     findings = []
     for group in ("train", "evaluation"):
         for name, source in config.data[group].items():
@@ -44,7 +44,7 @@ def check_data(config: ConfigDict) -> list[Finding]:
 def _check_source(check: str, source: ConfigDict) -> list[Finding]:
     records = open_split(source.path, source.split)
     seconds = sum(len(records[index].waveform()) for index in {0, len(records) - 1}) / 16_000
-    text = f"{source.path} {source.split}: {len(records):,} clips; first and last read, {seconds:.1f} s"
+    text = f"{source.path} {source.split}: {len(records):,} clips; first and last clip read, {seconds:.1f} s"
     return [Finding(check, OK, text)]
 
 
@@ -56,7 +56,7 @@ def _check_tokenizer(config: ConfigDict) -> list[Finding]:
 
 def _check_text_tower(config: ConfigDict) -> list[Finding]:
     check_modernbert(config.init_text_from, config.model)
-    return [Finding("text tower", OK, f"{config.init_text_from}: ModernBERT of this config's sizes")]
+    return [Finding("text tower", OK, f"{config.init_text_from}: a ModernBERT with the sizes of this config")]
 
 
 def _check_folder(kind: str, folder: str) -> list[Finding]:
@@ -67,12 +67,12 @@ def _check_folder(kind: str, folder: str) -> list[Finding]:
     return [Finding(f"data {kind}_dir", OK, f"{folder}: {files:,} files")]
 
 
-def check_run_dir(run_dir: str, tell: Callable[[str, str], list[str]]) -> list[Finding]:
-    """Writes a file from every host and reads those of all others; every process must call it.
+def check_run_dir(run_dir: str, share: Callable[[str, str], list[str]]) -> list[Finding]:
+    """Writes a file on every host and reads those of the others. Every process must call it.
 
     Args:
-        run_dir: of the run that is to start.
-        tell: `exchange` between processes, of (name, text); returns the text of each.
+        run_dir: run directory of the training command.
+        share: shares (name, text) with the other processes and returns the text of each.
     """
     if is_url(run_dir):
         remedy = "mount the bucket (gcsfuse) and give the path of the mount"
@@ -84,7 +84,7 @@ def check_run_dir(run_dir: str, tell: Callable[[str, str], list[str]]) -> list[F
         (path / name).write_text(token)
     except OSError as caught:
         name, error = "", str(caught)
-    written = [line.partition(" ")[::2] for line in tell("preflight token", f"{name} {token}")]
+    written = [line.partition(" ")[::2] for line in share("preflight token", f"{name} {token}")]
     missing = []
     for process, (other, content) in enumerate(written):
         if other and not error:
@@ -93,24 +93,24 @@ def check_run_dir(run_dir: str, tell: Callable[[str, str], list[str]]) -> list[F
                     missing.append(process)
             except OSError:
                 missing.append(process)
-    tell("preflight token was read", "")
+    share("preflight token was read", "")
     if name:
         (path / name).unlink(missing_ok=True)
     if error:
-        remedy = "give a directory that this user may write on every host"
+        remedy = "give a directory that this user can write to on every host"
         return [Finding("run directory", PROBLEM, f"cannot write: {error}", remedy)]
     if missing:
         whose = ", ".join(map(str, missing))
-        text = f"{path} is not the same directory on all hosts: what process {whose} wrote is not here"
+        text = f"{path} is not the same directory on all hosts: the file of process {whose} is missing here"
         return [Finding("run directory", PROBLEM, text, "give a directory on a disk or bucket that all hosts mount")]
     shared = f", the same on all {len(written)} hosts" if len(written) > 1 else ""
     return [Finding("run directory", OK, f"{path} can be written{shared}")]
 
 
 def check_space(config: ConfigDict, run_dir: str) -> list[Finding]:
-    """Holds the free space against the checkpoints that will lie there at once."""
+    """Compares the free space with the size of the checkpoints that are kept at the same time."""
     size = checkpoint_bytes(config)
-    needed = size * (config.checkpoint.keep + 1)  # the newest is complete before the oldest goes
+    needed = size * (config.checkpoint.keep + 1)  # the newest is written before the oldest is deleted
     path = Path(run_dir).absolute()
     while not path.exists():
         path = path.parent
@@ -120,7 +120,7 @@ def check_space(config: ConfigDict, run_dir: str) -> list[Finding]:
         f"{needed / 2**30:.1f} GiB"
     )
     if os.statvfs(path).f_blocks == 0:
-        return [Finding("disk space", SKIPPED, f"the file system of {path} does not tell")]
+        return [Finding("disk space", SKIPPED, f"the file system of {path} does not report its size")]
     if free < needed:
         remedy = "free space, lower config.checkpoint.keep, or give another run directory"
         return [Finding("disk space", PROBLEM, text, remedy)]
@@ -128,7 +128,7 @@ def check_space(config: ConfigDict, run_dir: str) -> list[Finding]:
 
 
 def checkpoint_bytes(config: ConfigDict) -> int:
-    """Returns the bytes of parameters, teacher and optimiser, from their shapes."""
+    """Returns the size of parameters, teacher and optimiser state in bytes."""
     transform = create_optimizer(config.optimizer, config.train.steps)
     state = jax.eval_shape(lambda: create_state(config, transform))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

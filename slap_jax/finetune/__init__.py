@@ -1,1 +1,1 @@
-"""Fine-tuning: configs that start from a trained model, the classes of labelled data, and classifiers in use."""
+"""Fine-tuning: configs that start from a trained model, and the classes of labelled data."""

@@ -1,4 +1,4 @@
-"""The classes of labelled data: their names, how many clips have each, and what a rare class should count."""
+"""The classes of labelled data: their names, their counts, and the weights that balance them."""
 
 import collections
 import dataclasses
@@ -14,8 +14,8 @@ class Classes:
 
     Attributes:
         label: the key.
-        names: sorted; the order of the head's outputs.
-        counts: clips that have each.
+        names: the values, sorted; the order of the head's outputs.
+        counts: number of clips of each class.
         unlabelled: clips without the label.
     """
 
@@ -25,10 +25,10 @@ class Classes:
     unlabelled: int
 
     def weights(self, balance: float) -> tuple[float, ...]:
-        """Returns what a clip of each class counts: its class's frequency to the power `-balance`, 1 on average.
+        """Returns the weight of a clip of each class: `count^-balance`, scaled so that the mean over clips is 1.
 
         Args:
-            balance: 0 counts all clips alike (returned as ()), 1 all classes.
+            balance: 0 weights all clips equally (returned as ()), 1 all classes.
         """
         if balance == 0:
             return ()
@@ -42,13 +42,14 @@ def find_classes(splits: Sequence[Records], label: str = "", multi_label: bool =
 
     Args:
         splits: the training data.
-        label: key of the labels "key=value"; "" takes `label`, or the only key that there is.
+        label: key of the labels "key=value"; "" for `label`, or for the only key in the data.
         multi_label: whether a clip may have several values.
 
     Raises:
-        FinetuneError: no such label, fewer than two classes, or several values where one is expected.
+        FinetuneError: no clip has the label, there are fewer than two classes, or a clip has several but
+            `multi_label` is False.
     """
-    where = " and ".join(f"split {records.split!r} of {records.path}" for records in splits)
+    where = _where(splits)
     labelled = [(record.labels, f"{record.source}/{record.id}") for records in splits for record in records]
     label = label or _only_key((labels for labels, _ in labelled), where)
     counts: collections.Counter[str] = collections.Counter()
@@ -60,27 +61,32 @@ def find_classes(splits: Sequence[Records], label: str = "", multi_label: bool =
         if len(values) > 1 and not multi_label:
             raise FinetuneError(
                 f"record {name} in {where} has {len(values)} values of the label {label!r} ({', '.join(values)}); "
-                "for any number of classes a clip give --multi-label"
+                "give --multi-label if a clip may have several classes"
             )
     if not counts:
         keys = ", ".join(label_keys(labels for labels, _ in labelled)) or "none"
         raise FinetuneError(f"no clip in {where} has the label {label!r}; its label keys: {keys}")
     if len(counts) < 2:
         raise FinetuneError(
-            f"all labels {label!r} in {where} are {next(iter(counts))!r}; two classes or more are needed"
+            f"all labels {label!r} in {where} are {next(iter(counts))!r}; prepare data with two or more classes"
         )
     names = tuple(sorted(counts))
     return Classes(label, names, tuple(counts[name] for name in names), unlabelled)
 
 
 def require_captions(splits: Sequence[Records], task: str) -> None:
-    """Raises `FinetuneError` where no clip has a caption."""
+    """Raises `FinetuneError` unless a clip has a caption."""
     if any(record.captions for records in splits for record in records):
         return
-    where = " and ".join(f"split {records.split!r} of {records.path}" for records in splits)
     keys = ", ".join(label_keys(record.labels for records in splits for record in records))
-    instead = f"; it has labels: give --task classification --label KEY, one of {keys}" if keys else ""
-    raise FinetuneError(f"no clip in {where} has a caption, and {task} learns from captions{instead}")
+    instead = (
+        f"; it has labels: for them give --task classification --label KEY, with KEY one of {keys}" if keys else ""
+    )
+    raise FinetuneError(f"no clip in {_where(splits)} has a caption, and {task} learns from captions{instead}")
+
+
+def _where(splits: Sequence[Records]) -> str:
+    return " and ".join(f"split {records.split!r} of {records.path}" for records in splits)
 
 
 def _only_key(labels: Iterable[Sequence[str]], where: str) -> str:

@@ -1,4 +1,4 @@
-"""The check before a run: each finding by itself, and the whole on one process and on two."""
+"""The preflight check: each finding, and the whole script with one process and with two."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def test_a_missing_and_a_wrong_package_are_both_reported(tmp_path):
 # Findings of several hosts -------------------------------------------------------------------------------------------
 
 
-def test_what_all_hosts_find_is_told_once_and_the_rest_with_who_found_it():
+def test_findings_of_all_hosts_appear_once_and_others_name_their_hosts():
     same, only_first = Finding("versions", OK, "jax 1"), Finding("aot", SKIPPED, "no compiler")
     fast, slow = Finding("speed", OK, "9 GB/s"), Finding("speed", OK, "8 GB/s")
     lost = Finding("data", PROBLEM, "no such directory", "mount it")
@@ -106,12 +106,12 @@ def test_a_run_directory_that_is_not_shared_is_found(tmp_path, shared):
     if shared:
         (tmp_path / ".preflight-1").write_text("token of 1")
 
-    def tell(name: str, text: str) -> list[str]:
+    def share(name: str, text: str) -> list[str]:
         return [text, ".preflight-1 token of 1"]
 
-    (finding,) = storage.check_run_dir(str(tmp_path), tell)
+    (finding,) = storage.check_run_dir(str(tmp_path), share)
     assert finding.status == (OK if shared else PROBLEM)
-    assert ("the same on all 2 hosts" if shared else "what process 1 wrote is not here") in finding.text
+    assert ("the same on all 2 hosts" if shared else "the file of process 1 is missing here") in finding.text
     assert [path.name for path in tmp_path.iterdir()] == ([".preflight-1"] if shared else [])  # leaves nothing
 
 
@@ -135,7 +135,7 @@ def test_checkpoints_that_will_not_fit_on_the_disk_are_found(tmp_path, monkeypat
         assert finding.status == status
 
 
-def test_every_data_problem_is_told(train_data, tmp_path):
+def test_every_data_problem_is_reported(train_data, tmp_path):
     config = tiny_config(str(train_data))
     assert {finding.status for finding in storage.check_data(config)} == {OK}
     config.data.train.scenes.path = "/nowhere"
@@ -152,7 +152,7 @@ def test_every_data_problem_is_told(train_data, tmp_path):
     assert all(finding.remedy for finding in findings)
 
 
-def test_a_vocabulary_that_the_model_does_not_have_is_told(train_data):
+def test_a_vocabulary_that_does_not_fit_the_model_is_reported(train_data):
     config = tiny_config(str(train_data))
     config.model.vocab_size = 10
     (finding,) = [finding for finding in storage.check_data(config) if finding.check == "tokenizer"]
@@ -221,7 +221,7 @@ def test_all_is_well(train_data, tmp_path):
     assert {"data train.scenes", "tokenizer", "read speed"} <= statuses.keys()
 
 
-def test_every_problem_is_told_at_once(train_data, tmp_path):
+def test_all_problems_are_reported_at_once(train_data, tmp_path):
     (tmp_path / "file").write_text("")
     bad = ("--config.data.tokenizer=/nowhere", "--config.parallel.data=3", "--topology", "v5e:9x9")
     code, shown = preflight(train_data, tmp_path / "file" / "run", *bad)
@@ -240,7 +240,7 @@ def test_a_config_that_cannot_be_read_leaves_the_other_checks(train_data, tmp_pa
     assert "ok       devices" in shown and "ok       run directory" in shown
 
 
-def test_hosts_with_different_configs_are_told_so(train_data, tmp_path):
+def test_hosts_with_different_configs_are_reported(train_data, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
