@@ -1,4 +1,1 @@
-"""`slap data check`: what is missing or odd about a collection, before hours are spent.
-
-`slap stats`: what a mixture holds, and how full its rows will be.
-"""
+"""Commands that inspect data: `slap data check` before preparation, `slap stats` and `slap data show` after it."""

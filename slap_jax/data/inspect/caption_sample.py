@@ -1,4 +1,4 @@
-"""Captions of a training mixture to train a vocabulary on: as many as asked for, read without holding the others."""
+"""Samples captions of a training mixture to train a tokenizer on, without holding the other captions in memory."""
 
 from collections.abc import Iterator
 
@@ -11,41 +11,43 @@ from slap_jax.data.batches.stream import derive_seed, generator_at, mixing_weigh
 from slap_jax.data.records import Record, open_split
 
 
-def sample_captions(data: ConfigDict, most: int, seed: int = 0) -> Iterator[str]:
-    """Reads captions of every training source, each source at most its share of the mixture.
+def sample_captions(data: ConfigDict, max_captions: int, seed: int = 0) -> Iterator[str]:
+    """Samples captions from every training source in proportion to its weight in the mixture.
 
-    A source with fewer captions than its share gives all of them. Of one with more clips, clips are drawn evenly over
-    the whole split, and each gives one caption, chosen as training chooses it.
+    A source with fewer captions than its quota yields all of them. From a source with more clips than its quota, clips
+    are sampled evenly over the split, and each yields one caption, chosen as in training.
 
     Args:
-        data: `config.data`; its `train` and `temperature` are used.
-        most: captions, over all sources.
-        seed: of the choice.
+        data: `config.data`, of which `train` and `temperature` are used.
+        max_captions: over all sources.
+        seed: of the sample.
 
     Raises:
         RecordsError: a source is not prepared or lacks the split.
-        MissingCaptionError: a clip has neither captions nor labels to make one of.
+        CaptionError: a clip has neither captions nor usable labels.
     """
     sources = {name: open_split(source.path, source.split) for name, source in data.train.items()}
     clips = [len(records) for records in sources.values()]
-    shares = mixing_weights([source.weight for source in data.train.values()], clips, data.temperature)
-    for (name, records), share in zip(sources.items(), shares, strict=True):
+    weights = mixing_weights([source.weight for source in data.train.values()], clips, data.temperature)
+    for (name, records), weight in zip(sources.items(), weights, strict=True):
         policy = caption_policy(data.train[name].captions)
-        wanted = max(1, int(share * most))
+        quota = max(1, int(weight * max_captions))
         source_seed = derive_seed(seed, "vocabulary", name)
-        for number in drawn_evenly(len(records), wanted, source_seed):
+        for number in sample_evenly(len(records), quota, source_seed):
             generator = generator_at(source_seed, int(number))
-            yield from _captions(records[int(number)], max(1, wanted // len(records)), policy, generator)
+            yield from _captions(records[int(number)], max(1, quota // len(records)), policy, generator)
 
 
-def drawn_evenly(count: int, wanted: int, seed: int) -> Int64[np.ndarray, " n"]:
-    """Draws different numbers below `count`, one from each of `wanted` ranges of about the same length."""
-    edges = np.arange(min(wanted, count) + 1) * count // min(wanted, count)
-    places = np.random.default_rng(seed).random(len(edges) - 1)
-    return edges[:-1] + (places * np.diff(edges)).astype(np.int64)
+def sample_evenly(count: int, size: int, seed: int) -> Int64[np.ndarray, " n"]:
+    """Samples min(size, count) distinct numbers below `count`, one from each of as many ranges of similar length."""
+    edges = np.arange(min(size, count) + 1) * count // min(size, count)
+    offsets = np.random.default_rng(seed).random(len(edges) - 1)
+    return edges[:-1] + (offsets * np.diff(edges)).astype(np.int64)
 
 
-def _captions(record: Record, most: int, policy: CaptionPolicy, generator: np.random.Generator) -> tuple[str, ...]:
-    if most == 1 or not record.captions:
+def _captions(
+    record: Record, max_captions: int, policy: CaptionPolicy, generator: np.random.Generator
+) -> tuple[str, ...]:
+    if max_captions == 1 or not record.captions:
         return (choose_caption(record, policy, generator),)
-    return record.captions[:most]
+    return record.captions[:max_captions]

@@ -1,7 +1,4 @@
-"""`slap data check`: says what is missing or odd about a collection before hours are spent on preparing it.
-
-What the findings of `slap data check` mean: problems stand in the way, notes are good to know.
-"""
+"""`slap data check`: reports what is missing or odd in a collection before it is prepared."""
 
 import io
 import itertools
@@ -37,24 +34,26 @@ from slap_jax.data.datasets.registry import open_dataset
 from slap_jax.data.index import hash_bytes
 from slap_jax.data.inspect.check_report import (
     CheckReport,
-    Finding,
     SampleCheck,
     SplitCheck,
     StatedDurations,
-    counted,
+    Tally,
     format_report,
     report_values,
+    with_unit,
 )
 from slap_jax.data.preparation.duplicates import HashSet
 from slap_jax.data.preparation.prepare import rejection_limit
 from slap_jax.data.preparation.shards import read_clip
 from slap_jax.data.records import full_id
 
-# What is no named data set: a manifest, a folder, tars or tables.
+# Names that stand for a manifest, a folder, tars or tables instead of a published dataset.
 COLLECTION_NAMES = ("collection", "manifest")
 DECODED_CLIPS = 50
-_BLOCK = 1 << 14  # clips looked at together
-_SHOWN_CHARACTERS = 80
+LONG_CAPTION_WORDS = 100
+_COMPLETE = 0.99  # fraction of the published clips or captions below which a split is incomplete
+_BLOCK = 1 << 14  # clips per update of the hash sets
+_MAX_SHOWN_CHARACTERS = 80
 
 
 def check(
@@ -66,21 +65,21 @@ def check(
     as_json: bool = False,
     log: Callable[[str], None] = print,
 ) -> int:
-    """Checks a named data set or any other collection, and says what it found.
+    """Checks a published dataset or any other collection and logs a report.
 
     Args:
-        name: of a data set; "collection" or "manifest" for a manifest, a folder, tars or tables.
-        folder: of the data set, or the path of the collection.
-        options: of the data set.
+        name: of a published dataset; "collection" or "manifest" for a manifest, a folder, tars or tables.
+        folder: of the dataset, or the path of the collection.
+        options: of the dataset.
         decode: number of clips to decode.
-        as_json: whether to say it as JSON.
-        log: receives the text.
+        as_json: whether the report is JSON instead of text.
+        log: receives the report.
 
     Returns:
-        The exit code: 0 if the collection is ready to be prepared, 1 if there are problems.
+        The exit code: 0 if the collection is ready for `slap prepare`, 1 if there are problems.
 
     Raises:
-        LayoutError: there is no data set of this name, no such folder, or no such option.
+        LayoutError: unknown dataset, folder or option.
         CollectionError: there is no such collection.
     """
     path = Path(folder)
@@ -95,11 +94,11 @@ def check_collection(
 ) -> CheckReport:
     """Reads everything that a collection lists, and the audio of a sample.
 
-    Of clips that were looked at, hashes are kept in memory: 8 bytes of each id, file and caption.
+    Memory holds one 8-byte hash per id, file and caption.
 
     Args:
         collection: to check.
-        folder: where audio files that no clip names are looked for.
+        folder: searched for audio files that belong to no clip.
         decode: number of clips to decode.
         seed: of the sample.
     """
@@ -108,7 +107,7 @@ def check_collection(
         for split, expected in selected_splits(collection).items():
             report.splits[split] = SplitCheck(published_clips=expected.clips, published_captions=expected.captions)
     counter = _Counter(report)
-    sample = _Sample(decode, seed)
+    sample = _Reservoir(decode, seed)
     try:
         entries = iter(tqdm(collection.entries(), desc="check", unit=" clips", disable=None))
         while block := reject_unstorable(list(itertools.islice(entries, _BLOCK))):
@@ -124,11 +123,41 @@ def check_collection(
     return report
 
 
+def decode_sample(entries: Sequence[Entry]) -> SampleCheck:
+    """Decodes clips as `slap prepare` does."""
+    sample = SampleCheck(clips=len(entries))
+    seconds: list[float] = []
+    for entry in tqdm(entries, desc="decode", unit=" clips", disable=None):
+        clip = read_clip(entry)
+        if isinstance(clip, Rejection):
+            sample.unusable.setdefault(clip.reason, Tally()).add(f"{clip.where}: {clip.detail}")
+            continue
+        record, summary = clip
+        seconds.append(record.duration_s)
+        if summary.loudness_dbfs < SILENT_DBFS:
+            sample.silent.add(f"{entry.where}: {entry.audio}")
+        audio_format = _audio_format(entry.audio)
+        if audio_format is not None:
+            rate, channels = audio_format
+            sample.sample_rates[rate] = sample.sample_rates.get(rate, 0) + 1
+            sample.channels[channels] = sample.channels.get(channels, 0) + 1
+    if seconds:
+        sample.shortest_s, sample.longest_s = min(seconds), max(seconds)
+        sample.median_s = float(np.median(seconds))
+    return sample
+
+
+def judge(report: CheckReport) -> None:
+    """Adds the problems and notes that follow from the counts of a report."""
+    report.problems += [*_rejections(report), *_incomplete(report), *_unusable(report)]
+    report.notes += _notes(report)
+
+
 class _Counter:
-    """Counts what a collection lists into a report, block by block.
+    """Counts the clips of a collection into a report, block by block.
 
     Attributes:
-        files: hashes of the audio files' paths.
+        files: hashes of the paths of the audio files.
     """
 
     def __init__(self, report: CheckReport):
@@ -138,21 +167,21 @@ class _Counter:
         self._captions = HashSet()
 
     def count(self, block: Sequence[Entry | Rejection]) -> list[Entry]:
-        """Counts a block; returns the entries of clips that were not there before."""
+        """Counts a block; returns its entries without repeated ids."""
         for item in block:
             if isinstance(item, Rejection):
                 self._reject(item)
         entries = [item for item in block if isinstance(item, Entry)]
-        new = _add(self._ids, [full_id(entry.source, entry.id) for entry in entries])
-        for entry in itertools.compress(entries, ~new):
-            self._reject(Rejection(entry.where, entry.id, "duplicate_id", "the id was given before"))
-        entries = list(itertools.compress(entries, new))
+        is_new = _add(self._ids, [full_id(entry.source, entry.id) for entry in entries])
+        for entry in itertools.compress(entries, ~is_new):
+            self._reject(Rejection(entry.where, entry.id, "duplicate_id", "an earlier clip has this id"))
+        entries = list(itertools.compress(entries, is_new))
         for entry in entries:
             self._count_entry(entry)
         self._count_captions([(entry, caption) for entry in entries for caption in dict.fromkeys(entry.captions)])
         files = [(entry, entry.audio.path) for entry in entries if isinstance(entry.audio, AudioFile)]
-        new = _add(self.files, [os.path.normpath(path) for _, path in files])
-        for entry, path in itertools.compress(files, ~new):
+        is_new = _add(self.files, [os.path.normpath(path) for _, path in files])
+        for entry, path in itertools.compress(files, ~is_new):
             self._report.shared_audio.add(f"{entry.where}: {path}")
         return entries
 
@@ -161,8 +190,8 @@ class _Counter:
         if reason.startswith(EXCLUDED):
             excluded[reason] = excluded.get(reason, 0) + 1
         else:
-            finding = self._report.rejected.setdefault(reason, Finding())
-            finding.add(f"{rejection.where}: {rejection.id}: {rejection.detail}")
+            tally = self._report.rejected.setdefault(reason, Tally())
+            tally.add(f"{rejection.where}: {rejection.id}: {rejection.detail}")
 
     def _count_entry(self, entry: Entry) -> None:
         report = self._report
@@ -181,21 +210,21 @@ class _Counter:
             stated.longest_s = max(stated.longest_s, entry.duration_s)
 
     def _count_captions(self, captions: Sequence[tuple[Entry, str]]) -> None:
-        new = _add(self._captions, [caption for _, caption in captions])
-        self._report.distinct_captions += int(new.sum())
-        for entry, caption in itertools.compress(captions, ~new):
-            self._report.repeated_captions.add(f"{entry.where}: {_short(caption)}")
+        is_new = _add(self._captions, [caption for _, caption in captions])
+        self._report.distinct_captions += int(is_new.sum())
+        for entry, caption in itertools.compress(captions, ~is_new):
+            self._report.repeated_captions.add(f"{entry.where}: {_shorten(caption)}")
         for entry, caption in captions:
             words = len(caption.split())
             if words > LONG_CAPTION_WORDS:
-                self._report.long_captions.add(f"{entry.where}: {words:,} words: {_short(caption)}")
+                self._report.long_captions.add(f"{entry.where}: {words:,} words: {_shorten(caption)}")
 
 
-class _Sample:
-    """A random choice of clips out of as many as come, each as probable (Vitter's algorithm R).
+class _Reservoir:
+    """A uniform random sample of a stream (Vitter's algorithm R).
 
     Attributes:
-        entries: the chosen ones.
+        entries: the sample.
     """
 
     def __init__(self, size: int, seed: int):
@@ -206,36 +235,12 @@ class _Sample:
         self._seen += 1
         if len(self.entries) < self._size:
             self.entries.append(entry)
-        elif (place := self._generator.randrange(self._seen)) < self._size:
-            self.entries[place] = entry
+        elif (position := self._generator.randrange(self._seen)) < self._size:
+            self.entries[position] = entry
 
 
-def decode_sample(entries: Sequence[Entry]) -> SampleCheck:
-    """Decodes clips as `slap prepare` would."""
-    sample = SampleCheck(clips=len(entries))
-    seconds: list[float] = []
-    for entry in tqdm(entries, desc="decode", unit=" clips", disable=None):
-        clip = read_clip(entry)
-        if isinstance(clip, Rejection):
-            sample.unusable.setdefault(clip.reason, Finding()).add(f"{clip.where}: {clip.detail}")
-            continue
-        record, facts = clip
-        seconds.append(record.duration_s)
-        if facts.loudness_dbfs < SILENT_DBFS:
-            sample.silent.add(f"{entry.where}: {entry.audio}")
-        form = _form(entry.audio)
-        if form is not None:
-            rate, channels = form
-            sample.sample_rates[rate] = sample.sample_rates.get(rate, 0) + 1
-            sample.channels[channels] = sample.channels.get(channels, 0) + 1
-    if seconds:
-        sample.shortest_s, sample.longest_s = min(seconds), max(seconds)
-        sample.median_s = float(np.median(seconds))
-    return sample
-
-
-def _form(location: AudioLocation) -> tuple[int, int] | None:
-    """Returns sample rate in Hz and number of channels; None of a format whose header libsndfile does not read."""
+def _audio_format(location: AudioLocation) -> tuple[int, int] | None:
+    """Returns the sample rate in Hz and the number of channels; None if libsndfile cannot read the header."""
     audio = read_audio(location)
     try:
         info = soundfile.info(io.BytesIO(audio) if isinstance(audio, bytes) else str(audio))
@@ -244,45 +249,33 @@ def _form(location: AudioLocation) -> tuple[int, int] | None:
     return info.samplerate, info.channels
 
 
-def _find_unlisted(folder: Path, listed: HashSet, unlisted: Finding) -> None:
-    """Looks for audio files whose paths are not in a set of hashes."""
-    found = (path for path in walk_files(folder) if not isinstance(path, Rejection))
-    paths = (os.path.normpath(folder / path) for path in found if path.suffix.lower() in AUDIO_SUFFIXES)
-    while block := list(itertools.islice(paths, _BLOCK)):
+def _find_unlisted(folder: Path, listed: HashSet, unlisted: Tally) -> None:
+    """Tallies the audio files whose paths are not in a set of hashes."""
+    paths = (path for path in walk_files(folder) if not isinstance(path, Rejection))
+    audio = (os.path.normpath(folder / path) for path in paths if path.suffix.lower() in AUDIO_SUFFIXES)
+    while block := list(itertools.islice(audio, _BLOCK)):
         for path in itertools.compress(block, _add(listed, block)):
             unlisted.add(path)
 
 
-def _add(seen: HashSet, texts: Sequence[str]) -> Bool[np.ndarray, " n"]:
-    """Adds texts to a set of hashes; returns which of them were new."""
-    # Names of files need not be valid Unicode.
-    return seen.add(np.array([hash_bytes(text.encode("utf-8", "surrogateescape")) for text in texts], np.uint64))
+def _add(hashes: HashSet, texts: Sequence[str]) -> Bool[np.ndarray, " n"]:
+    """Adds texts to a set of hashes; returns whether each is new."""
+    # File names need not be valid Unicode.
+    return hashes.add(np.array([hash_bytes(text.encode("utf-8", "surrogateescape")) for text in texts], np.uint64))
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
-
-
-LONG_CAPTION_WORDS = 100
-
-# Fewer clips or captions than this share of the published ones are a problem.
-_COMPLETE = 0.99
-
-
-def judge(report: CheckReport) -> None:
-    """Adds to a report the problems and notes that follow from what was counted."""
-    report.problems += [*_rejections(report), *_incomplete(report), *_unusable(report)]
-    report.notes += _notes(report)
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}..."
 
 
 def _rejections(report: CheckReport) -> Iterator[str]:
     count, allowed = _rejected(report), _allowed(report)
     if not report.clips:
-        yield "no clip can be used" + (f": {_reasons(report)}" if count else "")
+        yield "there is no usable clip" + (f": {_reasons(report)}" if count else "")
     elif count > allowed:
         yield (
-            f"{count:,} of {report.clips + count:,} clips would be rejected ({_reasons(report)}), and `slap prepare` "
-            f"accepts {allowed:,}: add or correct them, or allow as many with --max-rejected {count}"
+            f"{count:,} of {report.clips + count:,} clips would be rejected ({_reasons(report)}), but `slap prepare` "
+            f"accepts {allowed:,}: add or correct them, or accept them with --max-rejected {count}"
         )
 
 
@@ -291,41 +284,41 @@ def _incomplete(report: CheckReport) -> Iterator[str]:
     total = sum(split.published_clips or 0 for split in published.values())
     listed = report.clips + _rejected(report) + sum(report.excluded.values())
     if listed < _COMPLETE * total:
-        yield f"{listed:,} clips are listed, {total:,} were published: get what lists them again, or the missing parts"
+        yield f"{listed:,} of {total:,} published clips are listed: download the lists or the missing parts again"
     for name, split in published.items():
         if not split.clips:
-            yield f"split {name} has no clip, {split.published_clips:,} were published"
+            yield f"split {name} has none of its {split.published_clips:,} published clips"
         elif split.captions < _COMPLETE * split.clips * (split.published_captions or 0):
             yield (
-                f"split {name} has {split.captions / split.clips:.2f} captions a clip, "
-                f"{split.published_captions} were published: get its captions again"
+                f"split {name} has {split.captions / split.clips:.2f} captions per clip instead of "
+                f"{split.published_captions} as published: download its captions again"
             )
 
 
 def _unusable(report: CheckReport) -> Iterator[str]:
     if report.sample is not None:
-        for reason, finding in report.sample.unusable.items():
-            yield f"{finding.count} unusable of {counted(report.sample.clips, 'sampled clip')} ({reason}): see above"
+        for reason, tally in report.sample.unusable.items():
+            yield f"{tally.count} of {with_unit(report.sample.clips, 'sampled clip')} unusable ({reason}): see above"
 
 
 def _notes(report: CheckReport) -> Iterator[str]:
     count = _rejected(report)
     if report.clips and 0 < count <= _allowed(report):
-        yield f"{counted(count, 'clip')} would be rejected ({_reasons(report)}), which `slap prepare` accepts"
+        yield f"{with_unit(count, 'clip')} would be rejected ({_reasons(report)}), within the limit of `slap prepare`"
     if report.unlisted_audio.count:
         excluded = sum(report.excluded.values())
-        yield f"{counted(report.unlisted_audio.count, 'audio file')} named by no clip" + (
-            f"; up to {excluded:,} of them to clips that are left out as intended" if excluded else ""
+        yield f"audio files that belong to no clip: {report.unlisted_audio.count:,}" + (
+            f"; up to {excluded:,} of them to clips that are left out on purpose" if excluded else ""
         )
     if report.long_captions.count:
-        long = counted(report.long_captions.count, "caption")
-        yield f"{long} of more than {LONG_CAPTION_WORDS} words; training cuts them"
+        long = with_unit(report.long_captions.count, "caption")
+        yield f"{long} of more than {LONG_CAPTION_WORDS} words, which training cuts"
     if report.sample is not None and report.sample.silent.count:
-        yield f"{report.sample.silent.count} silent of {counted(report.sample.clips, 'sampled clip')}"
+        yield f"{report.sample.silent.count} of {with_unit(report.sample.clips, 'sampled clip')} silent"
 
 
 def _rejected(report: CheckReport) -> int:
-    return sum(finding.count for finding in report.rejected.values())
+    return sum(tally.count for tally in report.rejected.values())
 
 
 def _allowed(report: CheckReport) -> int:
@@ -333,4 +326,4 @@ def _allowed(report: CheckReport) -> int:
 
 
 def _reasons(report: CheckReport) -> str:
-    return ", ".join(f"{finding.count:,} {reason}" for reason, finding in report.rejected.items())
+    return ", ".join(f"{tally.count:,} {reason}" for reason, tally in report.rejected.items())

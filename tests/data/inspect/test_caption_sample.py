@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from slap_jax.config.defaults import default_config, source
-from slap_jax.data.inspect.caption_sample import drawn_evenly, sample_captions
+from slap_jax.data.inspect.caption_sample import sample_captions, sample_evenly
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record
 from tests.data.tiny_data import tiny_captions
@@ -40,8 +40,8 @@ def test_few_captions_of_each_clip(mixture):
     assert len(list(sample_captions(mixture, 32))) == 24 + 8  # one caption a clip, though all clips are read
 
 
-@pytest.mark.parametrize(("count", "wanted"), [(10, 10), (10, 99), (1, 1), (1_000_003, 1_000), (7, 6)])
-def test_drawn_numbers_are_different_and_spread(count, wanted):
-    numbers = drawn_evenly(count, wanted, seed=3)
-    assert len(numbers) == min(count, wanted) and (np.diff(numbers) > 0).all()
-    assert numbers[0] >= 0 and numbers[-1] < count and np.diff(numbers, prepend=0).max() <= 2 * count / wanted + 1
+@pytest.mark.parametrize(("count", "size"), [(10, 10), (10, 99), (1, 1), (1_000_003, 1_000), (7, 6)])
+def test_sampled_numbers_are_distinct_and_spread(count, size):
+    numbers = sample_evenly(count, size, seed=3)
+    assert len(numbers) == min(count, size) and (np.diff(numbers) > 0).all()
+    assert numbers[0] >= 0 and numbers[-1] < count and np.diff(numbers, prepend=0).max() <= 2 * count / size + 1
