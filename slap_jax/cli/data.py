@@ -79,7 +79,7 @@ def stats(options: argparse.Namespace) -> None:
     from slap_jax.config.files import read_config
     from slap_jax.config.validate import validate
     from slap_jax.data.inspect.figure import save_figure
-    from slap_jax.data.inspect.measure import measure
+    from slap_jax.data.inspect.measure import measure_mixture
     from slap_jax.data.inspect.summary import summarise, summary_lines
     from slap_jax.data.tokenizer import load_tokenizer
     from slap_jax.drawing.theme import PRINT, drawing
@@ -98,7 +98,7 @@ def stats(options: argparse.Namespace) -> None:
         with drawing(PRINT):
             pass  # reports a missing matplotlib before minutes of measuring
     tokenizer = load_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
-    statistics = measure(config, tokenizer, options.clips, options.seed)
+    statistics = measure_mixture(config, tokenizer, options.clips, options.seed)
     summary = summarise(statistics, config.audio)
     print(json.dumps(summary, indent=2) if options.json else "\n".join(summary_lines(summary)))
     if options.output:

@@ -16,7 +16,7 @@ import soundfile
 from jaxtyping import Float
 
 from slap_jax.data.audio import AudioError, encode_flac, to_int16
-from slap_jax.data.inspect.measure import log_mel
+from slap_jax.data.inspect.measure import clip_log_mel
 from slap_jax.drawing.packed_row import SLOT_COLOURS
 from slap_jax.drawing.theme import PRINT, drawing, new_figure
 from slap_jax.errors import UserError
@@ -68,7 +68,7 @@ def timeline(model: "SlapModel", audio: str | None, texts: str) -> str:
     whole = load_audio(_given(audio), rate)
     waveform = whole[: round(LONGEST_SHOWN * rate)]
     scores = model.scores((waveform, rate), lines)
-    mel = log_mel(to_int16(waveform), model.config.audio)
+    mel = clip_log_mel(to_int16(waveform), model.config.audio)
     seconds = len(waveform) / rate
     with drawing(PRINT):
         figure = timeline_figure(mel, seconds, scores, lines)

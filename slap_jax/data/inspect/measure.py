@@ -1,7 +1,4 @@
-"""`slap stats`: what the clips of training sources are like, from a seeded sample, and how full rows will be.
-
-The log-mel of clips on the host, by librosa: for statistics and pictures; training computes it on the device.
-"""
+"""Measures a seeded sample of the clips of training sources, for `slap stats`, and forecasts how full rows will be."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,15 +15,15 @@ from slap_jax.data.batches.labels import CaptionPolicy, MissingCaptionError, cap
 from slap_jax.data.batches.stream import derive_seed, generator_at, mixing_weights
 from slap_jax.data.clip_statistics import ClipStatistics, loudness
 from slap_jax.data.index import open_index
-from slap_jax.data.inspect.packing_forecast import Forecast, RowRoom, clips_needed, forecast
+from slap_jax.data.inspect.packing_forecast import Forecast, RowSize, clips_needed, forecast
 from slap_jax.data.packing import clip_columns
 from slap_jax.data.records import Record, Records, RecordsError, open_split
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.errors import UserError
 
 SAMPLED_CLIPS = 1_000
-CLIPPED_RUN = 3  # samples at full scale, one after another
-_CHUNK = 1 << 20  # durations that are looked at together
+CLIPPED_RUN = 3  # consecutive samples at full scale
+_CHUNK = 1 << 20  # durations per update of the histogram
 
 
 class StatisticsError(UserError, ValueError):
@@ -35,19 +32,19 @@ class StatisticsError(UserError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class ClipMeasures:
-    """What is measured of one clip.
+    """Measurements of one clip.
 
     Attributes:
         record: as stored, without its audio.
-        samples: that training takes of it: all, or `config.data.max_seconds`.
-        loudness_dbfs: root mean square against full scale (a sine at full scale: -3.0).
-        clipped: whether `CLIPPED_RUN` samples in a row are at full scale.
-        frames: of the log-mel of those samples.
-        mel_sum: over the frames, for each band.
-        mel_squares: of the squares, likewise.
-        has_caption: whether training finds a caption for it, or makes one of its labels.
-        tokens: of such a caption as training cuts it; 0 without a tokenizer or without a caption.
-        caption_tokens: of each of its captions, uncut; empty without a tokenizer.
+        samples: used by training: all, or a crop of `config.data.max_seconds`.
+        loudness_dbfs: root mean square relative to full scale (a full-scale sine: -3.0).
+        clipped: whether `CLIPPED_RUN` consecutive samples are at full scale.
+        frames: number of log-mel frames of the used samples.
+        mel_sum: sum over these frames for each band.
+        mel_squares: sum of squares over these frames for each band.
+        has_caption: whether training has a caption for it, or makes one from its labels.
+        tokens: length of that caption after truncation; 0 without a tokenizer or a caption.
+        caption_tokens: untruncated length of each caption; empty without a tokenizer.
     """
 
     record: Record
@@ -64,17 +61,17 @@ class ClipMeasures:
 
 @dataclasses.dataclass(frozen=True)
 class SourceStatistics:
-    """What a source is like.
+    """Statistics of one source.
 
     Attributes:
         path: of the prepared data.
         split: name, or several joined by "+".
-        clips: number of clips of the split.
-        measured: the clips that were decoded, in stored order.
-        timed: clips whose durations are known: all where the data have an index, else the measured ones.
-        seconds: their duration together.
-        longest: the duration of the longest of them, in seconds.
-        distributions: of their durations, and of the loudness of the measured ones.
+        clips: number of clips in the split.
+        measured: the decoded clips in stored order.
+        timed: number of clips with known duration: all if the data have an index, else the measured ones.
+        seconds: total duration of the timed clips.
+        longest: duration of the longest timed clip in seconds.
+        distributions: durations of the timed clips and loudness of the measured clips.
     """
 
     path: str
@@ -88,22 +85,22 @@ class SourceStatistics:
 
 
 @dataclasses.dataclass(frozen=True)
-class Statistics:
-    """What a training mixture is like.
+class MixtureStatistics:
+    """Statistics of a training mixture.
 
     Attributes:
         sources: in the order of the config.
-        shares: of each source in the stream of clips.
-        mean: of the log-mel over all frames and bands of that stream, as `config.audio.mean` wants it.
-        std: likewise.
+        fractions: of each source in the stream of clips.
+        mean: of the log-mel over all frames and bands of the stream, for `config.audio.mean`.
+        std: standard deviation, for `config.audio.std`.
         band_mean: mean of each band.
         band_std: standard deviation of each band.
-        max_caption_tokens: at which captions are cut; None without a tokenizer.
+        max_caption_tokens: length at which captions are cut; None without a tokenizer.
         packing: how full rows will be.
     """
 
     sources: dict[str, SourceStatistics]
-    shares: dict[str, float]
+    fractions: dict[str, float]
     mean: float
     std: float
     band_mean: Float[np.ndarray, " mels"]
@@ -112,44 +109,44 @@ class Statistics:
     packing: Forecast
 
 
-def measure(
+def measure_mixture(
     config: ConfigDict, tokenizer: Tokenizer | None = None, clips: int = SAMPLED_CLIPS, seed: int = 0
-) -> Statistics:
-    """Measures every source of `config.data.train` and forecasts the rows of their mixture.
+) -> MixtureStatistics:
+    """Measures the sources of `config.data.train` and forecasts the rows of their mixture.
 
     Args:
-        config: `audio` (but for its mean and std) and `data` are used.
-        tokenizer: of the captions; without one, tokens are not counted and text is left out of the forecast.
-        clips: the most clips of each source to decode.
-        seed: chooses them, their captions and parts.
+        config: `audio` (except mean and std) and `data` are used.
+        tokenizer: of the captions; None leaves tokens uncounted and text out of the forecast.
+        clips: largest number of clips to decode per source.
+        seed: of the sample, its captions and crops.
 
     Raises:
         RecordsError: a source is not prepared or lacks the split.
-        StatisticsError: there is no source, a source is empty, or no clip of the sample has a caption or label.
-        PackingError: a clip that no row can hold.
+        StatisticsError: there is no source, a source is empty, or no sampled clip has a caption or label.
+        PackingError: a clip does not fit into a row.
     """
     data = config.data
     if not data.train or clips < 1:
         raise StatisticsError(
-            f"there are {len(data.train)} sources and {clips} clips of each to measure: name a source, and measure "
-            "at least one clip"
+            f"{len(data.train)} sources and {clips} clips per source to measure; expected at least one of each: name a "
+            "source in config.data.train, or raise --clips"
         )
     sources = {
         name: measure_source(name, open_split(source.path, source.split), config, tokenizer, clips, seed)
         for name, source in data.train.items()
     }
     weights = [float(data.train[name].weight) for name in sources]
-    shares = mixing_weights(weights, [source.clips for source in sources.values()], data.temperature)
-    mean, squares = _mixed_mel(list(sources.values()), shares)
-    return Statistics(
+    fractions = mixing_weights(weights, [source.clips for source in sources.values()], data.temperature)
+    mean, squares = _mixed_mel(list(sources.values()), fractions)
+    return MixtureStatistics(
         sources=sources,
-        shares=dict(zip(sources, shares, strict=True)),
+        fractions=dict(zip(sources, fractions, strict=True)),
         mean=float(mean.mean()),
         std=float(np.sqrt(max(0.0, squares.mean() - mean.mean() ** 2))),
         band_mean=mean,
         band_std=np.sqrt(np.maximum(0.0, squares - mean**2)),
         max_caption_tokens=data.max_caption_tokens if tokenizer else None,
-        packing=_forecast(list(sources.values()), shares, config, tokenizer is not None, seed),
+        packing=_forecast(list(sources.values()), fractions, config, tokenizer is not None, seed),
     )
 
 
@@ -163,14 +160,14 @@ def measure_source(
         records: its split.
         config: `audio` and `data` are used.
         tokenizer: of the captions, or None.
-        clips: the most clips to decode.
-        seed: chooses them, their captions and parts.
+        clips: largest number of clips to decode.
+        seed: of the sample, its captions and crops.
 
     Raises:
-        StatisticsError: the split has no clip.
+        StatisticsError: the split has no clips.
     """
     if not len(records):
-        raise StatisticsError(f"split {records.split!r} of {records.path} has no clips: nothing can be measured")
+        raise StatisticsError(f"split {records.split!r} of {records.path} has no clips; expected at least one")
     size = min(clips, len(records))
     sample = np.random.default_rng(derive_seed(seed, "sample", name)).choice(len(records), size, replace=False)
     policy = caption_policy(config.data.train[name].captions)
@@ -198,10 +195,10 @@ def measure_source(
 
 
 def _lengths(records: Records, measured: Sequence[ClipMeasures]) -> Int64[np.ndarray, " n"]:
-    """Returns the samples of every clip, mapped from the index; without an index, of the measured clips."""
+    """Returns the samples of all clips from the index; without an index, those of the measured clips."""
     try:
         return open_index(records.path, records.split).samples
-    except RecordsError:  # prepared before there were indexes, or by another builder
+    except RecordsError:  # an older version or another builder prepared the data
         return np.array([round(clip.record.duration_s * SAMPLE_RATE) for clip in measured], np.int64)
 
 
@@ -212,7 +209,7 @@ def measure_clip(
     tokenizer: Tokenizer | None,
     generator: np.random.Generator,
 ) -> ClipMeasures:
-    """Measures one clip; its log-mel where it is too long for training on a part, its loudness on the whole.
+    """Measures one clip: the log-mel of the crop that training uses, the loudness of the whole clip.
 
     Raises:
         AudioError: the record's audio is damaged.
@@ -222,10 +219,10 @@ def measure_clip(
         caption = choose_caption(record, policy, generator)
     except MissingCaptionError:
         caption = None
-    most = round(data.max_seconds * SAMPLE_RATE)
-    start = int(generator.integers(len(waveform) - most + 1)) if len(waveform) > most else 0
-    part = waveform[start : start + most]
-    mel = log_mel(part, config.audio)
+    max_samples = round(data.max_seconds * SAMPLE_RATE)
+    start = int(generator.integers(len(waveform) - max_samples + 1)) if len(waveform) > max_samples else 0
+    part = waveform[start : start + max_samples]
+    mel = clip_log_mel(part, config.audio)
     return ClipMeasures(
         record=dataclasses.replace(record, audio=b""),
         samples=len(part),
@@ -241,7 +238,7 @@ def measure_clip(
 
 
 def is_clipped(waveform: Int16[np.ndarray, " n"]) -> bool:
-    """Whether `CLIPPED_RUN` samples in a row have the largest or the smallest value that there is."""
+    """Returns whether `CLIPPED_RUN` consecutive samples have the largest or the smallest int16 value."""
     limits = np.iinfo(np.int16)
     for limit in (limits.min, limits.max):
         ends = np.flatnonzero(np.diff(np.concatenate([[False], waveform == limit, [False]]).astype(np.int8)))
@@ -251,12 +248,12 @@ def is_clipped(waveform: Int16[np.ndarray, " n"]) -> bool:
 
 
 def _mixed_mel(
-    sources: Sequence[SourceStatistics], shares: Sequence[float]
+    sources: Sequence[SourceStatistics], fractions: Sequence[float]
 ) -> tuple[Float[np.ndarray, " mels"], Float[np.ndarray, " mels"]]:
-    """Returns mean and mean square of each band over the frames of the stream, to which long clips give more."""
+    """Returns mean and mean square of each band over the frames of the stream, in which longer clips weigh more."""
     frames, total, squares = 0.0, 0.0, 0.0
-    for source, share in zip(sources, shares, strict=True):
-        each = share / len(source.measured)
+    for source, fraction in zip(sources, fractions, strict=True):
+        each = fraction / len(source.measured)
         frames += each * sum(clip.frames for clip in source.measured)
         total += each * np.sum([clip.mel_sum for clip in source.measured], axis=0)
         squares += each * np.sum([clip.mel_squares for clip in source.measured], axis=0)
@@ -264,36 +261,34 @@ def _mixed_mel(
 
 
 def _forecast(
-    sources: Sequence[SourceStatistics], shares: Sequence[float], config: ConfigDict, with_text: bool, seed: int
+    sources: Sequence[SourceStatistics], fractions: Sequence[float], config: ConfigDict, with_text: bool, seed: int
 ) -> Forecast:
-    """Packs clips drawn from the sample as the mixture draws them from the sources."""
+    """Packs clips drawn from the sample in the proportions of the mixture."""
     data = config.data
-    room = RowRoom(data.columns, data.slots, data.text_tokens, data.packing_bins)
+    row = RowSize(data.columns, data.slots, data.text_tokens, data.packing_bins)
     sizes, probabilities = [], []
-    for source, share in zip(sources, shares, strict=True):
+    for source, fraction in zip(sources, fractions, strict=True):
         usable = [clip for clip in source.measured if clip.has_caption]
         sizes += [(clip_columns(clip.samples, samples_per_column(config.audio)), clip.tokens) for clip in usable]
-        probabilities += [share / max(1, len(usable))] * len(usable)
+        probabilities += [fraction / max(1, len(usable))] * len(usable)
     if not sizes:
-        raise StatisticsError(
-            "no clip of the sample has a caption, or a label to make one of: there is nothing to pack"
-        )
+        raise StatisticsError("no sampled clip has a caption or a label to make one from; expected at least one")
     columns, tokens = np.array(sizes, np.int64).T
     weights = np.array(probabilities) / sum(probabilities)
-    count = clips_needed(float(weights @ columns), room)
+    count = clips_needed(float(weights @ columns), row)
     drawn = np.random.default_rng(derive_seed(seed, "forecast")).choice(len(sizes), count, p=weights)
-    return forecast(columns[drawn], tokens[drawn] if with_text else None, room)
+    return forecast(columns[drawn], tokens[drawn] if with_text else None, row)
 
 
-def log_mel(waveform: Int16[np.ndarray, " n"], audio: ConfigDict) -> Float[np.ndarray, "frames mels"]:
-    """Computes the natural log-mel frames that a clip has in a packed row.
+def clip_log_mel(waveform: Int16[np.ndarray, " n"], audio: ConfigDict) -> Float[np.ndarray, "frames mels"]:
+    """Computes the natural log-mel of a clip on the host, equal to its frames in a packed row on the device.
 
     Args:
         waveform: 16 kHz mono.
         audio: `config.audio`.
 
     Returns:
-        `frames_per_column` frames for each column that the clip owns.
+        `frames_per_column` frames for each column of the clip.
     """
     columns = clip_columns(len(waveform), samples_per_column(audio))
     padded = np.zeros(columns * samples_per_column(audio), np.float32)

@@ -1,4 +1,4 @@
-"""`slap data show`: rows of the next training batches, to look at and to listen to, as the model gets them."""
+"""`slap data show`: prints, draws and writes as WAV rows of training batches exactly as the model receives them."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int16
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from slap_jax.atomic import write_text_atomic
 from slap_jax.batch import PADDING_SEGMENT, PackedBatch
 from slap_jax.config.defaults import samples_per_column
 from slap_jax.data.audio import SAMPLE_RATE
@@ -21,7 +22,7 @@ from slap_jax.data.batches.clips import PlannedClip
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.rows import RowAssembler, open_sources, planned_rows
 from slap_jax.data.batches.stream import mixing_weights
-from slap_jax.data.inspect.measure import log_mel
+from slap_jax.data.inspect.measure import clip_log_mel
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.drawing.packed_row import PackedRow, row_figure, segment_span
 from slap_jax.drawing.theme import PRINT, drawing
@@ -32,7 +33,7 @@ _PRINTED_WIDTH = 110
 
 
 class ShowError(UserError, ValueError):
-    """Rows that cannot be shown; the message says what to ask for."""
+    """The requested rows cannot be shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +41,15 @@ class ShownClip:
     """A clip of a row.
 
     Attributes:
-        slot: counted from 1, as `audio_segment_ids` and the picture do.
+        slot: from 1, as in `audio_segment_ids` and the picture.
         source: its name in `config.data.train`.
-        record_number: of the record in the source's split.
-        epoch: how often the source was gone through before.
-        planned: record, caption, tokens and part.
-        waveform: what the model hears: the part, augmented.
-        first_column: of the row.
-        text: the caption as the model reads it.
-        cut_tokens: of the caption, that `config.data.max_caption_tokens` left no room for.
+        record_number: position in the split of the source.
+        epoch: number of completed passes over the source.
+        planned: record, caption, tokens and crop.
+        waveform: the crop after augmentation, as the model hears it.
+        first_column: its first column in the row.
+        text: the caption as the model reads it, decoded from the tokens.
+        cut_tokens: number of caption tokens cut by `config.data.max_caption_tokens`.
     """
 
     slot: int
@@ -68,12 +69,12 @@ class ShownClip:
 
     @property
     def key(self) -> str:
-        """The key of the recording, `clip_key` of the batch, as eight hexadecimal digits."""
+        """`clip_key` of the batch as eight hexadecimal digits."""
         return f"{self.planned.record.key & 0xFFFFFFFF:08x}"
 
     @property
     def is_cropped(self) -> bool:
-        """Whether the record is longer than what is taken of it."""
+        """Whether the record is longer than the crop."""
         return round(self.planned.record.duration_s * SAMPLE_RATE) > len(self.waveform)
 
 
@@ -84,7 +85,7 @@ class ShownRow:
     Attributes:
         step: of training, from 0.
         row: of the global batch, from 0.
-        batch: that row alone.
+        batch: this row alone.
         clips: in slot order.
     """
 
@@ -103,28 +104,28 @@ def show(
     start: tuple[int, Mapping[str, Any]] | None = None,
     log: Callable[[str], None] = print,
 ) -> list[ShownRow]:
-    """Prints, draws and writes as WAV the first rows of a training step, and of the steps after it as needed.
+    """Prints, draws and writes as WAV the first rows of a training step, and of later steps if it has too few.
 
     Args:
         config: the whole config.
         tokenizer: of `config.data.tokenizer`.
-        output: receives `row<n>.png`, a WAV of each clip, and `clips.jsonl`; what an earlier call wrote there goes.
-        rows: how many.
+        output: receives `row<n>.png`, a WAV file per clip, and `clips.jsonl`; files of an earlier call are removed.
+        rows: number of rows.
         step: of training, from 0.
-        start: an earlier step, and the data state of that step's checkpoint, to plan from.
+        start: an earlier step and the data state of its checkpoint, where planning starts.
         log: receives each line.
 
     Returns:
-        What was shown.
+        The rows.
 
     Raises:
         RecordsError: a source is not prepared or lacks the split.
         DataMismatchError: `start` belongs to other data or settings.
-        ShowError: no rows are asked for, the step lies before `start`, or `output` holds another `clips.jsonl`.
+        ShowError: no rows are requested, the step precedes `start`, or `output` has a `clips.jsonl` of another origin.
         DrawingError: matplotlib is not installed.
     """
     with drawing(PRINT):
-        pass  # a missing matplotlib is an error before anything is read
+        pass  # raises before anything is read if matplotlib is missing
     output.mkdir(parents=True, exist_ok=True)
     _remove_earlier(output)
     shown = read_rows(config, tokenizer, rows, step, start)
@@ -139,8 +140,8 @@ def show(
             described.append({**place, **describe_clip(clip)})
         save_picture(row, config.audio, output / f"row{number}.png")
     lines = (json.dumps(clip, ensure_ascii=False) + "\n" for clip in described)
-    (output / CLIPS_FILE).write_text("".join(lines), encoding="utf-8")
-    log(f"{output}: a picture of each row, {len(described)} WAV files, {CLIPS_FILE}")
+    write_text_atomic(output / CLIPS_FILE, "".join(lines))
+    log(f"{output}: {len(shown)} pictures, {len(described)} WAV files, {CLIPS_FILE}")
     return shown
 
 
@@ -151,31 +152,33 @@ def read_rows(
     step: int,
     start: tuple[int, Mapping[str, Any]] | None = None,
 ) -> list[ShownRow]:
-    """Reads rows of training; those that are not shown are planned, but not decoded.
+    """Reads rows of training; earlier rows are planned but not decoded.
 
     Args:
         config: the whole config.
         tokenizer: of `config.data.tokenizer`.
-        rows: how many.
-        step: to which the first row belongs, from 0.
-        start: an earlier step, and the data state of that step's checkpoint, to plan from; else it is from step 0.
+        rows: number of rows.
+        step: of the first row, from 0.
+        start: an earlier step and the data state of its checkpoint, where planning starts; None starts at step 0.
 
     Raises:
         DataMismatchError: `start` belongs to other data or settings.
-        ShowError: no rows are asked for, or the step lies before `start`.
+        ShowError: no rows are requested, or the step precedes `start`.
     """
     first = 0 if start is None else start[0]
     if rows < 1 or step < first:
-        raise ShowError(f"{rows} rows of step {step} are asked for; ask for one row or more, of step {first} or later")
+        raise ShowError(
+            f"{rows} rows of step {step} are requested; expected at least one row, of step {first} or later"
+        )
     data, sources = config.data, open_sources(config)
     counts = {name: len(records) for name, records in sources.items()}
     weights = [float(data.train[name].weight) for name in sources]
-    shares = mixing_weights(weights, list(counts.values()), data.temperature)
-    plan = planned_rows(config, tokenizer, sources, shares, range(data.virtual_shards))
+    fractions = mixing_weights(weights, list(counts.values()), data.temperature)
+    plan = planned_rows(config, tokenizer, sources, fractions, range(data.virtual_shards))
     assemble = RowAssembler(config, sources, Augmenter(data.augment))
     try:
         if start is not None:
-            plan.set_state(_fitting_state(config, tokenizer, start[1]))
+            plan.set_state(_shard_states(config, tokenizer, start[1]))
         for _ in tqdm(range(step - first), desc="planning", unit=" steps", disable=None, leave=False):
             next(plan)
         shown: list[ShownRow] = []
@@ -192,8 +195,8 @@ def read_rows(
     return shown
 
 
-def _fitting_state(config: ConfigDict, tokenizer: Tokenizer, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the states of the shards, if they are of these data and settings: as training would resume from them."""
+def _shard_states(config: ConfigDict, tokenizer: Tokenizer, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the states of the virtual shards, checked against data and settings as when training resumes."""
     batches = TrainBatches(config, tokenizer)
     try:
         batches.set_state(state)
@@ -238,7 +241,7 @@ def _shown_row(
 
 
 def row_title(row: ShownRow) -> str:
-    """Says in one line how full a row is."""
+    """Describes in one line how full a row is."""
     columns, tokens, slots = (np.asarray(field[0]) for field in _fields(row.batch))
     used = int((columns != PADDING_SEGMENT).sum())
     seconds = sum(clip.seconds for clip in row.clips)
@@ -254,11 +257,11 @@ def _fields(batch: PackedBatch) -> tuple[Any, Any, Any]:
 
 
 def row_lines(row: ShownRow) -> list[str]:
-    """Returns a row as text: how full it is, and of each clip where it comes from, what is cut, and its caption."""
+    """Formats a row as text: how full it is, and the origin, crop and caption of each clip."""
     lines = [row_title(row)]
     for clip in row.clips:
         lines.append(
-            f"{clip.slot:4} {clip.seconds:6.2f} s{_crop_words(clip)}  {clip.source}, epoch {clip.epoch}, "
+            f"{clip.slot:4} {clip.seconds:6.2f} s{_crop_text(clip)}  {clip.source}, epoch {clip.epoch}, "
             f"key {clip.key}: {clip.planned.record.id}"
         )
         cut = f" [cut: {clip.cut_tokens} of {clip.cut_tokens + len(clip.planned.tokens)} tokens]"
@@ -267,14 +270,14 @@ def row_lines(row: ShownRow) -> list[str]:
     return [*lines, ""]
 
 
-def _crop_words(clip: ShownClip) -> str:
+def _crop_text(clip: ShownClip) -> str:
     if not clip.is_cropped:
         return ""
     return f" of {clip.planned.record.duration_s:.2f} s, from {clip.planned.start / SAMPLE_RATE:.2f} s"
 
 
 def describe_clip(clip: ShownClip) -> dict[str, Any]:
-    """Returns a clip as JSON values: all that is known of it but its samples."""
+    """Returns everything about a clip except its samples as JSON values."""
     record = clip.planned.record
     return {
         "slot": clip.slot,
@@ -299,7 +302,7 @@ def describe_clip(clip: ShownClip) -> dict[str, Any]:
 
 
 def save_picture(row: ShownRow, audio: ConfigDict, path: Path) -> None:
-    """Draws a row as PNG: waveform, log-mel, owners of columns and of text tokens, captions.
+    """Draws a row as PNG: waveform, log-mel, segments of columns and text tokens, captions.
 
     Raises:
         DrawingError: matplotlib is not installed.
@@ -307,19 +310,19 @@ def save_picture(row: ShownRow, audio: ConfigDict, path: Path) -> None:
     captions = []
     for clip in row.clips:
         cut = " …" if clip.cut_tokens else ""
-        captions.append(f"{clip.text}{cut} ({clip.seconds:.2f} s{_crop_words(clip)}; {clip.source})")
+        captions.append(f"{clip.text}{cut} ({clip.seconds:.2f} s{_crop_text(clip)}; {clip.source})")
     drawn = PackedRow(row.batch, captions, row_log_mel(row, audio), audio)
     with drawing(PRINT):
         row_figure(drawn, PRINT, with_captions=True, title=row_title(row)).savefig(path, dpi=130)
 
 
 def row_log_mel(row: ShownRow, audio: ConfigDict) -> Float[np.ndarray, "frames mels"]:
-    """Computes the log-mel of a row: of each clip alone, as the model does; the floor where there is none."""
+    """Computes the log-mel of a row clip by clip, as the model does; padding has the floor."""
     frames = audio.frames_per_column
     columns = row.batch.audio_segment_ids.shape[1]
     mel = np.full((columns * frames, audio.mels), np.log(audio.log_floor), np.float32)
     for clip in row.clips:
-        part = log_mel(clip.waveform, audio)
+        part = clip_log_mel(clip.waveform, audio)
         mel[clip.first_column * frames : clip.first_column * frames + len(part)] = part
     return mel
 
@@ -329,7 +332,7 @@ def _wav_name(row: int, clip: ShownClip) -> str:
 
 
 def _remove_earlier(output: Path) -> None:
-    """Removes what an earlier call wrote, by its own list: pictures and sounds of other rows would be misleading."""
+    """Removes the files that an earlier call listed, so that no picture or sound of other rows remains."""
     listed = output / CLIPS_FILE
     if not listed.is_file():
         return
@@ -338,7 +341,7 @@ def _remove_earlier(output: Path) -> None:
         names = {Path(clip[kind]).name for clip in clips for kind in ("file", "picture")}
     except (ValueError, KeyError, TypeError):
         raise ShowError(
-            f"{listed} is there and was not written by `slap data show`, which would overwrite it; give another folder"
+            f"{listed} was not written by `slap data show`, which would overwrite it; choose another folder"
         ) from None
     for name in names:
         (output / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The numbers of `slap stats` as JSON values and as lines to read."""
+"""The statistics of `slap stats` as JSON values and as text."""
 
 import collections
 from collections.abc import Iterable, Mapping
@@ -10,24 +10,25 @@ from ml_collections import ConfigDict
 
 from slap_jax.config.defaults import columns_of, patches_per_column
 from slap_jax.data.clip_statistics import QUANTILES, SILENT_DBFS
-from slap_jax.data.inspect.measure import SourceStatistics, Statistics
+from slap_jax.data.inspect.measure import MixtureStatistics, SourceStatistics
 from slap_jax.data.inspect.packing_forecast import Forecast
 
-MOST_LABELS = 20
+MAX_LABELS = 20  # in the JSON values
+_MAX_SHOWN = 5  # in the text
 
 
-def summarise(statistics: Statistics, audio: ConfigDict) -> dict[str, Any]:
-    """Returns everything as JSON values.
+def summarise(statistics: MixtureStatistics, audio: ConfigDict) -> dict[str, Any]:
+    """Returns the statistics of a mixture as JSON values.
 
     Args:
-        statistics: of `measure`.
+        statistics: of `measure_mixture`.
         audio: `config.audio`.
     """
     return {
         "mean": round(statistics.mean, 4),
         "std": round(statistics.std, 4),
         "packing": _packing(statistics.packing, audio),
-        "shares": {name: round(share, 6) for name, share in statistics.shares.items()},
+        "shares": {name: round(fraction, 6) for name, fraction in statistics.fractions.items()},
         "sources": {
             name: _source(source, statistics.max_caption_tokens, audio) for name, source in statistics.sources.items()
         },
@@ -57,22 +58,22 @@ def _source(source: SourceStatistics, max_caption_tokens: int | None, audio: Con
         tokens = [count for clip in clips for count in clip.caption_tokens]
         cut = sum(count > max_caption_tokens for count in tokens)
         summary["caption_tokens"] = lengths(tokens)
-        summary["captions_cut"] = {"max_caption_tokens": max_caption_tokens, "share": _share(cut, len(tokens))}
+        summary["captions_cut"] = {"max_caption_tokens": max_caption_tokens, "share": _fraction(cut, len(tokens))}
     return summary | {
-        "labels": {"distinct": len(labels), "most_frequent": dict(labels.most_common(MOST_LABELS))},
+        "labels": {"distinct": len(labels), "most_frequent": dict(labels.most_common(MAX_LABELS))},
         "sources": counts(record.source for record in records),
         "caption_sources": counts(record.caption_source for record in records),
         "licences": counts(record.licence for record in records),
         "loudness_dbfs": {
             **distributions["loudness_dbfs"],
-            "silent_share": _share(silent, len(clips)),
-            "clipped_share": _share(sum(clip.clipped for clip in clips), len(clips)),
+            "silent_share": _fraction(silent, len(clips)),
+            "clipped_share": _fraction(sum(clip.clipped for clip in clips), len(clips)),
         },
     }
 
 
 def _packing(packing: Forecast, audio: ConfigDict) -> dict[str, Any]:
-    room, enough = packing.room, packing.enough
+    room, enough = packing.row_size, packing.enough
     with_text = packing.text_fill is not None
     return {
         "columns": room.columns,
@@ -95,7 +96,7 @@ def _packing(packing: Forecast, audio: ConfigDict) -> dict[str, Any]:
 
 
 def quantiles(values: Int[np.ndarray, " n"]) -> dict[str, float]:
-    """Returns the `QUANTILES` of whole numbers, by their percentage."""
+    """Returns percentage -> value of the `QUANTILES`."""
     return {
         f"{100 * share:g}%": round(float(value), 3)
         for share, value in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
@@ -103,7 +104,7 @@ def quantiles(values: Int[np.ndarray, " n"]) -> dict[str, float]:
 
 
 def lengths(values: Iterable[int]) -> dict[str, Any]:
-    """Returns quantiles of whole numbers and how often each occurs."""
+    """Returns the quantiles of whole numbers, and how often each number occurs."""
     array: Int[np.ndarray, " n"] = np.fromiter(values, np.int64)
     if not len(array):
         return {"quantiles": {}, "values": [], "counts": []}
@@ -112,17 +113,17 @@ def lengths(values: Iterable[int]) -> dict[str, Any]:
 
 
 def counts(values: Iterable[Any]) -> dict[str, int]:
-    """Counts equal values, the most frequent first."""
+    """Counts equal values; the most frequent come first."""
     counter = collections.Counter(map(str, values))
     return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _share(part: int, whole: int) -> float:
+def _fraction(part: int, whole: int) -> float:
     return round(part / whole, 4) if whole else 0.0
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Returns what a person wants to know of `summarise`, as lines of text."""
+    """Formats the main results of `summarise` as lines of text."""
     lines = []
     for name, source in summary["sources"].items():
         several = len(summary["sources"]) > 1
@@ -143,60 +144,58 @@ def _source_lines(source: Mapping[str, Any]) -> list[str]:
     loudness = source["loudness_dbfs"]
     lines = [
         f"  duration   {_spread(source['duration_s']['quantiles'], ' s')}",
-        f"  captions   {_listed(source['captions_per_clip'], '{} a clip')}",
-        f"  words      {_spread(source['caption_words']['quantiles'], ' a caption')}",
+        f"  captions   {_most_frequent(source['captions_per_clip'], '{} per clip')}",
+        f"  words      {_spread(source['caption_words']['quantiles'], ' per caption')}",
     ]
     if "caption_tokens" in source:
         cut = source["captions_cut"]
         lines.append(
-            f"  tokens     {_spread(source['caption_tokens']['quantiles'], ' a caption')}; "
+            f"  tokens     {_spread(source['caption_tokens']['quantiles'], ' per caption')}; "
             f"{100 * cut['share']:.1f} % are cut to max_caption_tokens={cut['max_caption_tokens']}"
         )
     if source["clips_without_caption_or_label"]:
-        lines.append(f"  unusable   {source['clips_without_caption_or_label']} clips without caption or label")
+        lines.append(f"  unusable   {source['clips_without_caption_or_label']} clips without caption and label")
     lines.append(
         f"  loudness   {_spread(loudness['quantiles'], ' dBFS')}; {100 * loudness['clipped_share']:.1f} % clipped, "
         f"{100 * loudness['silent_share']:.1f} % silent"
     )
     if source["labels"]["distinct"]:
         labels = source["labels"]
-        lines.append(f"  labels     {_listed(labels['most_frequent'], distinct=labels['distinct'])}")
+        lines.append(f"  labels     {_most_frequent(labels['most_frequent'], distinct=labels['distinct'])}")
     for key, title in (("sources", "from"), ("licences", "licences"), ("caption_sources", "captioned")):
         if set(source[key]) != {""}:
-            lines.append(f"  {title:10} {_listed(source[key])}")
+            lines.append(f"  {title:10} {_most_frequent(source[key])}")
     return lines
 
 
 def _packing_lines(packing: Mapping[str, Any]) -> list[str]:
     text_fill, enough = packing["text_fill"], packing["enough"]
-    text = "text not counted, for want of a tokenizer" if text_fill is None else f"{100 * text_fill:.0f} % of the text"
+    text = "text not counted (no tokenizer)" if text_fill is None else f"{100 * text_fill:.0f} % of the text tokens"
     lines = [
         f"packing   rows of {packing['columns']} columns ({packing['audio_tokens']} audio tokens), {packing['slots']} "
         f"slots, {packing['text_tokens']} text tokens, {packing['bins']} bins:",
         f"          {100 * packing['fill']:.1f} % of the columns in use, {text}, "
-        f"{packing['clips_per_row']:.1f} clips a row",
+        f"{packing['clips_per_row']:.1f} clips per row",
     ]
-    wanted = [f"{name}={enough[name]}" for name in ("slots", "text_tokens") if enough[name] is not None]
+    advice = ", ".join(f"{name}={enough[name]}" for name in ("slots", "text_tokens") if enough[name] is not None)
     if packing["limited_by"]:
-        what = " and ".join(packing["limited_by"])
-        verb = "keeps" if len(packing["limited_by"]) == 1 else "keep"
         lines.append(
-            f"          {what} {verb} rows from filling: with {', '.join(wanted)} they would be "
+            f"          limited by {' and '.join(packing['limited_by'])}: with {advice} rows would be "
             f"{100 * enough['fill']:.1f} % full"
         )
     else:
-        lines.append(f"          {', '.join(wanted)} would be enough to fill rows as well")
+        lines.append(f"          {advice} would fill rows as well")
     return lines
 
 
 def _spread(quantiles: Mapping[str, float], unit: str) -> str:
     if not quantiles:
         return "none"
-    least, low, middle, high, most = (f"{quantiles[key]:.3g}" for key in ("0%", "5%", "50%", "95%", "100%"))
-    return f"{middle}{unit} (5 to 95 %: {low} to {high}; all: {least} to {most})"
+    smallest, low, median, high, largest = (f"{quantiles[key]:.3g}" for key in ("0%", "5%", "50%", "95%", "100%"))
+    return f"{median}{unit} (5 to 95 %: {low} to {high}; all: {smallest} to {largest})"
 
 
-def _listed(counted: Mapping[str, int], name: str = "{}", distinct: int | None = None, most: int = 5) -> str:
-    shown = [f"{name.format(key or '(none stated)')}: {count:,}" for key, count in list(counted.items())[:most]]
+def _most_frequent(counted: Mapping[str, int], name: str = "{}", distinct: int | None = None) -> str:
+    shown = [f"{name.format(key or '(none stated)')}: {count:,}" for key, count in list(counted.items())[:_MAX_SHOWN]]
     others = (distinct or len(counted)) - len(shown)
     return "; ".join(shown) + (f"; and {others} more" if others else "")

@@ -6,7 +6,7 @@ import pytest
 
 from slap_jax.config.defaults import default_config, source
 from slap_jax.data.inspect.figure import save_figure
-from slap_jax.data.inspect.measure import measure
+from slap_jax.data.inspect.measure import measure_mixture
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record
 from slap_jax.drawing.theme import DrawingError
@@ -22,7 +22,7 @@ def panels_of(path) -> list[np.ndarray]:
 def test_every_panel_shows_something(dataset, tokenizer, tmp_path):
     config = tiny_config(dataset, tokenizer)
     config.data.train.other = source(str(tiny_dataset(tmp_path / "other", 6, 2, "other")), "train")
-    save_figure(measure(config, tokenizer), tmp_path / "stats.png")
+    save_figure(measure_mixture(config, tokenizer), tmp_path / "stats.png")
     for panel in panels_of(tmp_path / "stats.png"):
         assert (panel.min(axis=-1) < 0.9).mean() > 0.005
 
@@ -37,12 +37,13 @@ def test_odd_data_are_drawn(tmp_path):
     prepare_records({"train": (3, records)}, tmp_path, {"odd": 1}, log=lambda line: None)
     config = default_config()
     config.data.train.odd = source(str(tmp_path), "train")
-    save_figure(measure(config), tmp_path / "stats.png")
+    config.data.update(columns=32, slots=8, packing_bins=4)  # small rows: a quick forecast
+    save_figure(measure_mixture(config), tmp_path / "stats.png")
     assert len(panels_of(tmp_path / "stats.png")) == 12
 
 
 def test_missing_matplotlib_names_the_extra(dataset, tokenizer, tmp_path, monkeypatch):
-    statistics = measure(tiny_config(dataset, tokenizer), clips=2)
+    statistics = measure_mixture(tiny_config(dataset, tokenizer), clips=2)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(DrawingError, match=r"slap_jax\[demo\]"):
         save_figure(statistics, tmp_path / "stats.png")

@@ -1,30 +1,35 @@
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from slap_jax.config.defaults import default_config, source
+from slap_jax.data.audio import to_int16
 from slap_jax.data.batches.pipeline import TrainBatches
-from slap_jax.data.inspect.measure import StatisticsError, is_clipped, log_mel, measure
+from slap_jax.data.inspect.measure import StatisticsError, clip_log_mel, is_clipped, measure_mixture
+from slap_jax.data.packing import Clip, pack_rows
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import RecordsError, make_record, open_split
+from slap_jax.models import frontend
 from tests.data.tiny_data import tiny_config, tiny_dataset, tone
 
 
 def split_config(path, split="train", **data):
     config = default_config()
     config.data.train.tiny = source(str(path), split)
+    config.data.update(columns=32, slots=8, text_tokens=256, packing_bins=4)  # small rows: a quick forecast
     config.data.update(data)
     return config
 
 
 def frames_of(records, audio):
-    return np.concatenate([log_mel(record.waveform(), audio) for record in records])
+    return np.concatenate([clip_log_mel(record.waveform(), audio) for record in records])
 
 
 def test_mean_and_deviation_are_those_of_all_frames(dataset):
     config = split_config(dataset)
-    statistics = measure(config)
+    statistics = measure_mixture(config)
     frames = frames_of(open_split(dataset, "train"), config.audio)
     assert statistics.mean == pytest.approx(frames.mean(), abs=1e-4)
     assert statistics.std == pytest.approx(frames.std(), abs=1e-4)
@@ -38,8 +43,8 @@ def test_of_a_mixture_they_are_those_of_its_stream(dataset, tmp_path):
     prepare_records({"train": (5, loud)}, other, {"loud": 5}, log=lambda line: None)
     config = split_config(dataset)
     config.data.train.loud = source(str(other), "train", weight=3.0)
-    statistics = measure(config)
-    assert statistics.shares == {"tiny": 0.25, "loud": 0.75}
+    statistics = measure_mixture(config)
+    assert statistics.fractions == {"tiny": 0.25, "loud": 0.75}
     parts = [frames_of(open_split(path, "train"), config.audio) for path in (dataset, other)]
     # 24 clips of which one in 4 is drawn, 5 of which three in 4 are drawn: what a frame of each counts.
     weights = np.concatenate([np.full(len(parts[0]), 0.25 / 24), np.full(len(parts[1]), 0.75 / 5)])
@@ -55,11 +60,11 @@ def test_temperature_changes_the_shares(dataset, tmp_path):
     config = split_config(dataset)
     config.data.train.small = source(str(tiny_dataset(tmp_path / "small", 6, 2)), "train")
     config.data.temperature = 1.0
-    assert measure(config).shares == {"tiny": 0.8, "small": 0.2}
+    assert measure_mixture(config).fractions == {"tiny": 0.8, "small": 0.2}
 
 
 def test_what_is_known_of_every_clip(dataset, tokenizer):
-    statistics = measure(split_config(dataset, "train+test"), tokenizer)
+    statistics = measure_mixture(split_config(dataset, "train+test"), tokenizer)
     measured, records = statistics.sources["tiny"].measured, list(open_split(dataset, "train+test"))
     assert statistics.sources["tiny"].clips == len(measured) == 30
     for clip, record in zip(measured, records, strict=True):
@@ -75,7 +80,7 @@ def test_what_is_known_of_every_clip(dataset, tokenizer):
 
 
 def test_durations_are_of_every_clip_though_few_are_measured(dataset):
-    statistics = measure(split_config(dataset), clips=3).sources["tiny"]
+    statistics = measure_mixture(split_config(dataset), clips=3).sources["tiny"]
     assert len(statistics.measured) == 3 and statistics.timed == statistics.clips == 24
     assert statistics.seconds == pytest.approx(sum(record.duration_s for record in open_split(dataset, "train")))
     assert statistics.distributions.log_seconds.histogram()[1].sum() == 24
@@ -83,7 +88,7 @@ def test_durations_are_of_every_clip_though_few_are_measured(dataset):
 
 
 def test_long_clips_and_captions_are_cut_as_in_training(dataset, tokenizer):
-    statistics = measure(split_config(dataset, max_seconds=0.5, max_caption_tokens=6), tokenizer)
+    statistics = measure_mixture(split_config(dataset, max_seconds=0.5, max_caption_tokens=6), tokenizer)
     for clip in statistics.sources["tiny"].measured:
         assert clip.samples == min(8_000, round(clip.record.duration_s * 16_000))
         assert clip.frames == 16 * -(-clip.samples // 2_560)
@@ -93,14 +98,17 @@ def test_long_clips_and_captions_are_cut_as_in_training(dataset, tokenizer):
 
 def test_sample_is_seeded(dataset):
     def chosen(seed):
-        return [clip.record.id for clip in measure(split_config(dataset), clips=5, seed=seed).sources["tiny"].measured]
+        return [
+            clip.record.id
+            for clip in measure_mixture(split_config(dataset), clips=5, seed=seed).sources["tiny"].measured
+        ]
 
     assert chosen(0) == chosen(0) != chosen(1) and len(set(chosen(0))) == 5
 
 
 def test_forecast_is_what_training_packs(dataset, tokenizer):
     config = tiny_config(dataset, tokenizer)
-    packing = measure(config, tokenizer).packing
+    packing = measure_mixture(config, tokenizer).packing
     train = TrainBatches(config, tokenizer)
     batches = [next(train) for _ in range(40)]
     train.close()
@@ -117,7 +125,7 @@ def test_labels_stand_in_for_captions_and_clips_with_neither_are_left_out(tmp_pa
         make_record("captioned", tone(0.4), ["a low tone"]),
     ]
     prepare_records({"train": (3, records)}, tmp_path, {"labels": 1}, log=lambda line: None)
-    statistics = measure(split_config(tmp_path), tokenizer)
+    statistics = measure_mixture(split_config(tmp_path), tokenizer)
     found = {clip.record.id: clip for clip in statistics.sources["tiny"].measured}
     assert {name: clip.has_caption for name, clip in found.items()} == {
         "labelled": True,
@@ -128,7 +136,7 @@ def test_labels_stand_in_for_captions_and_clips_with_neither_are_left_out(tmp_pa
     with pytest.raises(StatisticsError, match="caption"):
         bare = tmp_path / "bare"
         prepare_records({"train": (1, records[1:2])}, bare, {"labels": 2}, log=lambda line: None)
-        measure(split_config(bare), tokenizer)
+        measure_mixture(split_config(bare), tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +156,18 @@ def test_clipping_is_a_run_at_full_scale(samples, clipped):
 
 def test_nothing_to_measure(dataset, tmp_path):
     with pytest.raises(RecordsError):
-        measure(split_config(tmp_path))
+        measure_mixture(split_config(tmp_path))
     with pytest.raises(StatisticsError, match="0 sources"):
-        measure(default_config())
+        measure_mixture(default_config())
     with pytest.raises(StatisticsError, match="0 clips"):
-        measure(split_config(dataset), clips=0)
+        measure_mixture(split_config(dataset), clips=0)
+
+
+@pytest.mark.parametrize("samples", [1, 2_560, 2_561, 16_000])
+def test_log_mel_equals_that_of_the_model(samples):
+    audio = default_config().audio
+    waveform = to_int16(tone(1.0)[:samples])
+    batch, _ = pack_rows([Clip(waveform, [], 0), Clip(np.full(3_000, 9_000, np.int16), [], 1)], 16, 2, 1, 2_560)
+    expected = np.asarray(frontend.log_mel(jnp.asarray(batch.waveform), jnp.asarray(batch.audio_segment_ids), audio))
+    host = clip_log_mel(waveform, audio)
+    np.testing.assert_allclose(host, expected[0, : -(-samples // 2_560)].reshape(len(host), -1), atol=1e-4)

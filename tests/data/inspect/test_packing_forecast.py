@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from slap_jax.data.inspect.packing_forecast import RowRoom, clips_needed, forecast, pack_sizes
+from slap_jax.data.inspect.packing_forecast import RowSize, clips_needed, forecast, pack_sizes
 from slap_jax.data.packing import PackingError
 
 
@@ -11,7 +11,7 @@ def sizes(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_clips_that_tile_a_row_fill_it():
-    result = forecast(np.full(2_000, 16), np.full(2_000, 8), RowRoom(columns=64, slots=4, text_tokens=64, bins=2))
+    result = forecast(np.full(2_000, 16), np.full(2_000, 8), RowSize(columns=64, slots=4, text_tokens=64, bins=2))
     assert (result.fill, result.slot_fill, result.text_fill, result.clips_per_row) == (1.0, 1.0, 0.5, 4.0)
     assert result.limits == ()
     assert (result.enough.slots, result.enough.text_tokens, result.enough_fill) == (4, 32, 1.0)
@@ -19,7 +19,7 @@ def test_clips_that_tile_a_row_fill_it():
 
 def test_rows_hold_what_was_given_and_no_more_than_fits():
     columns, tokens = sizes(3_000)
-    rows = pack_sizes(columns, tokens, RowRoom(columns=200, slots=8, text_tokens=96, bins=4))
+    rows = pack_sizes(columns, tokens, RowSize(columns=200, slots=8, text_tokens=96, bins=4))
     assert len(rows) > 100 and (rows <= [200, 96, 8]).all()
     assert (rows.sum(axis=0) <= [columns.sum(), tokens.sum(), 3_000]).all()
     # What is missing is in the four open rows.
@@ -28,7 +28,7 @@ def test_rows_hold_what_was_given_and_no_more_than_fits():
 
 def test_shares_are_those_of_the_rows():
     columns, tokens = sizes(3_000)
-    room = RowRoom(columns=200, slots=8, text_tokens=128, bins=4)
+    room = RowSize(columns=200, slots=8, text_tokens=128, bins=4)
     rows, result = pack_sizes(columns, tokens, room), forecast(columns, tokens, room)
     assert result.rows == len(rows)
     assert result.fill == pytest.approx(rows[:, 0].sum() / (200 * len(rows)))
@@ -42,20 +42,20 @@ def test_shares_are_those_of_the_rows():
 )
 def test_says_what_keeps_rows_from_filling_and_what_would_be_enough(slots, text_tokens, limits):
     columns, tokens = sizes(4_000)
-    result = forecast(columns, tokens, RowRoom(columns=200, slots=slots, text_tokens=text_tokens, bins=8))
+    result = forecast(columns, tokens, RowSize(columns=200, slots=slots, text_tokens=text_tokens, bins=8))
     assert result.limits == limits
     enough = forecast(columns, tokens, result.enough)
     assert enough.limits == () and enough.fill == pytest.approx(result.enough_fill) and enough.fill > 0.97
     assert result.fill <= enough.fill + 0.003
     for smaller in (result.enough.slots - 4, 0), (0, result.enough.text_tokens - 32):
-        room = RowRoom(200, smaller[0] or result.enough.slots, smaller[1] or result.enough.text_tokens, 8)
+        room = RowSize(200, smaller[0] or result.enough.slots, smaller[1] or result.enough.text_tokens, 8)
         if room.slots > 0 and room.text_tokens >= tokens.max():
             assert forecast(columns, tokens, room).fill < enough.fill
 
 
 def test_without_a_tokenizer_text_is_no_limit():
     columns, tokens = sizes(3_000)
-    room = RowRoom(columns=200, slots=32, text_tokens=40, bins=8)
+    room = RowSize(columns=200, slots=32, text_tokens=40, bins=8)
     without, with_text = forecast(columns, None, room), forecast(columns, tokens, room)
     assert without.text_fill is None and without.limits == ()
     assert with_text.limits == ("text_tokens",) and without.fill > with_text.fill + 0.1
@@ -64,16 +64,16 @@ def test_without_a_tokenizer_text_is_no_limit():
 @pytest.mark.parametrize(("columns", "tokens", "message"), [(65, 5, "65 columns"), (5, 33, "33 text tokens")])
 def test_a_clip_that_no_row_can_hold(columns, tokens, message):
     with pytest.raises(PackingError, match=message):
-        forecast(np.array([columns, 2]), np.array([tokens, 2]), RowRoom(64, 4, 32, 2))
+        forecast(np.array([columns, 2]), np.array([tokens, 2]), RowSize(64, 4, 32, 2))
 
 
 def test_too_few_clips_for_a_row():
-    with pytest.raises(PackingError, match="fill no row"):
-        forecast(np.array([2, 2]), np.array([2, 2]), RowRoom(64, 4, 32, 2))
+    with pytest.raises(PackingError, match="complete no row"):
+        forecast(np.array([2, 2]), np.array([2, 2]), RowSize(64, 4, 32, 2))
 
 
 def test_as_many_clips_as_make_a_good_forecast():
-    room = RowRoom(columns=512, slots=32, text_tokens=1_024, bins=32)
+    room = RowSize(columns=512, slots=32, text_tokens=1_024, bins=32)
     count = clips_needed(40.0, room)
     columns = np.random.default_rng(0).integers(10, 71, count)
     assert 300 < len(pack_sizes(columns, np.ones_like(columns), room)) < 600

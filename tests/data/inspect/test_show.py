@@ -10,7 +10,7 @@ import soundfile
 from slap_jax.batch import PackedBatch
 from slap_jax.config.defaults import source
 from slap_jax.data.batches.pipeline import DataMismatchError, TrainBatches
-from slap_jax.data.inspect.measure import log_mel
+from slap_jax.data.inspect.measure import clip_log_mel
 from slap_jax.data.inspect.show import CLIPS_FILE, ShowError, read_rows, row_lines, row_log_mel, show
 from slap_jax.data.records import clip_key, open_split
 from slap_jax.drawing.theme import DrawingError
@@ -138,7 +138,7 @@ def test_pictures_show_the_rows(shown, config):
         assert picture.shape[1] > 1_000 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
     mel = row_log_mel(rows[0], config.audio)
     frames = 16 * int(np.sum(rows[0].batch.audio_segment_ids == 1))
-    np.testing.assert_array_equal(mel[:frames], log_mel(rows[0].clips[0].waveform, config.audio))
+    np.testing.assert_array_equal(mel[:frames], clip_log_mel(rows[0].clips[0].waveform, config.audio))
     unused = 16 * int(np.sum(rows[0].batch.audio_segment_ids > 0))
     assert mel.shape == (16 * 16, 64) and (mel[unused:] == np.float32(np.log(1e-5))).all()
 
@@ -162,7 +162,7 @@ def test_a_list_of_somebody_else_is_not_overwritten(config, tokenizer, tmp_path)
 
 @pytest.mark.parametrize(("rows", "step"), [(0, 0), (1, -1)])
 def test_impossible_rows(config, tokenizer, tmp_path, rows, step):
-    with pytest.raises(ShowError, match="ask for one row or more"):
+    with pytest.raises(ShowError, match="expected at least one row, of step 0 or later"):
         show(config, tokenizer, tmp_path, rows, step)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slap_jax.config.defaults import default_config
-from slap_jax.data.inspect.measure import measure
+from slap_jax.data.inspect.measure import measure_mixture
 from slap_jax.data.inspect.summary import counts, lengths, quantiles, summarise, summary_lines
 from slap_jax.data.records import INDEX, dataset_directory, open_split
 from tests.data.tiny_data import tiny_config, tiny_dataset
@@ -16,7 +16,7 @@ AUDIO = default_config().audio
 
 @pytest.fixture(scope="module")
 def summary(dataset, tokenizer):
-    return summarise(measure(tiny_config(dataset, tokenizer, max_caption_tokens=15), tokenizer), AUDIO)
+    return summarise(measure_mixture(tiny_config(dataset, tokenizer, max_caption_tokens=15), tokenizer), AUDIO)
 
 
 def test_is_json_and_says_what_was_measured(summary, dataset):
@@ -49,17 +49,17 @@ def test_captions_are_counted_in_words_and_tokens(summary, dataset, tokenizer):
 
 
 def test_without_a_tokenizer_there_are_no_tokens(dataset, tokenizer):
-    summary = summarise(measure(tiny_config(dataset, tokenizer), None), AUDIO)
+    summary = summarise(measure_mixture(tiny_config(dataset, tokenizer), None), AUDIO)
     assert "caption_tokens" not in summary["sources"]["tiny"]
     assert summary["packing"]["text_fill"] is None and summary["packing"]["enough"]["text_tokens"] is None
-    assert any("for want of a tokenizer" in line for line in summary_lines(summary))
+    assert any("text not counted (no tokenizer)" in line for line in summary_lines(summary))
 
 
 def test_hours_are_estimated_where_the_durations_of_the_others_are_unknown(dataset, tokenizer, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(dataset, copy)
     shutil.rmtree(dataset_directory(copy) / INDEX, ignore_errors=True)
-    statistics = measure(tiny_config(copy, tokenizer), clips=6)
+    statistics = measure_mixture(tiny_config(copy, tokenizer), clips=6)
     source = summarise(statistics, AUDIO)["sources"]["tiny"]
     mean = np.mean([clip.record.duration_s for clip in statistics.sources["tiny"].measured])
     assert source["hours_are_estimated"] and source["hours"] == pytest.approx(24 * mean / 3_600, abs=1e-4)
@@ -76,9 +76,9 @@ def test_small_pieces():
 def test_lines_tell_what_to_set_and_what_limits_rows(dataset, tokenizer, tmp_path):
     config = tiny_config(dataset, tokenizer, slots=1, max_seconds=1.0)
     config.data.train.other = tiny_config(tiny_dataset(tmp_path / "other", 6, 2, "other"), tokenizer).data.train.tiny
-    summary = summarise(measure(config, tokenizer), AUDIO)
+    summary = summarise(measure_mixture(config, tokenizer), AUDIO)
     lines = summary_lines(summary)
     assert f"config.audio.update(mean={summary['mean']:.2f}, std={summary['std']:.2f})" in "\n".join(lines)
     assert any(line.startswith(f"tiny: {dataset}, split train: 24 clips, ") for line in lines)
     assert any(line.startswith("other: ") and "6 clips" in line and "50 % of the mixture" in line for line in lines)
-    assert f"slots keeps rows from filling: with slots={summary['packing']['enough']['slots']}" in lines[-1]
+    assert f"limited by slots: with slots={summary['packing']['enough']['slots']}" in lines[-1]
