@@ -95,7 +95,7 @@ def test_data_show_of_a_run(root, tmp_path, capsys):
         (["stats", "--config", "{root}/config.py", "--columns", "9"], "config.data.columns is 9"),
         (["stats", "--config", "{root}/config.py", "--tokenizer", "{root}/none.model"], "none.model is missing"),
         (["data", "show", "--config", "{root}/none.py", "--output", "{root}/x"], "slap data show: config file"),
-        (["data", "show", "--config", "{root}/config.py", "--output", "{root}/x", "--rows", "0"], "ask for one row"),
+        (["data", "show", "--config", "{root}/config.py", "--output", "{root}/x", "--rows", "0"], "at least one row"),
         (["data", "show", "--config", "{root}/config.py", "--output", "{root}/x", "--config.data.row=1"], "data.rows?"),
     ],
 )
