@@ -1,1 +1,1 @@
-"""TFDS builders that write data sets as records of the one schema."""
+"""Published datasets, read as their publishers distribute them, and synthetic sound scenes."""

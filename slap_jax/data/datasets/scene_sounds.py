@@ -1,8 +1,8 @@
-"""Synthesis of the sounds that synthetic scenes are made of: every attribute is plain to see in a 64-band log-mel.
+"""Synthesis of the sounds in synthetic scenes; every attribute is clearly visible in a 64-band log-mel.
 
-A sound is a kind ("siren") with one value for each of its attributes ("low", "fast"). Its random details (exact pitch,
-exact rate, noise samples) come from the generator that the caller passes, so the same generator state gives the same
-samples. Arithmetic is float64 throughout: what is left of it after rounding to 16 bits does not depend on the CPU.
+A sound is a kind ("siren") with one value per attribute ("low", "fast"). Random details (exact pitch and rate, noise
+samples) come from the generator that the caller passes. Arithmetic is in float64, so that the samples after rounding to
+16 bits do not depend on the CPU.
 """
 
 import dataclasses
@@ -20,33 +20,33 @@ ENVELOPES = ("steady", "swelling", "fading")
 COUNTS = ("one", "two", "three", "four")
 VOICES = ("beep", "drum")
 
-# Hz; more than an octave lies between two neighbouring classes.
+# Hz; neighbouring classes are more than an octave apart.
 PITCH_RANGES = {"low": (190.0, 250.0), "middle": (560.0, 720.0), "high": (1_700.0, 2_200.0)}
 CHIRP_RANGES = {"low": (150.0, 600.0), "middle": (600.0, 2_000.0), "high": (2_200.0, 6_500.0)}
 NOISE_BANDS = {"hiss": (300.0, 8_000.0), "rumble": (30.0, 220.0), "band of noise": (1_000.0, 1_500.0)}
 TREMOLO_RATES = {"slow": (2.2, 3.0), "fast": (9.0, 12.0)}
 SIREN_RATES = {"slow": (1.1, 1.5), "fast": (4.5, 6.0)}
 
-# Seconds between beats (a gallop: between the starts of its groups of three) and between clicks.
+# Seconds between beats (for a gallop, between the starts of its groups of three) and between clicks.
 BEAT_PERIODS = {"slow": (0.42, 0.50), "fast": (0.15, 0.18)}
 GALLOP_PERIODS = {"slow": (0.85, 0.95), "fast": (0.42, 0.48)}
 CLICK_INTERVALS = {"slow": (0.36, 0.42), "fast": (0.10, 0.13)}
-GALLOP_HITS = (0.0, 0.5, 0.75)  # long, short, short: shares of a group's period
-HIGHEST_HARMONIC = 7_600.0  # Hz: below half the sample rate, so that nothing folds back
+GALLOP_HITS = (0.0, 0.5, 0.75)  # long, short, short; fractions of a group's period
+HIGHEST_HARMONIC = 7_600.0  # Hz; below the Nyquist frequency, which prevents aliasing
 MAX_HARMONICS = 24
-SIREN_OCTAVES = 0.5  # the pitch swings this far up and down
+SIREN_OCTAVES = 0.5  # deviation of the pitch in both directions
 CLICK_SECONDS = 0.04
 
 
 @dataclasses.dataclass(frozen=True)
 class SoundKind:
-    """What one kind of sound may be.
+    """One kind of sound.
 
     Attributes:
-        attributes: the allowed values of each attribute, in the order in which a sound lists them.
-        seconds: shortest and longest duration for given attribute values; long enough that a slow rate shows.
+        attributes: allowed values of each attribute, in the order of `Sound.attributes`.
+        seconds: minimum and maximum duration for given attribute values; the minimum makes a slow rate audible.
         synthesise: (attribute values, samples, generator) -> waveform with a peak near 1.
-        sustained: whether it can lie under another sound.
+        sustained: whether it can be a background.
     """
 
     attributes: tuple[tuple[str, ...], ...]
@@ -60,7 +60,7 @@ def _seconds(samples: int) -> Samples:
 
 
 def _soft_edges(waveform: Samples, seconds: float = 0.01) -> Samples:
-    """Fades both ends, so that a sound's start is not heard as a click."""
+    """Fades both ends, which prevents clicks."""
     length = min(round(seconds * SAMPLE_RATE), len(waveform) // 2)
     ramp = 0.5 - 0.5 * np.cos(np.pi * np.arange(length) / max(length, 1))
     faded = waveform.copy()
@@ -75,13 +75,13 @@ def _pitch(name: str, generator: np.random.Generator) -> float:
 
 
 def _harmonic_sum(phase: Samples, hertz: float, timbre: str) -> Samples:
-    """Adds a square's odd or a sawtooth's every harmonic, amplitude 1/k, up to what the sample rate carries."""
+    """Sums harmonics with amplitude 1/k up to `HIGHEST_HARMONIC`: odd ones for a square, all for a sawtooth."""
     cosine = np.cos(phase)
     if timbre == "pure":
         return cosine
     step = 2 if timbre == "square" else 1
     highest = min(int(HIGHEST_HARMONIC / hertz), MAX_HARMONICS)
-    # cos((k + s) x) = 2 cos(s x) cos(k x) - cos((k - s) x): each harmonic costs three array operations, no cosine.
+    # cos((k + s) x) = 2 cos(s x) cos(k x) - cos((k - s) x): three array operations per harmonic instead of a cosine.
     turn = 2.0 * (cosine if step == 1 else 2.0 * cosine**2 - 1.0)
     previous = np.ones_like(phase) if step == 1 else cosine
     current, total = cosine, cosine.copy()
@@ -111,7 +111,7 @@ def _chirp(rising: bool) -> Callable[[tuple[str, ...], int, np.random.Generator]
 
 def _band_noise(samples: int, band: tuple[float, float], generator: np.random.Generator) -> Samples:
     """Gaussian noise with a flat spectrum inside the band (Hz) and nothing outside it, scaled to a peak of 1."""
-    size = -(-samples // 4_096) * 4_096  # a length that the FFT is quick for
+    size = -(-samples // 4_096) * 4_096  # a length for which the FFT is fast
     frequencies = np.arange(size // 2 + 1) * (SAMPLE_RATE / size)
     inside = np.flatnonzero((frequencies >= band[0]) & (frequencies <= band[1]))
     spectrum = np.zeros(size // 2 + 1, np.complex128)
@@ -190,8 +190,8 @@ def _beat(
         hit = _hit(voice, generator)
         waveform = np.zeros(samples)
         for group in range(int(samples / SAMPLE_RATE / period) + 1):
-            for share in hits:
-                second = (group + share) * period
+            for fraction in hits:
+                second = (group + fraction) * period
                 if round(second * SAMPLE_RATE) + len(hit) <= samples:  # no hit is cut off at the end
                     _place(waveform, hit, second)
         return waveform

@@ -1,12 +1,10 @@
-"""Synthetic sound scenes: captioned clips of 0.5 to 30 s made from (seed, index) alone, with unseen combinations.
+"""Synthetic sound scenes: captioned clips of 0.5 to 30 s, generated from (seed, index), that test compositionality.
 
 A scene is one sound, two sounds in order ("a low rising chirp, then three fast clicks") or a short sound over a
-sustained one ("a slow low-pitched siren while a steady hiss plays"). Some attribute combinations (a fast gallop of drum
-hits) and some ordered pairs of kinds (a hiss, then a falling chirp, where the opposite order is trained) never occur in
-training scenes, though all of their parts do: a held-out scene has at least one of them. A model that finds held-out
-scenes by their captions has learnt what the words mean, not the list of combinations.
-
-Synthetic scenes as a prepared data set: training scenes, and test scenes of combinations that those never have.
+sustained one ("a slow low-pitched siren while a steady hiss plays"). Held-out scenes contain at least one combination
+that training scenes never have: a combination of attributes (a fast gallop of drum hits) or an ordered pair of kinds (a
+hiss, then a falling chirp, where training has the opposite order). All parts of these combinations occur in training.
+A model that retrieves held-out scenes by their captions has therefore learnt the words, not a list of combinations.
 """
 
 import dataclasses
@@ -23,12 +21,12 @@ from slap_jax.data.preparation.prepare import Prepared, prepare_records
 from slap_jax.data.records import Record, make_record
 
 SOURCE = "synthetic_scenes"
-SCENES_VERSION = 1  # raised when a scene of the same seed and index becomes another one: prepared scenes are made anew
+SCENES_VERSION = 1  # increased when scenes change for a given seed and index, so that they are prepared again
 STRUCTURES = ("single", "sequence", "overlap")
-STRUCTURE_SHARES = (0.35, 0.45, 0.20)
+STRUCTURE_PROBABILITIES = (0.35, 0.45, 0.20)
 
-# Every value of every attribute is heard in training with other values beside it or, of the kinds with a single
-# attribute, in other kinds.
+# Training has every value of every attribute, combined with other values or, for kinds with one attribute, in other
+# kinds.
 HELD_OUT_VARIANTS = {
     "tone": {("low", "square"), ("high", "buzzy")},
     "rising chirp": {("high",)},
@@ -42,7 +40,7 @@ HELD_OUT_VARIANTS = {
     "steady beat": {("slow", "beep")},
     "galloping beat": {("fast", "drum")},
 }
-LOG_SECONDS_DEVIATION = 0.7  # of the log-normal durations
+LOG_SECONDS_DEVIATION = 0.7  # standard deviation of the logarithm of the durations
 EDGE_SECONDS = (0.0, 0.08)  # silence before the first and after the last sound
 GAP_SECONDS = (0.08, 0.25)  # silence between two sounds in order
 BACKGROUND_LEVEL = 0.3
@@ -60,10 +58,10 @@ class Sound:
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """What a scene consists of, before any duration or sample is drawn.
+    """The sounds of a scene, before durations and samples are drawn.
 
     Attributes:
-        structure: "single", "sequence" (sounds in their order in time) or "overlap" (foreground, background).
+        structure: "single", "sequence" (sounds in temporal order) or "overlap" (foreground, background).
         sounds: one sound, or two of different kinds.
     """
 
@@ -76,12 +74,12 @@ class Scene:
     """A captioned clip.
 
     Attributes:
-        waveform: 16 kHz mono in [-1, 1], on the grid of 16-bit samples, so that lossless storage keeps it as it is.
-        captions: canonical caption first, then paraphrases; the same composition always has the same captions.
+        waveform: 16 kHz mono in [-1, 1], quantised to 16 bits, so that lossless storage preserves it exactly.
+        captions: canonical caption first, then paraphrases; determined by the composition.
         regions: (onset s, offset s, caption of the sound), by onset.
-        labels: "key=value"; `sound=` (only scenes of one sound) is the class for zero-shot classification, and
-            `structure=` tells how the sounds stand to each other.
-        composition: what the scene consists of.
+        labels: "key=value"; `sound=` (scenes of one sound only) is the class for zero-shot classification,
+            `structure=` the structure of the composition.
+        composition: its sounds.
     """
 
     waveform: Float32[np.ndarray, " samples"]
@@ -92,7 +90,7 @@ class Scene:
 
 
 def describe(sound: Sound) -> tuple[str, str]:
-    """Returns the canonical phrase for a sound and another wording with the same meaning."""
+    """Returns the canonical phrase for a sound and a paraphrase."""
     first, second = (*sound.attributes, "", "")[:2]
     match sound.kind:
         case "tone":
@@ -116,7 +114,7 @@ def describe(sound: Sound) -> tuple[str, str]:
         case "steady beat" | "galloping beat":
             voice = {"beep": "beeps", "drum": "drum hits"}[second]
             return f"a {first} {sound.kind} of {voice}", f"{voice} in a {first} {sound.kind}"
-    raise ValueError(f"sound kind {sound.kind!r} is unknown; known are: {', '.join(SOUND_KINDS)}")
+    raise ValueError(f"unknown sound kind {sound.kind!r}; expected one of {', '.join(SOUND_KINDS)}")
 
 
 def captions_of(composition: Composition) -> list[str]:
@@ -143,36 +141,36 @@ def captions_of(composition: Composition) -> list[str]:
 def variants(kind: str, held_out: bool | None = None) -> list[tuple[str, ...]]:
     """Lists the attribute combinations of a kind: all (None), held out (True) or in training (False)."""
     everything = itertools.product(*SOUND_KINDS[kind].attributes)
-    everything = [values for values in everything if values != ("one", "fast")]  # one click has no rate
+    everything = [values for values in everything if values != ("one", "fast")]  # a single click has no rate
     unseen = HELD_OUT_VARIANTS.get(kind, set())
     return [values for values in everything if held_out is None or (values in unseen) == held_out]
 
 
 def pair_is_held_out(structure: str, first: str, second: str) -> bool:
-    """Tells whether training never has `second` after (sequence) or under (overlap) `first`, both names of kinds.
+    """Returns whether training never has kind `second` after (sequence) or under (overlap) kind `first`.
 
-    A linear rule modulo a small number: it takes about a fifth (a fourth) of the pairs, spreads them evenly over the
-    kinds on both sides, and leaves the opposite order of most held-out sequences in training.
+    A linear rule modulo 5 (sequence) or 4 (overlap) holds out about a fifth or a fourth of the pairs, spreads them
+    evenly over the kinds, and leaves the opposite order of most held-out sequences in training.
     """
     row, column = _KIND_ORDER.index(first), _KIND_ORDER.index(second)
     return (3 * row + column) % 5 == 1 if structure == "sequence" else (row + column) % 4 == 1
 
 
 def is_held_out(composition: Composition) -> bool:
-    """Tells whether a composition has an attribute combination or a pair of kinds that training scenes never have."""
+    """Returns whether a composition has a combination of attributes or a pair of kinds that training never has."""
     kinds = [sound.kind for sound in composition.sounds]
     unseen_sound = any(sound.attributes in HELD_OUT_VARIANTS.get(sound.kind, ()) for sound in composition.sounds)
     return unseen_sound or (len(kinds) == 2 and pair_is_held_out(composition.structure, *kinds))
 
 
 def draw_composition(generator: np.random.Generator, held_out: bool) -> Composition:
-    """Draws compositions until one belongs to the wanted side of the split."""
+    """Samples compositions until one is held out or not, as requested."""
 
     def pick(options: Sequence[Any]) -> Any:
         return options[int(generator.integers(len(options)))]
 
     while True:
-        structure = STRUCTURES[int(np.searchsorted(np.cumsum(STRUCTURE_SHARES), generator.random()))]
+        structure = STRUCTURES[int(np.searchsorted(np.cumsum(STRUCTURE_PROBABILITIES), generator.random()))]
         kinds = [pick(_KIND_ORDER)]
         if structure == "sequence":
             kinds.append(pick([kind for kind in _KIND_ORDER if kind != kinds[0]]))
@@ -186,7 +184,7 @@ def draw_composition(generator: np.random.Generator, held_out: bool) -> Composit
 
 
 def _draw_seconds(sounds: tuple[Sound, ...], total: float, generator: np.random.Generator) -> list[float]:
-    """Shares a total among sounds played in order: each its shortest duration, then what is left at random."""
+    """Divides a total duration among consecutive sounds: the minimum for each, and the rest at random."""
     limits = [SOUND_KINDS[sound.kind].seconds(sound.attributes) for sound in sounds]
     spare = max(0.0, total - sum(shortest for shortest, _ in limits))
     room = np.array([longest - shortest for shortest, longest in limits])
@@ -208,27 +206,27 @@ def scene(
     min_seconds: float = 0.5,
     max_seconds: float = 30.0,
 ) -> Scene:
-    """Makes one scene; the arguments alone decide every sample and every word.
+    """Generates one scene, determined by the arguments.
 
     Args:
-        seed: of the whole data set.
-        index: of the scene in it.
-        held_out: a scene with an unseen combination instead of a training scene.
-        mean_seconds: of the log-normal distribution that durations are drawn from. The scenes' mean is a little
-            higher, because a scene lasts at least as long as its sounds need to be recognised.
-        min_seconds: no scene is shorter.
-        max_seconds: no scene is longer, at least 5.
+        seed: of the dataset.
+        index: of the scene in the dataset.
+        held_out: whether the scene has a held-out combination.
+        mean_seconds: mean of the log-normal distribution of durations. The mean of the scenes is slightly higher,
+            because each sound has a minimum duration.
+        min_seconds: minimum duration.
+        max_seconds: maximum duration, at least 5.
 
     Raises:
-        ValueError: durations out of order, or a negative seed or index.
+        ValueError: the durations are not in order, or seed or index is negative.
     """
     if not 0 < min_seconds <= mean_seconds <= max_seconds or max_seconds < 5:
         raise ValueError(
             f"scene durations min_seconds={min_seconds}, mean_seconds={mean_seconds}, max_seconds={max_seconds}: "
-            "write 0 < min_seconds <= mean_seconds <= max_seconds, and max_seconds of 5 or more"
+            "expected 0 < min_seconds <= mean_seconds <= max_seconds and max_seconds >= 5"
         )
     if seed < 0 or index < 0:
-        raise ValueError(f"scene seed={seed}, index={index}: both must be 0 or more")
+        raise ValueError(f"scene seed={seed}, index={index}: expected both to be at least 0")
     generator = np.random.default_rng([seed, index, int(held_out)])
     composition = draw_composition(generator, held_out)
     sounds = composition.sounds
@@ -272,12 +270,12 @@ def scene(
 
 
 def scene_records(seed: int, count: int, held_out: bool = False, **durations: float) -> Iterator[Record]:
-    """Yields scenes 0 to count - 1 of one side of the split as the records that `slap prepare` would write.
+    """Generates scenes 0 to count - 1 as records.
 
     Args:
-        seed: of the data set.
+        seed: of the dataset.
         count: number of scenes.
-        held_out: scenes with unseen combinations instead of training scenes.
+        held_out: whether the scenes have held-out combinations.
         **durations: passed to `scene`.
     """
     side = "unseen" if held_out else "seen"
@@ -304,21 +302,23 @@ def prepare_scenes(
     log: Callable[[str], None] = print,
     **durations: float,
 ) -> Prepared:
-    """Writes the splits `train` and `test` of a scene data set; a second call with the same arguments writes nothing.
+    """Prepares a dataset with training scenes (`train`) and held-out scenes (`test`).
+
+    A second call with the same arguments writes nothing.
 
     Args:
         output: directory to write to.
         seed: of the scenes.
-        train: number of training scenes; 0 leaves the split out.
-        test: number of held-out scenes; 0 leaves the split out.
+        train: number of training scenes; 0 omits the split.
+        test: number of held-out scenes; 0 omits the split.
         log: receives each line of the summary.
         **durations: `mean_seconds`, `min_seconds` and `max_seconds` of `scene`.
 
     Raises:
-        ValueError: no scene is asked for, or durations out of order.
+        ValueError: there is no scene to make, or the durations are not in order.
     """
     if min(train, test) < 0 or max(train, test) == 0:
-        raise ValueError(f"scenes train={train}, test={test}: write 0 or more of each, and more than 0 of one")
+        raise ValueError(f"scenes train={train}, test={test}: expected at least 0 of each and more than 0 in total")
     sizes = {"train": train, "test": test}
     splits = {
         split: (size, scene_records(seed, size, held_out=split == "test", **durations))
