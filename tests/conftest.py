@@ -31,7 +31,7 @@ gc.set_threshold(50_000, 20, 50)  # tracing makes millions of objects that live 
 # The files that take longest, to be begun first: as the last one, any of them would leave the other workers idle.
 _LONGEST = (
     "multi_process/test_train.py",
-    "aot/test_report.py",
+    "aot/test_compilation.py",
     "launch/test_two_processes.py",
     "test_train.py",
     "training/test_step.py",

@@ -1,25 +1,20 @@
-"""How fast a step can be at best: what it must compute, move in memory and send, at the device's best rates.
+"""How fast a step can be at best: what it computes, moves in memory and sends, at the device's peak rates.
 
-Three times are compared: matrix products at the peak of their type, memory traffic at full bandwidth, collectives at
-the full bandwidth of all links. Perfect overlap of the three is assumed, so the longest bounds the step from below and
-no real step reaches it. What is computed comes from the traced program (see `program_costs`), for attention kernels
-from the formulas of `slap_jax.training.flops`; what is useful from those formulas alone, as in training.
+Four times are compared: matrix products at the peak of their dtype, memory traffic at full bandwidth, collectives at
+the full bandwidth of all links, and at that of the network. The bound assumes that they overlap perfectly, so the
+longest of them bounds the step from below, and no real step reaches it.
 
-What one device must compute and move in a step, counted in the traced program: scans as often as they run.
-
-The loss and its gradient are traced for the rows of one device, without a mesh, so that every shape is a device's own
-(split by `tensor` it would be smaller still: `roofline` divides by that). Counted are the matrix products: their
-FLOPs, padding and rematerialisation included, and the bytes of their operands and results, as if everything between
-two products were fused into them. XLA's own `cost_analysis` counts a scan's body once and nothing in a kernel.
-Kernels (Pallas) and loops of unknown length are only seen here: `roofline` adds what they compute.
-
-Bytes of one device by kind: what the step is given, exact from shapes and shardings, and what it needs beside it.
+The costs are counted in the traced program, because XLA's own `cost_analysis` counts the body of a scan once and
+nothing inside a kernel. The loss and its gradient are traced for the rows of one device, without a mesh, so every shape
+is that of one device; `roofline` divides by the tensor-parallel shards. Counted are the matrix products: their FLOPs,
+including padding and rematerialisation, and the bytes of their operands and results, as if everything between two
+products were fused into them. Pallas kernels and loops of unknown length are only detected. `roofline` adds the FLOPs
+of the kernels by the formulas of `slap_jax.training.flops`, which also give the useful FLOPs.
 """
 
 import dataclasses
 import functools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,20 +29,127 @@ from slap_jax.config.defaults import columns_of, patches_per_column, samples_per
 from slap_jax.training.flops import global_layers_of, length_counts, train_step_flops
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import abstract_learner, create_state, graph_of
-from slap_jax.training.step import StepLoss, StepProgram, global_batch_shapes
+from slap_jax.training.step import StepLoss, global_batch_shapes
 
-# What an average batch is taken to hold. Fill: benchmarks/packing.py on a realistic mix of durations.
+# The average batch. FILL: benchmarks/packing.py on a realistic mix of durations.
 FILL = 0.99
 CLIP_SECONDS = 10.0
 CAPTION_TOKENS = 32
 
-# The kernels' backward passes, one for queries and one for keys, each form the scores and their gradient again: seven
-# products beside the forward pass's two.
+# The backward kernels, one for queries and one for keys, each recompute the scores and their cotangent: seven products
+# against two in the forward kernel.
 KERNEL_BACKWARD = 3.5
+
+ATTENTION_KINDS = ("audio_local", "audio_global", "text_local", "text_global", "decoder_self", "decoder_cross")
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Sums over a program, for one device.
+
+    Attributes:
+        flops: of matrix products.
+        seconds: of matrix products at the device's peak for their dtypes and precision.
+        bytes: of their operands and results, and of those of kernels.
+        kernels: number of calls of Pallas kernels.
+        open_loops: number of loops of unknown length with matrix products, which the sums do not include.
+    """
+
+    flops: float = 0.0
+    seconds: float = 0.0
+    bytes: float = 0.0
+    kernels: float = 0.0
+    open_loops: float = 0.0
+
+    def __add__(self, other: "Costs") -> "Costs":
+        return Costs(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    def times(self, count: float) -> "Costs":
+        """Returns the costs of `count` runs."""
+        return Costs(*(count * value for value in dataclasses.astuple(self)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Lower bound on the seconds of a step, and its parts. FLOPs are those of all devices together.
+
+    Attributes:
+        useful_flops: by `slap_jax.training.flops`.
+        computed_flops: of the program, kernels included.
+        recomputed_flops: the part of them due to rematerialisation.
+        seconds: "compute", "memory", "links" and "network".
+        peak_flops: of all devices.
+    """
+
+    useful_flops: float
+    computed_flops: float
+    recomputed_flops: float
+    seconds: dict[str, float]
+    peak_flops: float
+
+    @property
+    def limit(self) -> str:
+        """Returns which of the times is the longest."""
+        return max(self.seconds, key=lambda name: self.seconds[name])
+
+    @property
+    def step_seconds(self) -> float:
+        """Returns the bound."""
+        return self.seconds[self.limit]
+
+    @property
+    def mfu(self) -> float:
+        """Returns the useful FLOPs as a fraction of the devices' peak over the time of the bound."""
+        return self.useful_flops / (self.step_seconds * self.peak_flops)
+
+
+def roofline(
+    config: ConfigDict,
+    topology: Topology,
+    costs: Costs,
+    costs_without_remat: Costs,
+    in_kernels: Sequence[str],
+    tensor_shards: int,
+    state_bytes: Mapping[str, int],
+    sent_bytes: tuple[float, float],
+) -> Roofline:
+    """Combines the counts into the bound.
+
+    Args:
+        config: the whole configuration.
+        topology: the devices.
+        costs: of the rows of one device.
+        costs_without_remat: the same without rematerialisation.
+        in_kernels: the attention kinds that the costs do not include.
+        tensor_shards: number of devices that share each row.
+        state_bytes: of one device, by kind.
+        sent_bytes: bytes that one device sends over the links and over the network.
+    """
+    chip, n_devices = topology.chip, topology.n_devices
+    counts = expected_counts(config)
+    attention = kernel_flops(config, counts, in_kernels, twice=costs.kernels > costs_without_remat.kernels)
+    recomputed_attention = attention - kernel_flops(config, counts, in_kernels)
+    row_groups = n_devices / tensor_shards
+    # The update reads and writes the state; the gradient is written and read.
+    state = 2 * (state_bytes["parameters"] + state_bytes["optimizer"] + state_bytes["teacher"])
+    moved = costs.bytes / tensor_shards + state + 2 * state_bytes["parameters"]
+    links, network = sent_bytes
+    return Roofline(
+        useful_flops=train_step_flops(config, counts),
+        computed_flops=costs.flops * row_groups + attention,
+        recomputed_flops=(costs.flops - costs_without_remat.flops) * row_groups + recomputed_attention,
+        seconds={
+            "compute": costs.seconds / tensor_shards + attention / (n_devices * chip.peak_flops),
+            "memory": moved / chip.hbm_bandwidth,
+            "links": links / topology.send_bandwidth,
+            "network": network / chip.network_bandwidth,
+        },
+        peak_flops=chip.peak_flops * n_devices,
+    )
 
 
 def expected_counts(config: ConfigDict) -> dict[str, float]:
-    """What an average batch holds, as `train_step_flops` takes it: equal clips of 10 s (or the longest allowed)."""
+    """Returns the counts of an average batch for `train_step_flops`: equal clips of 10 s, or the longest allowed."""
     data = config.data
     columns = min(columns_of(min(CLIP_SECONDS, data.max_seconds), config.audio), data.columns)
     per_row = min(FILL * data.columns / columns, float(data.slots))
@@ -65,43 +167,38 @@ def expected_counts(config: ConfigDict) -> dict[str, float]:
 def kernel_flops(
     config: ConfigDict, counts: Mapping[str, float], in_kernels: Sequence[str], twice: bool = False
 ) -> float:
-    """FLOPs of the attention that the traced program does not show, forward and backward.
+    """Returns the FLOPs, forward and backward, of the attention that the traced program does not show.
 
     Args:
         config: the whole configuration.
         counts: of the batch.
-        in_kernels: kinds of calls that a kernel computes: of `ATTENTION_KINDS`.
+        in_kernels: the members of `ATTENTION_KINDS` that a kernel computes.
         twice: whether rematerialisation runs the forward kernel a second time.
     """
-    weights = {name: objective.weight for name, objective in config.objectives.items()}
-    distillation, captioning = weights["distillation"] > 0, weights["captioning"] > 0
-    plain = (weights["contrastive"] > 0 or captioning) and not (
-        distillation and config.objectives.distillation.view == "shared"
-    )
-    trained = 1 + KERNEL_BACKWARD + twice
-    audio_passes = trained * (plain + distillation) + distillation  # the last is the teacher's
+    trains = {name: objective.weight > 0 for name, objective in config.objectives.items()}
+    shared_view = trains["distillation"] and config.objectives.distillation.view == "shared"
+    plain = (trains["contrastive"] or trains["captioning"] or trains["classification"]) and not shared_view
+    student = 1 + KERNEL_BACKWARD + twice
+    audio_passes = student * (plain + trains["distillation"]) + trains["distillation"]  # the last is the teacher's
     passes = {
         "audio_local": audio_passes,
         "audio_global": audio_passes,
-        "text_local": trained * (weights["contrastive"] > 0),
-        "text_global": trained * (weights["contrastive"] > 0),
-        "decoder_self": trained * captioning,
-        "decoder_cross": trained * captioning,
+        "text_local": student * trains["contrastive"],
+        "text_global": student * trains["contrastive"],
+        "decoder_self": student * trains["captioning"],
+        "decoder_cross": student * trains["captioning"],
     }
     return sum(passes[kind] * attention_flops(config.model, counts, kind) for kind in in_kernels)
 
 
-ATTENTION_KINDS = ("audio_local", "audio_global", "text_local", "text_global", "decoder_self", "decoder_cross")
-
-
 def attention_flops(model: ConfigDict, counts: Mapping[str, float], kind: str) -> float:
-    """One forward pass of one kind of attention call: scores and weighted values of the pairs that see each other."""
+    """Returns the FLOPs of one forward pass of one attention kind: 4 x layers x pairs in the mask x width."""
     audio, text, decoder = model.audio_encoder, model.text_encoder, model.caption_decoder
     audio_global, text_global = global_layers_of(audio), global_layers_of(text)
-    audio_pairs, text_pairs = counts["audio_tokens_squared"], counts["text_tokens_squared"]
+    text_pairs = counts["text_tokens_squared"]
     layers, pairs, width = {
         "audio_local": (audio.layers - audio_global, counts["audio_local_pairs"], audio.width),
-        "audio_global": (audio_global, audio_pairs, audio.width),
+        "audio_global": (audio_global, counts["audio_tokens_squared"], audio.width),
         "text_local": (text.layers - text_global, counts["text_local_pairs"], text.width),
         "text_global": (text_global, text_pairs, text.width),
         "decoder_self": (decoder.layers, (text_pairs + counts["text_tokens"]) / 2, decoder.width),
@@ -110,143 +207,29 @@ def attention_flops(model: ConfigDict, counts: Mapping[str, float], kind: str) -
     return 4.0 * layers * pairs * width
 
 
-@dataclasses.dataclass(frozen=True)
-class Roofline:
-    """Seconds of a step at the best rates, and what they are made of; FLOPs of all devices together.
-
-    Attributes:
-        useful_flops: of `slap_jax.training.flops`.
-        computed_flops: of the program, kernels included.
-        recomputed_flops: the part of them that rematerialisation computes a second time.
-        seconds: "compute", "memory", "links" and "network".
-        peak_flops: of all devices.
-    """
-
-    useful_flops: float
-    computed_flops: float
-    recomputed_flops: float
-    seconds: dict[str, float]
-    peak_flops: float
-
-    @property
-    def limit(self) -> str:
-        """Which of the times is the longest."""
-        return max(self.seconds, key=lambda name: self.seconds[name])
-
-    @property
-    def step_seconds(self) -> float:
-        """The bound."""
-        return self.seconds[self.limit]
-
-    @property
-    def mfu(self) -> float:
-        """Useful FLOPs over what the devices could do in the bound's time."""
-        return self.useful_flops / (self.step_seconds * self.peak_flops)
-
-
-@dataclasses.dataclass(frozen=True)
-class Costs:
-    """Sums over a program, for one device.
-
-    Attributes:
-        flops: of matrix products.
-        seconds: that they take at the device's peak for their types and precision.
-        bytes: of their operands and results, and of the kernels'.
-        kernels: calls of Pallas kernels.
-        open_loops: loops of unknown length that hold matrix products; those are not in the sums.
-    """
-
-    flops: float = 0.0
-    seconds: float = 0.0
-    bytes: float = 0.0
-    kernels: float = 0.0
-    open_loops: float = 0.0
-
-    def __add__(self, other: "Costs") -> "Costs":
-        return Costs(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
-
-    def times(self, count: float) -> "Costs":
-        """The costs of running it several times."""
-        return Costs(*(count * value for value in dataclasses.astuple(self)))
-
-
-def roofline(
-    config: ConfigDict,
-    topology: Topology,
-    costs: Costs,
-    costs_without_remat: Costs,
-    in_kernels: Sequence[str],
-    tensor: int,
-    state_bytes: Mapping[str, int],
-    sent: tuple[float, float],
-) -> Roofline:
-    """Combines the counts.
-
-    Args:
-        config: the whole configuration.
-        topology: the devices.
-        costs: of the rows of one device.
-        costs_without_remat: the same without rematerialisation.
-        in_kernels: kinds of attention calls that the costs do not show.
-        tensor: ways that share each row.
-        state_bytes: of one device, by kind.
-        sent: bytes that one device sends over the links and over the network.
-    """
-    chip, n_devices = topology.chip, topology.n_devices
-    counts = expected_counts(config)
-    attention = kernel_flops(config, counts, in_kernels, twice=costs.kernels > costs_without_remat.kernels)
-    recomputed_attention = attention - kernel_flops(config, counts, in_kernels)
-    # Where tensor ways share the rows, each does its part of them.
-    scale = n_devices / tensor
-    compute = costs.seconds / tensor + attention / (n_devices * chip.peak_flops)
-    # State: read and written by the update; the gradient is written and read.
-    state = 2 * (state_bytes["parameters"] + state_bytes["optimizer"] + state_bytes["teacher"])
-    memory = costs.bytes / tensor + state + 2 * state_bytes["parameters"]
-    seconds = {"compute": compute, "memory": memory / chip.hbm_bandwidth, "links": sent[0] / topology.sent_bandwidth}
-    seconds["network"] = sent[1] / chip.network_bandwidth
-    return Roofline(
-        useful_flops=train_step_flops(config, counts),
-        computed_flops=costs.flops * scale + attention,
-        recomputed_flops=(costs.flops - costs_without_remat.flops) * scale + recomputed_attention,
-        seconds=seconds,
-        peak_flops=chip.peak_flops * n_devices,
-    )
-
-
 def gradient_costs(config: ConfigDict, rows: int, chip: Chip) -> Costs:
-    """Counts the loss of some rows and its gradient; wrap it in `compiling_for`, so that kernels are the platform's.
+    """Counts the costs of the loss and its gradient; call it within `compiling_for` to trace the platform's kernels.
 
     Args:
         config: the whole configuration.
-        rows: of the device.
-        chip: for the speed of each type.
+        rows: of one device.
+        chip: for the speed of each dtype.
     """
-    loss, arguments = _loss_of_rows(config, rows)
-    return count(jax.make_jaxpr(jax.grad(loss))(*arguments).jaxpr, chip)
+    loss, arguments = loss_of_rows(config, rows)
+    return program_costs(jax.make_jaxpr(jax.grad(loss))(*arguments).jaxpr, chip)
 
 
-def kept_for_backward(config: ConfigDict, rows: int) -> int:
+def residual_bytes(config: ConfigDict, rows: int) -> int:
     """Estimates the bytes that the forward pass of some rows keeps for the backward pass.
 
-    The residuals of `jax.vjp`, as far as they grow with the rows: the others are parameters in another type. The
-    compiler may keep less: what is cheap it may compute again.
+    These are the residuals of `jax.vjp` that grow with the rows; the others are parameters in another dtype. The
+    compiler may keep less by recomputing what is cheap.
     """
-    return _residual_bytes(config, 2 * rows) - _residual_bytes(config, rows)
+    return _all_residual_bytes(config, 2 * rows) - _all_residual_bytes(config, rows)
 
 
-def _residual_bytes(config: ConfigDict, rows: int) -> int:
-    loss, (params, *rest) = _loss_of_rows(config, rows)
-
-    def residuals(params: Any, *rest: Any) -> list[Any]:
-        _, pull = jax.vjp(lambda params: loss(params, *rest), params)
-        return jax.tree.leaves(pull)
-
-    found = jax.eval_shape(residuals, params, *rest)
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in found)
-
-
-def _loss_of_rows(config: ConfigDict, rows: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The loss as a function of parameters, teacher, batch and step, and their shapes for that many rows."""
+def loss_of_rows(config: ConfigDict, rows: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Returns the loss as a function of (params, teacher, batch, step), and their shapes for that many rows."""
     local = config.copy_and_resolve_references()
     local.data.rows = rows
     local.train.accumulate = 1
@@ -260,18 +243,18 @@ def _loss_of_rows(config: ConfigDict, rows: int) -> tuple[Callable[..., Any], tu
     return scalar_loss, (state.params, state.teacher, global_batch_shapes(local), state.step)
 
 
-def count(jaxpr: Any, chip: Chip) -> Costs:
-    """Counts a traced program and everything in it."""
+def program_costs(jaxpr: Any, chip: Chip) -> Costs:
+    """Counts a traced program, with scans as often as they run and the most expensive branch of conditionals."""
     total = Costs()
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         if name == "dot_general":
-            total += _product(equation, chip)
+            total += _product_costs(equation, chip)
             continue
         if name == "pallas_call":
             total += Costs(bytes=sum(map(_bytes, (*equation.invars, *equation.outvars))), kernels=1)
             continue
-        inner = [count(getattr(sub, "jaxpr", sub), chip) for sub in jaxprs_in_params(equation.params)]
+        inner = [program_costs(getattr(sub, "jaxpr", sub), chip) for sub in jaxprs_in_params(equation.params)]
         if name == "scan":
             total += sum(inner, Costs()).times(equation.params["length"])
         elif name == "while":
@@ -283,22 +266,25 @@ def count(jaxpr: Any, chip: Chip) -> Costs:
     return total
 
 
-def _product(equation: Any, chip: Chip) -> Costs:
+def _product_costs(equation: Any, chip: Chip) -> Costs:
     (contracted, _), _ = equation.params["dimension_numbers"]
     left, right = (variable.aval for variable in equation.invars)
     depth = math.prod(left.shape[axis] for axis in contracted)
     flops = 2.0 * math.prod(equation.outvars[0].aval.shape) * depth
     moved = sum(map(_bytes, (*equation.invars, *equation.outvars)))
-    share = 1.0
+    speed = 1.0
     if left.dtype == right.dtype == jnp.float32:
-        share = _fp32_share(equation.params["precision"], chip)
-    return Costs(flops, flops / (share * chip.peak_flops), moved)
+        speed = _fp32_speed(equation.params["precision"], chip)
+    return Costs(flops, flops / (speed * chip.peak_flops), moved)
 
 
-def _fp32_share(precision: Any, chip: Chip) -> float:
-    """Speed of an fp32 product relative to bf16: by default TPUs round to bf16, and GPUs to TF32 at half the speed."""
+def _fp32_speed(precision: Any, chip: Chip) -> float:
+    """Returns the speed of an fp32 product relative to bf16.
+
+    At the default precision, TPUs round the operands to bf16, and GPUs to TF32 at half the speed.
+    """
     if isinstance(precision, tuple) and jax.lax.Precision.HIGHEST in precision:
-        return chip.fp32_share
+        return chip.fp32_fraction
     return 1.0 if chip.platform == "tpu" else 0.5
 
 
@@ -307,75 +293,12 @@ def _bytes(variable: Any) -> float:
     return float(math.prod(aval.shape) * aval.dtype.itemsize) if hasattr(aval, "shape") else 0.0
 
 
-_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_SIZE = r"([\d.]+)\s*([KMGT]?)(?:i?B)?"
+def _all_residual_bytes(config: ConfigDict, rows: int) -> int:
+    loss, (params, *rest) = loss_of_rows(config, rows)
 
+    def residuals(params: Any, *rest: Any) -> list[Any]:
+        _, vjp = jax.vjp(lambda params: loss(params, *rest), params)
+        return jax.tree.leaves(vjp)
 
-@dataclasses.dataclass(frozen=True)
-class StepMemory:
-    """What the compiler says of one device.
-
-    Attributes:
-        temporaries: everything that is neither argument nor result; None where the compiler does not tell.
-        arguments: state and batch as they lie in memory, padding of their layout included; None as above.
-        in_place: of the arguments, what results are written over: the donated state.
-        code: the program itself.
-        capacity: what the compiler would have allowed, where it told so.
-        message: the first line of the compiler's refusal; "" if it compiled.
-    """
-
-    temporaries: int | None
-    arguments: int | None = None
-    in_place: int = 0
-    code: int = 0
-    capacity: int | None = None
-    message: str = ""
-
-
-def argument_bytes(program: StepProgram) -> dict[str, int]:
-    """Bytes on each device of the state, by kind, and of the batch; the new state takes the place of the old one."""
-    state = program.state
-    return {
-        "parameters": device_bytes(state.params),
-        "optimizer": device_bytes(state.optimizer),
-        "teacher": device_bytes(state.teacher),
-        "batch": device_bytes(program.batch),
-    }
-
-
-def device_bytes(tree: Any) -> int:
-    """Bytes on each device of arrays or of shapes with shardings."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def compiled_memory(compiled: jax.stages.Compiled) -> StepMemory:
-    """Reads a compiled step."""
-    analysis = compiled.memory_analysis()
-    if analysis is None:
-        return StepMemory(None)
-    # Results that are not written over an argument (metrics) lie beside the temporaries.
-    added = max(analysis.output_size_in_bytes - analysis.alias_size_in_bytes, 0)
-    return StepMemory(
-        analysis.temp_size_in_bytes + added,
-        analysis.argument_size_in_bytes,
-        analysis.alias_size_in_bytes,
-        analysis.generated_code_size_in_bytes,
-    )
-
-
-def out_of_memory(error: Exception) -> StepMemory | None:
-    """Reads the compiler's refusal of a step that does not fit; None if the error is another one."""
-    text = str(error)
-    if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
-        return None
-    first = text.strip().splitlines()[0]
-    temporaries = _bytes_after(r"HLO temp(?:oraries)?[^\d(]*\(?\s*", text)
-    if temporaries is None:  # "Used 21.5G of 15.75G hbm": arguments included
-        temporaries = _bytes_after(r"[Uu]sed\s+", text)
-    capacity = _bytes_after(r"available HBM \(", text) or _bytes_after(r"[Uu]sed\s+[\d.]+[KMGT]? of\s+", text)
-    return StepMemory(temporaries, capacity=capacity, message=first)
-
-
-def _bytes_after(before: str, text: str) -> int | None:
-    match = re.search(before + _SIZE, text)
-    return round(float(match[1]) * _UNITS[match[2]]) if match else None
+    shapes = jax.eval_shape(residuals, params, *rest)
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)

@@ -1,17 +1,17 @@
-"""The report of `slap aot` as lines to read."""
+"""The report of `slap aot` as text."""
 
 from collections.abc import Mapping
 from typing import Any
 
 _NOTES = {
-    "activations": "kept for the backward pass; estimated",
-    "temporaries": "everything else that the compiler allocates",
+    "activations": "residuals of the backward pass; estimated",
+    "temporaries": "all other memory that the compiler allocates",
 }
 _KINDS = ("parameters", "optimizer", "teacher", "batch", "activations", "temporaries", "total")
 
 
 def format_report(result: Mapping[str, Any]) -> str:
-    """Returns the report, one fact a line.
+    """Returns the report with one fact per line.
 
     Args:
         result: of `slap_jax.aot.report`.
@@ -25,21 +25,21 @@ def format_report(result: Mapping[str, Any]) -> str:
     if result.get("reason"):
         lines.append(f"  {result['reason']}")
     sizes = result["bytes_per_device"]
-    lines += ["", "bytes of each device"]
+    lines += ["", "bytes per device"]
     lines += [f"  {kind:<12} {_size(sizes[kind])}  {_NOTES.get(kind, '')}".rstrip() for kind in _KINDS]
     lines.append(f"  {'capacity':<12} {_size(result['hbm_bytes'])}")
     lines += ["", "attention"]
     lines += [f"  {call:<28} {backend}" for call, backend in result["attention"].items()]
-    lines += ["", "collectives of a step, bytes of each device"]
+    lines += ["", "collectives of a step, bytes per device"]
     if not result["collectives"]:
         lines.append("  none" if result["collectives"] == {} else "  unknown")
     for kind, row in (result["collectives"] or {}).items():
-        lines.append(f"  {kind:<20} {row['count']:>6} x {_size(row['bytes'])} in all")
+        lines.append(f"  {kind:<20} {row['count']:>6} x {_size(row['bytes'])} in total")
     lines += ["", "compute", *_compute(result)]
     if result["compile_seconds"] is not None:
         lines += ["", f"compiled in {result['compile_seconds']} s, after {result['trace_seconds']} s of tracing"]
     if result.get("max_rows") is not None:
-        lines += ["", f"most rows that fit: {result['max_rows']}"]
+        lines += ["", f"largest number of rows that fits: {result['max_rows']}"]
     return "\n".join(lines)
 
 
@@ -55,10 +55,10 @@ def _compute(result: Mapping[str, Any]) -> list[str]:
     parts = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in result["bound_parts_seconds"].items())
     per_second = result["flops_per_audio_second"] / 1e9
     return [
-        f"  useful    {useful / 1e12:10.2f} TFLOP a step, {per_second:.2f} GFLOP a second of audio",
-        f"  computed  {computed / 1e12:10.2f} TFLOP a step: {again / 1e12:.2f} a second time (rematerialisation), "
+        f"  useful    {useful / 1e12:10.2f} TFLOP per step, {per_second:.2f} GFLOP per second of audio",
+        f"  computed  {computed / 1e12:10.2f} TFLOP per step: {again / 1e12:.2f} of rematerialisation, "
         f"{(computed - again - useful) / 1e12:.2f} on padding and masked pairs (traced program)",
         f"  at best   {parts}",
-        f"  bound     {result['bound_step_seconds'] * 1e3:.1f} ms a step, MFU {result['bound_mfu']:.3f}, "
-        f"{result['bound_audio_seconds_per_second']:,.0f} s of audio a second; {result['bound_by']} limits it",
+        f"  bound     {result['bound_step_seconds'] * 1e3:.1f} ms per step, MFU {result['bound_mfu']:.3f}, "
+        f"{result['bound_audio_seconds_per_second']:,.0f} s of audio per second; {result['bound_by']} limits it",
     ]

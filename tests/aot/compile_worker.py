@@ -1,4 +1,4 @@
-"""Compiles for TPUs that are not there, in a process of its own, and prints what it learnt as one line of JSON."""
+"""Compiles for TPUs that are not attached, in a separate process, and prints the results as one line of JSON."""
 
 import functools
 import json
@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from slap_jax.aot import report
+from slap_jax.aot.compilation import network_islands
 from slap_jax.aot.hlo import find_collectives
 from slap_jax.aot.topology import described_devices, parse_topology
 from tests.aot.small_config import small_config
@@ -20,7 +21,7 @@ LOOPS, VALUES = 5, 1_024
 
 
 def summed_in_a_loop() -> dict:
-    """The collectives of a loop that sums 1,024 numbers over the devices, five times."""
+    """Returns the collectives of a loop that sums 1,024 numbers over the devices, five times."""
     devices = described_devices(parse_topology("v5e:2x2"))
     mesh = Mesh(np.array(devices), ("data",))
 
@@ -37,15 +38,21 @@ def summed_in_a_loop() -> dict:
     return find_collectives(text, len(devices)).by_kind()
 
 
+def islands(name: str) -> list[int]:
+    """Returns the slice of each device of a topology."""
+    topology = parse_topology(name)
+    return network_islands(Mesh(np.array(described_devices(topology)), ("data",)), topology)
+
+
 def main() -> None:
     """Prints the results."""
     large = small_config()
     large.data.rows = 400_000
     results = {
-        "split": report(small_config(fsdp=2), "v5e:2x2"),
-        "slices": report(small_config(), "2*v5e:2x2"),
+        "step": report(small_config(fsdp=2), "2*v5e:2x2"),
         "large": report(large, "v5e:2x2"),
         "loop": summed_in_a_loop(),
+        "islands": {name: islands(name) for name in ("v5e:4x4", "2*v5e:2x2")},
     }
     print(json.dumps(results))
 

@@ -1,9 +1,4 @@
-"""Bounds by hand, for a program whose counts are known.
-
-Counts of a traced program against sums by hand.
-
-Bytes by kind, and what a refusal of the compiler says.
-"""
+"""Costs and bounds of programs whose counts are known by hand, and bytes by kind."""
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +9,15 @@ from ml_collections import ConfigDict
 from slap_jax.aot import costs as module
 from slap_jax.aot.costs import (
     Costs,
-    argument_bytes,
     attention_flops,
-    compiled_memory,
-    count,
     expected_counts,
     gradient_costs,
-    kept_for_backward,
     kernel_flops,
-    out_of_memory,
+    program_costs,
+    residual_bytes,
     roofline,
 )
+from slap_jax.aot.memory import argument_bytes, compiled_memory, out_of_memory
 from slap_jax.aot.topology import CHIPS, parse_topology
 from slap_jax.config.defaults import default_config, source
 from slap_jax.parallel.sharding import compiling_for, create_mesh
@@ -85,7 +78,7 @@ def test_what_is_computed_twice_is_counted_apart():
     assert bound.recomputed_flops == 16 * 1e12
 
 
-def test_tensor_ways_share_the_rows():
+def test_tensor_shards_share_the_rows():
     costs = Costs(flops=4e12, seconds=2.0, bytes=819e9)
     shared = _bound(costs, tensor=2)
     assert shared.seconds["compute"] == 1.0
@@ -97,7 +90,7 @@ def test_kernels_add_the_pairs_that_see_each_other():
     kinds = ("audio_local", "audio_global")
     forward = sum(attention_flops(config.model, counts, kind) for kind in kinds)
     # The whole tower less its matrices: the same with no pairs.
-    no_pairs = counts | {"audio_tokens_squared": 0.0}
+    no_pairs = counts | {"audio_tokens_squared": 0.0, "audio_local_pairs": 0.0}
     assert forward == pytest.approx(
         audio_encoder_flops(config, counts) - audio_encoder_flops(config, no_pairs), rel=1e-12
     )
@@ -108,6 +101,15 @@ def test_kernels_add_the_pairs_that_see_each_other():
     assert kernel_flops(config, counts, kinds) == pytest.approx(4.5 * forward)
     config.objectives.contrastive.weight = 0.0
     assert kernel_flops(config, counts, ("text_global",)) == 0.0
+
+
+def test_a_classification_head_alone_trains_the_audio_tower():
+    config, counts = _config(), expected_counts(_config())
+    for objective in config.objectives.values():
+        objective.weight = 0.0
+    config.objectives.classification.weight = 1.0
+    forward = attention_flops(config.model, counts, "audio_global")
+    assert kernel_flops(config, counts, ("audio_global",)) == pytest.approx(4.5 * forward)
 
 
 def test_a_forward_kernel_that_runs_again_is_counted():
@@ -121,7 +123,9 @@ V5E = CHIPS["v5e"]
 
 
 def _count(function, *shapes, dtype=jnp.bfloat16, chip=V5E):
-    return count(jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)).jaxpr, chip)
+    return program_costs(
+        jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)).jaxpr, chip
+    )
 
 
 def test_a_product_counts_its_operations_and_bytes():
@@ -183,20 +187,20 @@ def test_rematerialisation_keeps_less():
     kept = {}
     for remat in ("none", "dots", "full"):
         config.model.remat = remat
-        kept[remat] = kept_for_backward(config, 2)
+        kept[remat] = residual_bytes(config, 2)
     assert kept["none"] > kept["dots"] > kept["full"] > 0
 
 
 def test_what_is_kept_grows_with_the_rows():
     config = tiny_config(distillation=0.0, captioning=0.0)
-    two, four = kept_for_backward(config, 2), kept_for_backward(config, 4)
+    two, four = residual_bytes(config, 2), residual_bytes(config, 4)
     assert four == pytest.approx(2 * two, rel=0.05)
 
 
 GIB = 2**30
 
 
-def test_every_kind_on_one_device_and_in_pieces():
+def test_every_kind_on_one_device_and_sharded():
     config = tiny_config()
     sizes = {}
     for fsdp in (1, 8):
@@ -241,7 +245,7 @@ def test_a_compiled_step_names_its_state():
         ("RESOURCE_EXHAUSTED: Out of memory", None, None),
     ],
 )
-def test_refusals_are_read(text, temporaries, capacity):
+def test_out_of_memory_errors_are_read(text, temporaries, capacity):
     memory = out_of_memory(RuntimeError(text))
     assert memory is not None
     assert memory.temporaries == (None if temporaries is None else round(temporaries * GIB))

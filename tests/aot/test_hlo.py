@@ -1,7 +1,4 @@
-"""Collectives are read from the text of a program: kinds, bytes, groups, and how often a loop repeats them.
-
-What a program stores, from its text and from a real compilation.
-"""
+"""Collectives and stored arrays, read from the text of a program: kinds, bytes, groups, and repetition by loops."""
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +92,7 @@ def test_copies_of_one_channel_count_once():
     assert find_collectives(copied, 8).by_kind() == find_collectives(TPU, 8).by_kind()
 
 
-def test_loops_of_unknown_length_are_told():
+def test_loops_of_unknown_length_are_reported():
     assert find_collectives(TPU, 8).unknown_loops == 0
     unknown = find_collectives(TPU.replace("constant(3)", "parameter(1)"), 8)
     assert unknown.unknown_loops == 1

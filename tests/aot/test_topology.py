@@ -1,4 +1,4 @@
-"""Names of topologies: those that exist are read, the others are told which do."""
+"""Names of topologies: those that exist are parsed, the errors for others list them."""
 
 import pytest
 
@@ -26,12 +26,12 @@ def test_existing_ones_are_counted(name, devices, platform):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("v5e", "write CHIP:SHAPE like"),
         ("v5e-16", "write CHIP:SHAPE like"),
         ("0*v5e:4x4", "write CHIP:SHAPE like"),
-        ("v9:2x2", "there is no 'v9'; write one of v4, v5e, v5p, v6e, tpu7x, a100-40, a100, h100, h200, b200"),
+        ("v9:2x2", "there is no chip 'v9'; write one of v4, v5e, v5p, v6e, tpu7x, a100-40, a100, h100, h200, b200"),
         ("v5e:3x3", "write one of v5e:1x1, v5e:2x2, v5e:2x4, v5e:4x4"),
         ("v5e:32x32", "v5e:16x16"),
         ("v5e:2x2x2", "v5e:2x2,"),
@@ -44,20 +44,20 @@ def test_existing_ones_are_counted(name, devices, platform):
         ("2*h100:8", "GPUs have no slices"),
     ],
 )
-def test_others_are_told_which_exist(name, told):
+def test_errors_list_those_that_exist(name, message):
     with pytest.raises(TopologyError) as error:
         parse_topology(name)
     assert repr(name) in str(error.value)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_links_follow_the_shape():
-    links = {name: parse_topology(name).sent_bandwidth for name in ("v5p:2x2x2", "v5p:4x4x4", "v5p:2x2x1")}
+    links = {name: parse_topology(name).send_bandwidth for name in ("v5p:2x2x2", "v5p:4x4x4", "v5p:2x2x1")}
     # 100 GB/s a link: three where every ring is of two, six in a cube, two in a square.
     assert links == {"v5p:2x2x2": 300e9, "v5p:4x4x4": 600e9, "v5p:2x2x1": 200e9}
-    assert parse_topology("h100:8").sent_bandwidth == 450e9
-    assert parse_topology("h100:4x1").sent_bandwidth == 50e9
+    assert parse_topology("h100:8").send_bandwidth == 450e9
+    assert parse_topology("h100:4x1").send_bandwidth == 50e9
 
 
 def test_a_device_of_tpu7x_is_half_a_chip():

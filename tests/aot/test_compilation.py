@@ -1,7 +1,4 @@
-"""The whole report: a small step compiled for TPU slices without one, and what GPUs are told without their compiler.
-
-The search for the most rows: the right answer, and few compilations.
-"""
+"""The report: a small step compiled for TPU slices, GPUs without their compiler, and the search for the most rows."""
 
 import json
 import os
@@ -13,9 +10,9 @@ import jax
 import pytest
 
 from slap_jax import cli
-from slap_jax.aot import format_report, report
-from slap_jax.aot.costs import _loss_of_rows, expected_counts
-from slap_jax.aot.report import largest_fitting
+from slap_jax.aot import compilation, format_report, report, topology
+from slap_jax.aot.compilation import largest_fitting
+from slap_jax.aot.costs import expected_counts, loss_of_rows
 from slap_jax.config.rules import ConfigError
 from slap_jax.models.attention.dispatch import AttentionError
 from slap_jax.parallel.sharding import compiling_for
@@ -44,7 +41,7 @@ KINDS = {"parameters", "optimizer", "teacher", "batch", "activations", "temporar
 
 @pytest.fixture(scope="module")
 def compiled() -> dict:
-    """What `compile_worker.py` prints: libtpu in a process of its own, as a second backend may not be loaded here."""
+    """The output of `compile_worker.py`. libtpu needs another process: this one must not load a second backend."""
     found = subprocess.run(
         [sys.executable, "-m", "tests.aot.compile_worker"],
         cwd=ROOT,
@@ -57,10 +54,11 @@ def compiled() -> dict:
 
 
 def test_the_report_of_a_small_step(compiled):
-    result = compiled["split"]
+    result = compiled["step"]
     assert result.keys() >= KEYS
     assert result["fits"] is True
-    assert (result["topology"], result["n_devices"]) == ("v5e:2x2", 4)
+    assert (result["topology"], result["n_devices"]) == ("2*v5e:2x2", 8)
+    assert result["mesh"] == {"data": 4, "fsdp": 2, "tensor": 1}
     assert result["hbm_bytes"] == int(15.75 * 2**30)
     assert set(result["attention"].values()) == {"splash"}
     assert 0 < result["bound_mfu"] < 1
@@ -69,38 +67,36 @@ def test_the_report_of_a_small_step(compiled):
 
 
 def test_kinds_of_memory_add_up_and_the_state_is_written_in_place(compiled):
-    sizes = compiled["split"]["bytes_per_device"]
+    sizes = compiled["step"]["bytes_per_device"]
     assert set(sizes) == KINDS
     assert sum(size for kind, size in sizes.items() if kind != "total") == sizes["total"]
     state = sizes["parameters"] + sizes["optimizer"] + sizes["teacher"]
-    assert compiled["split"]["state_in_place_bytes"] >= state
+    assert compiled["step"]["state_in_place_bytes"] >= state
     assert sizes["activations"] > 0
 
 
 def test_no_array_of_scores_is_stored(compiled):
     length = 384  # tokens of an audio row; attention has that many scores squared
-    arrays = compiled["split"]["largest_arrays"]
+    arrays = compiled["step"]["largest_arrays"]
     assert len(arrays) == 8
     for shape in arrays:
         sizes = list(map(int, shape.partition("[")[2].rstrip("]").split(",")))
         assert sizes.count(length) < 2, arrays
 
 
-def test_parameters_in_pieces_are_gathered(compiled):
-    split, whole = compiled["split"], compiled["slices"]
-    assert split["bytes_per_device"]["parameters"] < whole["bytes_per_device"]["parameters"]
-    # Each of the two ways gets the other's half, in bf16 or fp32, of every matrix.
-    assert split["collectives"]["all-gather"]["bytes"] > whole["bytes_per_device"]["parameters"] / 2
+def test_sharded_parameters_are_gathered(compiled):
+    sharded, whole = (compiled[name]["bytes_per_device"]["parameters"] for name in ("step", "large"))
+    assert sharded < whole
+    # Each of the two shards receives the other half of every matrix, in bf16 or fp32.
+    assert compiled["step"]["collectives"]["all-gather"]["bytes"] > whole / 2
 
 
 def test_slices_sum_their_gradients_over_the_network(compiled):
-    slices = compiled["slices"]
-    assert slices["n_devices"] == 8
-    assert slices["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
+    step, whole = compiled["step"], compiled["large"]["bytes_per_device"]["parameters"]
     # Each of the four devices of a slice sends a quarter, in bf16 or fp32.
-    assert slices["collectives"]["network-all-reduce"]["bytes"] >= slices["bytes_per_device"]["parameters"] / 8
-    assert slices["bound_parts_seconds"]["network"] > 0
-    assert compiled["split"]["bound_parts_seconds"]["network"] == 0
+    assert step["collectives"]["network-all-reduce"]["bytes"] >= whole / 8
+    assert step["bound_parts_seconds"]["network"] > 0
+    assert compiled["islands"] == {"v5e:4x4": [0] * 16, "2*v5e:2x2": [0] * 4 + [1] * 4}
 
 
 def test_a_step_that_is_too_large_is_reported(compiled):
@@ -118,10 +114,10 @@ def test_collectives_of_a_loop_as_counted_by_hand(compiled):
 
 @pytest.fixture
 def no_plugin(monkeypatch):
-    monkeypatch.setattr(sys.modules["slap_jax.aot.report"], "has_compiler", lambda topology: False)
+    monkeypatch.setattr(compilation, "has_compiler", lambda topology: False)
 
 
-def test_gpus_without_their_compiler_are_told_the_rest(no_plugin):
+def test_gpus_without_their_compiler_get_the_rest(no_plugin):
     result = report(small_config(fsdp=4), "h100:8", log=lambda line: None)
     assert result.keys() >= KEYS
     assert result["fits"] is None and "pip install 'slap-jax[cuda12]'" in result["reason"]
@@ -132,7 +128,7 @@ def test_gpus_without_their_compiler_are_told_the_rest(no_plugin):
 
 
 def test_the_step_lowers_for_cuda_without_a_gpu():
-    loss, shapes = _loss_of_rows(small_config(), 2)
+    loss, shapes = loss_of_rows(small_config(), 2)
     with jax.sharding.use_abstract_mesh(GPU_MESH), compiling_for("gpu"):
         text = jax.jit(jax.grad(loss)).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
     for kernel in ("flash_attention_forward", "flash_attention_query_gradient", "flash_attention_key_gradient"):
@@ -140,15 +136,15 @@ def test_the_step_lowers_for_cuda_without_a_gpu():
 
 
 @pytest.mark.parametrize(
-    ("topology", "changes", "told"),
+    ("topology", "changes", "message"),
     [
-        ("h100:8", {"fsdp": 3}, "does not divide 8 devices"),
+        ("h100:8", {"fsdp": 3}, "describes 3 devices, but there are 8"),
         ("h100:3", {}, "not a multiple of the 3 devices"),
         ("h100:3x1", {}, "not a multiple of the 3 hosts"),
     ],
 )
-def test_a_mesh_that_does_not_divide(no_plugin, topology, changes, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_mesh_that_does_not_divide(no_plugin, topology, changes, message):
+    with pytest.raises(ConfigError, match=message):
         report(small_config(**changes), topology)
 
 
@@ -174,24 +170,24 @@ def test_the_command_prints_writes_and_exits(no_plugin, config_file, tmp_path, c
     assert json.loads((tmp_path / "aot.json").read_text())["rows"] == 16
 
 
-def test_mistakes_are_told_in_one_line(config_file, capsys, monkeypatch):
+def test_mistakes_are_reported_in_one_line(config_file, capsys, monkeypatch):
     command = ["aot", "--config", str(config_file), "--topology"]
     assert cli.main([*command, "v5e:3x3"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("slap aot: topology 'v5e:3x3' does not exist") and told.count("\n") == 1
-    monkeypatch.setattr(sys.modules["slap_jax.aot.topology"], "has_compiler", lambda topology: False)
+    error = capsys.readouterr().err
+    assert error.startswith("slap aot: topology 'v5e:3x3' does not exist") and error.count("\n") == 1
+    monkeypatch.setattr(topology, "has_compiler", lambda topology: False)
     assert cli.main([*command, "v5e:2x2"]) == 2
     assert "pip install 'slap-jax[aot]'" in capsys.readouterr().err
 
 
-def _search(size, capacity: int, start: int, told: bool = True, limit: int = 1_000) -> tuple[int, int]:
+def _search(size, capacity: int, start: int, known: bool = True, limit: int = 1_000) -> tuple[int, int]:
     tried = []
 
     def measure(n: int) -> tuple[bool, int | None]:
         assert 1 <= n <= limit
         tried.append(n)
         fits = size(n) <= capacity
-        return fits, size(n) if told or fits else None
+        return fits, size(n) if known or fits else None
 
     answer = largest_fitting(measure, start, capacity, limit)
     assert len(set(tried)) == len(tried), "the same rows were compiled twice"
@@ -199,11 +195,11 @@ def _search(size, capacity: int, start: int, told: bool = True, limit: int = 1_0
 
 
 @pytest.mark.parametrize("start", [1, 7, 40, 300])
-@pytest.mark.parametrize("told", [True, False])
-def test_finds_the_largest(start, told):
-    answer, tries = _search(lambda n: 100 + 10 * n, 525, start, told)
+@pytest.mark.parametrize("known", [True, False])
+def test_finds_the_largest(start, known):
+    answer, tries = _search(lambda n: 100 + 10 * n, 525, start, known)
     assert answer == 42
-    assert tries <= (5 if told else 9)
+    assert tries <= (5 if known else 9)
 
 
 def test_memory_need_not_be_a_line():
