@@ -1,6 +1,6 @@
-"""The same training with one part changed at a time, over several seeds, and the table of what that does."""
+"""Trains variants of a config that differ in one part, over several seeds, and tabulates their effect."""
 
-# The baseline, then what the paper leaves out, then our own questions.
+# The baseline, the ablations of the paper, and our own.
 VARIANTS = (
     "full",
     "no_distillation",

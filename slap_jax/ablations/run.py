@@ -1,6 +1,6 @@
-"""One run of an ablation: trains, evaluates, and writes one JSON file with the outcome of every query.
+"""Runs an ablation: every variant with every seed, each in its own process. Finished runs are not repeated.
 
-Runs an ablation: every variant with every seed, each in a process of its own; what is finished is not run again.
+One run trains, evaluates, and writes a JSON file with the outcome of every query.
 """
 
 import json
@@ -29,7 +29,7 @@ from slap_jax.training.metrics import read_metrics
 
 
 def run_settings(config: ConfigDict) -> dict[str, Any]:
-    """Every setting of a config but where the data lie, by its full name, as JSON values."""
+    """Returns all settings except the paths of the data, by full name, as JSON values."""
     values: dict[str, Any] = json.loads(config.to_json_best_effort())
     values["data"]["tokenizer"] = ""
     for group in ("train", "evaluation"):
@@ -39,23 +39,23 @@ def run_settings(config: ConfigDict) -> dict[str, Any]:
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
+    leaves = {}
     for name, value in values.items():
-        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
+        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves
 
 
 def run(config: ConfigDict, variant: str, run_dir: Path, output: Path) -> int:
-    """Trains, or goes on where an earlier call was stopped, then evaluates.
+    """Trains, resuming an interrupted training, and evaluates.
 
     Args:
-        config: of the variant and the seed, with one evaluation set of captioned clips.
-        variant: its name, for the record.
-        run_dir: of the training.
-        output: JSON file to write; it appears whole or not at all.
+        config: Config of the variant and the seed, with one evaluation set of captioned clips.
+        variant: Name of the variant.
+        run_dir: Run directory of the training.
+        output: JSON file to write atomically.
 
     Returns:
-        The exit code of the training; the file is only written for 0.
+        The exit code of the training. The file is written only if it is 0.
     """
     start = time.perf_counter()
     code = train(config, run_dir)
@@ -81,12 +81,12 @@ def query_outcomes(config: ConfigDict, run_dir: Path) -> dict[str, Any]:
     """Embeds the evaluation set with the newest checkpoint and ranks it.
 
     Returns:
-        `clips` and `captions` (how many), `split_fingerprint`, `owner` of each caption, and for `t2a` and `a2t` the
-        1-based `rank` of the best-ranked right candidate and the average precision at 10, `ap10`, of every query; the
-        definitions are those of `slap_jax.evaluation.retrieval`.
+        The numbers of `clips` and `captions`, the `split_fingerprint`, the `owner` of each caption, and for `t2a` and
+        `a2t` the 1-based `rank` of the best-ranked relevant candidate and the average precision at 10, `ap10`, of each
+        query, as defined in `slap_jax.evaluation.retrieval`.
 
     Raises:
-        AblationError: not one evaluation set, or clips without a caption.
+        AblationError: There is not exactly one evaluation set, or a clip has no caption.
     """
     model = read_model(run_dir)
     tokenizer = load_tokenizer(model.tokenizer_path)
@@ -117,7 +117,7 @@ def query_outcomes(config: ConfigDict, run_dir: Path) -> dict[str, Any]:
 
 
 def variant_argument(config: str, variant: str, seed: int) -> str:
-    """The config file's argument for one run: `FILE.py:data=D` becomes `FILE.py:data=D,variant=V,seed=S`."""
+    """Returns the --config argument of one run: `FILE.py:data=D` becomes `FILE.py:data=D,variant=V,seed=S`."""
     return f"{config}{',' if ':' in config else ':'}variant={variant},seed={seed}"
 
 
@@ -129,22 +129,22 @@ def run_all(
     overrides: Sequence[str] = (),
     start: Callable[[Sequence[str]], int] | None = None,
 ) -> list[Outcome]:
-    """Runs what is not finished, seed by seed, so that every seed's variants can be compared as early as possible.
+    """Runs what is not finished, seed by seed, so that the variants of a seed can be compared early.
 
     Args:
-        config: config file that takes `variant` and `seed`, with its other arguments.
-        run_dir: for `results/VARIANT-seedN.json` and the run directories.
-        variants: names of which the first is the baseline.
-        seeds: of parameters and data order.
-        overrides: `--config.a.b=value`, for all runs.
-        start: starts a `slap` command and returns its exit code; a process by default.
+        config: Config file that takes the arguments `variant` and `seed`, with its other arguments.
+        run_dir: Directory for `results/VARIANT-seedN.json` and the run directories.
+        variants: Names of the variants; the first is the baseline.
+        seeds: Seeds of the parameters and of the data order.
+        overrides: `--config.a.b=value` for all runs.
+        start: Runs a `slap` command and returns its exit code; by default in a new process.
 
     Returns:
-        The outcomes of all runs, finished before or now.
+        The outcomes of all runs, including those that were finished before.
 
     Raises:
-        AblationError: a run failed, or a result in the folder is of other settings.
-        ConfigError: the config file does not take the arguments.
+        AblationError: A run failed, or a result in the directory has other settings.
+        ConfigError: The config file does not take the arguments.
     """
     start = start or _process
     for seed in seeds:
@@ -160,44 +160,44 @@ def run_all(
             code = start([*command, "--only", f"{variant}:{seed}", *overrides])
             if code:
                 raise AblationError(
-                    f"the run of {variant} with seed {seed} ended with exit code {code}; its lines are above, and the "
-                    "same command goes on from there"
+                    f"the run of {variant} with seed {seed} ended with exit code {code}; its output is above, and the "
+                    "same command resumes it"
                 )
     return read_outcomes(run_dir, variants, seeds)
 
 
 def result_file(run_dir: Path, variant: str, seed: int) -> Path:
-    """Where a run writes its outcome."""
+    """Returns the file of the outcome of a run."""
     return run_dir / "results" / f"{variant}-seed{seed}.json"
 
 
 def read_outcomes(run_dir: Path, variants: Sequence[str], seeds: Sequence[int]) -> list[Outcome]:
-    """Reads the finished ones of these runs."""
+    """Reads the outcomes of the runs that are finished."""
     files = [result_file(run_dir, variant, seed) for variant in variants for seed in seeds]
     return [Outcome.read(file) for file in files if file.is_file()]
 
 
 def write_table(run_dir: Path, variants: Sequence[str], seeds: Sequence[int], command: str, output: Path) -> None:
-    """Puts the table of the finished runs into a Markdown page, which keeps what else stands there.
+    """Writes the table of the finished runs into a Markdown page, keeping the rest of the page.
 
     Raises:
-        AblationError: no run is finished, or they are of different evaluation sets.
+        AblationError: No run of the baseline is finished, or runs were evaluated on different clips.
     """
     outcomes = read_outcomes(run_dir, variants, seeds)
     put_into(output, markdown(outcomes, variants, seeds, command))
 
 
 def _require_same(file: Path, settings: dict[str, Any]) -> None:
-    """Raises if a finished run had another value of a setting; one that did not exist then is not compared."""
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["settings"]
-    for name, value in found.items():
+    """Raises if a finished run had another value of a setting. Settings that did not exist then are ignored."""
+    stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["settings"]
+    for name, value in stored.items():
         if settings.get(name, value) != value:
             raise AblationError(
-                f"{file} is of a run with {name}={value!r}, now it is {settings[name]!r}; give another --run-dir, or "
-                "delete that file and the run directory beside it"
+                f"{file} belongs to a run with {name}={value!r}, but now it is {settings[name]!r}; use another "
+                "--run-dir, or delete that file and the run directory of the same name"
             )
 
 
 def _process(arguments: Sequence[str]) -> int:
-    """Runs `slap` in a process, so that each run begins with all memory."""
+    """Runs `slap` in a new process, so that each run starts with all memory free."""
     return subprocess.run([sys.executable, "-m", "slap_jax.cli", *arguments], check=False).returncode

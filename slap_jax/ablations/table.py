@@ -1,4 +1,4 @@
-"""The table of an ablation: what each variant does to retrieval, with intervals, beside what the paper found."""
+"""The table of an ablation: the effect of each variant on retrieval, with intervals, next to that in the paper."""
 
 import dataclasses
 import json
@@ -36,16 +36,20 @@ BEGIN, END = "<!-- ablations: begin -->", "<!-- ablations: end -->"
 _RESAMPLES = 2_000
 
 
+class AblationError(UserError, ValueError):
+    """Runs that fail or that cannot be compared."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A finished run.
+    """The outcome of a finished run.
 
     Attributes:
-        variant: its name.
-        seed: of parameters and data.
-        facts: the JSON that it wrote.
-        values: (direction, metric) -> the sum over the queries of each clip, [N].
-        counts: direction -> the queries of each clip, [N].
+        variant: Name of the variant.
+        seed: Seed of the parameters and of the data order.
+        facts: JSON that the run wrote.
+        values: (direction, metric) to the sum over the queries of each clip, [N].
+        counts: Direction to the number of queries of each clip, [N].
     """
 
     variant: str
@@ -56,7 +60,7 @@ class Outcome:
 
     @classmethod
     def read(cls, file: Path) -> "Outcome":
-        """Reads what `one_run.run` wrote."""
+        """Reads a file that `slap_jax.ablations.run.run` wrote."""
         facts = json.loads(file.read_text(encoding="utf-8"))
         clips = facts["clips"]
         values, counts = {}, {}
@@ -70,7 +74,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and queries in per cent, with its 95 % interval."""
+    """A mean over seeds and queries in percent, with its 95 % interval."""
 
     value: float
     low: float
@@ -80,17 +84,17 @@ class Estimate:
 def estimate(
     outcomes: Sequence[Outcome], direction: str, metric: str, baseline: Sequence[Outcome] | None = None
 ) -> Estimate:
-    """A metric of some runs, or its difference to a baseline's runs with the same seeds, in percentage points.
+    """Estimates a metric of a variant, or its difference from the baseline with the same seeds, in percentage points.
 
-    The interval is a percentile bootstrap over seeds and, for each seed drawn, over clips with all of their queries
-    (a clip is drawn for a variant and its baseline alike). With few seeds the part of it that comes from seeds is
-    itself uncertain; with one there is none.
+    The interval is a percentile bootstrap over seeds and, for each drawn seed, over clips with all of their queries.
+    The variant and the baseline share the drawn clips. With few seeds, the variance between seeds is itself uncertain;
+    with one seed, the interval does not include it.
 
     Args:
-        outcomes: of one variant.
-        direction: t2a or a2t.
-        metric: r1 or map10.
-        baseline: None for the value itself.
+        outcomes: Runs of one variant.
+        direction: "t2a" or "a2t".
+        metric: "r1" or "map10".
+        baseline: Runs to subtract; None for the metric itself.
     """
     values = np.stack([outcome.values[direction, metric] for outcome in outcomes])  # [seeds, N]
     counts = outcomes[0].counts[direction]
@@ -111,16 +115,16 @@ def estimate(
 
 
 def markdown(outcomes: Sequence[Outcome], variants: Sequence[str], seeds: Sequence[int], command: str) -> str:
-    """Formats the finished runs of an ablation.
+    """Formats the finished runs of an ablation as Markdown.
 
     Args:
-        outcomes: finished runs, in any order.
-        variants: in the order of the table; the first is the baseline.
-        seeds: that were asked for.
-        command: that runs it.
+        outcomes: Finished runs, in any order.
+        variants: Variants in the order of the table; the first is the baseline.
+        seeds: Seeds that were requested.
+        command: Command that reproduces the table.
 
     Raises:
-        AblationError: no run of the baseline, or runs of different evaluation sets.
+        AblationError: No run of the baseline is finished, or runs were evaluated on different clips.
     """
     if len({outcome.facts["split_fingerprint"] for outcome in outcomes}) > 1:
         raise AblationError("the runs were evaluated on different clips; run them all on the same prepared data")
@@ -163,7 +167,7 @@ def markdown(outcomes: Sequence[Outcome], variants: Sequence[str], seeds: Sequen
 
 
 def _missing(of: dict[str, list[Outcome]], variants: Sequence[str], seed: int) -> str:
-    """The variants that have no finished run with a seed; "" if all have one."""
+    """Names the variants without a finished run for a seed; "" if there are none."""
     without = [variant for variant in variants if all(outcome.seed != seed for outcome in of[variant])]
     if not without:
         return ""
@@ -187,7 +191,7 @@ def _row(variant: str, runs: Sequence[Outcome], baseline: Sequence[Outcome] | No
 
 
 def _signs(of: dict[str, list[Outcome]], baseline: Sequence[Outcome], variants: Sequence[str], known: set[int]) -> str:
-    """How many of the paper's signs come out again, and how many of ours are more than noise."""
+    """Counts the signs of the paper that are reproduced, and those of them with an interval that excludes 0."""
     same = total = clear = 0
     for variant in variants:
         runs = [outcome for outcome in of[variant] if outcome.seed in known]
@@ -207,7 +211,7 @@ def _signs(of: dict[str, list[Outcome]], baseline: Sequence[Outcome], variants: 
 
 
 def put_into(page: Path, text: str) -> None:
-    """Writes the text between the two marks of a page, or at the end of it with them; the page may be new."""
+    """Writes the text between the two marks of a page, or appends both if the page has none or does not exist."""
     block = f"{BEGIN}\n{text}{END}"
     old = page.read_text(encoding="utf-8") if page.is_file() else "# Results\n\n## Ablations\n"
     if BEGIN in old and END in old:
@@ -215,7 +219,3 @@ def put_into(page: Path, text: str) -> None:
     else:
         new = f"{old.rstrip()}\n\n{block}\n"
     page.write_text(new, encoding="utf-8")
-
-
-class AblationError(UserError, ValueError):
-    """An ablation that cannot go on; the message says what is in the way."""

@@ -123,9 +123,9 @@ def export(options: argparse.Namespace) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     """Checks a model with test sounds and texts; the exit code is 1 if something is wrong."""
-    from slap_jax.doctor.findings import examine
+    from slap_jax.doctor.findings import diagnose
 
-    result = examine(options.model)
+    result = diagnose(options.model)
     if options.json:
         print(json.dumps(result, indent=2))
     else:

@@ -1,1 +1,1 @@
-"""Whether an exported model still is what was trained: probe sounds and texts go in, findings come out."""
+"""Checks whether an exported model computes what it should."""

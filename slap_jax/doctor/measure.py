@@ -1,6 +1,6 @@
-"""What a model makes of the probes: the numbers that the findings are drawn from.
+"""Measures a model: its embeddings of the probes, its front end, its vocabulary and its weights.
 
-Sounds and texts that are the same everywhere and for ever, to compare what models make of them.
+The probes are sounds and texts that never change, so that the outputs of models can be compared across machines.
 """
 
 import dataclasses
@@ -19,23 +19,34 @@ from slap_jax.inference.embedder import Embedder
 from slap_jax.models.frontend import log_mel
 from slap_jax.params import flatten
 
+SECONDS = 1.5
+SILENCE = "silence"
+TEXTS = (
+    "a dog barks",
+    "rain falls on a roof",
+    "a man speaks",
+    "a piano plays a melody",
+    "an engine idles",
+    "birds sing in a tree",
+)
+
 
 @dataclasses.dataclass(frozen=True)
-class Measures:
-    """Everything about a model that is looked at.
+class Measurements:
+    """Everything that the checks look at.
 
     Attributes:
-        sounds: embedding of each probe sound.
-        texts: embedding of each probe text.
-        log_mel: mean and standard deviation of each probe's log-mel, before normalisation.
-        normalised: mean and standard deviation of the normalised log-mel of all probes but silence: what the audio
-            tower sees.
-        unknown: share of the probe texts' tokens that the vocabulary cannot spell.
-        same_tokens: pairs of different probe texts that become the same tokens.
-        bad_weights: names of the weights that are not finite.
-        zero_weights: names of the matrices that are zero everywhere.
-        scale: that cosine similarity is multiplied with, as learned, before `max_scale`.
-        max_scale: of the config.
+        sounds: Embedding of each probe sound.
+        texts: Embedding of each probe text.
+        log_mel: Mean and standard deviation of each probe's log-mel, before normalisation.
+        normalised: Mean and standard deviation of the normalised log-mel, the input of the audio tower, over all probes
+            except silence.
+        unknown: Fraction of the tokens of the probe texts that are unknown to the vocabulary.
+        same_tokens: Number of pairs of probe texts that have the same tokens.
+        bad_weights: Names of the weights that are not finite.
+        zero_weights: Names of the matrices that are zero everywhere.
+        scale: Learned factor of the cosine similarity (inverse temperature), before it is clamped to `max_scale`.
+        max_scale: Setting `objectives.contrastive.max_scale`.
     """
 
     sounds: Mapping[str, Float[np.ndarray, " E"]]
@@ -50,11 +61,11 @@ class Measures:
     max_scale: float
 
 
-def measure(export: Export) -> Measures:
-    """Embeds the probes, and looks at the weights.
+def measure_model(export: Export) -> Measurements:
+    """Embeds the probes and inspects the weights.
 
     Raises:
-        ExportError: the parameters are not those that the config describes.
+        ExportError: The parameters do not have the shapes that the config describes.
     """
     tokenizer = load_tokenizer(export.tokenizer_path)
     sounds = probe_sounds(export.config.audio.sample_rate)
@@ -66,16 +77,16 @@ def measure(export: Export) -> Measures:
 
     pieces = [token for line in tokens for token in line[1:-1]]
     mels = dict(zip(sounds, probe_log_mel(list(sounds.values()), export.config.audio), strict=True))
-    heard = np.concatenate([mel for name, mel in mels.items() if name != SILENCE])
-    heard = (heard - export.config.audio.mean) / export.config.audio.std
+    inputs = np.concatenate([mel for name, mel in mels.items() if name != SILENCE])
+    inputs = (inputs - export.config.audio.mean) / export.config.audio.std
     weights = flatten(export.params)
     matrices = {name: value for name, value in weights.items() if name.rsplit("/", 1)[-1] in ("kernel", "table")}
     log_scale = float(weights.get("objectives/contrastive/log_scale", np.log(1 / 0.07)))
-    return Measures(
+    return Measurements(
         sounds=dict(zip(sounds, audio, strict=True)),
         texts=dict(zip(TEXTS, text, strict=True)),
         log_mel={name: (float(mel.mean()), float(mel.std())) for name, mel in mels.items()},
-        normalised=(float(heard.mean()), float(heard.std())),
+        normalised=(float(inputs.mean()), float(inputs.std())),
         unknown=pieces.count(tokenizer.unk) / max(1, len(pieces)),
         same_tokens=sum(a == b for i, a in enumerate(tokens) for b in tokens[:i]),
         bad_weights=tuple(name for name, value in weights.items() if not np.isfinite(value).all()),
@@ -86,7 +97,7 @@ def measure(export: Export) -> Measures:
 
 
 def probe_log_mel(sounds: Sequence[Float[np.ndarray, " n"]], audio: ConfigDict) -> Float[np.ndarray, "R frames mels"]:
-    """Returns the log-mel, not normalised, of sounds of one length, by the front end of the models."""
+    """Returns the log-mel of sounds of equal length before normalisation, from the front end of the models."""
     settings, per_column = FrozenConfigDict(audio), samples_per_column(audio)
     columns = clip_columns(len(sounds[0]), per_column)
     rows = np.zeros((len(sounds), columns * per_column), np.float32)
@@ -104,34 +115,22 @@ def mean_cosine(vectors: Mapping[str, Float[np.ndarray, " E"]]) -> float:
 
 
 def largest_distance(vectors: Mapping[str, Float[np.ndarray, " E"]]) -> float:
-    """Returns the largest distance between two of the vectors."""
+    """Returns the largest distance between two vectors."""
     matrix = np.stack(list(vectors.values()))
     return float(np.linalg.norm(matrix[:, None] - matrix[None], axis=-1).max())
 
 
-def modality_gap(measures: Measures) -> float:
+def modality_gap(measured: Measurements) -> float:
     """Returns the distance between the mean audio and the mean text vector (Liang et al. 2022, arXiv 2203.02053)."""
-    means = [np.mean(list(vectors.values()), axis=0) for vectors in (measures.sounds, measures.texts)]
+    means = [np.mean(list(vectors.values()), axis=0) for vectors in (measured.sounds, measured.texts)]
     return float(np.linalg.norm(means[0] - means[1]))
 
 
-SECONDS = 1.5
-SILENCE = "silence"
-TEXTS = (
-    "a dog barks",
-    "rain falls on a roof",
-    "a man speaks",
-    "a piano plays a melody",
-    "an engine idles",
-    "birds sing in a tree",
-)
-
-
 def probe_sounds(sample_rate: int) -> dict[str, Float[np.ndarray, " n"]]:
-    """Returns sounds of 1.5 s by name, float32 of full scale 1, none louder than 0.5."""
+    """Returns sounds of 1.5 s by name, float32 in [-0.5, 0.5]."""
     count = round(SECONDS * sample_rate)
     time = np.arange(count) / sample_rate
-    # This generator's numbers are fixed for ever; those of default_rng may change with NumPy.
+    # The stream of RandomState is frozen; that of default_rng may change between NumPy versions.
     white = np.random.RandomState(0).standard_normal(count)
     clicks = np.zeros(count)
     clicks[:: max(1, sample_rate // 8)] = 0.5
@@ -147,7 +146,7 @@ def probe_sounds(sample_rate: int) -> dict[str, Float[np.ndarray, " n"]]:
 
 
 def _speech_like(time: Float[np.ndarray, " n"], white: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Voiced syllables, four a second, whose harmonics have the peaks of a vowel, with hissing between them."""
+    """Returns voiced syllables, two per second, with the formants of a vowel, and hiss between them."""
     pitch = 2 * np.pi * (120.0 * time + 2.0 * np.sin(2 * np.pi * 1.5 * time))
     voice = np.zeros_like(time)
     for harmonic in range(1, 25):

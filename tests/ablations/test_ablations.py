@@ -91,7 +91,7 @@ def test_finished_runs_are_skipped_and_a_failed_one_stops_the_driver(tmp_path):
         run_all(CORPUS, tmp_path, ["full", "sigmoid"], [0, 1], start=start)
     assert started == ["sigmoid:0", "full:1", "sigmoid:1"]
     assert len(read_outcomes(tmp_path, ["full", "sigmoid"], [0, 1])) == 3
-    with pytest.raises(AblationError, match=r"full-seed0.json is of a run with train.steps=300, now it is 7; give"):
+    with pytest.raises(AblationError, match=r"full-seed0.json belongs to a run with train.steps=300, but now it is 7"):
         run_all(CORPUS, tmp_path, ["full"], [0], ["--config.train.steps=7"], start=start)
     older = json.loads(result_file(tmp_path, "full", 0).read_text())
     del older["settings"]["train.patience"]  # a setting that did not exist yet

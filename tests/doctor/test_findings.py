@@ -1,4 +1,4 @@
-"""Every finding is made on a model that is broken just so, and none on a sound one."""
+"""Every fault is found in a model that is broken in that way, and none in a healthy one."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from slap_jax.checkpoints.model_dir import ExportError, export
 from slap_jax.cli import main
-from slap_jax.doctor.findings import examine, read_fingerprint, write_fingerprint
+from slap_jax.doctor.findings import diagnose, read_fingerprint, write_fingerprint
 from slap_jax.doctor.measure import TEXTS, probe_sounds
 from slap_jax.inference.embedder import Embedder
 from slap_jax.params import flatten, unflatten
@@ -42,13 +42,13 @@ def sound(tmp_path_factory):
 
 
 def examined(sound, directory: Path, weights=None, **audio) -> dict:
-    """Examines the model with some weights and settings exchanged; its fingerprint is that of the sound one."""
+    """Checks the model with some weights and settings replaced, against the fingerprint of the healthy one."""
     config, params, tokenizer, fingerprint = sound
     config = config.copy_and_resolve_references()
     config.audio.update(**audio)
     export(unflatten({**flatten(params), **(weights or {})}), config, tokenizer.path, directory)
     (directory / "fingerprint.json").write_bytes(fingerprint)
-    return examine(directory)
+    return diagnose(directory)
 
 
 def names(result: dict) -> list[str]:
@@ -135,7 +135,7 @@ def test_a_fingerprint_of_an_accelerator_is_compared_less_closely(sound, tmp_pat
     assert names(result) == ["other_sounds"] and "expected at least 0.9999" in result["findings"][0]["message"]
     of_a_tpu = {**json.loads(fingerprint), "platform": "tpu"}
     (tmp_path / "fingerprint.json").write_text(json.dumps(of_a_tpu))
-    assert names(examine(tmp_path)) == []
+    assert names(diagnose(tmp_path)) == []
 
 
 def test_a_vocabulary_that_cannot_spell(sound, tmp_path):
@@ -143,7 +143,7 @@ def test_a_vocabulary_that_cannot_spell(sound, tmp_path):
     from slap_jax.data.tokenizer import train_tokenizer
 
     greek = train_tokenizer(["σκύλος γαβγίζει", "βροχή πέφτει", "άνεμος φυσά"] * 4, tmp_path / "greek.model", 40)
-    result = examine(export(params, config, greek.path, tmp_path / "export"))
+    result = diagnose(export(params, config, greek.path, tmp_path / "export"))
     assert names(result)[-1] == "vocabulary" and result["fingerprint"] == "none"
 
 
