@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints
+from slap_jax.data.batches.pipeline import TrainBatches
+from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.training.metrics import read_metrics
 from tests.conftest import COMPILE_FLAGS
 from tests.launch.scripts import LAUNCH, ROOT
+from tests.launch.tiny import get_config
 
 STEPS = 40
 
@@ -90,26 +93,24 @@ def trainers(pid: int) -> list[int]:
     return [p for p in below if b"slap_jax.cli" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
-def assert_same_run(run_dir: Path, expected_dir: Path) -> None:
-    ours, theirs = (read_metrics(path / "metrics.jsonl") for path in (run_dir, expected_dir))
-    assert [line["step"] for line in ours] == [line["step"] for line in theirs] == list(range(1, STEPS + 1))
-    for name in ("clips", "audio_tokens", "text_tokens"):  # every step saw the same batch
-        assert [line[name] for line in ours] == [line[name] for line in theirs]
-    # Sums between processes add in another order, and the differences grow from step to step.
-    first = [[line["loss/total"] for line in lines[:6]] for lines in (ours, theirs)]
-    np.testing.assert_allclose(*first, rtol=1e-3)
+def assert_every_step_saw_its_batch(run_dir: Path, train_data: Path) -> None:
+    """The metrics count what the data order says that each step holds, whatever processes computed it."""
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    config = get_config(f"data={train_data},steps={STEPS}")
+    with contextlib.closing(TrainBatches(config, load_tokenizer(config.data.tokenizer), 0, 1)) as batches:
+        for line in lines:
+            batch = next(batches)
+            expected = [
+                np.sum(batch.clip_valid),
+                4 * np.sum(batch.audio_segment_ids > 0),
+                np.sum(batch.text_segment_ids > 0),
+            ]
+            assert [line[name] for name in ("clips", "audio_tokens", "text_tokens")] == expected
+    assert lines[-1]["loss/total"] < lines[0]["loss/total"]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(started, train_data, tmp_path_factory) -> Path:
-    """One process, started by the same script."""
-    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    run = start(started, train_data, run_dir, processes=1)
-    assert ended(run) == 0, (run_dir.parent / "process_0.log").read_text()[-4000:]
-    return run_dir
-
-
-def test_two_processes_are_stopped_twice_and_train_to_the_end(started, train_data, uninterrupted, tmp_path):
+def test_two_processes_are_stopped_twice_and_train_to_the_end(started, train_data, tmp_path):
     run_dir, log = tmp_path / "run", tmp_path / "process_0.log"
     run = start(started, train_data, run_dir, processes=2)
     wait_for_step(run, run_dir, 2)
@@ -134,7 +135,7 @@ def test_two_processes_are_stopped_twice_and_train_to_the_end(started, train_dat
     # The same command goes on, also with another number of processes.
     assert ended(start(started, train_data, run_dir, processes=1)) == 0, log.read_text()[-4000:]
     assert starts(log)[-1] == saved
-    assert_same_run(run_dir, uninterrupted)
+    assert_every_step_saw_its_batch(run_dir, train_data)
 
     said = log.read_text()
     assert "removed MEGASCALE_COORDINATOR_ADDRESS=localhost:2" in said
