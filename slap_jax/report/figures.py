@@ -282,10 +282,10 @@ def attention_mask(segments: Int[np.ndarray, " L"], window: int | None) -> Bool[
     """Returns which token (row) may attend to which (column), by the mask of the dense reference attention."""
     import jax.numpy as jnp
 
-    from slap_jax.models.attention.dense import allowed
+    from slap_jax.models.attention.dense import segment_mask
 
     owners, index = jnp.asarray(segments), jnp.arange(len(segments))
-    return np.asarray(allowed(owners, owners, index, index, window, causal=False))
+    return np.asarray(segment_mask(owners, owners, index, index, window, causal=False))
 
 
 def _coloured(

@@ -1,16 +1,15 @@
-"""Attention on TPU: JAX's splash kernel, told for every batch which tiles of scores the clips of its rows touch.
+"""Attention on TPU: JAX's splash kernel, with tables of tiles computed from the segment ids of each batch.
 
-`jax.experimental.pallas.ops.tpu.splash_attention` takes, beside queries, keys, values and owners, tables of the tiles
-to visit. Its own tables come from masks that are known at compile time, so it would visit every pair of tiles of a
-packed row, most of which belong to different clips. Here the tables are computed from the owners: the rows of the
-batch are laid end to end, and each tile of queries gets the run of its row's tiles of keys that hold its clips, cut to
-the window and to the past where the layer asks for it. One kernel call serves all rows, and tiles that no clip shares
-are neither fetched nor computed.
+`jax.experimental.pallas.ops.tpu.splash_attention` visits the tiles that its tables list. Its own tables come from masks
+known at compile time, so it would visit every pair of tiles of a packed row, most of which belong to different clips.
+Here the tables are computed at run time: the rows of the batch are concatenated, and each query tile visits the span of
+key tiles of its row that hold its clips (`tiles.tile_spans`), cut to the window and to the past. One kernel call serves
+all rows, and tiles without a common clip are neither fetched nor computed.
 
-A query that sees no key is undefined in splash. A sink, a score that every query sees and that adds nothing to the
-result, far below any real score, defines it: such a query puts all its weight there and gets zeros and zero gradients,
-and no other is changed. Gradients of queries come from a kernel of their own: the fused backward kernel writes them
-once for each tile of keys of the whole batch, which grows with the square of the rows.
+Splash leaves the result of a query that sees no key undefined. An attention sink defines it: a score that every query
+sees, that adds nothing to the result, and that is far below any real score. Such a query puts all its weight on the
+sink and gets zeros and zero gradients; no other query changes. The gradient of the queries has a separate kernel: the
+fused backward kernel would write it once per key tile of the whole batch, which grows with the square of the rows.
 """
 
 import functools
@@ -21,21 +20,29 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 from jaxtyping import Array, Float, Int
 
-from slap_jax.models.attention.tiles import NO_KEY, NO_QUERY, Mask, longer, overlap, reachable, run
+from slap_jax.models.attention.tiles import (
+    PADDED_KEY,
+    PADDED_QUERY,
+    PositionMask,
+    overlapping_tiles,
+    pad_to_length,
+    reachable_tiles,
+    tile_spans,
+)
 
-# The kernel's smallest tile: owners lie along the 128 lanes.
+# The kernel's smallest tile, as segment ids are laid out along the 128 lanes.
 LANES = 128
-# Queries, and keys of a global layer, in a tile. A tile of 512 x 512 scores is enough work to hide the fixed cost of a
-# step of the kernel (about a third of a microsecond), and two of them fit the vector memory with their operands.
+# Queries in a tile, and keys of a global layer. 512 x 512 scores are enough work to hide the fixed cost of a step of the
+# kernel (about a third of a microsecond), and two such tiles fit the vector memory with their operands.
 TILE = 512
-# Keys in a tile of a local layer: a window is a few keys wide, so most of a larger tile would be computed for nothing.
+# Keys in a tile of a local layer: a window is a few keys wide, so most of a larger tile would be masked.
 LOCAL_TILE = 128
-# Above the kernel's score of a masked pair, so that masked pairs weigh nothing beside it; below any real score.
+# Above the kernel's score of masked pairs, so that they weigh nothing against the sink; below any real score.
 SINK = -1e30
 
 
 def _tiling(length: int, largest: int) -> tuple[int, int]:
-    """Splits a row into as few equal tiles of at most `largest` as it needs: (tile, length they fill)."""
+    """Splits a row into the fewest equal tiles of at most `largest`; returns the tile and the padded length."""
     count = -(-length // largest)
     tile = -(-length // (count * LANES)) * LANES
     return tile, count * tile
@@ -46,27 +53,27 @@ def _tables(
     kv_segment_ids: Int[Array, "R N"],
     q_tile: int,
     kv_tile: int,
-    mask: Mask,
+    mask: PositionMask,
     by_key: bool,
 ) -> MaskInfo:
-    """What the kernel visits: for each tile of queries the tiles of keys, or the other way round `by_key`."""
+    """Returns the key tiles that each query tile visits, or if `by_key` the query tiles of each key tile."""
     (rows, q_length), kv_length = q_segment_ids.shape, kv_segment_ids.shape[1]
-    tiles = overlap(q_segment_ids, kv_segment_ids, q_tile, kv_tile, mask)
-    reached = reachable(q_length, kv_length, q_tile, kv_tile, mask)
+    tiles = overlapping_tiles(q_segment_ids, kv_segment_ids, q_tile, kv_tile, mask)
+    reached = reachable_tiles(q_length, kv_length, q_tile, kv_tile, mask)
     if by_key:
         tiles, reached = jnp.swapaxes(tiles, 1, 2), reached.T
-    first, last = run(tiles)
-    steps = jnp.arange(int(reached.sum(1).max()), dtype=jnp.int32)  # no run is longer than the mask allows
-    start = jnp.arange(rows, dtype=jnp.int32)[:, None] * reached.shape[1]  # of the row, in tiles of the batch
-    visit = first[..., None] + steps < last[..., None]
-    # Steps beyond the run name its last tile again: the kernel fetches nothing for them.
-    step = (start + first)[..., None] + jnp.minimum(steps, jnp.maximum(last - first, 1)[..., None] - 1)
+    start, end = tile_spans(tiles)
+    steps = jnp.arange(int(reached.sum(1).max()), dtype=jnp.int32)  # no span is longer than the mask allows
+    row_start = jnp.arange(rows, dtype=jnp.int32)[:, None] * reached.shape[1]  # in tiles of the batch
+    visit = start[..., None] + steps < end[..., None]
+    # Steps beyond the span repeat its last tile, for which the kernel fetches nothing.
+    step = (row_start + start)[..., None] + jnp.minimum(steps, jnp.maximum(end - start, 1)[..., None] - 1)
     step, visit = (x.reshape(1, -1, steps.size) for x in (step, visit.astype(jnp.int32)))
     if by_key:
         step, visit = jnp.swapaxes(step, 1, 2), jnp.swapaxes(visit, 1, 2)
-    # The place of each query as the kernel counts keys: rows of keys end to end.
-    place = jnp.arange(rows, dtype=jnp.int32)[:, None] * kv_length + jnp.arange(q_length, dtype=jnp.int32)
-    index: Any = None if mask.free else place.reshape(-1)
+    # The position of each query among the concatenated rows of keys, by which the kernel applies the position mask.
+    positions = jnp.arange(rows, dtype=jnp.int32)[:, None] * kv_length + jnp.arange(q_length, dtype=jnp.int32)
+    index: Any = None if mask.is_trivial else positions.reshape(-1)
     return MaskInfo(data_next=step, mask_next=None, block_mask=visit, partial_mask_blocks=None, q_sequence=index)
 
 
@@ -82,29 +89,22 @@ def splash_attention(
     tiles: tuple[int, int] | None = None,
     interpret: bool = False,
 ) -> Float[Array, "R Q H d"]:
-    """Same as the dense backend, on TPU; memory linear in the row, time linear in it for clips of a given length.
+    """Attention on TPU; memory is linear in the row, and so is time for clips of a given length.
 
-    Args:
-        q: queries, not yet scaled.
-        k: keys.
-        v: values.
-        q_segment_ids: owner of each query.
-        kv_segment_ids: owner of each key.
-        window: keys seen on each side of the query, None for all.
-        causal: whether keys after the query are hidden.
-        tiles: most queries and keys in a tile, multiples of 128; None chooses by the kind of layer.
-        interpret: run the kernel as ordinary operations, on any device; for tests.
+    `slap_jax.models.attention.attention` describes the arguments. `tiles` is the largest number of queries and keys in
+    a tile, multiples of 128, None to choose by the kind of layer. For tests, `interpret` runs the kernel as ordinary
+    operations on any device.
     """
     rows, length, heads, _ = q.shape
-    mask = Mask(window, causal)
+    mask = PositionMask(window, causal)
     q_largest, kv_largest = tiles or (TILE, TILE if window is None else LOCAL_TILE)
     (q_tile, q_length), (kv_tile, kv_length) = _tiling(length, q_largest), _tiling(k.shape[1], kv_largest)
-    # Owners of different rows differ, since the rows are laid end to end: a window may reach over the end of one.
-    owners = (longer(q_segment_ids, q_length, NO_QUERY), longer(kv_segment_ids, kv_length, NO_KEY))
-    tables = functools.partial(_tables, *owners, q_tile, kv_tile, mask)
-    # TPU memory holds the last axis in steps of 128, so 64 numbers of a head would take the place of 128: keys and
-    # values are laid out with the tokens last (524 MB of temporaries instead of 708 at 16 x 2,048 x 12 x 64, v5e).
-    # Queries are not, since the kernel would turn each tile back once for every tile of keys.
+    q_ids = pad_to_length(q_segment_ids, q_length, PADDED_QUERY)
+    kv_ids = pad_to_length(kv_segment_ids, kv_length, PADDED_KEY)
+    tables = functools.partial(_tables, q_ids, kv_ids, q_tile, kv_tile, mask)
+    # TPU memory pads the last axis to a multiple of 128, so a head of 64 would take twice its size. Keys and values
+    # therefore have the tokens last (524 MB of temporaries instead of 708 at 16 x 2,048 x 12 x 64, v5e), but queries do
+    # not: the kernel would transpose each query tile once per key tile.
     kernel = splash.SplashAttentionKernel(
         tables(by_key=False),
         tables(by_key=False),
@@ -123,22 +123,23 @@ def splash_attention(
         save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
-        # A remat policy may keep what has this name instead of running the kernel again.
+        # With this name a remat policy can save the results instead of running the kernel again.
         residual_checkpoint_name="attention",
-        mask_function=None if mask.free else mask,
+        mask_function=None if mask.is_trivial else mask,
         interpret=interpret,
     )
 
-    def end_to_end(x: Float[Array, "R N H d"], length: int) -> Float[Array, "H RN d"]:
-        return longer(x, length).transpose(2, 0, 1, 3).reshape(heads, rows * length, -1)
+    def concatenate_rows(x: Float[Array, "R N H d"], length: int) -> Float[Array, "H RN d"]:
+        return pad_to_length(x, length).transpose(2, 0, 1, 3).reshape(heads, rows * length, -1)
 
     row = jnp.arange(rows, dtype=jnp.int32)[:, None]
-    segments = splash.SegmentIds(*((x * rows + row).reshape(-1) for x in owners))
+    # Unique over the batch: a window may reach over the end of a row, where the next one begins.
+    segment_ids = splash.SegmentIds(*((ids * rows + row).reshape(-1) for ids in (q_ids, kv_ids)))
     out: Any = kernel(
-        end_to_end(q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), q_length),
-        end_to_end(k, kv_length),
-        end_to_end(v, kv_length),
-        segments,
+        concatenate_rows(q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), q_length),
+        concatenate_rows(k, kv_length),
+        concatenate_rows(v, kv_length),
+        segment_ids,
         jnp.full((heads,), SINK, jnp.float32),
     )
     return out.reshape(heads, rows, q_length, -1).transpose(1, 2, 0, 3)[:, :length].astype(v.dtype)

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from slap_jax.models.attention import attention
-from slap_jax.models.attention.dispatch import on_own_rows
+from slap_jax.models.attention.dispatch import on_local_shards
 from slap_jax.models.attention.flash import flash_attention
 from slap_jax.models.attention.splash import splash_attention
 from slap_jax.parallel.sharding import AXES
@@ -28,7 +28,7 @@ def mesh_of(shape):
 def function_of(backend, segments):
     def function(q, k, v):
         if backend in KERNELS:
-            return on_own_rows(KERNELS[backend], q, k, v, segments, segments, WINDOW, False)
+            return on_local_shards(KERNELS[backend], q, k, v, segments, segments, WINDOW, False)
         return attention(q, k, v, q_segment_ids=segments, window=WINDOW, backend=backend)
 
     return function
@@ -71,7 +71,7 @@ def test_a_device_sees_its_own_rows_and_heads_only(pack, shape, local):
     segments = rows_of(pack, 8)
     with jax.set_mesh(mesh_of(shape)):
         jax.eval_shape(
-            lambda q, k, v: on_own_rows(backend, q, k, v, segments, segments, None, False),
+            lambda q, k, v: on_local_shards(backend, q, k, v, segments, segments, None, False),
             *inputs(8, LENGTH, LENGTH, heads=4),
         )
     rows, heads = local

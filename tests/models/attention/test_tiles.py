@@ -4,15 +4,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slap_jax.models.attention.tiles import NO_KEY, NO_QUERY, Mask, overlap, run
+from slap_jax.models.attention.tiles import PADDED_KEY, PADDED_QUERY, PositionMask, overlapping_tiles, tile_spans
 from tests.models.attention.oracle import mask
 
 Q_TILE, KV_TILE, LENGTH = 8, 4, 64
-MASKS = [Mask(None, False), Mask(None, True), Mask(5, False), Mask(5, True), Mask(0, False)]
+MASKS = [
+    PositionMask(None, False),
+    PositionMask(None, True),
+    PositionMask(5, False),
+    PositionMask(5, True),
+    PositionMask(0, False),
+]
 
 
 def visited(q_segment_ids, kv_segment_ids, kind):
-    return np.asarray(overlap(jnp.asarray(q_segment_ids), jnp.asarray(kv_segment_ids), Q_TILE, KV_TILE, kind))
+    return np.asarray(overlapping_tiles(jnp.asarray(q_segment_ids), jnp.asarray(kv_segment_ids), Q_TILE, KV_TILE, kind))
 
 
 def needed(q_segment_ids, kv_segment_ids, kind):
@@ -43,8 +49,8 @@ def test_no_tile_with_an_allowed_pair_is_left_out_in_any_order(kind):
 
 def test_added_places_are_visited_by_nobody(pack):
     segments, _ = pack([[10, 30], [48]], 48)
-    q_segment_ids = np.pad(segments, ((0, 0), (0, 16)), constant_values=NO_QUERY)
-    kv_segment_ids = np.pad(segments, ((0, 0), (0, 16)), constant_values=NO_KEY)
+    q_segment_ids = np.pad(segments, ((0, 0), (0, 16)), constant_values=PADDED_QUERY)
+    kv_segment_ids = np.pad(segments, ((0, 0), (0, 16)), constant_values=PADDED_KEY)
     tiles = visited(q_segment_ids, kv_segment_ids, MASKS[0])
     assert not tiles[:, 6:].any() and not tiles[:, :, 12:].any()
     np.testing.assert_array_equal(tiles[:, :6, :12], needed(segments, segments, MASKS[0]))
@@ -52,6 +58,6 @@ def test_added_places_are_visited_by_nobody(pack):
 
 def test_run_covers_the_true_tiles_and_is_empty_without_any():
     tiles = jnp.array([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]], bool)
-    first, last = run(tiles)
+    first, last = tile_spans(tiles)
     assert first.tolist() == [1, 0, 0, 3]
     assert last.tolist() == [3, 0, 4, 4]
