@@ -77,7 +77,7 @@ class Classifier:
             samples, waveform.shape[1] // self._embedder.per_column, self._embedder.per_column
         )
         tokens = model.audio_tokens(model.audio_patches(waveform, segments), segments, columns)
-        pooled = model.audio_pooling(tokens, token_segment_ids(segments, model.patches), 1)[:, 0]
+        pooled = model.audio_pooling(tokens, token_segment_ids(segments, model.freq_patches), 1)[:, 0]
         return class_probabilities(nnx.merge(self._head_graph, head)(pooled), self.multi_label)
 
 

@@ -1,1 +1,1 @@
-"""Audio tower, text tower, pooling and caption decoder; pure functions and Flax NNX modules."""
+"""The front end, the towers, the caption decoder and the heads, as pure functions and Flax NNX modules."""

@@ -1,4 +1,4 @@
-"""The caption decoder: writes a clip's caption from its dense audio features."""
+"""The caption decoder: predicts, and writes, the caption of a clip from its dense audio features."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,26 +13,22 @@ from slap_jax.models.layers import Embedding, Linear, rotation_1d
 from slap_jax.models.transformer import Transformer
 from slap_jax.parallel.sharding import BATCH_SPEC, constrain
 
-# The ids that every vocabulary of `slap tokenizer` gives to padding, start and end; configs of before
-# `config.model.pad_id`, `bos_id` and `eos_id` mean these.
-PAD, BOS, EOS = 0, 1, 2
-
 Cache = tuple[Array, Array]  # keys and values [layers, R, N, max_tokens, H, d]
-Carry = tuple[Array, Array, Array, Array, Cache]  # position, newest, done, written, cache
+GreedyCarry = tuple[Array, Array, Array, Array, Cache]  # position, newest, done, written, cache
 Forward = Callable[[Array, Array, Cache], tuple[Array, Cache]]  # newest tokens, their position, cache -> logits, cache
 
 
 class BeamCarry(NamedTuple):
-    """What one step of beam search hands to the next.
+    """The state of beam search between two steps.
 
     Attributes:
-        position: tokens written so far.
-        newest: the last one of each.
-        done: whether a caption has its EOS.
-        written: tokens.
-        sums: of the log-probabilities of the tokens.
-        lengths: tokens with EOS.
-        cache: of all captions.
+        position: number of tokens written so far.
+        newest: last token of each beam.
+        done: whether the beam has reached EOS.
+        written: tokens of each beam.
+        sums: log-probability of each beam, the sum over its tokens.
+        lengths: number of tokens of each beam, EOS included.
+        cache: keys and values of all beams.
     """
 
     position: Int[Array, ""]
@@ -45,22 +41,23 @@ class BeamCarry(NamedTuple):
 
 
 class CaptionDecoder(nnx.Module):
-    """Causal Transformer within each caption, reading the audio tokens of the same slot; output tied to the input."""
+    """A causal Transformer over packed captions that attends to the audio tokens of the same slot.
+
+    The output logits are tied to the input embeddings.
+    """
 
     def __init__(self, model_config: ConfigDict, memory_width: int, *, rngs: nnx.Rngs):
-        """Creates the decoder of `config.model.caption_decoder` that reads features of `memory_width`."""
+        """Creates the decoder of `config.model.caption_decoder` for audio features of `memory_width`."""
         tower = model_config.caption_decoder
         dtype = jnp.dtype(model_config.compute_dtype)
         self.head_dim = tower.width // tower.heads
         self.heads = tower.heads
         self.layers = tower.layers
         self.rope_base = float(tower.rope_base)
-        self.pad = int(model_config.get("pad_id", PAD))
-        self.bos = int(model_config.get("bos_id", BOS))
-        self.eos = int(model_config.get("eos_id", EOS))
+        self.pad, self.bos, self.eos = model_config.pad_id, model_config.bos_id, model_config.eos_id
         self.embedding = Embedding(model_config.vocab_size, tower.width, tied=True, dtype=dtype, rngs=rngs)
         self.memory_projection = Linear(memory_width, tower.width, dtype=dtype, rngs=rngs)
-        self.transformer = Transformer.of_tower(model_config, tower, causal=True, cross=True, rngs=rngs)
+        self.transformer = Transformer.from_config(model_config, tower, causal=True, cross=True, rngs=rngs)
 
     def __call__(
         self,
@@ -68,47 +65,47 @@ class CaptionDecoder(nnx.Module):
         text_segment_ids: Int[Array, "R T"],
         text_positions: Int[Array, "R T"],
         memory: Float[Array, "R L M"],
-        memory_segments: Int[Array, "R L"],
+        memory_segment_ids: Int[Array, "R L"],
     ) -> Float[Array, "R T W"]:
-        """Teacher forcing: the hidden state at each token, from which `logits` predicts the next one.
+        """Returns the hidden state at each token of given captions, from which `logits` predicts the next token.
 
         Args:
             text_tokens: packed captions, each `BOS ... EOS`.
             text_segment_ids: slot + 1 of each token, 0 for padding.
-            text_positions: index of each token inside its caption.
+            text_positions: index of each token in its caption.
             memory: audio tokens before pooling.
-            memory_segments: slot + 1 of each audio token, 0 for padding.
+            memory_segment_ids: slot + 1 of each audio token, 0 for padding.
         """
         rotation = rotation_1d(text_positions, self.head_dim, self.rope_base)
         x = constrain(self.embedding(text_tokens), BATCH_SPEC)
         memory = constrain(self.memory_projection(memory), BATCH_SPEC)
-        return constrain(self.transformer(x, text_segment_ids, rotation, memory, memory_segments), BATCH_SPEC)
+        return constrain(self.transformer(x, text_segment_ids, rotation, memory, memory_segment_ids), BATCH_SPEC)
 
     def logits(self, hidden: Float[Array, "*batch W"]) -> Float[Array, "*batch V"]:
-        """Returns fp32 scores of the next token over the vocabulary."""
+        """Returns fp32 logits of the next token."""
         return self.embedding.logits(hidden)
 
     def greedy(
-        self, memory: Float[Array, "R L M"], memory_segments: Int[Array, "R L"], slots: int, max_tokens: int
+        self, memory: Float[Array, "R L M"], memory_segment_ids: Int[Array, "R L"], slots: int, max_tokens: int
     ) -> Int[Array, "R K max_tokens"]:
-        """Writes a caption for every slot, taking the likeliest token each time; stops when all are done.
+        """Writes a caption for every slot by taking the likeliest token each time.
 
         Args:
             memory: audio tokens before pooling.
-            memory_segments: slot + 1 of each audio token, 0 for padding.
+            memory_segment_ids: slot + 1 of each audio token, 0 for padding.
             slots: K.
-            max_tokens: longest caption, EOS included.
+            max_tokens: maximum length of a caption, EOS included.
 
         Returns:
-            The tokens after BOS: up to and with EOS, then PAD; all PAD for a slot without audio.
+            The tokens after BOS, up to and including EOS, then PAD; all PAD for a slot without audio.
         """
-        forward, cache = self._decoding(memory, memory_segments, slots, max_tokens)
+        forward, cache = self._decoding(memory, memory_segment_ids, slots, max_tokens)
 
-        def unfinished(carry: Carry) -> Bool[Array, ""]:
+        def unfinished(carry: GreedyCarry) -> Bool[Array, ""]:
             position, _, done, _, _ = carry
             return (position < max_tokens) & ~jnp.all(done)
 
-        def step(carry: Carry) -> Carry:
+        def step(carry: GreedyCarry) -> GreedyCarry:
             position, newest, done, written, cache = carry
             logits, cache = forward(newest, position, cache)
             chosen = jnp.where(done, self.pad, jnp.argmax(logits, axis=-1).astype(jnp.int32))
@@ -118,13 +115,13 @@ class CaptionDecoder(nnx.Module):
         shape = (memory.shape[0], slots)
         start = jnp.full(shape, self.bos, jnp.int32)
         written = jnp.full((*shape, max_tokens), self.pad, jnp.int32)
-        carry = (jnp.zeros((), jnp.int32), start, ~_present(memory_segments, slots), written, cache)
+        carry = (jnp.zeros((), jnp.int32), start, ~_present(memory_segment_ids, slots), written, cache)
         return jax.lax.while_loop(unfinished, step, carry)[3]
 
     def beam(
         self,
         memory: Float[Array, "R L M"],
-        memory_segments: Int[Array, "R L"],
+        memory_segment_ids: Int[Array, "R L"],
         slots: int,
         max_tokens: int,
         beams: int,
@@ -132,29 +129,29 @@ class CaptionDecoder(nnx.Module):
     ) -> tuple[Int[Array, "R K max_tokens"], Float[Array, "R K"]]:
         """Writes a caption for every slot by beam search.
 
-        The score of a caption is the sum of its tokens' log-probabilities divided by `length ** length_power`, where
-        the length counts EOS: with power 1 the mean per token, so that long captions are not at a disadvantage; with 0
-        the log-probability of the whole. At each step the best `beams` are kept among all continuations of those that
-        are not finished and those that are, compared by this score; it ends when all that are kept are finished. One
-        beam is greedy decoding.
+            score(y) = sum_t log p(y_t | y_<t, audio) / length(y)^length_power
+
+        The length includes EOS. A power of 1 gives the mean per token, which does not favour short captions, and a
+        power of 0 the log-probability. Each step keeps the `beams` best among the finished captions and all
+        continuations of the others, and the search ends when all of them are finished. One beam is greedy decoding.
 
         Args:
             memory: audio tokens before pooling.
-            memory_segments: slot + 1 of each audio token, 0 for padding.
+            memory_segment_ids: slot + 1 of each audio token, 0 for padding.
             slots: K.
-            max_tokens: longest caption, EOS included; one that reaches it without EOS counts as it is.
-            beams: beginnings that are kept.
-            length_power: see above.
+            max_tokens: maximum length of a caption, EOS included; a caption cut off there is scored as it is.
+            beams: number of captions kept per slot.
+            length_power: exponent of the length.
 
         Returns:
-            The tokens of the best caption of each slot as `greedy` returns them, and its score; 0 without audio.
+            The tokens of the best caption of each slot, in the form of `greedy`, and its score; 0 without audio.
         """
         rows, vocabulary = memory.shape[0], self.embedding.table.shape[0]
-        forward, cache = self._decoding(memory, memory_segments, slots, max_tokens, beams)
+        forward, cache = self._decoding(memory, memory_segment_ids, slots, max_tokens, beams)
         group = (rows, slots, beams)
 
-        def reordered(x: Array, parents: Int[Array, "R K B"], axis: int) -> Array:
-            """Takes each beam's own beginning; beams are the slots of the decoder, at `axis`."""
+        def take_parents(x: Array, parents: Int[Array, "R K B"], axis: int) -> Array:
+            """Gathers the state of the beam that each new beam continues, along the decoder's slots at `axis`."""
             index = (jnp.arange(slots)[:, None] * beams + parents).reshape(rows, slots * beams)
             index = index.reshape((1,) * (axis - 1) + index.shape + (1,) * (x.ndim - axis - 1))
             return jnp.take_along_axis(x, index, axis=axis)
@@ -164,10 +161,10 @@ class CaptionDecoder(nnx.Module):
 
         def step(carry: BeamCarry) -> BeamCarry:
             logits, cache = forward(carry.newest.reshape(rows, -1), carry.position, carry.cache)
-            gains = jax.nn.log_softmax(logits.reshape(*group, vocabulary), axis=-1)
-            # A finished caption has one continuation, itself.
-            itself = jnp.where(jnp.arange(vocabulary) == self.pad, 0.0, -jnp.inf)
-            sums = carry.sums[..., None] + jnp.where(carry.done[..., None], itself, gains)
+            log_probs = jax.nn.log_softmax(logits.reshape(*group, vocabulary), axis=-1)
+            # The only continuation of a finished caption is itself.
+            finished = jnp.where(jnp.arange(vocabulary) == self.pad, 0.0, -jnp.inf)
+            sums = carry.sums[..., None] + jnp.where(carry.done[..., None], finished, log_probs)
             lengths = carry.lengths + jnp.where(carry.done, 0, 1)
             scores = (sums / jnp.maximum(lengths, 1)[..., None] ** length_power).reshape(
                 rows, slots, beams * vocabulary
@@ -175,7 +172,7 @@ class CaptionDecoder(nnx.Module):
             _, best = jax.lax.top_k(scores, beams)
             parents, chosen = best // vocabulary, (best % vocabulary).astype(jnp.int32)
             was_done = jnp.take_along_axis(carry.done, parents, axis=2)
-            written = reordered(carry.written.reshape(rows, -1, max_tokens), parents, 1)
+            written = take_parents(carry.written.reshape(rows, -1, max_tokens), parents, 1)
             written = jax.lax.dynamic_update_index_in_dim(written, chosen.reshape(rows, -1), carry.position, axis=2)
             return BeamCarry(
                 position=carry.position + 1,
@@ -184,16 +181,16 @@ class CaptionDecoder(nnx.Module):
                 written=written.reshape(*group, max_tokens),
                 sums=jnp.take_along_axis(sums.reshape(rows, slots, -1), best, axis=2),
                 lengths=jnp.take_along_axis(lengths, parents, axis=2),
-                cache=(reordered(cache[0], parents, 2), reordered(cache[1], parents, 2)),
+                cache=(take_parents(cache[0], parents, 2), take_parents(cache[1], parents, 2)),
             )
 
-        absent = jnp.broadcast_to(~_present(memory_segments, slots)[..., None], group)
+        absent = jnp.broadcast_to(~_present(memory_segment_ids, slots)[..., None], group)
         carry = BeamCarry(
             position=jnp.zeros((), jnp.int32),
             newest=jnp.full(group, self.bos, jnp.int32),
             done=absent,
             written=jnp.full((*group, max_tokens), self.pad, jnp.int32),
-            # All start alike: only the first counts.
+            # All beams start alike, so only the first counts.
             sums=jnp.broadcast_to(jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf), group),
             lengths=jnp.zeros(group, jnp.int32),
             cache=cache,
@@ -204,12 +201,12 @@ class CaptionDecoder(nnx.Module):
     def _decoding(
         self,
         memory: Float[Array, "R L M"],
-        memory_segments: Int[Array, "R L"],
+        memory_segment_ids: Int[Array, "R L"],
         slots: int,
         max_tokens: int,
         beams: int = 1,
     ) -> tuple[Forward, Cache]:
-        """Returns a function that advances `slots * beams` captions of each row by a token, and its empty cache."""
+        """Returns a function that decodes one token of `slots * beams` captions per row, and its empty cache."""
         rows, writers = memory.shape[0], slots * beams
         memory = self.memory_projection(memory)
         graphdef, state = nnx.split(self.transformer.blocks)
@@ -227,7 +224,7 @@ class CaptionDecoder(nnx.Module):
             def layer(x: Array, inputs: tuple) -> tuple[Array, Cache]:
                 state, layer_cache, keys_values = inputs
                 block = nnx.merge(graphdef, state).layers["global"]
-                return block.decode(x, rotation, layer_cache, position, keys_values, memory_segments, beams)
+                return block.decode(x, rotation, layer_cache, position, keys_values, memory_segment_ids, beams)
 
             x, cache = jax.lax.scan(layer, self.embedding(newest), (state, cache, layer_memory))
             return self.logits(self.transformer.norm(x)), cache
@@ -235,6 +232,6 @@ class CaptionDecoder(nnx.Module):
         return forward, cache
 
 
-def _present(memory_segments: Int[Array, "R L"], slots: int) -> Bool[Array, "R K"]:
-    """Whether a slot has audio."""
-    return jnp.any(memory_segments[:, None, :] == jnp.arange(1, slots + 1)[:, None], axis=-1)
+def _present(memory_segment_ids: Int[Array, "R L"], slots: int) -> Bool[Array, "R K"]:
+    """Returns whether each slot has audio."""
+    return jnp.any(memory_segment_ids[:, None, :] == jnp.arange(1, slots + 1)[:, None], axis=-1)

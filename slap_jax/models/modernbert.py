@@ -1,4 +1,4 @@
-"""ModernBERT's weights from a local Hugging Face folder, in the names and shapes of our text tower.
+"""Reads ModernBERT's weights from a local Hugging Face folder into the parameters of our text tower.
 
 Source: Warner et al., "Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder" (arXiv 2412.13663).
 """
@@ -19,7 +19,7 @@ from slap_jax.errors import UserError
 from slap_jax.params import unflatten
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-# What transformers takes where a config.json is silent, as ModernBERT-base has it.
+# The defaults of transformers for keys that a config.json leaves out: ModernBERT-base.
 DEFAULTS = {
     "vocab_size": 50_368,
     "hidden_size": 768,
@@ -31,7 +31,7 @@ DEFAULTS = {
     "global_rope_theta": 160_000.0,
     "local_rope_theta": 10_000.0,
 }
-# What our layers are made of, and no other.
+# The only values that our layers implement.
 FIXED = {
     "hidden_activation": "gelu",
     "norm_eps": 1e-5,
@@ -44,21 +44,21 @@ Tensors = Mapping[str, Float[np.ndarray, "..."]]
 
 
 class ModernBertError(UserError, ValueError):
-    """A folder that is not the ModernBERT which the config describes; the message says what differs."""
+    """A folder does not hold the ModernBERT that the config describes."""
 
 
 def read_modernbert(directory: str | os.PathLike[str], model: ConfigDict) -> dict[str, Any]:
     """Reads the weights of a folder.
 
     Args:
-        directory: holds `config.json` and `model.safetensors`, of the bare model or with a head, which is left out.
-        model: `config.model`, of the same sizes.
+        directory: folder with `config.json` and `model.safetensors`; the weights of a head are ignored.
+        model: `config.model`, with the same sizes.
 
     Returns:
-        The parameters of `TextEncoder`: nested dict of fp32 arrays.
+        The parameters of `TextEncoder`, a nested dict of fp32 arrays.
 
     Raises:
-        ModernBertError: a file is missing or damaged, another architecture, or other sizes.
+        ModernBertError: a file is missing or damaged, or the architecture or a size differs.
     """
     check_modernbert(directory, model)
     path = Path(directory) / WEIGHTS
@@ -71,7 +71,7 @@ def read_modernbert(directory: str | os.PathLike[str], model: ConfigDict) -> dic
 
 
 def check_modernbert(directory: str | os.PathLike[str], model: ConfigDict) -> None:
-    """Holds a folder's `config.json` against `config.model`; the weights are not read.
+    """Compares a folder's `config.json` with `config.model`, without reading the weights.
 
     Raises:
         ModernBertError: as for `read_modernbert`.
@@ -79,10 +79,10 @@ def check_modernbert(directory: str | os.PathLike[str], model: ConfigDict) -> No
     directory = Path(directory)
     missing = [name for name in (CONFIG, WEIGHTS) if not (directory / name).is_file()]
     if missing:
-        found = f"lacks {' and '.join(missing)}" if directory.is_dir() else "is not a directory"
+        problem = f"lacks {' and '.join(missing)}" if directory.is_dir() else "is not a directory"
         raise ModernBertError(
-            f"config.init_text_from: {directory} {found}; give the local folder of a ModernBERT, with {CONFIG}, "
-            f"{WEIGHTS} and tokenizer.json as they are on Hugging Face"
+            f"config.init_text_from: {directory} {problem}; give a local folder with ModernBERT's {CONFIG}, {WEIGHTS} "
+            "and tokenizer.json from Hugging Face"
         )
     path = directory / CONFIG
     try:
@@ -101,7 +101,7 @@ def check_modernbert(directory: str | os.PathLike[str], model: ConfigDict) -> No
 def _check_sizes(described: Mapping[str, Any], model: ConfigDict, path: Path) -> None:
     tower = model.text_encoder
     values = DEFAULTS | {name: described[name] for name in DEFAULTS if name in described}
-    # Newer files hold the rotary bases by the kind of layer.
+    # Newer files store the rotary bases by the kind of layer.
     ropes = described.get("rope_parameters") or {}
     for kind, name in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
         rope = ropes.get(kind) or {}
@@ -119,66 +119,66 @@ def _check_sizes(described: Mapping[str, Any], model: ConfigDict, path: Path) ->
         "text_encoder.rope_base": (tower.rope_base, values["global_rope_theta"]),
         "text_encoder.rope_base_local": (tower.rope_base_local or tower.rope_base, values["local_rope_theta"]),
     }
-    different = [f"{name}={there} (found {here})" for name, (here, there) in pairs.items() if here != there]
+    different = [f"{name}={theirs} (found {ours})" for name, (ours, theirs) in pairs.items() if ours != theirs]
     if different:
         raise ModernBertError(
-            f"{path} is of another size than this config; write config.model with {', '.join(different)}"
+            f"{path} describes another size than this config; set in config.model {', '.join(different)}"
         )
 
 
 def _global_every(described: Mapping[str, Any], values: Mapping[str, Any], path: Path) -> int:
-    """Of how many layers one is global; newer files name the kind of every layer."""
+    """Returns n where every n-th layer is global; newer files list the kind of every layer."""
     kinds = described.get("layer_types")
     if not kinds:
         return values["global_attn_every_n_layers"]
     every = next((index for index in range(1, len(kinds)) if kinds[index] == "full_attention"), len(kinds))
     if kinds != ["sliding_attention" if index % every else "full_attention" for index in range(len(kinds))]:
-        raise ModernBertError(f"{path} has layer_types={kinds}; expected full_attention first and at even steps")
+        raise ModernBertError(f"{path} has layer_types={kinds}; expected full_attention first and then at equal steps")
     return every
 
 
 def _parameters(tensors: Tensors, model: ConfigDict, path: Path) -> dict[str, np.ndarray]:
-    """Returns every parameter by its path in the text tower."""
+    """Returns the parameters by their paths in the text tower."""
     tower = model.text_encoder
     width, hidden, period = tower.width, tower.mlp_width, tower.locals_per_global + 1
 
     def tensor(name: str, *shape: int) -> np.ndarray:
-        found = tensors.get(f"{name}.weight")
-        if found is None or found.shape != shape:
-            have = "is missing" if found is None else f"has shape {list(found.shape)}"
-            raise ModernBertError(f"{path}: {name}.weight {have}; expected {list(shape)} by the {CONFIG} beside it")
-        return np.asarray(found, np.float32)
+        value = tensors.get(f"{name}.weight")
+        if value is None or value.shape != shape:
+            problem = "is missing" if value is None else f"has shape {list(value.shape)}"
+            raise ModernBertError(f"{path}: {name}.weight {problem}; {CONFIG} in the same folder says {list(shape)}")
+        return np.asarray(value, np.float32)
 
     def layer(index: int) -> dict[str, np.ndarray]:
-        """The parameters of one layer; matrices are [outputs, inputs] in the file, and some are stacked."""
-        start = f"layers.{index}"
-        query, key, value = np.split(tensor(f"{start}.attn.Wqkv", 3 * width, width), 3)
-        gate, up = np.split(tensor(f"{start}.mlp.Wi", 2 * hidden, width), 2)
+        """Returns the parameters of one layer; the file has matrices as [outputs, inputs], and some stacked."""
+        prefix = f"layers.{index}"
+        query, key, value = np.split(tensor(f"{prefix}.attn.Wqkv", 3 * width, width), 3)
+        gate, up = np.split(tensor(f"{prefix}.mlp.Wi", 2 * hidden, width), 2)
         parts = {
             "attention/query/kernel": query.T,
             "attention/key/kernel": key.T,
             "attention/value/kernel": value.T,
-            "attention/out/kernel": tensor(f"{start}.attn.Wo", width, width).T,
-            "mlp_norm/scale": tensor(f"{start}.mlp_norm", width),
+            "attention/out/kernel": tensor(f"{prefix}.attn.Wo", width, width).T,
+            "mlp_norm/scale": tensor(f"{prefix}.mlp_norm", width),
             "mlp/gate/kernel": gate.T,
             "mlp/up/kernel": up.T,
-            "mlp/down/kernel": tensor(f"{start}.mlp.Wo", width, hidden).T,
+            "mlp/down/kernel": tensor(f"{prefix}.mlp.Wo", width, hidden).T,
         }
         if index > 0:
-            parts["attention_norm/scale"] = tensor(f"{start}.attn_norm", width)
+            parts["attention_norm/scale"] = tensor(f"{prefix}.attn_norm", width)
         return parts
 
-    found = {
+    parameters = {
         "embedding/table": tensor("embeddings.tok_embeddings", model.vocab_size, width),
         "embedding_norm/scale": tensor("embeddings.norm", width),
         "transformer/norm/scale": tensor("final_norm", width),
     }
-    found |= {f"transformer/first/{name}": value for name, value in layer(0).items()}
-    for place in range(period):
-        name = "global" if place == period - 1 else f"local_{place}"
-        layers = [layer(index) for index in range(1 + place, tower.layers, period)]
-        found |= {
+    parameters |= {f"transformer/first/{name}": value for name, value in layer(0).items()}
+    for offset in range(period):
+        name = "global" if offset == period - 1 else f"local_{offset}"
+        layers = [layer(index) for index in range(1 + offset, tower.layers, period)]
+        parameters |= {
             f"transformer/blocks/layers/{name}/{part}": np.stack([values[part] for values in layers])
             for part in layers[0]
         }
-    return found
+    return parameters

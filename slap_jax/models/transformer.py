@@ -1,6 +1,8 @@
-"""One layer of a Transformer: self-attention, cross-attention in a decoder, and the gated MLP.
+"""The Transformer of the audio encoder, the text encoder and the caption decoder: pre-norm layers, scanned over depth.
 
-The one Transformer of the audio encoder, the text encoder and the caption decoder.
+x = x + SelfAttention(norm(x))
+x = x + CrossAttention(norm(x), memory)      in a decoder
+x = x + MLP(norm(x))
 """
 
 import dataclasses
@@ -15,32 +17,32 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from slap_jax.models.attention import attention
-from slap_jax.models.layers import GatedMLP, LayerNorm, Linear, RMSNorm, Rotation, gelu, rotate, unchanged
+from slap_jax.models.layers import GatedMLP, LayerNorm, Linear, RMSNorm, Rotation, gelu, identity, rotate
 
 KeysValues = tuple[Float[Array, "R N H d"], Float[Array, "R N H d"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Style:
-    """What the layers of a tower are made of.
+class LayerType:
+    """The building blocks of a tower's layers.
 
     Attributes:
-        norm: of the stream, before attention, before the MLP and after the last layer.
-        activation: of the MLP's gate.
+        norm: norm before attention, before the MLP and after the last layer.
+        activation: activation of the MLP's gate.
     """
 
     norm: type[RMSNorm] | type[LayerNorm]
     activation: Callable[[Array], Array]
 
 
-SLAP = Style(RMSNorm, jax.nn.silu)
+SLAP = LayerType(RMSNorm, jax.nn.silu)
 
 # Source: Warner et al., "Smarter, Better, Faster, Longer" (arXiv 2412.13663), and transformers' ModernBertModel.
-MODERNBERT = Style(LayerNorm, gelu)
+MODERNBERT = LayerType(LayerNorm, gelu)
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head attention between the tokens of a clip, with rotary positions."""
+    """Multi-head attention between the tokens of a segment, with rotary positions."""
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class SelfAttention(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Creates the four projections; `window` None is global attention."""
+        """Creates the four projections; a `window` of None means global attention."""
         self.query = Linear(width, width, dtype=dtype, rngs=rngs)
         self.key = Linear(width, width, dtype=dtype, rngs=rngs)
         self.value = Linear(width, width, dtype=dtype, rngs=rngs)
@@ -62,33 +64,32 @@ class SelfAttention(nnx.Module):
         self.heads = heads
         self.window = window
         self.causal = causal
-        # "blocked" computes local layers only: with it forced, global layers choose for themselves.
+        # "blocked" computes local layers only; if it is forced, global layers use "auto".
         self.backend = "auto" if backend == "blocked" and window is None else backend
 
     def _heads(self, x: Float[Array, "R N W"]) -> Float[Array, "R N H d"]:
         return x.reshape(*x.shape[:-1], self.heads, -1)
 
     def project(self, x: Float[Array, "R N W"], rotation: Rotation) -> tuple[Array, Array, Array]:
-        """Returns queries, keys and values [R, N, H, d], the first two rotated."""
+        """Returns queries, keys and values [R, N, H, d]; queries and keys are rotated."""
         query, key, value = (self._heads(linear(x)) for linear in (self.query, self.key, self.value))
         return rotate(query, rotation), rotate(key, rotation), value
 
     def __call__(
-        self, x: Float[Array, "R N W"], segments: Int[Array, "R N"], rotation: Rotation
+        self, x: Float[Array, "R N W"], segment_ids: Int[Array, "R N"], rotation: Rotation
     ) -> Float[Array, "R N W"]:
-        """Mixes the tokens of each segment."""
+        """Returns the update of the residual stream."""
         query, key, value = self.project(x, rotation)
-        mixed = attention(
-            query, key, value, q_segment_ids=segments, window=self.window, causal=self.causal, backend=self.backend
+        out = attention(
+            query, key, value, q_segment_ids=segment_ids, window=self.window, causal=self.causal, backend=self.backend
         )
-        return self.out(mixed.reshape(x.shape))
+        return self.out(out.reshape(x.shape))
 
 
 class CrossAttention(nnx.Module):
-    """Multi-head attention from the tokens of a caption to the audio tokens of the same clip."""
+    """Multi-head attention from the tokens of a caption to the audio tokens of the same segment."""
 
     def __init__(self, width: int, heads: int, *, out_scale: float, backend: str, dtype: DTypeLike, rngs: nnx.Rngs):
-        """Creates the four projections."""
         self.query = Linear(width, width, dtype=dtype, rngs=rngs)
         self.key = Linear(width, width, dtype=dtype, rngs=rngs)
         self.value = Linear(width, width, dtype=dtype, rngs=rngs)
@@ -97,28 +98,28 @@ class CrossAttention(nnx.Module):
         self.backend = "auto" if backend == "blocked" else backend
 
     def keys_values(self, memory: Float[Array, "R N W"]) -> KeysValues:
-        """Projects the memory; in decoding this is done once."""
+        """Projects the memory to keys and values; decoding does this once."""
         shape = (*memory.shape[:-1], self.heads, -1)
         return self.key(memory).reshape(shape), self.value(memory).reshape(shape)
 
     def __call__(
         self,
         x: Float[Array, "R T W"],
-        segments: Int[Array, "R T"],
+        segment_ids: Int[Array, "R T"],
         keys_values: KeysValues,
-        memory_segments: Int[Array, "R N"],
+        memory_segment_ids: Int[Array, "R N"],
     ) -> Float[Array, "R T W"]:
-        """Reads the memory of each token's own segment; zeros where it has none."""
+        """Returns the update of the residual stream; zeros for tokens whose segment has no memory."""
         query = self.query(x).reshape(*x.shape[:-1], self.heads, -1)
         key, value = keys_values
-        mixed = attention(
-            query, key, value, q_segment_ids=segments, kv_segment_ids=memory_segments, backend=self.backend
+        out = attention(
+            query, key, value, q_segment_ids=segment_ids, kv_segment_ids=memory_segment_ids, backend=self.backend
         )
-        return self.out(mixed.reshape(x.shape))
+        return self.out(out.reshape(x.shape))
 
 
 class Block(nnx.Module):
-    """One pre-norm layer: self-attention, cross-attention in a decoder, gated MLP, each added to the stream."""
+    """One pre-norm layer: self-attention, in a decoder cross-attention, and a gated MLP, each added to the stream."""
 
     def __init__(
         self,
@@ -131,36 +132,36 @@ class Block(nnx.Module):
         cross: bool,
         out_scale: float,
         backend: str,
-        style: Style = SLAP,
+        layer_type: LayerType = SLAP,
         attention_norm: bool = True,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Creates the layer; `attention_norm` False leaves out the norm before its self-attention."""
+        """Creates the layer; without `attention_norm` there is no norm before self-attention."""
         shared: dict[str, Any] = {"out_scale": out_scale, "dtype": dtype, "rngs": rngs}
-        self.attention_norm = style.norm(width, dtype=dtype) if attention_norm else unchanged
+        self.attention_norm = layer_type.norm(width, dtype=dtype) if attention_norm else identity
         self.attention = SelfAttention(width, heads, window=window, causal=causal, backend=backend, **shared)
         if cross:
-            self.cross_norm = style.norm(width, dtype=dtype)
+            self.cross_norm = layer_type.norm(width, dtype=dtype)
             self.cross_attention = CrossAttention(width, heads, backend=backend, **shared)
-        self.mlp_norm = style.norm(width, dtype=dtype)
-        self.mlp = GatedMLP(width, mlp_width, activation=style.activation, **shared)
+        self.mlp_norm = layer_type.norm(width, dtype=dtype)
+        self.mlp = GatedMLP(width, mlp_width, activation=layer_type.activation, **shared)
         self.cross = cross
 
     def __call__(
         self,
         x: Float[Array, "R N W"],
-        segments: Int[Array, "R N"],
+        segment_ids: Int[Array, "R N"],
         rotation: Rotation,
         memory: Float[Array, "R M W"] | None,
-        memory_segments: Int[Array, "R M"] | None,
+        memory_segment_ids: Int[Array, "R M"] | None,
     ) -> Float[Array, "R N W"]:
         """Returns the stream after this layer."""
-        x = x + self.attention(self.attention_norm(x), segments, rotation)
+        x = x + self.attention(self.attention_norm(x), segment_ids, rotation)
         if self.cross:
-            assert memory is not None and memory_segments is not None
+            assert memory is not None and memory_segment_ids is not None
             keys_values = self.cross_attention.keys_values(memory)
-            x = x + self.cross_attention(self.cross_norm(x), segments, keys_values, memory_segments)
+            x = x + self.cross_attention(self.cross_norm(x), segment_ids, keys_values, memory_segment_ids)
         return x + self.mlp(self.mlp_norm(x))
 
     def decode(
@@ -170,22 +171,22 @@ class Block(nnx.Module):
         cache: tuple[Array, Array],
         position: Int[Array, ""],
         memory: KeysValues,
-        memory_segments: Int[Array, "R M"],
+        memory_segment_ids: Int[Array, "R M"],
         beams: int = 1,
     ) -> tuple[Float[Array, "R K W"], tuple[Array, Array]]:
-        """Advances one token of every slot.
+        """Decodes one token of every slot.
 
         Args:
             x: the stream of the newest token of each slot.
-            rotation: of this position.
+            rotation: rotary tables of its position.
             cache: keys and values [R, K, max_tokens, H, d] of the tokens so far.
             position: index of the newest token.
             memory: this layer's keys and values of the audio tokens.
-            memory_segments: owner of each audio token.
-            beams: how many slots in a row read the same segment.
+            memory_segment_ids: segment of each audio token.
+            beams: number of consecutive slots that read the same segment.
 
         Returns:
-            The stream after this layer, and the cache with the new token in it.
+            The stream after this layer, and the cache including the new token.
         """
         rows, slots, width = x.shape
         query, key, value = self.attention.project(self.attention_norm(x), rotation)
@@ -193,30 +194,27 @@ class Block(nnx.Module):
             jax.lax.dynamic_update_index_in_dim(cache[0], key, position, axis=2),
             jax.lax.dynamic_update_index_in_dim(cache[1], value, position, axis=2),
         )
-        # Each slot is a row of one query here; keys after the newest token are empty yet and belong to no segment.
+        # Every slot becomes a row with one query in segment 0; positions after the newest token are in segment 1.
         length, heads, dim = cache[0].shape[2:]
-        kept = jnp.broadcast_to((jnp.arange(length) > position).astype(jnp.int32), (rows * slots, length))
-        mixed = attention(
+        cached_ids = jnp.broadcast_to((jnp.arange(length) > position).astype(jnp.int32), (rows * slots, length))
+        out = attention(
             query.reshape(rows * slots, 1, heads, dim),
             *(part.reshape(rows * slots, length, heads, dim) for part in cache),
             q_segment_ids=jnp.zeros((rows * slots, 1), jnp.int32),
-            kv_segment_ids=kept,
+            kv_segment_ids=cached_ids,
             backend="dense",
         )
-        x = x + self.attention.out(mixed.reshape(rows, slots, width))
-        owners = jnp.broadcast_to(jnp.arange(slots) // beams + 1, (rows, slots))
-        x = x + self.cross_attention(self.cross_norm(x), owners, memory, memory_segments)
+        x = x + self.attention.out(out.reshape(rows, slots, width))
+        segment_ids = jnp.broadcast_to(jnp.arange(slots) // beams + 1, (rows, slots))
+        x = x + self.cross_attention(self.cross_norm(x), segment_ids, memory, memory_segment_ids)
         return x + self.mlp(self.mlp_norm(x)), cache
 
 
-Apply = Callable[[Array, nnx.State], Array]
-
-
 class SuperBlock(nnx.Module):
-    """The repeated unit of the stack: `locals_per_global` local layers, then a global one."""
+    """The unit that the stack repeats: `locals_per_global` local layers, then a global one."""
 
     def __init__(self, locals_per_global: int, window: int | None, **block: Any):
-        """Creates the layers; `block` is what `Block` takes beside the window."""
+        """Creates the layers; `block` holds the other arguments of `Block`."""
         layers = {f"local_{i}": Block(window=window, **block) for i in range(locals_per_global)}
         layers["global"] = Block(window=None, **block)
         self.layers = nnx.Dict(layers)
@@ -225,20 +223,19 @@ class SuperBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "R N W"],
-        segments: Int[Array, "R N"],
+        segment_ids: Int[Array, "R N"],
         rotation: Rotation,
         local_rotation: Rotation,
         *memory: Array | None,
     ) -> Float[Array, "R N W"]:
-        """Applies the layers in order, local ones with their own rotary tables."""
+        """Applies the layers in order; local layers have their own rotary tables."""
         for name in self.order:
-            x = self.layers[name](x, segments, rotation if name == "global" else local_rotation, *memory)
+            x = self.layers[name](x, segment_ids, rotation if name == "global" else local_rotation, *memory)
         return x
 
 
 REMAT_POLICIES = {
-    # The attention kernels of TPU and GPU are no matrix products to XLA: by the name of what they return they are not
-    # run again in the backward pass.
+    # XLA does not see matrix products in the attention kernels of TPU and GPU; their results are saved by name.
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names("attention"),
@@ -248,10 +245,10 @@ REMAT_POLICIES = {
 
 
 class Transformer(nnx.Module):
-    """A stack of super-blocks whose parameters share a leading axis and are scanned over, then a norm.
+    """A scan over super-blocks, whose parameters are stacked along a leading axis, and a norm.
 
-    Compile time does not grow with depth: the program holds one super-block. ModernBERT has its global layers first,
-    and no norm before the very first attention: one global layer by itself, then super-blocks as everywhere.
+    The program holds one super-block, so compile time does not grow with depth. ModernBERT starts with a global layer
+    without a norm before attention: with `global_first` that layer precedes the super-blocks.
     """
 
     def __init__(
@@ -265,7 +262,7 @@ class Transformer(nnx.Module):
         local_window: int | None = None,
         causal: bool = False,
         cross: bool = False,
-        style: Style = SLAP,
+        layer_type: LayerType = SLAP,
         global_first: bool = False,
         backend: str = "auto",
         remat: str = "none",
@@ -276,21 +273,21 @@ class Transformer(nnx.Module):
         """Creates the stack.
 
         Args:
-            layers: in all, a multiple of `locals_per_global + 1`, with `global_first` one more than that.
-            heads: attention heads; each has `width / heads` dimensions.
-            width: of the stream.
+            layers: total number, a multiple of `locals_per_global + 1`, plus one with `global_first`.
+            heads: number of attention heads, of `width / heads` dimensions each.
+            width: width of the residual stream.
             mlp_width: hidden width of the gated MLP.
-            locals_per_global: local layers before each global one.
+            locals_per_global: number of local layers before each global one.
             local_window: tokens that a local layer sees on each side.
             causal: whether later tokens are hidden.
-            cross: whether each layer also reads a memory.
-            style: of the layers.
-            global_first: put one more global layer first, without a norm before its attention.
-            backend: of attention, see `slap_jax.models.attention`.
-            remat: "none" keeps every intermediate value for the backward pass, "dots" the results of the weight
-                matrices and of attention kernels, "full" the stream between super-blocks only.
+            cross: whether each layer also attends to a memory.
+            layer_type: norm and activation of the layers.
+            global_first: whether another global layer, without a norm before its attention, precedes the others.
+            backend: attention backend, see `slap_jax.models.attention`.
+            remat: what the backward pass finds in memory: with "none" all activations, with "dots" the results of
+                weight matrices and attention kernels, with "full" the stream between super-blocks only.
             scan_unroll: super-blocks per scan iteration.
-            dtype: of the computation.
+            dtype: dtype of the computation.
             rngs: source of the initial values.
         """
         count = (layers - global_first) // (locals_per_global + 1)
@@ -302,7 +299,7 @@ class Transformer(nnx.Module):
             "causal": causal,
             "cross": cross,
             "out_scale": branches**-0.5,
-            "style": style,
+            "layer_type": layer_type,
             "backend": backend,
             "dtype": dtype,
         }
@@ -314,12 +311,12 @@ class Transformer(nnx.Module):
 
         self.first = Block(window=None, attention_norm=False, rngs=rngs, **block) if global_first else None
         self.blocks = create(rngs)
-        self.norm = style.norm(width, dtype=dtype)
+        self.norm = layer_type.norm(width, dtype=dtype)
         self.remat = remat
         self.unroll = min(scan_unroll, count)
 
     @classmethod
-    def of_tower(
+    def from_config(
         cls,
         model_config: ConfigDict,
         tower: ConfigDict,
@@ -328,7 +325,7 @@ class Transformer(nnx.Module):
         cross: bool = False,
         rngs: nnx.Rngs,
     ) -> Self:
-        """Creates the stack of one tower of `config.model`; a tower without local layers need not name them."""
+        """Creates the stack of one tower of `config.model`; `kind` and the settings of local layers are optional."""
         modernbert = tower.get("kind") == "modernbert"
         return cls(
             layers=tower.layers,
@@ -339,7 +336,7 @@ class Transformer(nnx.Module):
             local_window=tower.get("local_window"),
             causal=causal,
             cross=cross,
-            style=MODERNBERT if modernbert else SLAP,
+            layer_type=MODERNBERT if modernbert else SLAP,
             global_first=modernbert,
             backend=model_config.attention,
             remat=model_config.remat,
@@ -351,41 +348,41 @@ class Transformer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "R N W"],
-        segments: Int[Array, "R N"],
+        segment_ids: Int[Array, "R N"],
         rotation: Rotation,
         memory: Float[Array, "R M W"] | None = None,
-        memory_segments: Int[Array, "R M"] | None = None,
+        memory_segment_ids: Int[Array, "R M"] | None = None,
         *,
         local_rotation: Rotation | None = None,
     ) -> Float[Array, "R N W"]:
-        """Returns the normed stream after the last layer.
+        """Returns the stream after the last layer and the final norm.
 
         Args:
             x: embedded tokens.
-            segments: owner of each token, 0 for padding.
+            segment_ids: segment of each token, 0 for padding.
             rotation: rotary tables of the tokens.
-            memory: what the layers of a decoder read, already of this stack's width.
-            memory_segments: owner of each vector of the memory.
-            local_rotation: the tables of local layers; None for the same ones.
+            memory: vectors that a decoder attends to, of the width of this stack.
+            memory_segment_ids: segment of each vector of the memory.
+            local_rotation: rotary tables of local layers; None for the same ones.
         """
         local_rotation = rotation if local_rotation is None else local_rotation
         if self.first is not None:
             graphdef, state = nnx.split(self.first)
-            context = (segments, rotation, memory, memory_segments)
-            x = self._remat(lambda x, state: nnx.merge(graphdef, state)(x, *context), True)(x, state)
-        graphdef_of_blocks, states = nnx.split(self.blocks)
+            arguments = (segment_ids, rotation, memory, memory_segment_ids)
+            x = self._remat(lambda x, state: nnx.merge(graphdef, state)(x, *arguments), prevent_cse=True)(x, state)
+        block_graphdef, block_states = nnx.split(self.blocks)
 
         def super_block(x: Array, state: nnx.State) -> Array:
-            block = nnx.merge(graphdef_of_blocks, state)
-            return block(x, segments, rotation, local_rotation, memory, memory_segments)
+            block = nnx.merge(block_graphdef, state)
+            return block(x, segment_ids, rotation, local_rotation, memory, memory_segment_ids)
 
-        # Inside a scan the compiler cannot merge the recomputation away, so no barriers are needed.
-        apply = self._remat(super_block, self.unroll > 1)
-        x, _ = jax.lax.scan(lambda x, state: (apply(x, state), None), x, states, unroll=self.unroll)
+        # XLA cannot merge the recomputation away across the iterations of a scan; barriers are needed only within one.
+        apply = self._remat(super_block, prevent_cse=self.unroll > 1)
+        x, _ = jax.lax.scan(lambda x, state: (apply(x, state), None), x, block_states, unroll=self.unroll)
         return self.norm(x)
 
-    def _remat(self, apply: Apply, barriers: bool) -> Apply:
-        """The function, with what `remat` says of it computed again in the backward pass."""
+    def _remat(self, function: Callable[..., Array], *, prevent_cse: bool) -> Callable[..., Array]:
+        """Wraps a function so that the backward pass recomputes what `self.remat` does not save."""
         if self.remat == "none":
-            return apply
-        return jax.checkpoint(apply, policy=REMAT_POLICIES[self.remat], prevent_cse=barriers)
+            return function
+        return jax.checkpoint(function, policy=REMAT_POLICIES[self.remat], prevent_cse=prevent_cse)

@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from slap_jax.config.defaults import default_config
-from slap_jax.models.caption_decoder import BOS, EOS, PAD, CaptionDecoder
+from slap_jax.models.caption_decoder import CaptionDecoder
 
+PAD, BOS, EOS = 0, 1, 2
 VOCABULARY, LONGEST = 5, 3
 SEED = 2
 EVERY = VOCABULARY**LONGEST  # beginnings that there can be

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from slap_jax.models.caption_decoder import BOS, EOS, PAD, CaptionDecoder
+from slap_jax.models.caption_decoder import CaptionDecoder
 
+PAD, BOS, EOS = 0, 1, 2
 MEMORY_WIDTH, SLOTS, MAX_TOKENS = 12, 3, 7
 MEMORY = [[8, 0, 11], [20, 4, 6]]  # slot 2 of row 0 has no audio
 

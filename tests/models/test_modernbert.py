@@ -145,7 +145,7 @@ def test_rematerialisation_and_depth(config, pack):
             r"with vocab_size=50 \(found 40\), text_encoder\.local_window=64 \(found 4\)$",
         ),
         ({"layer_types": ["full_attention"] * 7}, r"text_encoder\.locals_per_global=0 \(found 2\)"),
-        ({"layer_types": ["sliding_attention"] * 7}, "expected full_attention first and at even steps"),
+        ({"layer_types": ["sliding_attention"] * 7}, "expected full_attention first and then at equal steps"),
         (
             {"rope_parameters": {"full_attention": {"rope_theta": 5e5}}},
             r"text_encoder\.rope_base=500000\.0 \(found 160000\.0\)",

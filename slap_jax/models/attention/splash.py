@@ -32,8 +32,8 @@ from slap_jax.models.attention.tiles import (
 
 # The kernel's smallest tile, as segment ids are laid out along the 128 lanes.
 LANES = 128
-# Queries in a tile, and keys of a global layer. 512 x 512 scores are enough work to hide the fixed cost of a step of the
-# kernel (about a third of a microsecond), and two such tiles fit the vector memory with their operands.
+# Queries in a tile, and keys of a global layer. A tile of 512 x 512 scores takes long enough to hide the fixed
+# cost of a kernel step (about a third of a microsecond), and two of them fit the vector memory with their operands.
 TILE = 512
 # Keys in a tile of a local layer: a window is a few keys wide, so most of a larger tile would be masked.
 LOCAL_TILE = 128
