@@ -122,7 +122,7 @@ def _check_sizes(described: Mapping[str, Any], model: ConfigDict, path: Path) ->
     different = [f"{name}={theirs} (found {ours})" for name, (ours, theirs) in pairs.items() if ours != theirs]
     if different:
         raise ModernBertError(
-            f"{path} describes another size than this config; set in config.model {', '.join(different)}"
+            f"{path} describes another size than this config; write config.model with {', '.join(different)}"
         )
 
 
@@ -146,7 +146,9 @@ def _parameters(tensors: Tensors, model: ConfigDict, path: Path) -> dict[str, np
         value = tensors.get(f"{name}.weight")
         if value is None or value.shape != shape:
             problem = "is missing" if value is None else f"has shape {list(value.shape)}"
-            raise ModernBertError(f"{path}: {name}.weight {problem}; {CONFIG} in the same folder says {list(shape)}")
+            raise ModernBertError(
+                f"{path}: {name}.weight {problem}; expected {list(shape)} by the {CONFIG} in the same folder"
+            )
         return np.asarray(value, np.float32)
 
     def layer(index: int) -> dict[str, np.ndarray]:

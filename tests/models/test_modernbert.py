@@ -99,11 +99,11 @@ def test_weights_in_half_precision_are_read(config, stored, folder):
     np.testing.assert_allclose(table, tensors["embeddings.tok_embeddings.weight"], rtol=2**-8)
 
 
-def test_the_parameters_are_those_of_the_tower_and_are_split_as_others(config, stored):
+def test_the_parameters_are_those_of_the_tower_and_are_sharded_like_others(config, stored):
     _, state = nnx.split(nnx.eval_shape(lambda: TextEncoder(config.model, rngs=nnx.Rngs(0))))
     expected = {name: leaf.shape for name, leaf in flatten(nnx.to_pure_dict(state)).items()}
-    found = {name: leaf.shape for name, leaf in flatten(read_modernbert(stored, config.model)).items()}
-    assert found == expected
+    result = {name: leaf.shape for name, leaf in flatten(read_modernbert(stored, config.model)).items()}
+    assert result == expected
     mesh = {"data": 1, "fsdp": 2, "tensor": 2}
     for name, shape in expected.items():
         split = [axis for axis in partition_spec(f"/model/text_encoder/{name}", shape, mesh) if axis]
@@ -160,13 +160,15 @@ def test_another_model_is_refused(config, folder, changes, words):
 
 
 def test_missing_and_damaged_files(config, folder):
-    with pytest.raises(ModernBertError, match=r"config\.init_text_from: .*nowhere is not a directory; give the local"):
+    with pytest.raises(
+        ModernBertError, match=r"config\.init_text_from: .*nowhere is not a directory; give a local folder"
+    ):
         read_modernbert(folder / "nowhere", config.model)
     (folder / "config.json").write_text("{")
     with pytest.raises(ModernBertError, match=r"config\.json is not the config of a model \(JSONDecodeError"):
         read_modernbert(folder, config.model)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModernBertError, match=r"lacks model\.safetensors; give the local folder of a ModernBERT"):
+    with pytest.raises(ModernBertError, match=r"lacks model\.safetensors; give a local folder with ModernBERT"):
         read_modernbert(folder, config.model)
 
 
@@ -185,7 +187,7 @@ def test_weights_that_are_not_what_the_config_says(config, stored, folder):
         read_modernbert(folder, config.model)
 
 
-def test_settings_that_cannot_be(config):
+def test_impossible_settings_are_refused(config):
     validate_towers(config.model)
     config.model.text_encoder.layers = 6
     with pytest.raises(ConfigError, match=r"layers is 6; .*write 1 \+ a multiple of 3 for ModernBERT"):

@@ -1,6 +1,5 @@
-"""What all passes of the towers share is computed once, and how often the towers run.
-
-Factors of sources: each objective against a dense one written as loops over clips, and what they must not change.
+"""What the passes of the towers share is computed once; patch masks; each objective with weighted sources against a
+dense one, written as loops over clips.
 """
 
 from typing import Any, cast
@@ -14,7 +13,14 @@ from flax import nnx
 from slap_jax.batch import PackedBatch
 from slap_jax.config.defaults import source
 from slap_jax.objectives import Captioning, Contrastive, SelfDistillation
-from slap_jax.objectives.base import BatchContext, StepContext, clip_weights, token_weights
+from slap_jax.objectives.base import (
+    BatchContext,
+    StepContext,
+    clip_weights,
+    random_mask,
+    segment_counts,
+    token_weights,
+)
 from slap_jax.objectives.contrastive import clip_keys, negatives_mask
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import abstract_learner, create_state, graph_of
@@ -64,6 +70,46 @@ def test_audio_towers_run_as_often_as_the_objectives_need(view, passes):
     assert sum(is_audio_tower(equation) for equation in equations(jaxpr)) == passes
 
 
+MASKED_SEGMENTS = jnp.array([[1] * 8 + [2] * 4 + [3] * 12 + [0] * 8, [1] * 5 + [2] * 20 + [3] * 7])
+
+
+def row_keys(seed: int) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), 2)
+
+
+def test_masks_the_rounded_fraction_of_every_clip_and_no_padding():
+    for seed in range(5):
+        mask = random_mask(row_keys(seed), MASKED_SEGMENTS, 3, 0.5)
+        counts = segment_counts(jnp.where(mask, MASKED_SEGMENTS, 0), 3)[:, 1:]
+        np.testing.assert_array_equal(counts, [[4, 2, 6], [2, 10, 4]])  # round half to even: 2.5 -> 2, 3.5 -> 4
+        assert not np.any(mask & (MASKED_SEGMENTS == 0))
+
+
+def test_every_patch_is_masked_about_equally_often():
+    keys = jax.random.split(jax.random.key(0), (400, 2))
+    fraction = jnp.mean(jax.vmap(lambda keys: random_mask(keys, MASKED_SEGMENTS, 3, 0.5))(keys), axis=0)
+    np.testing.assert_allclose(fraction[0, :24], 0.5, atol=0.12)
+
+
+def test_mask_of_a_row_does_not_depend_on_the_rows_around_it():
+    keys = row_keys(2)
+    both = random_mask(keys, MASKED_SEGMENTS, 3, 0.5)
+    np.testing.assert_array_equal(both[1:], random_mask(keys[1:], MASKED_SEGMENTS[1:], 3, 0.5))
+    assert np.any(np.asarray(both[0]) != np.asarray(random_mask(keys[1:], MASKED_SEGMENTS[:1], 3, 0.5)[0]))
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.5, 0.97])
+def test_the_patches_of_the_smallest_noise_of_each_clip_are_masked(ratio):
+    keys = row_keys(3)
+    mask = np.asarray(random_mask(keys, MASKED_SEGMENTS, 3, ratio))
+    for row, key in enumerate(keys):
+        noise = np.asarray(jax.random.uniform(key, MASKED_SEGMENTS.shape[1:]))
+        for slot in (1, 2, 3):
+            patches = np.flatnonzero(MASKED_SEGMENTS[row] == slot)
+            smallest = patches[np.argsort(noise[patches])][: round(ratio * len(patches))]
+            np.testing.assert_array_equal(patches[mask[row, patches]], np.sort(smallest))
+
+
 HALFWAY = jnp.float32(0.5)
 NAMES = ("contrastive", "distillation", "captioning")
 
@@ -100,29 +146,29 @@ def without(batch: PackedBatch, clips: np.ndarray) -> PackedBatch:
     )
 
 
-def views_of(config: Any, batch: PackedBatch, teacher_objectives: dict | None = None, **views: Any) -> StepContext:
-    """StepContext whose passes of the towers are given, so that no tower is needed."""
+def context_of(config: Any, batch: PackedBatch, teacher_objectives: dict | None = None, **tensors: Any) -> StepContext:
+    """A StepContext whose tensors are given, so that no tower runs."""
     nothing = cast(Any, None)
     rows = jnp.arange(batch.clip_valid.shape[0])
     made = StepContext(nothing, nothing, teacher_objectives or {}, batch, rows, jax.random.key(0), config)
-    for name, value in views.items():
+    for name, value in tensors.items():
         setattr(made, name, value)
     return made
 
 
-def loss_of(objective: Any, views: StepContext) -> jax.Array:
-    whole = BatchContext(views.batch, views.teacher_objectives, HALFWAY, views.config)
-    return objective.loss(objective.forward(views), whole).loss
+def loss_of(objective: Any, context: StepContext) -> jax.Array:
+    batch_context = BatchContext(context.batch, context.teacher_objectives, HALFWAY, context.config)
+    return objective.loss(objective.forward(context), batch_context).loss
 
 
 def assert_same_value_and_gradient(ours, expected, *arguments: jax.Array):
-    every = tuple(range(len(arguments)))
-    value, gradients = jax.value_and_grad(ours, argnums=every)(*arguments)
-    expected_value, expected_gradients = jax.value_and_grad(expected, argnums=every)(*arguments)
+    argnums = tuple(range(len(arguments)))
+    value, gradients = jax.jit(jax.value_and_grad(ours, argnums))(*arguments)
+    expected_value, expected_gradients = jax.jit(jax.value_and_grad(expected, argnums))(*arguments)
     np.testing.assert_allclose(value, expected_value, rtol=1e-5)
-    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
-        assert np.any(np.asarray(wanted) != 0)
-        np.testing.assert_allclose(gradient, wanted, atol=1e-5 * float(jnp.max(jnp.abs(wanted))) + 1e-7)
+    for gradient, target in zip(gradients, expected_gradients, strict=True):
+        assert np.any(np.asarray(target) != 0)
+        np.testing.assert_allclose(gradient, target, atol=1e-5 * float(jnp.max(jnp.abs(target))) + 1e-7)
 
 
 def test_weights_are_looked_up_by_source_and_empty_slots_count_nothing():
@@ -142,8 +188,9 @@ def test_sources_that_count_alike_have_no_weights(factor):
     assert all(clip_weights(batch, config.data.train, name) is None for name in NAMES)
 
 
-@pytest.mark.parametrize("factors", [(0.5, 3.0), (0.0, 1.0)])
-@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    ("form", "factors"), [("softmax", (0.5, 3.0)), ("softmax", (0.0, 1.0)), ("sigmoid", (0.5, 3.0))]
+)
 def test_contrastive_equals_a_dense_one(form, factors):
     config, batch, weights = two_sources(*factors)
     config.objectives.contrastive.form = form
@@ -170,7 +217,7 @@ def test_contrastive_equals_a_dense_one(form, factors):
         return total / weights.sum()
 
     def ours(audio, text):
-        return loss_of(objective, views_of(config, batch, audio_embeddings=audio, text_embeddings=text))
+        return loss_of(objective, context_of(config, batch, audio_embeddings=audio, text_embeddings=text))
 
     assert_same_value_and_gradient(ours, dense, audio, text)
 
@@ -180,8 +227,8 @@ def test_distillation_equals_a_dense_one(factors):
     config, batch, weights = two_sources(*factors)
     settings = config.objectives.distillation
     objective, teacher = (SelfDistillation(config, rngs=nnx.Rngs(seed)) for seed in (0, 1))
-    views = views_of(config, batch)
-    mask, segments = np.asarray(views.mask), np.asarray(views.token_segment_ids)
+    context = context_of(config, batch)
+    mask, segments = np.asarray(context.mask), np.asarray(context.token_segment_ids)
     shape = (*mask.shape, config.model.audio_encoder.width)
     student_tokens, teacher_tokens = (jax.random.normal(jax.random.key(seed), shape) for seed in (0, 1))
     counted = mask & (np.take_along_axis(np.pad(weights, ((0, 0), (1, 0))), segments, axis=1) > 0)
@@ -205,7 +252,7 @@ def test_distillation_equals_a_dense_one(factors):
 
     def ours(student_tokens):
         tokens = {"masked_audio_tokens": student_tokens, "teacher_audio_tokens": teacher_tokens}
-        return loss_of(objective, views_of(config, batch, {"distillation": teacher}, **tokens))
+        return loss_of(objective, context_of(config, batch, {"distillation": teacher}, **tokens))
 
     assert_same_value_and_gradient(ours, dense, student_tokens)
 
@@ -214,7 +261,7 @@ def test_distillation_equals_a_dense_one(factors):
 def test_captioning_equals_a_dense_one(factors):
     config, batch, weights = two_sources(*factors)
     objective = Captioning(config, rngs=nnx.Rngs(0))
-    segments = views_of(config, batch).token_segment_ids
+    segments = context_of(config, batch).token_segment_ids
     audio_tokens = jax.random.normal(jax.random.key(0), (*segments.shape, config.model.audio_encoder.width))
     text_segment_ids, tokens = np.asarray(batch.text_segment_ids), np.asarray(batch.text_tokens)
 
@@ -231,7 +278,7 @@ def test_captioning_equals_a_dense_one(factors):
         return total / count
 
     def ours(audio_tokens):
-        return loss_of(objective, views_of(config, batch, audio_tokens=audio_tokens))
+        return loss_of(objective, context_of(config, batch, audio_tokens=audio_tokens))
 
     assert_same_value_and_gradient(ours, dense, audio_tokens)
 
@@ -243,7 +290,7 @@ def test_nothing_that_counts_gives_zeros_and_no_nan():
     embeddings = jnp.ones((*batch.clip_valid.shape, config.model.embed_dim))
 
     def loss(audio):
-        return loss_of(objective, views_of(config, batch, audio_embeddings=audio, text_embeddings=embeddings))
+        return loss_of(objective, context_of(config, batch, audio_embeddings=audio, text_embeddings=embeddings))
 
     value, gradient = jax.value_and_grad(loss)(embeddings)
     assert value == 0.0

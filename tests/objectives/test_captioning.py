@@ -1,4 +1,4 @@
-"""The chunked cross-entropy equals the plain one, in values and gradients, on every mesh; what it does not compute."""
+"""The chunked cross-entropy equals the plain one in values and gradients, on every mesh, and skips the padding."""
 
 import re
 
@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
-from ml_collections import ConfigDict
 
-from slap_jax.objectives import captioning as vocabulary
+from slap_jax.objectives import captioning
 from slap_jax.objectives.captioning import next_tokens, token_losses
-from slap_jax.parallel.sharding import batch_sharding, create_mesh, partition_spec
+from slap_jax.parallel.sharding import batch_sharding, partition_spec
 
 HIDDEN = jax.random.normal(jax.random.key(0), (2, 5, 8))
 TABLE = jax.random.normal(jax.random.key(1), (37, 8))
@@ -24,48 +23,48 @@ def plain(hidden, table):
 
 
 def losses_and_gradients(losses, hidden=HIDDEN, table=TABLE):
-    """Of a loss that gives every token a factor of its own."""
+    """Squares the losses, so that every token has another cotangent."""
     gradients = jax.grad(lambda h, t: jnp.sum(losses(h, t) ** 2), argnums=(0, 1))(hidden, table)
     return losses(hidden, table), *gradients
 
 
-def in_parts(chunk: int, real=EVERY):
+def in_chunks(chunk: int, real=EVERY):
     return lambda hidden, table: token_losses(hidden, table, TARGETS, real, chunk)[0]
 
 
-@pytest.mark.parametrize("chunk", [5, 10, 37, 1_000])
-@pytest.mark.parametrize("at_a_time", [2, 4, 1_000])
+# One chunk or several of the vocabulary (37) and of the rows (2 of 5 tokens), with and without padding of the last.
+@pytest.mark.parametrize(("chunk", "at_a_time"), [(10, 2), (10, 4), (10, 1_000), (1_000, 2), (1_000, 4), (37, 1_000)])
 def test_equals_the_plain_cross_entropy(monkeypatch, chunk, at_a_time):
-    monkeypatch.setattr(vocabulary, "TOKENS_AT_A_TIME", at_a_time)  # 1, 2 or all 5 tokens of the two rows
+    monkeypatch.setattr(captioning, "TOKENS_AT_A_TIME", at_a_time)
     _, correct = token_losses(HIDDEN, TABLE, TARGETS, EVERY, chunk)
     np.testing.assert_array_equal(correct, jnp.argmax(HIDDEN @ TABLE.T, axis=-1) == TARGETS)
-    found, expected = losses_and_gradients(in_parts(chunk)), losses_and_gradients(plain)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), found, expected)
+    result, expected = losses_and_gradients(in_chunks(chunk)), losses_and_gradients(plain)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), result, expected)
 
 
 @pytest.mark.parametrize("at_a_time", [2, 1_000])
 def test_tokens_that_are_not_real_give_zeros_and_are_not_computed(monkeypatch, at_a_time):
-    monkeypatch.setattr(vocabulary, "TOKENS_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(captioning, "TOKENS_AT_A_TIME", at_a_time)
     real = jnp.array([[True, False, True, False, False], [True, False, False, False, False]])
     losses, correct = token_losses(HIDDEN, TABLE, TARGETS, real, 10)
     np.testing.assert_array_equal(losses == 0, ~real)
     assert not np.any(correct & ~real)
     expected = losses_and_gradients(lambda hidden, table: jnp.where(real, plain(hidden, table), 0.0))
-    found = losses_and_gradients(in_parts(10, real))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), found, expected)
+    result = losses_and_gradients(in_chunks(10, real))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), result, expected)
     if at_a_time == 2:
-        spoilt = losses_and_gradients(in_parts(10, real), HIDDEN.at[:, 3:].set(jnp.nan))
-        jax.tree.map(np.testing.assert_array_equal, spoilt, found)
+        spoilt = losses_and_gradients(in_chunks(10, real), HIDDEN.at[:, 3:].set(jnp.nan))
+        jax.tree.map(np.testing.assert_array_equal, spoilt, result)
 
 
 def test_no_real_token_gives_zeros_and_no_nan(monkeypatch):
-    monkeypatch.setattr(vocabulary, "TOKENS_AT_A_TIME", 2)
-    for value in losses_and_gradients(in_parts(10, jnp.zeros((2, 5), bool))):
+    monkeypatch.setattr(captioning, "TOKENS_AT_A_TIME", 2)
+    for value in losses_and_gradients(in_chunks(10, jnp.zeros((2, 5), bool))):
         np.testing.assert_array_equal(value, 0.0)
 
 
-def test_gradient_of_the_table_is_added_up_in_fp32():
-    """300 equal contributions: added up in bf16, they would stop at 256 of them."""
+def test_gradient_of_the_table_is_accumulated_in_fp32():
+    """300 equal contributions: accumulated in bf16, the sum would stop at 256 of them."""
     count = 300
     hidden = jnp.ones((1, count, 4), jnp.bfloat16)
     table = jnp.zeros((2, 4), jnp.float32)
@@ -75,11 +74,11 @@ def test_gradient_of_the_table_is_added_up_in_fp32():
     np.testing.assert_allclose(gradient, [[-count / 2] * 4, [count / 2] * 4], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("sizes", "words"), [((8, 1, 1), 38), ((2, 2, 2), 38), ((2, 2, 2), 37)])
-def test_is_the_same_on_every_mesh_and_sends_no_rows(monkeypatch, sizes, words):
-    """37 words cannot be split over two `tensor` ways."""
-    monkeypatch.setattr(vocabulary, "TOKENS_AT_A_TIME", 2)
-    mesh = create_mesh(ConfigDict(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
+@pytest.mark.parametrize(("sizes", "words"), [((8, 1, 1), 38), ((2, 2, 2), 37), ((2, 2, 2), 38), ((1, 1, 8), 40)])
+def test_is_the_same_on_every_mesh_and_sends_no_rows(monkeypatch, mesh_of, sizes, words):
+    """37 words cannot be sharded over two `tensor` devices."""
+    monkeypatch.setattr(captioning, "TOKENS_AT_A_TIME", 2)
+    mesh = mesh_of(*sizes)
     hidden, table = jax.random.normal(jax.random.key(3), (8, 20, 8)), jax.random.normal(jax.random.key(4), (words, 8))
     targets = jax.random.randint(jax.random.key(5), (8, 20), 0, words)
     real = jnp.arange(20) < jnp.arange(8, 16)[:, None]
@@ -101,11 +100,11 @@ def test_is_the_same_on_every_mesh_and_sends_no_rows(monkeypatch, sizes, words):
     assert text is not None
     sent = re.findall(r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\(", text)
     assert sent
-    here = 8 // (sizes[0] * sizes[1])
+    local_rows = 8 // (sizes[0] * sizes[1])
     largest = max(
         np.prod([int(n) for n in dims.split(",") if n]) for x in sent for dims in re.findall(r"\[([\d,]*)\]", x)
     )
-    assert largest <= max(words * 8, here * 20 * 8)  # the table, or one device's own rows summed over `tensor`
+    assert largest <= max(words * 8, local_rows * 20 * 8)  # the table, or one device's rows summed over `tensor`
 
 
 def test_targets_are_the_next_token_of_the_same_caption():

@@ -1,4 +1,4 @@
-"""The classification loss against plain NumPy, on one device and eight; unlabelled clips count nothing."""
+"""The classification loss against NumPy, on one device and in parts on four; clips without a label do not count."""
 
 import jax
 import jax.numpy as jnp
@@ -74,13 +74,13 @@ def test_loss_equals_numpy(several, weights):
     assert float(term.metrics["classification_accuracy"]) == pytest.approx(right)
 
 
-def test_a_new_head_finds_every_class_equally_likely_and_no_labels_give_zero():
+def test_a_new_head_gives_every_class_the_same_probability_and_no_labels_give_zero():
     config = labelled_config()
     objective = Classification(config, rngs=nnx.Rngs(0))
     batch = labelled_batch(config)
-    whole = BatchContext(batch, {}, jnp.zeros(()), config)
+    context = BatchContext(batch, {}, jnp.zeros(()), config)
     pooled = jax.random.normal(jax.random.key(0), (*batch.clip_valid.shape, config.model.audio_encoder.width))
-    assert float(objective.loss({"logits": objective.head(pooled)}, whole).loss) == pytest.approx(np.log(3), rel=1e-6)
+    assert float(objective.loss({"logits": objective.head(pooled)}, context).loss) == pytest.approx(np.log(3), rel=1e-6)
     nothing = BatchContext(batch.replace(clip_labels=0.0 * batch.clip_labels), {}, jnp.zeros(()), config)
     assert float(objective.loss({"logits": objective.head(pooled)}, nothing).loss) == 0.0
 
@@ -104,9 +104,9 @@ def test_gradients_are_the_same_on_one_device_and_in_parts_on_four():
     config.train.accumulate = 2
     mesh = create_mesh(config.parallel, jax.devices()[:4])
     with jax.set_mesh(mesh):
-        in_parts, found = gradient(config, place_batch(batch, mesh))
+        in_parts, result = gradient(config, place_batch(batch, mesh))
     np.testing.assert_allclose(in_parts["loss/total"], metrics["loss/total"], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), found, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), result, expected)
     audio = jax.tree.leaves(expected["model"]["audio_encoder"]["patch_embedding"])
     assert all(np.abs(leaf).max() > 0 for leaf in audio)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(expected["model"]["text_encoder"]))

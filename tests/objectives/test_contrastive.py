@@ -1,16 +1,17 @@
-"""Contrastive losses against open_clip's and a dense one, on one device and many, and what they must leave alone."""
+"""Contrastive losses against open_clip's and a dense one, on one and many devices, and the memory that they take."""
 
 import functools
 import math
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from slap_jax.batch import PackedBatch
+from benchmarks.contrastive_memory import compiled_gradient, dense, temporary_bytes, tiled
+from slap_jax.batch import PackedBatch, batch_shapes
 from slap_jax.objectives.contrastive import (
     ClipKeys,
     caption_keys,
@@ -20,12 +21,46 @@ from slap_jax.objectives.contrastive import (
     softmax_loss,
     spread,
 )
-from slap_jax.parallel.sharding import AXES, batch_sharding, create_mesh
-from tests.objectives.dense_contrastive import dense_sigmoid_loss, dense_softmax_loss
+from slap_jax.parallel.sharding import batch_sharding
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "open_clip_losses.npz"
 FORMS = ["softmax", "sigmoid"]
-MESHES = [(1, 1, 1), (2, 1, 1), (1, 4, 1), (8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 1, 8)]
+# Each mesh occurs with both forms, with and without weights; so does each form.
+CASES = [
+    ((1, 1, 1), "softmax", False),
+    ((1, 1, 1), "sigmoid", True),
+    ((8, 1, 1), "softmax", True),
+    ((8, 1, 1), "sigmoid", False),
+    ((2, 2, 2), "softmax", False),
+    ((2, 2, 2), "sigmoid", True),
+    ((1, 1, 8), "softmax", True),
+    ((1, 1, 8), "sigmoid", False),
+]
+
+
+def dense_negatives(keys):
+    same = (keys.recording[:, None] == keys.recording) | (keys.caption[:, None] == keys.caption)
+    return keys.valid[:, None] & keys.valid & ~same
+
+
+def dense_softmax_loss(audio, text, scale, keys, weights=None):
+    logits = scale * jnp.matmul(audio, text.T, precision="highest")
+    own = jnp.eye(len(keys.valid), dtype=bool)
+    masked = jnp.where(dense_negatives(keys) | own, logits, -jnp.inf)
+    losses = jax.nn.logsumexp(masked, axis=1) + jax.nn.logsumexp(masked, axis=0) - 2 * jnp.diagonal(logits)
+    weights = jnp.where(keys.valid, 1.0 if weights is None else weights, 0.0)
+    total = jnp.sum(weights)
+    return jnp.sum(jnp.where(keys.valid, losses, 0.0) * weights) / (2 * jnp.where(total > 0, total, 1.0))
+
+
+def dense_sigmoid_loss(audio, text, scale, bias, keys, weights=None):
+    logits = scale * jnp.matmul(audio, text.T, precision="highest") + bias
+    weights = jnp.where(keys.valid, 1.0 if weights is None else weights, 0.0)
+    positive = jnp.where(keys.valid, jax.nn.log_sigmoid(jnp.diagonal(logits)), 0.0) * weights
+    pair_weights = (weights[:, None] + weights) / 2
+    negative = jnp.where(dense_negatives(keys), jax.nn.log_sigmoid(-logits), 0.0) * pair_weights
+    total = jnp.sum(weights)
+    return -(jnp.sum(positive) + jnp.sum(negative)) / jnp.where(total > 0, total, 1.0)
 
 
 def distinct(count: int, padding: int = 0) -> ClipKeys:
@@ -41,14 +76,13 @@ def loss_of(form: str, audio, text, keys, block=1_024):
     return sigmoid_loss(audio, text, jnp.float32(10.0), jnp.float32(-10.0), keys, block=block)
 
 
-@pytest.mark.parametrize("block", [3, 1_024])
 @pytest.mark.parametrize("form", FORMS)
-def test_values_and_gradients_equal_open_clip(form, block):
+def test_values_and_gradients_equal_open_clip(form):
     golden = np.load(GOLDEN)
     audio, text = (jnp.asarray(golden[name], jnp.float32) for name in ("audio", "text"))
-    value, gradients = jax.value_and_grad(
-        lambda a, t: loss_of(form, a, t, distinct(len(audio)), block), argnums=(0, 1)
-    )(audio, text)
+    value, gradients = jax.value_and_grad(lambda a, t: loss_of(form, a, t, distinct(len(audio)), 3), argnums=(0, 1))(
+        audio, text
+    )
     np.testing.assert_allclose(value, golden[f"{form}_loss"], rtol=1e-5)
     np.testing.assert_allclose(gradients[0], golden[f"{form}_audio_gradient"], atol=2e-5)
     np.testing.assert_allclose(gradients[1], golden[f"{form}_text_gradient"], atol=2e-5)
@@ -59,6 +93,7 @@ def test_empty_slots_change_nothing_and_get_no_gradient(form):
     golden = np.load(GOLDEN)
     audio, text = (jnp.asarray(golden[name], jnp.float32) for name in ("audio", "text"))
     expected = loss_of(form, audio, text, distinct(len(audio)))
+    np.testing.assert_allclose(expected, golden[f"{form}_loss"], rtol=1e-5)
     junk = jnp.full((3, audio.shape[1]), 7.0)
     padded = (jnp.concatenate([audio, junk]), jnp.concatenate([text, junk]))
     keys = distinct(len(audio), padding=3)
@@ -68,7 +103,7 @@ def test_empty_slots_change_nothing_and_get_no_gradient(form):
 
 
 def problem(clips: int, seed: int = 0):
-    """Unit vectors, keys with empty slots and with recordings and captions that come twice, and weights."""
+    """Unit vectors, keys with empty slots and with repeated recordings and captions, and weights."""
     generator = np.random.default_rng(seed)
     audio, text = generator.standard_normal((2, clips, 8)).astype(np.float32)
     audio, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (audio, text))
@@ -97,31 +132,25 @@ def dense_value_and_gradients(form: str, clips: int, weighted: bool):
     return jax.device_get(dense(audio, text, *NUMBERS, keys, weights if weighted else None))
 
 
-def assert_equals_the_dense_loss(form: str, clips: int, weighted: bool, sizes: tuple[int, int, int], block: int):
+@pytest.mark.parametrize(
+    ("sizes", "form", "weighted", "clips", "block"),
+    [
+        *((*case, 48, 4) for case in CASES),
+        ((2, 2, 2), "softmax", False, 12, 2),  # 3 clips on each of 4 batch shards: `tensor` does not divide them
+    ],
+)
+def test_value_and_gradients_equal_the_dense_loss_on_every_mesh(mesh_of, sizes, form, weighted, clips, block):
     *inputs, weights = problem(clips)
-    mesh = create_mesh(ConfigDict(dict(zip(AXES, sizes, strict=True))), jax.devices()[: math.prod(sizes)])
-    rows = batch_sharding(mesh)
-    audio, text, keys, weights = jax.device_put((*inputs, weights if weighted else None), rows)
+    mesh = mesh_of(*sizes)
+    audio, text, keys, weights = jax.device_put((*inputs, weights if weighted else None), batch_sharding(mesh))
     ours = jax.jit(jax.value_and_grad(losses(form, block)[0], argnums=(0, 1, 2, 3)))
     with jax.set_mesh(mesh):
         value, gradients = ours(audio, text, *NUMBERS, keys, weights)
     expected, expected_gradients = dense_value_and_gradients(form, clips, weighted)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    for found, wanted in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=3e-6 * np.max(np.abs(wanted)))
+    for result, target in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(result, target, atol=3e-6 * np.max(np.abs(target)))
     assert form == "softmax" or float(expected_gradients[3]) != 0
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("sizes", MESHES)
-def test_value_and_gradients_equal_the_dense_loss_on_every_mesh(sizes, form, weighted):
-    assert_equals_the_dense_loss(form, 48, weighted, sizes, block=4)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_tensor_ways_that_do_not_divide_the_clips_do_the_same_work(form):
-    assert_equals_the_dense_loss(form, 12, False, (2, 2, 2), block=2)  # 3 clips for each of 4 row ways
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -171,16 +200,62 @@ def test_same_recording_and_same_caption_are_no_negatives():
     np.testing.assert_array_equal(keys.valid, [True] * 4 + [False])
 
 
-def test_caption_keys_do_not_depend_on_the_place_in_the_row():
+def test_caption_keys_do_not_depend_on_the_position_in_the_row():
     keys = np.asarray(caption_keys(batch_of([[1, 5, 6, 2], [1, 7, 2]], [0, 0])))
     swapped = np.asarray(caption_keys(batch_of([[1, 7, 2], [1, 5, 6, 2]], [0, 0])))
     np.testing.assert_array_equal(keys[0, :2], swapped[0, 1::-1])
     assert keys[0, 0] != keys[0, 1]
 
 
-def test_spread_tells_collapse():
+def test_spread_shows_collapse():
     valid = jnp.ones(4, bool)
     collapsed = jnp.tile(jnp.array([[0.6, 0.8]]), (4, 1))
     opposite = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     np.testing.assert_allclose(spread(collapsed, valid), 0.0, atol=1e-6)
     np.testing.assert_allclose(spread(opposite, valid), 1.0, atol=1e-6)
+
+
+EMBED_DIM, BLOCK = 16, 32
+COLLECTIVE = r"(all-gather|all-to-all|reduce-scatter|collective-permute|all-reduce)(?:-start)?\("
+
+
+def largest_array(program: str) -> int:
+    """Elements of the largest array that a compiled program names."""
+    return max((math.prod(map(int, shape.split(","))) for shape in re.findall(r"\w\[(\d[\d,]*)\]", program)), default=1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_array_is_larger_than_a_tile_or_the_clips_of_the_device(form):
+    clips, devices = 1_024, jax.devices()
+    program = compiled_gradient(tiled(form, BLOCK), clips, EMBED_DIM, devices).as_text()
+    assert largest_array(program) == max(BLOCK**2, clips // len(devices) * EMBED_DIM)
+    assert set(re.findall(COLLECTIVE, program)) == {"collective-permute", "all-reduce"}
+    sums = re.findall(r"= (.*?) all-reduce(?:-start)?\(", program)
+    assert sums and all(largest_array(shape) == 1 for shape in sums)
+    # The same search finds what the dense loss holds.
+    program = compiled_gradient(dense(form), clips, EMBED_DIM, devices).as_text()
+    assert largest_array(program) >= clips**2 // len(devices)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_temporaries_are_those_of_the_clips_of_the_device(form):
+    def temporaries(clips: int, count: int) -> int:
+        return temporary_bytes(tiled(form, BLOCK), clips, EMBED_DIM, jax.devices()[:count])
+
+    of_512, of_256, of_128 = (temporaries(1_024, count) for count in (2, 4, 8))
+    assert of_128 < 0.75 * of_256 and of_256 < 0.75 * of_512  # half of what grows with the clips, and the same tile
+    # A batch twice as large on twice as many devices takes the same: nothing grows with the batch itself.
+    assert temporaries(2_048, 8) == of_256
+    # A straight line: twice as many clips add twice as much, where scores of all of them would add four times.
+    assert of_512 - of_256 < 2.5 * (of_256 - of_128)
+
+
+def test_keys_of_clips_are_computed_on_the_devices_of_their_rows(mesh_of):
+    mesh = mesh_of(2, 2, 2)
+    rows = batch_sharding(mesh)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), batch_shapes(8, 16, 4, 32, 2_560)
+    )
+    program = jax.jit(clip_keys, out_shardings=rows).lower(batch).compile().as_text() or ""
+    assert not re.findall(COLLECTIVE, program)
+    assert 1 < largest_array(program) < 8 * 32  # the tokens of all rows

@@ -17,20 +17,20 @@ KINDS = {
 }
 
 
-def mask(q_segment_ids, kv_segment_ids, window=None, causal=False):
-    allow = q_segment_ids[:, :, None] == kv_segment_ids[:, None, :]
+def segment_mask(q_segment_ids, kv_segment_ids, window=None, causal=False):
+    mask = q_segment_ids[:, :, None] == kv_segment_ids[:, None, :]
     offset = np.arange(kv_segment_ids.shape[1])[None] - np.arange(q_segment_ids.shape[1])[:, None]
     if window is not None:
-        allow &= np.abs(offset) <= window
+        mask &= np.abs(offset) <= window
     if causal:
-        allow &= offset <= 0
-    return allow
+        mask &= offset <= 0
+    return mask
 
 
-def oracle(qkv, allow, xp: Any = np):
+def oracle(qkv, mask, xp: Any = np):
     q, k, v = qkv
     scores = xp.einsum("rqhd,rkhd->rhqk", q, k) / np.sqrt(q.shape[-1])
-    weights = xp.where(allow[:, None], xp.exp(xp.where(allow[:, None], scores, 0.0)), 0.0)
+    weights = xp.where(mask[:, None], xp.exp(xp.where(mask[:, None], scores, 0.0)), 0.0)
     total = weights.sum(-1, keepdims=True)
     weights = weights / xp.where(total > 0, total, 1.0)
     return xp.einsum("rhqk,rkhd->rqhd", weights, v)
@@ -42,19 +42,19 @@ def inputs(rows, q_length, kv_length, dim=DIM, heads=HEADS, seed=0):
     return [jnp.asarray(rng.standard_normal((rows, length, heads, dim)), jnp.float32) for length in lengths]
 
 
-def check(function, qkv, allow):
+def check(function, qkv, mask):
     """Compares values and gradients with the oracle's, and returns them."""
     weights = np.random.default_rng(9).standard_normal(qkv[0].shape).astype(np.float32)
-    exact = oracle([np.asarray(x, np.float64) for x in qkv], allow)
-    expected = jax.grad(lambda qkv: jnp.sum(oracle(qkv, allow, jnp) * weights))(qkv)
+    exact = oracle([np.asarray(x, np.float64) for x in qkv], mask)
+    expected = jax.grad(lambda qkv: jnp.sum(oracle(qkv, mask, jnp) * weights))(qkv)
 
     @jax.jit
     def both(qkv):
-        out, pull = jax.vjp(lambda qkv: function(*qkv), qkv)
-        return out, pull(weights)[0]
+        out, vjp = jax.vjp(lambda qkv: function(*qkv), qkv)
+        return out, vjp(weights)[0]
 
     out, gradients = both(qkv)
     np.testing.assert_allclose(out, exact, atol=2e-6)
-    for got, wanted in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    for result, target in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(result, target, atol=1e-5)
     return out, gradients

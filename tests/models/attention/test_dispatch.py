@@ -1,4 +1,4 @@
-"""The choice of a backend: by size, obeyed when forced, refused when impossible, logged once."""
+"""The choice of a backend: by size and platform, used as it is when forced, refused when impossible, logged once."""
 
 import logging
 
@@ -6,59 +6,54 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from slap_jax.models.attention import attention
-from slap_jax.models.attention import dispatch as select
+from slap_jax.models.attention import attention, dispatch
 from slap_jax.models.attention.dispatch import AttentionError, record_choices, select_backend
 from slap_jax.parallel.sharding import compiling_for
 
 
-def test_auto_takes_blocks_for_local_layers_of_long_rows_only():
-    assert select_backend("auto", 2_048, 2_048, 12, False, False, "cpu") == "blocked"
-    assert select_backend("auto", 32, 32, 12, False, False, "cpu") == "dense"
-
-
-def test_auto_leaves_the_dense_score_matrix_for_long_rows():
-    assert select_backend("auto", 16, 16, None, False, False, "cpu") == "dense"
-    assert select_backend("auto", 512, 512, None, False, False, "cpu") == "chunked"
-    assert select_backend("auto", 128, 4_096, None, False, False, "gpu") == "dense"
-    assert select_backend("auto", 128, 40_960, None, False, False, "gpu") == "chunked"
-    assert select_backend("auto", 1, 2_048, None, False, True, "tpu") == "dense"
-
-
-@pytest.mark.parametrize("q_length, kv_length", [(2_048, 2_048), (1_024, 2_048), (256, 90_000)])
-@pytest.mark.parametrize("kind", [(None, False, False), (None, True, False), (None, False, True), (12, False, False)])
-def test_auto_takes_the_kernel_of_the_platform_for_long_rows(q_length, kv_length, kind):
-    window, causal, cross = kind
-    assert select_backend("auto", q_length, kv_length, window, causal, cross, "tpu") == "splash"
-    assert select_backend("auto", q_length, kv_length, window, causal, cross, "gpu") == "flash"
+def test_auto_chooses_by_size_kind_and_platform():
+    for q_length, kv_length, window, causal, cross, platform, expected in [
+        (16, 16, None, False, False, "cpu", "dense"),
+        (512, 512, None, False, False, "cpu", "chunked"),
+        (32, 32, 12, False, False, "cpu", "dense"),
+        (2_048, 2_048, 12, False, False, "cpu", "blocked"),
+        (128, 4_096, None, False, False, "gpu", "dense"),  # too few queries for the kernel
+        (128, 40_960, None, False, False, "gpu", "chunked"),
+        (1, 2_048, None, False, True, "tpu", "dense"),
+        (256, 256, None, False, False, "tpu", "splash"),
+        (1_024, 2_048, None, True, False, "tpu", "splash"),
+        (2_048, 2_048, 12, False, False, "tpu", "splash"),
+        (256, 90_000, None, False, True, "tpu", "splash"),
+        (2_048, 2_048, None, False, False, "gpu", "flash"),
+        (256, 256, None, True, False, "gpu", "flash"),
+        (2_048, 2_048, 12, False, False, "gpu", "flash"),
+        (1_024, 2_048, None, False, True, "gpu", "flash"),
+    ]:
+        arguments = (q_length, kv_length, window, causal, cross, platform)
+        assert select_backend("auto", *arguments) == expected, arguments
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "backend, window, causal, cross, platform, message",
     [
-        (("paged", 64, 64, None, False, False), "unknown"),
-        (("blocked", 64, 64, None, False, False), "local self-attention"),
-        (("blocked", 64, 64, 4, False, True), "not cross-attention"),
-        (("dense", 64, 64, None, True, True), "not cross-attention"),
-        (("dense", 64, 64, -1, False, False), "window is -1"),
+        ("paged", None, False, False, "cpu", "unknown; write one of auto, dense"),
+        ("blocked", None, False, False, "cpu", "local self-attention"),
+        ("blocked", 4, False, True, "cpu", "not cross-attention"),
+        ("dense", None, True, True, "cpu", "not cross-attention"),
+        ("dense", -1, False, False, "cpu", "window is -1; write 0 or more"),
+        ("splash", None, False, False, "cpu", "'splash', a kernel for TPUs, but the program is compiled for cpu"),
+        ("flash", None, False, False, "tpu", "compiled for tpu; write 'auto', or one of dense, blocked, chunked"),
     ],
 )
-def test_impossible_wishes_raise(arguments, message):
+def test_impossible_calls_are_refused(backend, window, causal, cross, platform, message):
     with pytest.raises(AttentionError, match=message):
-        backend, q_length, kv_length, window, causal, cross = arguments
-        select_backend(backend, q_length, kv_length, window, causal, cross, "cpu")
+        select_backend(backend, 64, 64, window, causal, cross, platform)
 
 
-@pytest.mark.parametrize(
-    "backend, platform", [("splash", "cpu"), ("splash", "gpu"), ("flash", "cpu"), ("flash", "tpu")]
-)
-def test_a_kernel_forced_on_another_platform_is_refused(backend, platform):
+def test_a_kernel_of_another_platform_is_refused_by_attention():
     q = jnp.zeros((1, 8, 1, 4))
-    with compiling_for(platform), pytest.raises(AttentionError) as error:
-        attention(q, q, q, q_segment_ids=jnp.ones((1, 8), jnp.int32), backend=backend)
-    message = str(error.value)
-    assert f"config.model.attention is '{backend}'" in message and f"compiled for {platform}" in message
-    assert "write 'auto', or one of dense, blocked, chunked" in message
+    with compiling_for("gpu"), pytest.raises(AttentionError, match=r"config\.model\.attention is 'splash'"):
+        attention(q, q, q, q_segment_ids=jnp.ones((1, 8), jnp.int32), backend="splash")
 
 
 def test_choices_of_a_trace_are_recorded_once_each():
@@ -78,8 +73,8 @@ def test_choices_of_a_trace_are_recorded_once_each():
     assert len(choices) == 2
 
 
-def test_choice_is_logged_once_with_its_reason(caplog, monkeypatch):
-    monkeypatch.setattr(select, "_LOGGED", set())
+def test_a_choice_is_logged_once_with_its_reason(caplog, monkeypatch):
+    monkeypatch.setattr(dispatch, "_LOGGED", set())
     with caplog.at_level(logging.INFO):
         for length in (48, 48, 56):
             q = jnp.zeros((1, length, 1, 4))

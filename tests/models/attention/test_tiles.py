@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from slap_jax.models.attention.tiles import PADDED_KEY, PADDED_QUERY, PositionMask, overlapping_tiles, tile_spans
-from tests.models.attention.oracle import mask
+from tests.models.attention.oracle import segment_mask
 
 Q_TILE, KV_TILE, LENGTH = 8, 4, 64
 MASKS = [
@@ -23,21 +23,21 @@ def visited(q_segment_ids, kv_segment_ids, kind):
 
 def needed(q_segment_ids, kv_segment_ids, kind):
     """Tiles with an allowed pair, by looking at every pair."""
-    allow = mask(q_segment_ids, kv_segment_ids, kind.window, kind.causal)
-    rows, queries, keys = allow.shape
-    return allow.reshape(rows, queries // Q_TILE, Q_TILE, keys // KV_TILE, KV_TILE).any((2, 4))
+    mask = segment_mask(q_segment_ids, kv_segment_ids, kind.window, kind.causal)
+    rows, queries, keys = mask.shape
+    return mask.reshape(rows, queries // Q_TILE, Q_TILE, keys // KV_TILE, KV_TILE).any((2, 4))
 
 
 @pytest.mark.parametrize("kind", MASKS)
 def test_packed_rows_visit_exactly_the_tiles_that_hold_allowed_pairs(pack, kind):
     segments, _ = pack([[3, 17, 9, 20], [64], [8, 8, 30], []], LENGTH)
     tiles = visited(segments, segments, kind)
-    wanted = needed(segments, segments, kind)
+    target = needed(segments, segments, kind)
     if kind.window is None:
-        np.testing.assert_array_equal(tiles, wanted)
-    else:  # a tile may hold a near pair and a pair of one clip that are not the same pair
-        assert not np.any(wanted & ~tiles)
-        assert tiles.sum() <= wanted.sum() * 1.2
+        np.testing.assert_array_equal(tiles, target)
+    else:  # a tile may hold a pair that is near and another pair of one clip
+        assert not np.any(target & ~tiles)
+        assert tiles.sum() <= target.sum() * 1.2
 
 
 @pytest.mark.parametrize("kind", MASKS)
@@ -47,7 +47,7 @@ def test_no_tile_with_an_allowed_pair_is_left_out_in_any_order(kind):
     assert not np.any(needed(segments, segments, kind) & ~tiles)
 
 
-def test_added_places_are_visited_by_nobody(pack):
+def test_padding_of_the_last_tile_is_not_visited(pack):
     segments, _ = pack([[10, 30], [48]], 48)
     q_segment_ids = np.pad(segments, ((0, 0), (0, 16)), constant_values=PADDED_QUERY)
     kv_segment_ids = np.pad(segments, ((0, 0), (0, 16)), constant_values=PADDED_KEY)
@@ -56,7 +56,7 @@ def test_added_places_are_visited_by_nobody(pack):
     np.testing.assert_array_equal(tiles[:, :6, :12], needed(segments, segments, MASKS[0]))
 
 
-def test_run_covers_the_true_tiles_and_is_empty_without_any():
+def test_spans_cover_the_true_tiles_and_is_empty_without_any():
     tiles = jnp.array([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]], bool)
     first, last = tile_spans(tiles)
     assert first.tolist() == [1, 0, 0, 3]
