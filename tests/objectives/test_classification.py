@@ -14,7 +14,7 @@ from slap_jax.parallel.distributed import place_batch
 from slap_jax.parallel.sharding import create_mesh
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import abstract_learner, create_state, graph_of
-from slap_jax.training.step import global_batch_shapes
+from slap_jax.training.step import StepLoss, global_batch_shapes
 from tests.tiny import tiny_batch, tiny_config
 
 CLASSES = ("bark", "bell", "rain")
