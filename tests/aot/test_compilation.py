@@ -42,15 +42,15 @@ KINDS = {"parameters", "optimizer", "teacher", "batch", "activations", "temporar
 @pytest.fixture(scope="module")
 def compiled() -> dict:
     """The output of `compile_worker.py`. libtpu needs another process: this one must not load a second backend."""
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "tests.aot.compile_worker"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    assert found.returncode == 0, found.stderr[-3_000:]
-    return json.loads(found.stdout.splitlines()[-1])
+    assert done.returncode == 0, done.stderr[-3_000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_the_report_of_a_small_step(compiled):

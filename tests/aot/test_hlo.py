@@ -100,18 +100,18 @@ def test_loops_of_unknown_length_are_reported():
 
 
 def test_what_crosses_hosts_goes_over_the_network():
-    found = find_collectives(TPU, 8)
-    everything, nothing = found.sent_bytes([0] * 8)
+    result = find_collectives(TPU, 8)
+    everything, nothing = result.sent_bytes([0] * 8)
     assert nothing == 0
-    links, network = found.sent_bytes([0, 0, 0, 0, 1, 1, 1, 1])
+    links, network = result.sent_bytes([0, 0, 0, 0, 1, 1, 1, 1])
     assert links + network == everything
     # The gathers over {0, 2, 4, 6} and {0, 4}: a device sends its part to all others.
     assert network == 15 * 64 * 4 * 2 * 3 / 4 + 32 * 4 / 2
 
 
 def test_slices_are_joined_by_the_network():
-    found = find_collectives(TPU, 8, slices=2)
-    (network,) = (one for one in found.instructions if one.kind == "network-all-reduce")
+    result = find_collectives(TPU, 8, slices=2)
+    (network,) = (one for one in result.instructions if one.kind == "network-all-reduce")
     assert network.groups == ((0, 4),)
     assert network.sent_bytes == 32 * 4  # twice (2 - 1) / 2 of it
 
@@ -146,8 +146,8 @@ def test_arrays_inside_fusions_are_not_stored():
 
 
 def test_computations_and_the_first():
-    found, entry = computations(TEXT)
-    assert entry == "main" and {"fused", "main"} <= found.keys()
+    result, entry = computations(TEXT)
+    assert entry == "main" and {"fused", "main"} <= result.keys()
 
 
 def test_bytes_of_every_width():

@@ -33,9 +33,9 @@ def test_round_trip(run, exported):
     assert loaded.config.model.to_dict() == config.model.to_dict()
     assert loaded.config.audio.to_dict() == config.audio.to_dict()
     expected = flatten(params)
-    found = flatten(loaded.params)
-    assert set(expected) - set(found) == {"objectives/distillation/head/prototypes"}
-    for name, value in found.items():
+    result = flatten(loaded.params)
+    assert set(expected) - set(result) == {"objectives/distillation/head/prototypes"}
+    for name, value in result.items():
         assert value.dtype == np.float32 and np.array_equal(value, np.asarray(expected[name])), name
 
 

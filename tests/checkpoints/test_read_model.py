@@ -1,4 +1,4 @@
-"""A run directory is exported from its newest checkpoint, whatever else happened to it."""
+"""A run directory is exported from its newest checkpoint, and falls back to its export."""
 
 import json
 import shutil
@@ -57,8 +57,8 @@ def test_an_older_step(run, tmp_path):
     directory, config = run
     model = read_model(export_run(directory, tmp_path / "first", step=1))
     assert model.step == 1
-    found, expected = flatten(model.params["model"]), flatten(tiny_run_params(config, seed=1)["model"])
-    assert all(np.array_equal(found[name], np.asarray(expected[name])) for name in expected)
+    result, expected = flatten(model.params["model"]), flatten(tiny_run_params(config, seed=1)["model"])
+    assert all(np.array_equal(result[name], np.asarray(expected[name])) for name in expected)
     with pytest.raises(CheckpointError, match="no checkpoint of step 9"):
         export_run(directory, step=9)
 
@@ -68,8 +68,10 @@ def test_read_model_takes_both_kinds_of_directory(run):
     from_run, from_export = read_model(directory), read_model(export_run(directory))
     assert from_run.step == from_export.step == 2
     assert "evaluation" in from_run.config.data and "evaluation" not in from_export.config.data
-    found = flatten(from_export.params)
-    assert all(np.array_equal(found[name], value) for name, value in flatten(from_run.params).items() if name in found)
+    result = flatten(from_export.params)
+    assert all(
+        np.array_equal(result[name], value) for name, value in flatten(from_run.params).items() if name in result
+    )
 
 
 def test_a_run_whose_checkpoints_are_gone_is_read_from_its_export(run):

@@ -214,10 +214,10 @@ def _python(program: str, environment: dict[str, str], check: bool = True) -> su
 
 def test_another_architecture_names_the_first_differences(saved):
     directory, _ = saved
-    wanted = jax.eval_shape(lambda: _create(width=32))
-    wanted = dataclasses.replace(wanted, params={**wanted.params, "extra": jax.ShapeDtypeStruct((3,), jnp.bfloat16)})
+    target = jax.eval_shape(lambda: _create(width=32))
+    target = dataclasses.replace(target, params={**target.params, "extra": jax.ShapeDtypeStruct((3,), jnp.bfloat16)})
     with Checkpoints(directory) as reader, pytest.raises(CheckpointError) as caught:
-        reader.restore(wanted)
+        reader.restore(target)
     message = str(caught.value)
     lines = message.splitlines()
     assert "has another architecture" in lines[0]
@@ -230,9 +230,9 @@ def test_another_architecture_names_the_first_differences(saved):
 
 def test_many_differences_are_counted_not_listed(saved):
     directory, _ = saved
-    wanted = {"params": {f"w{i:02}": jax.ShapeDtypeStruct((2,), jnp.float32) for i in range(30)}}
+    target = {"params": {f"w{i:02}": jax.ShapeDtypeStruct((2,), jnp.float32) for i in range(30)}}
     with Checkpoints(directory) as reader, pytest.raises(CheckpointError, match=r"\.\.\. and \d\d more"):
-        reader.restore(wanted)
+        reader.restore(target)
 
 
 def test_no_checkpoint(tmp_path):

@@ -1,4 +1,4 @@
-"""The commands of docs/export.md that need no PyTorch, run as they stand; and its tables against the code."""
+"""Runs the commands of docs/export.md that need no PyTorch, and compares its tables with the code."""
 
 import json
 import re
@@ -50,10 +50,10 @@ def test_the_export_holds_the_files_of_the_table(page):
     assert {path.name for path in (page[0] / "runs/demo/export").iterdir()} == named - {"tokenizer.json"}
 
 
-def test_every_format_and_every_finding_is_told():
+def test_every_format_and_every_finding_is_documented():
     table = PAGE[PAGE.index("| `--format` |") :].split("\n\n")[0]
     assert tuple(re.findall(r"^\| `(\w+)` \|", table, re.M)) == FORMATS
     source = (ROOT / "slap_jax/doctor/findings.py").read_text()
     made = set(re.findall(r'"((?:[a-z]+_)+[a-z]+|vocabulary)",\n', source)) - {"mean_cosine_of_sounds"}
-    told = {name for row in re.findall(r"^\| (`\w+`.*?) \|", PAGE, re.M) for name in re.findall(r"`(\w+)`", row)}
-    assert len(CHECKS) == 6 and {"scale_out_of_range", "vocabulary", "front_end_mismatch"} <= made <= told
+    documented = {name for row in re.findall(r"^\| (`\w+`.*?) \|", PAGE, re.M) for name in re.findall(r"`(\w+)`", row)}
+    assert len(CHECKS) == 6 and {"scale_out_of_range", "vocabulary", "front_end_mismatch"} <= made <= documented

@@ -22,17 +22,17 @@ def model():
 
 def test_embeddings_of_clips_of_any_duration(model):
     _, embedder, params = model
-    found = embedder.audio(params["model"], seeded_clips())
-    assert np.abs(found - GOLDEN["scratch_audio"]).max() < TOLERANCE
+    result = embedder.audio(params["model"], seeded_clips())
+    assert np.abs(result - GOLDEN["scratch_audio"]).max() < TOLERANCE
     # The comparison could not fail if all clips were alike.
-    assert np.abs(found[:, None] - found[None])[~np.eye(len(found), dtype=bool)].max(-1).min() > 0.01
+    assert np.abs(result[:, None] - result[None])[~np.eye(len(result), dtype=bool)].max(-1).min() > 0.01
 
 
 def test_dense_features(model):
     _, embedder, params = model
-    found = embedder.frames(params["model"], [seeded_clips()[2]])[0]
-    expected = GOLDEN["scratch_features"].reshape(len(found), embedder.patches, -1).mean(axis=1)
-    assert np.abs(found - expected).max() < 10 * TOLERANCE  # values of up to 3, not of a unit vector
+    result = embedder.frames(params["model"], [seeded_clips()[2]])[0]
+    expected = GOLDEN["scratch_features"].reshape(len(result), embedder.patches, -1).mean(axis=1)
+    assert np.abs(result - expected).max() < 10 * TOLERANCE  # values of up to 3, not of a unit vector
 
 
 @pytest.mark.parametrize("kind", ["scratch", "modernbert"])
@@ -42,14 +42,14 @@ def test_embeddings_of_texts(kind, tmp_path):
     tokenizer = tiny_tokenizer(tmp_path / "words.model")
     tokens = [tokenizer.encode(text, config.data.max_caption_tokens) for text in TEXTS]
     assert len({len(ids) for ids in tokens}) > 2
-    found = embedder.text(params["model"], tokens)
-    assert np.abs(found - GOLDEN[f"{kind}_text"]).max() < TOLERANCE
+    result = embedder.text(params["model"], tokens)
+    assert np.abs(result - GOLDEN[f"{kind}_text"]).max() < TOLERANCE
 
 
 def test_captions(model):
     config, embedder, params = model
     captioner = Captioner(embedder, config.data.max_caption_tokens)
-    found = captioner(params["model"], params["objectives"]["captioning"]["decoder"], seeded_clips()[:4])
+    result = captioner(params["model"], params["objectives"]["captioning"]["decoder"], seeded_clips()[:4])
     expected = GOLDEN["scratch_captions"][:4]
     assert len(np.unique(expected)) > 8 and (expected == 2).any()  # captions that end, too
-    assert np.array_equal(np.array(found)[:, : expected.shape[1]], expected)
+    assert np.array_equal(np.array(result)[:, : expected.shape[1]], expected)

@@ -59,7 +59,7 @@ def test_runs_without_slap_jax(exported, tmp_path):
     clips = seeded_clips()[:3]
     tokens = [tokenizer.encode(text, config.data.max_caption_tokens) for text in TEXTS]
     cases = {"clips": padded(clips, np.float32)}
-    cases["clips"][0][0, len(clips[0]) :] = np.nan  # what lies after a clip is ignored
+    cases["clips"][0][0, len(clips[0]) :] = np.nan  # samples after a clip are ignored
     cases |= {"texts": padded(tokens, np.int32), "first": padded(tokens[:1], np.int32)}
     arrays: dict[str, Any] = {case: values for case, (values, _) in cases.items()}
     arrays |= {f"{case}_lengths": lengths for case, (_, lengths) in cases.items()}

@@ -1,4 +1,4 @@
-"""The examples of docs/export.md and docs/adapters.md that need PyTorch, run as they stand."""
+"""Runs the examples of docs/export.md and docs/adapters.md that need PyTorch."""
 
 import re
 

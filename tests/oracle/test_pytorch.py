@@ -50,7 +50,7 @@ def test_a_clip_is_the_same_alone_and_padded(exported):
     model, clips = load(exported[0]), seeded_clips()
     waveforms, lengths = padded(clips, torch.float32)
     for row, clip in zip(waveforms, clips, strict=True):
-        row[len(clip) :] = torch.nan  # what lies after a clip is ignored, whatever it is
+        row[len(clip) :] = torch.nan  # samples after a clip are ignored
     with torch.inference_mode():
         together = model.embed_audio(waveforms, lengths)
         alone = torch.cat([model.embed_audio(torch.from_numpy(clip)[None]) for clip in clips])

@@ -27,7 +27,7 @@ class EvaluationClip:
 
 
 class KnowingModel:
-    """Embeds a clip and its captions to the same vector, except the clips that it is told to confuse."""
+    """Embeds a clip and its captions to the same vector, except the clips listed in `confused`."""
 
     def __init__(self, clips: list[EvaluationClip], confused: tuple[int, ...] = ()):
         vectors = np.eye(len(clips), dtype=np.float32)
