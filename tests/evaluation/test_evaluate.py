@@ -15,7 +15,7 @@ from slap_jax.data.records import make_record
 from slap_jax.errors import UrlError
 from slap_jax.evaluation.evaluate import evaluate, parse_data_argument, scalars, write_results
 from slap_jax.evaluation.retrieval import retrieval
-from slap_jax.evaluation.task import default_task, load_tasks, named_task, read_clip_set
+from slap_jax.evaluation.task import ZeroShot, default_task, load_tasks, named_task, read_clip_set
 from slap_jax.evaluation.text_table import table
 from slap_jax.inference.embedder import Embedder
 from slap_jax.inference.prompts import ZeroShotError, class_prompts
@@ -141,6 +141,7 @@ def test_a_set_of_labels_alone_is_read_from_records(tokenizer, tmp_path):
     (task,) = load_tasks({"tiny": source(str(tmp_path / "tiny"), "test", label="kind")}, tokenizer, 24)
     (measure,) = task.measures
     assert task.kinds == ("zero_shot",) and task.data.captions == [] and task.data.sources == ["tiny"]
+    assert isinstance(measure, ZeroShot)
     assert measure.labels.classes == ["a", "b"] and list(measure.labels.index) == [0, 1, 0, 1]
 
 

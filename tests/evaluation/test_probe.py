@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from slap_jax.data.evaluation_set import EvaluationClip
 from slap_jax.evaluation.evaluate import evaluate
 from slap_jax.evaluation.probe import ProbeError, probe
-from slap_jax.evaluation.task import label_folds, probe_task, read_clip_set
+from slap_jax.evaluation.task import Probe, label_folds, probe_task, read_clip_set
 from tests.evaluation.hashing_embedder import HashingEmbedder
 
 CLASSES = ("bell", "dog", "rain")
@@ -89,7 +89,9 @@ def test_a_fold_is_predicted_by_the_others(tokenizer):
 def test_speakers_are_dealt_out_to_folds(tokenizer):
     labels = [(f"label={CLASSES[n % 3]}", f"actor={1000 + n // 6}") for n in range(30)]
     task = task_of(tokenizer, labels, folds=("actor", 2))
-    assert task.measures[0].parts == [str(n // 6 % 2) for n in range(30)]
+    (measure,) = task.measures
+    assert isinstance(measure, Probe)
+    assert measure.parts == [str(n // 6 % 2) for n in range(30)]
 
 
 def test_several_labels_equal_one_against_the_rest(tokenizer):

@@ -15,6 +15,7 @@ from slap_jax.data.evaluation_set import load_evaluation
 from slap_jax.evaluation.captioning import CaptionGenerator
 from slap_jax.evaluation.evaluate import evaluate
 from slap_jax.evaluation.suites import SETS, SUITES, load_suite, loop_tasks, suite_sets
+from slap_jax.evaluation.task import ZeroShot
 from slap_jax.evaluation.text_table import table
 from slap_jax.train import main
 from slap_jax.training.metrics import read_metrics
@@ -97,7 +98,9 @@ def test_classes_and_words_of_the_prompts(results, data, tokenizer):
     assert results["zero_shot"]["nsynth"]["chance"] == pytest.approx(1 / 3)
     assert results["zero_shot"]["speech_commands"]["classes"] == ["yes", "zero"]
     tasks, _ = load_suite(suite_sets("zero_shot"), data, tokenizer, 24)
-    prompts = {task.name: task.measures[0].prompts(task.measures[0].templates[0]) for task in tasks}
+    measures = {task.name: task.measures[0] for task in tasks}
+    prompts = {name: m.prompts(m.templates[0]) for name, m in measures.items() if isinstance(m, ZeroShot)}
+    assert prompts.keys() == measures.keys()
     assert prompts["crema_d"] == ["angry person talking can be heard", "someone talking sadly can be heard"]
     assert prompts["ravdess"] == ["this person is feeling angry", "this person is feeling happy"]
     assert prompts["speech_commands"] == ["yes", "zero"]

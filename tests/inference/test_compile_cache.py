@@ -16,7 +16,7 @@ from slap_jax.inference.compile_cache import use_compile_cache
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 use_compile_cache()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-print(jax.config.jax_compilation_cache_dir)
+print(jax.config.values["jax_compilation_cache_dir"])
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
 jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
@@ -42,8 +42,8 @@ def test_the_second_process_compiles_nothing(tmp_path):
 @pytest.fixture
 def no_cache():
     """JAX without a compilation cache, as in a user's process."""
-    directory = jax.config.jax_compilation_cache_dir
-    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+    directory = jax.config.values["jax_compilation_cache_dir"]
+    seconds = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
     jax.config.update("jax_compilation_cache_dir", None)
     yield
     jax.config.update("jax_compilation_cache_dir", directory)
@@ -53,13 +53,13 @@ def no_cache():
 def test_the_users_own_cache_of_jax_is_left_alone(no_cache, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
     use_compile_cache({"SLAP_COMPILE_CACHE": str(tmp_path / "ours")})
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own") and not (tmp_path / "ours").exists()
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "own") and not (tmp_path / "ours").exists()
 
 
 def test_a_directory_that_cannot_be_made_is_a_warning(no_cache, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     use_compile_cache({"SLAP_COMPILE_CACHE": str(tmp_path / "file" / "below")})
-    assert jax.config.jax_compilation_cache_dir is None
+    assert jax.config.values["jax_compilation_cache_dir"] is None
     assert "compiled programs are not kept" in caplog.text and "SLAP_COMPILE_CACHE=DIR" in caplog.text
 
 
