@@ -1,4 +1,7 @@
-"""The caption decoder: causal within a slot, reads its own slot only, and decodes with a cache as without."""
+"""The caption decoder: causal within a slot, attends to its own slot, and decodes with a cache as without; beam search
+against a search through all captions."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from slap_jax.config.defaults import default_config
 from slap_jax.models.caption_decoder import CaptionDecoder
 
 PAD, BOS, EOS = 0, 1, 2
@@ -102,3 +106,84 @@ def test_hidden_states_depend_on_earlier_tokens_and_own_audio_only(setup, pack):
     louder = memory * jnp.where(memory_segments == 3, 2.0, 1.0)[..., None]
     changed = np.abs(run(tokens, louder) - hidden).max(-1) > 0
     np.testing.assert_array_equal(changed, segments == 3)
+
+
+VOCABULARY, LONGEST = 5, 3
+SEED = 2
+ALL_PREFIXES = VOCABULARY**LONGEST  # number of prefixes
+
+
+@pytest.fixture(scope="module")
+def beam_decoder():
+    model = default_config().model
+    model.update(vocab_size=VOCABULARY, compute_dtype="float32")
+    model.caption_decoder.update(layers=2, heads=2, width=16, mlp_width=16)
+    # Far from initialisation, so that captions follow their audio and differ in length.
+    graphdef, params = nnx.split(CaptionDecoder(model, 8, rngs=nnx.Rngs(SEED)))
+    return nnx.merge(graphdef, jax.tree.map(lambda p: p * 3.0 if p.ndim == 3 else p, params))
+
+
+# Three clips in two rows, and an empty slot.
+BEAM_MEMORY = jax.random.normal(jax.random.key(1), (2, 6, 8)) * 3.0
+BEAM_SEGMENTS = jnp.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 0, 0]], jnp.int32)
+CLIPS = ((0, 0), (0, 1), (1, 0))
+
+
+def log_probabilities(beam_decoder, row, slot, captions):
+    """Log-probability of each token of captions [n, LONGEST] of one clip, by teacher forcing."""
+    count = len(captions)
+    tokens = jnp.concatenate([jnp.full((count, 1), BOS), captions], axis=1)
+    positions = jnp.broadcast_to(jnp.arange(LONGEST + 1), tokens.shape)
+    memory = jnp.broadcast_to(BEAM_MEMORY[row], (count, 6, 8))
+    segments = jnp.broadcast_to(jnp.where(BEAM_SEGMENTS[row] == slot + 1, 1, 0), (count, 6))
+    hidden = beam_decoder(tokens, jnp.ones_like(tokens), positions, memory, segments)
+    gains = jax.nn.log_softmax(beam_decoder.logits(hidden), axis=-1)[:, :-1]
+    return np.asarray(jnp.take_along_axis(gains, captions[..., None], axis=-1))[..., 0]
+
+
+def best_of_all(beam_decoder, row, slot, power):
+    """Scores every caption; returns the best one and its score."""
+    captions = np.array(list(itertools.product(range(VOCABULARY), repeat=LONGEST)), np.int32)
+    gains = log_probabilities(beam_decoder, row, slot, jnp.asarray(captions))
+    scores = {}
+    for caption, gain in zip(captions.tolist(), gains, strict=True):
+        length = caption.index(EOS) + 1 if EOS in caption else LONGEST
+        scores[tuple(caption[:length])] = float(gain[:length].sum()) / length**power
+    best = max(scores, key=scores.__getitem__)
+    return [*best, *[PAD] * (LONGEST - len(best))], scores[best]
+
+
+@pytest.fixture(scope="module")
+def widest(beam_decoder):
+    return jax.jit(lambda power: beam_decoder.beam(BEAM_MEMORY, BEAM_SEGMENTS, 2, LONGEST, ALL_PREFIXES, power))
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_a_beam_of_all_prefixes_finds_the_best_caption(beam_decoder, widest, power):
+    tokens, scores = widest(power)
+    greedy = jax.jit(lambda: beam_decoder.greedy(BEAM_MEMORY, BEAM_SEGMENTS, 2, LONGEST))()
+    bests = []
+    for row, slot in CLIPS:
+        best, score = best_of_all(beam_decoder, row, slot, power)
+        assert tokens[row, slot].tolist() == best
+        assert float(scores[row, slot]) == pytest.approx(score, abs=1e-4)
+        bests.append(best)
+    assert tokens[1, 1].tolist() == [PAD] * LONGEST and float(scores[1, 1]) == 0.0
+    assert len({tuple(best) for best in bests}) > 1 and any(EOS in best for best in bests)
+    assert bests != [greedy[row, slot].tolist() for row, slot in CLIPS]  # greedy decoding misses one
+
+
+def test_one_beam_is_greedy(beam_decoder):
+    greedy = jax.jit(lambda: beam_decoder.greedy(BEAM_MEMORY, BEAM_SEGMENTS, 2, 8))()
+    tokens, _ = jax.jit(lambda: beam_decoder.beam(BEAM_MEMORY, BEAM_SEGMENTS, 2, 8, 1))()
+    assert np.array_equal(tokens, greedy)
+    assert np.any(np.asarray(greedy) == EOS)
+
+
+def test_scores_of_a_narrow_beam_are_those_of_its_captions(beam_decoder):
+    tokens, scores = jax.jit(lambda: beam_decoder.beam(BEAM_MEMORY, BEAM_SEGMENTS, 2, LONGEST, 4))()
+    for row, slot in CLIPS:
+        (gains,) = log_probabilities(beam_decoder, row, slot, tokens[row, slot][None])
+        caption = tokens[row, slot].tolist()
+        length = caption.index(EOS) + 1 if EOS in caption else LONGEST
+        assert float(scores[row, slot]) == pytest.approx(float(gains[:length].mean()), abs=1e-4)

@@ -1,9 +1,4 @@
-"""Attention pooling of packed rows against plain multi-head attention on each slot alone.
-
-The audio tower: the mask token, and tokens in the order of the design.
-
-The text tower on packed captions.
-"""
+"""Attention pooling against multi-head attention on each slot alone; the mask token; packed captions."""
 
 import jax
 import jax.numpy as jnp
@@ -78,11 +73,11 @@ def test_no_tensor_holds_every_slot_and_token_at_full_width(pack):
     assert max(sizes) < 2 * SLOTS * 20 * WIDTH
 
 
-def test_token_segments_repeat_each_column():
+def test_token_segment_ids_repeat_each_column():
     np.testing.assert_array_equal(token_segment_ids(jnp.asarray([[1, 2, 0]]), 2), [[1, 1, 2, 2, 0, 0]])
 
 
-def test_masked_patches_are_hidden_and_their_place_is_known(tiny_config, pack):
+def test_masked_patches_are_hidden_and_their_position_is_known(tiny_config, pack):
     encoder = AudioEncoder(tiny_config.model, tiny_config.audio, rngs=nnx.Rngs(0))
     segments, columns = pack([[3, 5], [8]], 8)
     rng = np.random.default_rng(0)
@@ -96,12 +91,12 @@ def test_masked_patches_are_hidden_and_their_place_is_known(tiny_config, pack):
     seen_changed = jnp.where(mask[..., None], patches, patches + 1.0)
     assert np.abs(masked - encode(seen_changed, mask)).max() > 1e-2
     np.testing.assert_allclose(encode(patches, jnp.zeros_like(mask)), encoder(patches, segments, columns), atol=1e-5)
-    # Hidden tokens of one clip all start from the same vector: what they become tells their places apart.
+    # All hidden tokens of a clip start from the same vector and differ by position only.
     hidden = masked[0][mask[0] & (jnp.arange(32) >= 12)]
     assert min(float(jnp.abs(a - b).max()) for i, a in enumerate(hidden) for b in hidden[:i]) > 1e-3
 
 
-def test_a_caption_does_not_depend_on_its_neighbours_or_its_place(tiny_config, pack):
+def test_a_caption_does_not_depend_on_its_neighbours_or_its_position(tiny_config, pack):
     encoder = TextEncoder(tiny_config.model, rngs=nnx.Rngs(0))
     tokens = np.random.default_rng(0).integers(3, 40, (2, 20))
     segments, positions = pack([[6, 9], [9]], 20)

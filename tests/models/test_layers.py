@@ -1,4 +1,4 @@
-"""Rotary positions against complex numbers, and the property that makes them relative."""
+"""The matrix product against NumPy; rotary positions against complex numbers, and that they are relative."""
 
 import jax
 import jax.numpy as jnp
@@ -27,16 +27,16 @@ def test_matrix_product_and_its_gradients_are_numpys(platform, inputs, outputs):
 
 def rotate_oracle(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
     half = x.shape[-1] // 2
-    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angles)[:, :, None]
-    return np.concatenate([turned.real, turned.imag], axis=-1)
+    rotated = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angles)[:, :, None]
+    return np.concatenate([rotated.real, rotated.imag], axis=-1)
 
 
 def test_one_axis_equals_complex_rotation():
     x = np.random.default_rng(0).standard_normal((2, 5, 3, 8)).astype(np.float32)
     positions = np.array([[0, 1, 2, 0, 1], [0, 7, 70, 700, 3]])
     angles = positions[..., None] * 10_000.0 ** (-2 * np.arange(4) / 8)
-    got = rotate(jnp.asarray(x), rotation_1d(jnp.asarray(positions), 8, 10_000.0))
-    np.testing.assert_allclose(got, rotate_oracle(x, angles), atol=1e-4)
+    result = rotate(jnp.asarray(x), rotation_1d(jnp.asarray(positions), 8, 10_000.0))
+    np.testing.assert_allclose(result, rotate_oracle(x, angles), atol=1e-4)
 
 
 def test_two_axes_give_half_of_the_dimensions_to_each():
@@ -45,8 +45,8 @@ def test_two_axes_give_half_of_the_dimensions_to_each():
     column, patch = np.repeat(columns, 4, axis=1), np.tile(np.arange(4), 3)[None]
     time = column[..., None] * 10_000.0 ** (-2 * np.arange(2) / 4)
     frequency = patch[..., None] * 100.0 ** (-2 * np.arange(2) / 4)
-    got = rotate(jnp.asarray(x), rotation_2d(jnp.asarray(columns), 4, 8, 10_000.0, 100.0))
-    np.testing.assert_allclose(got, rotate_oracle(x, np.concatenate([time, frequency], -1)), atol=1e-5)
+    result = rotate(jnp.asarray(x), rotation_2d(jnp.asarray(columns), 4, 8, 10_000.0, 100.0))
+    np.testing.assert_allclose(result, rotate_oracle(x, np.concatenate([time, frequency], -1)), atol=1e-5)
 
 
 def test_products_depend_on_differences_only():
