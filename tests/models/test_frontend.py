@@ -1,4 +1,4 @@
-"""The packed front end against librosa on each clip alone; SpecAugment: limited spans for each clip, none on padding."""
+"""The packed front end against librosa on each clip alone; SpecAugment: spans per clip and within limits."""
 
 from pathlib import Path
 
