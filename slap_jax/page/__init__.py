@@ -1,1 +1,1 @@
-"""The page in the browser on which a person tries a model."""
+"""A page in the browser for trying a model."""

@@ -1,7 +1,4 @@
-"""What the page answers, as plain functions of a model and a person's input; nothing here knows of the browser.
-
-Draws a recording's log-mel above how much each moment of it fits some texts.
-"""
+"""The answers of the page, as functions of a model and the user's input. Nothing here depends on the browser."""
 
 import base64
 import html
@@ -25,45 +22,45 @@ from slap_jax.inference.long_audio import Scores
 from slap_jax.search.search import Hit, search
 
 if TYPE_CHECKING:
-    from slap_jax.inference.model import SlapModel
-    from slap_jax.search.index import SearchIndex
-
-if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from slap_jax.inference.model import SlapModel
+    from slap_jax.search.index import SearchIndex
 
-# A longer recording would be a smear of pixels; the command line takes any length.
-LONGEST_SHOWN = 300.0
-MOST_TEXTS = 8  # lines that can be told apart
+LONGEST_SHOWN = 300.0  # seconds; a longer picture would be a blur
+MOST_TEXTS = 8  # lines that remain distinguishable
+_WIDTH, _HEIGHT = 10.0, 4.6  # inches
+_MOST_FRAMES = 2_000  # more than the picture has pixels
+_LABEL_CHARACTERS = 34
 
 
 class PageError(UserError, ValueError):
-    """An input that is missing; the message says what to do."""
+    """A missing input or package, or a port that is in use."""
 
 
 def split_lines(text: str) -> list[str]:
-    """The parts of what a person typed, one a line or separated by commas, each once."""
+    """Splits typed text at newlines and commas, and drops empty parts and repetitions."""
     parts = [" ".join(part.split()) for part in re.split(r"[,;\n]", text or "")]
     return list(dict.fromkeys(part for part in parts if part))
 
 
 def timeline(model: "SlapModel", audio: str | None, texts: str) -> str:
-    """Draws the log-mel of a recording above its scores with some texts over time, as HTML.
+    """Returns HTML that shows the log-mel of a recording above its similarity with texts over time.
 
     Args:
-        model: to ask.
-        audio: path of the recording.
-        texts: at most 8, one a line or separated by commas.
+        model: Model to ask.
+        audio: Path of the recording.
+        texts: One to 8 texts, separated by newlines or commas.
 
     Raises:
-        PageError: no recording, or no or too many texts.
-        AudioError: a recording that cannot be read.
+        PageError: There is no recording, no text or too many texts.
+        AudioError: The recording cannot be read.
         DrawingError: matplotlib is not installed.
     """
     lines = split_lines(texts)
     if not 1 <= len(lines) <= MOST_TEXTS:
-        raise PageError(f"found {len(lines)} texts; type 1 to {MOST_TEXTS}, one a line or separated by commas")
+        raise PageError(f"there are {len(lines)} texts; type 1 to {MOST_TEXTS}, one per line or separated by commas")
     rate = model.config.audio.sample_rate
     whole = load_audio(_given(audio), rate)
     waveform = whole[: round(LONGEST_SHOWN * rate)]
@@ -73,43 +70,45 @@ def timeline(model: "SlapModel", audio: str | None, texts: str) -> str:
     with drawing(PRINT):
         figure = timeline_figure(mel, seconds, scores, lines)
         picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=180)  # sharp on screens with small pixels, too
+        figure.savefig(picture, format="png", dpi=180)  # sharp on high-resolution screens as well
     best = scores.scores.argmax(axis=0)
     moments = ", ".join(
-        f"{text} at {scores.start[place]:.1f} s ({scores.scores[place, number]:.2f})"
-        for number, (text, place) in enumerate(zip(lines, best, strict=True))
+        f"{text} at {scores.start[column]:.1f} s ({scores.scores[column, number]:.2f})"
+        for number, (text, column) in enumerate(zip(lines, best, strict=True))
     )
-    cut = f" Shown are the first {seconds:.0f} s of {len(whole) / rate:.0f} s." if len(waveform) < len(whole) else ""
+    cut = (
+        f" Only the first {seconds:.0f} s of {len(whole) / rate:.0f} s are shown." if len(waveform) < len(whole) else ""
+    )
     note = html.escape(f"Highest: {moments}.{cut}")
     image = base64.b64encode(picture.getvalue()).decode()
     return f'<img class="slap-timeline" alt="{note}" src="data:image/png;base64,{image}"><p>{note}</p>'
 
 
 def classify(model: "SlapModel", audio: str | None, labels: str) -> dict[str, float]:
-    """How well each label fits, relative to the others.
+    """Returns the probability of each label.
 
     Args:
-        model: to ask.
-        audio: path of the recording.
-        labels: at least two, one a line or separated by commas.
+        model: Model to ask.
+        audio: Path of the recording.
+        labels: At least two labels, separated by newlines or commas.
 
     Raises:
-        PageError: no recording, or fewer than two labels.
-        AudioError: a recording that cannot be read.
+        PageError: There is no recording, or fewer than two labels.
+        AudioError: The recording cannot be read.
     """
     names = split_lines(labels)
     if len(names) < 2:
-        raise PageError("type at least two labels, one a line or separated by commas")
+        raise PageError("type at least two labels, one per line or separated by commas")
     return model.classify([_given(audio)], names)[0]
 
 
 def caption(model: "SlapModel", audio: str | None, beam: int = 1) -> str:
-    """Describes a recording in words.
+    """Returns a caption of a recording.
 
     Raises:
-        PageError: no recording.
-        AudioError: a recording that cannot be read.
-        ExportError: the model writes no captions.
+        PageError: There is no recording.
+        AudioError: The recording cannot be read.
+        ExportError: The model has no caption decoder.
     """
     return model.caption([_given(audio)], beam=int(beam))[0]
 
@@ -117,45 +116,45 @@ def caption(model: "SlapModel", audio: str | None, beam: int = 1) -> str:
 def search_page(
     model: "SlapModel", index: "SearchIndex | None", text: str, audio: str | None, alike: bool, k: int
 ) -> str:
-    """Searches, and lays the hits out as HTML with a player each.
+    """Searches the folder and returns the hits as HTML, with a player for each.
 
     Args:
-        model: that the index was made with.
-        index: of the folder.
-        text: what is to be heard; may be empty if `alike`.
-        audio: path of the recording.
-        alike: look for what resembles the recording; with a text, for both.
-        k: the most hits.
+        model: Model that made the index.
+        index: Index of the folder; None if the page has none.
+        text: Text to search for; may be empty if `alike`.
+        audio: Path of the recording.
+        alike: Search for the recording as well.
+        k: Largest number of hits.
 
     Raises:
-        PageError: no folder, or neither a text nor a recording to search with.
-        SearchError: an index of another model.
+        PageError: There is no folder, or neither a text nor a recording to search for.
+        SearchError: Another model made the index.
     """
     if index is None:
         raise PageError(
-            "no folder to search: start the page with `slap demo --folder DIR`, indexed by `slap index DIR`"
+            "there is no folder to search: run `slap index DIR`, then start the page with `slap demo --folder DIR`"
         )
     text = " ".join((text or "").split())
     if not text and not alike:
-        raise PageError("type what is to be heard, or tick the box to search with the recording")
+        raise PageError("type a text to search for, or tick the box to search with the recording")
     hits = search(model, index, text or None, _given(audio) if alike else None, int(k))
     return hits_html(hits, index.root, model.config.audio.sample_rate)
 
 
 def hits_html(hits: Sequence[Hit], root: Path, rate: int) -> str:
-    """Lays hits out as a list: rank, file, time, score, and a player of just that moment.
+    """Returns hits as an HTML list: rank, file, time, score and a player of the moment.
 
     Args:
-        hits: the best first.
-        root: names are shown relative to it.
-        rate: of what is played, in Hz.
+        hits: Hits, the best first.
+        root: Folder of the recordings; names are relative to it.
+        rate: Sample rate of the players in Hz.
     """
     if not hits:
         return '<p class="slap-none">Nothing is indexed.</p>'
     rows = []
     for rank, hit in enumerate(hits, 1):
         name = html.escape(Path(hit.path).relative_to(root).as_posix(), quote=True)
-        # Cosines of sound with text are small even where they fit; what counts is how hits compare.
+        # The cosine of sound with text is small even for a good match, so bars are relative to the best hit.
         width = 100 * max(hit.score, 0) / max(hits[0].score, 1e-6)
         rows.append(
             f'<li class="slap-hit"><span class="slap-rank">{rank}</span>'
@@ -168,10 +167,10 @@ def hits_html(hits: Sequence[Hit], root: Path, rate: int) -> str:
 
 
 def moment(hit: Hit, rate: int) -> Float[np.ndarray, " n"]:
-    """Reads only that part of the recording where its format allows.
+    """Reads the moment of a hit, and only that part of the file if its format allows seeking.
 
     Raises:
-        AudioError: the file cannot be read any more.
+        AudioError: The file can no longer be read.
     """
     try:
         with soundfile.SoundFile(hit.path) as file:
@@ -202,21 +201,16 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
-_WIDTH, _HEIGHT = 10.0, 4.6  # inches
-_MOST_FRAMES = 2_000  # more than the picture has pixels
-_LABEL_CHARACTERS = 34
-
-
 def timeline_figure(
     log_mel: Float[np.ndarray, "frames mels"], seconds: float, scores: Scores, texts: Sequence[str]
 ) -> "Figure":
-    """Draws, within `drawing(PRINT)`, a log-mel and below it a line for each text.
+    """Draws a log-mel, and below it a line for each text. Call it within `drawing(PRINT)`.
 
     Args:
-        log_mel: natural log; its frames cover the recording, and silence after it up to a whole column.
-        seconds: duration of the recording.
-        scores: cosine of each column with each text.
-        texts: what the lines are called.
+        log_mel: Natural log-mel; its frames cover the recording, padded to a whole column.
+        seconds: Duration of the recording.
+        scores: Cosine of each column with each text.
+        texts: Labels of the lines.
     """
     figure = new_figure(_WIDTH, _HEIGHT)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.15])
@@ -228,13 +222,13 @@ def timeline_figure(
 
 
 def _column_seconds(scores: Scores) -> float:
-    """Duration of a column; a recording of one column may be shorter than that."""
+    """Returns the duration of a column, or of the recording if that is shorter."""
     return float(scores.start[1] - scores.start[0]) if len(scores.start) > 1 else float(scores.end[0])
 
 
 def _draw_log_mel(axes: "Axes", log_mel: Float[np.ndarray, "frames mels"], seconds: float) -> None:
     step = -(-len(log_mel) // _MOST_FRAMES)
-    if step > 1:  # the loudest of each few frames: a click between two pixels must not vanish
+    if step > 1:  # keep the loudest frame of each pixel, so that a click does not vanish
         starts = np.arange(0, len(log_mel), step)
         log_mel = np.maximum.reduceat(log_mel, starts)
     loudest = float(log_mel.max())
@@ -253,7 +247,6 @@ def _draw_log_mel(axes: "Axes", log_mel: Float[np.ndarray, "frames mels"], secon
 
 
 def _draw_scores(axes: "Axes", scores: Scores, texts: Sequence[str]) -> None:
-    # Each column is a step as wide as it lasts.
     edges = np.append(scores.start, scores.end[-1])
     for number, text in enumerate(texts):
         colour = SLOT_COLOURS[number % len(SLOT_COLOURS)]

@@ -1,7 +1,4 @@
-"""The page itself, in Gradio: inputs on the left, the questions one can ask on the right.
-
-Starts the page.
-"""
+"""The page in Gradio: the sound on the left, a tab for each question on the right."""
 
 import functools
 import importlib
@@ -9,18 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slap_jax.errors import UserError
 from slap_jax.inference.model import SlapModel
 from slap_jax.page import answers
 from slap_jax.page.answers import PageError
 from slap_jax.search.index import SearchIndex
-
-if TYPE_CHECKING:
-    from slap_jax.inference.model import SlapModel
-    from slap_jax.search.index import SearchIndex
-
 
 LABELS = "dog, rain, engine, bird song, footsteps, speech, music"
 TEXTS = "a dog barks\nrain falls\nsomeone speaks"
@@ -44,16 +36,16 @@ CSS = """
 """
 
 
-def build_page(model: "SlapModel", name: str, index: "SearchIndex | None" = None) -> Any:
-    """Lays the page out.
+def build_page(model: SlapModel, name: str, index: SearchIndex | None = None) -> Any:
+    """Builds the page.
 
     Args:
-        model: that answers.
-        name: of the model, for the title.
-        index: of the folder to search; without it there is no search.
+        model: Model that answers.
+        name: Name of the model, for the title.
+        index: Index of the folder to search; None for a page without search.
 
     Returns:
-        `gradio.Blocks`; `slap_jax.page.app` says how it is launched.
+        `gradio.Blocks`, for `launch`.
 
     Raises:
         PageError: gradio is not installed.
@@ -68,12 +60,12 @@ def build_page(model: "SlapModel", name: str, index: "SearchIndex | None" = None
                     type="filepath",
                     label="Sound",
                     elem_id="sound",
-                    buttons=["download"],  # no sharing with other machines
+                    buttons=["download"],  # no button that uploads to other machines
                 )
                 gr.Markdown("Record a sound or drop a file, then ask on the right.")
             with gr.Column(scale=5, min_width=420), gr.Tabs():
                 with gr.Tab("Over time"):
-                    texts = gr.Textbox(TEXTS, lines=3, label="Texts, one a line", elem_id="texts")
+                    texts = gr.Textbox(TEXTS, lines=3, label="Texts, one per line", elem_id="texts")
                     ask = gr.Button("Compare each moment", variant="primary", elem_id="ask_timeline")
                     answer = gr.HTML(elem_id="timeline", min_height=40)
                     _answer(ask, functools.partial(answers.timeline, model), [audio, texts], answer, "timeline")
@@ -84,36 +76,36 @@ def build_page(model: "SlapModel", name: str, index: "SearchIndex | None" = None
                     _answer(ask, functools.partial(answers.classify, model), [audio, labels], answer, "classify")
                 with gr.Tab("Caption"):
                     if model.can_caption:
-                        beam = gr.Slider(1, 8, 1, step=1, label="Beginnings followed at a time (beam)", elem_id="beam")
+                        beam = gr.Slider(1, 8, 1, step=1, label="Beam size", elem_id="beam")
                         ask = gr.Button("Describe", variant="primary", elem_id="ask_caption")
                         answer = gr.Textbox(label="Caption", elem_id="caption", interactive=False)
                         _answer(ask, functools.partial(answers.caption, model), [audio, beam], answer, "caption")
                     else:
-                        gr.Markdown("This model was trained without captions.")
+                        gr.Markdown("This model has no caption decoder.")
                 with gr.Tab("Search"):
                     _search_tab(gr, model, index, audio)
     return page
 
 
 def gradio() -> Any:
-    """Returns the module.
+    """Imports gradio.
 
     Raises:
-        PageError: it is not installed.
+        PageError: It is not installed.
     """
     try:
         return importlib.import_module("gradio")
     except ImportError:
-        raise answers.PageError("the page needs gradio, which is missing: pip install 'slap-jax[page]'") from None
+        raise PageError("the page needs gradio, which is missing: pip install 'slap-jax[page]'") from None
 
 
-def _search_tab(gr: Any, model: "SlapModel", index: "SearchIndex | None", audio: Any) -> None:
+def _search_tab(gr: Any, model: SlapModel, index: SearchIndex | None, audio: Any) -> None:
     if index is None:
-        gr.Markdown("No folder to search: index one with `slap index DIR`, and start the page with `--folder DIR`.")
+        gr.Markdown("There is no folder to search. Run `slap index DIR`, then start the page with `--folder DIR`.")
         return
     root = Path(index.root)
     gr.Markdown(f"{len(index)} files of `{root.resolve().name}`")
-    text = gr.Textbox(label="What is to be heard", placeholder="a dog barks in the distance", elem_id="query")
+    text = gr.Textbox(label="Text", placeholder="a dog barks in the distance", elem_id="query")
     with gr.Row(equal_height=True):
         alike = gr.Checkbox(label="Search with the sound on the left", elem_id="alike")
         k = gr.Slider(1, 20, 5, step=1, label="Hits", elem_id="k")
@@ -126,24 +118,23 @@ def _search_tab(gr: Any, model: "SlapModel", index: "SearchIndex | None", audio:
 def _answer(
     button: Any, function: Callable[..., Any], inputs: list[Any], output: Any, name: str, also: Any = None
 ) -> None:
-    """Connects a question to its answer; an error of the person's input is told in the page instead."""
+    """Connects a question to its answer. Errors meant for the user appear in the page."""
     gr = gradio()
 
     def answer(*values: Any) -> Any:
         try:
             return function(*values)
         except Exception as error:
-            # As on the command line: the package's own errors explain themselves, anything else is a bug.
             if not isinstance(error, UserError):
                 raise
             message = str(error)
             for uploaded in (value for value in values if isinstance(value, str) and os.path.isabs(value)):
-                message = message.replace(uploaded, os.path.basename(uploaded))  # not where Gradio keeps it
+                message = message.replace(uploaded, os.path.basename(uploaded))  # hide Gradio's temporary folder
             raise gr.Error(message, duration=None, title="Not possible", print_exception=False) from error
 
     for number, event in enumerate([button.click, also]):
         if event is not None:
-            # JAX compiles at the first question of a length: one at a time, so that nothing is compiled twice.
+            # One question at a time, so that JAX compiles each new length once.
             event(
                 answer,
                 inputs,
@@ -160,18 +151,18 @@ def serve(
     """Serves the page until it is interrupted.
 
     Args:
-        model: export directory.
-        folder: to search, indexed with the same model.
-        host: address to listen at; the usual one is reached from this machine only.
-        port: to listen at.
-        browser: open it.
+        model: Export directory.
+        folder: Folder to search, indexed with the same model.
+        host: Address to listen on; the default is reachable from this machine only.
+        port: Port to listen on.
+        browser: Whether to open a browser.
 
     Raises:
-        PageError: gradio is not installed, or the port is taken.
-        SearchError: the folder has no index, or one of another model.
-        ExportError: the model cannot be read.
+        PageError: gradio is not installed, or the port is in use.
+        SearchError: The folder has no index, or another model made it.
+        ExportError: The model cannot be read.
     """
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import: nothing is sent anywhere
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # must be set before the import
     gradio()
     index = None if folder is None else SearchIndex(folder)
     loaded = SlapModel.load(model)
@@ -181,13 +172,13 @@ def serve(
     try:
         launch(page, host, port, inbrowser=browser)
     except OSError as error:
-        raise PageError(f"cannot listen at {host}, port {port} ({error}); choose another with --port") from error
+        raise PageError(f"cannot listen on {host}, port {port} ({error}); choose another port with --port") from error
     print(f"listening at http://{host}:{port}; stop with Ctrl+C", file=sys.stderr, flush=True)
     page.block_thread()
 
 
 def launch(page: Any, host: str, port: int, inbrowser: bool = False) -> None:
-    """Starts listening and returns; nothing of the page comes from other machines, and nothing goes there."""
+    """Starts the server and returns. The page loads nothing from other machines and sends nothing to them."""
     gr = gradio()
     theme = gr.themes.Soft(
         primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]

@@ -1,6 +1,7 @@
-"""The page in a headless Chromium, served by `slap demo` with a tiny model: what a person does, and what they see.
+"""The page in a headless Chromium, served by `slap demo` with a tiny model: what a user does and sees.
 
-Wants Chromium (`apt-get install chromium`) beside what `make oracle` installs. SLAP_SCREENSHOTS=DIR keeps pictures.
+Needs Chromium (`apt-get install chromium`) in addition to what `make oracle` installs. SLAP_SCREENSHOTS=DIR keeps
+pictures.
 """
 
 import os
@@ -19,7 +20,7 @@ from slap_jax.cli import main
 from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WAIT = 600_000  # milliseconds, to tell a hang: the first question compiles, on a busy machine for minutes
+WAIT = 600_000  # milliseconds; the first question compiles, which takes minutes on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,7 @@ def test_record(page):
     picture(page, "record")
 
 
-def test_mistakes_are_told_in_the_page(page, folder):
+def test_mistakes_are_shown_in_the_page(page, folder):
     page.click("#ask_timeline")
     expect(page.get_by_text("there is no sound yet")).to_be_visible(timeout=WAIT)
     page.set_input_files("#sound input[type=file]", folder / "broken.wav")
@@ -178,5 +179,5 @@ def test_mistakes_are_told_in_the_page(page, folder):
     expect(page.get_by_text("broken.wav is not readable as audio", exact=False)).to_be_visible(timeout=WAIT)
     page.get_by_role("tab", name="Search").click()
     page.click("#ask_search")
-    expect(page.get_by_text("type what is to be heard, or tick the box")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_text("type a text to search for, or tick the box")).to_be_visible(timeout=WAIT)
     picture(page, "mistakes")

@@ -1,4 +1,4 @@
-"""What is checked before a page is served; the page itself is tested in a browser, in tests/oracle."""
+"""The checks before a page is served. tests/oracle tests the page itself in a browser."""
 
 import sys
 
