@@ -60,9 +60,10 @@ def evaluate(options: argparse.Namespace) -> int:
 def probe(options: argparse.Namespace) -> int:
     """Trains and tests simple classifiers on the frozen features of labelled clips."""
     from slap_jax.data.evaluation_set import load_evaluation
+    from slap_jax.evaluation.clip_set import label_folds, parts_of_split, read_clip_set
     from slap_jax.evaluation.evaluate import parse_data_argument
     from slap_jax.evaluation.scorer import ModelScorer
-    from slap_jax.evaluation.task import label_folds, parts_of_split, probe_task, read_clip_set
+    from slap_jax.evaluation.task import probe_task
 
     if bool(options.folds) == bool(options.test):
         raise ArgumentError("give either --folds LABEL[:N], to test every part in turn, or --test SPLIT")

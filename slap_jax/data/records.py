@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import resource
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,20 +133,14 @@ def decode_record(data: bytes) -> Record:
     def texts(name: str) -> tuple[str, ...]:
         return tuple(value.decode() for value in fields[name].bytes_list.value)
 
+    onsets, offsets = (fields[f"regions/{name}"].float_list.value for name in ("onset_s", "offset_s"))
     return Record(
         id=texts("id")[0],
         audio=fields["audio"].bytes_list.value[0],
         duration_s=fields["duration_s"].float_list.value[0],
         captions=texts("captions"),
         labels=texts("labels"),
-        regions=tuple(
-            zip(
-                fields["regions/onset_s"].float_list.value,
-                fields["regions/offset_s"].float_list.value,
-                texts("regions/caption"),
-                strict=True,
-            )
-        ),
+        regions=tuple(zip(onsets, offsets, texts("regions/caption"), strict=True)),
         source=texts("source")[0],
         caption_source=texts("caption_source")[0],
         licence=texts("licence")[0],
@@ -235,9 +229,6 @@ class Records(Sequence[Record]):
             ) from error
         return decode_record(data)
 
-    def __iter__(self) -> Iterator[Record]:
-        return (self[i] for i in range(len(self)))
-
 
 @dataclasses.dataclass(frozen=True)
 class _Shard:
@@ -270,8 +261,7 @@ def open_split(path: str | os.PathLike[str], split: str) -> Records:
             another size than when they were written.
     """
     directory = dataset_directory(path)
-    splits = _read_splits(directory)
-    names = _split_names(path, split, splits)
+    splits, names = _read_splits(directory), split_names(path, split)
     shards = []
     for name in names:
         _check_shards(directory, name, splits[name])
@@ -290,7 +280,19 @@ def split_names(path: str | os.PathLike[str], split: str) -> list[str]:
     Raises:
         RecordsError: there are no prepared data, a split does not exist, or is named twice.
     """
-    return _split_names(path, split, _read_splits(dataset_directory(path)))
+    known = split_sizes(path)
+    if split == ALL:
+        return list(known)
+    names = [name.strip() for name in split.split(_MERGE)]
+    for name in names:
+        if name not in known:
+            raise RecordsError(
+                f"{path} has no split {name!r}; it has {', '.join(known)}: name one of them, or join several like "
+                '"val+test"'
+            )
+    if len(set(names)) < len(names):
+        raise RecordsError(f"split {split!r} names a split twice; name each once")
+    return names
 
 
 def split_sizes(path: str | os.PathLike[str]) -> dict[str, int]:
@@ -308,12 +310,9 @@ def dataset_directory(path: str | os.PathLike[str]) -> Path:
     root = Path(require_path(os.fspath(path)))
     if (root / DATASET_INFO).is_file():
         return root
-    candidates = [file.parent for pattern in ("*/", "*/*/") for file in sorted(root.glob(pattern + DATASET_INFO))]
-    directories = [
-        directory
-        for directory in candidates
-        if not any(part.startswith(".") for part in directory.relative_to(root).parts)
-    ]
+    files = [file for pattern in ("*", "*/*") for file in sorted(root.glob(f"{pattern}/{DATASET_INFO}"))]
+    hidden = [any(part.startswith(".") for part in file.relative_to(root).parts) for file in files]
+    directories = [file.parent for file, is_hidden in zip(files, hidden, strict=True) if not is_hidden]
     if not directories:
         state = "holds no prepared data" if root.exists() else "does not exist"
         raise RecordsError(f"{path} {state}; write it with `slap prepare MANIFEST {path}`")
@@ -338,9 +337,17 @@ def read_dataset_info(directory: Path) -> dict[str, Any]:
     return info
 
 
-def shard_name(dataset: str, split: str, number: int, count: int) -> str:
+def shard_name(dataset: str, split: str, number: int, count: int, template: str = _FILE_TEMPLATE) -> str:
     """Returns the file name of a shard, as TFDS expects it."""
-    return _shard_file(_FILE_TEMPLATE, dataset, split, number, count)
+    index, shards = f"{number:05d}", f"{count:05d}"
+    return template.format(
+        DATASET=dataset,
+        SPLIT=split,
+        FILEFORMAT=_FORMAT,
+        SHARD_INDEX=index,
+        NUM_SHARDS=shards,
+        SHARD_X_OF_Y=f"{index}-of-{shards}",
+    )
 
 
 def _read_splits(directory: Path) -> dict[str, _Split]:
@@ -355,39 +362,9 @@ def _read_splits(directory: Path) -> dict[str, _Split]:
     for split in info.get("splits", ()):
         name, lengths = split["name"], [int(length) for length in split.get("shardLengths", ())]
         template = split.get("filepathTemplate") or _FILE_TEMPLATE
-        files = [
-            directory / _shard_file(template, info["name"], name, number, len(lengths))
-            for number in range(len(lengths))
-        ]
-        splits[name] = _Split(files, lengths, int(split.get("numBytes", 0)))
+        shards = [shard_name(info["name"], name, number, len(lengths), template) for number in range(len(lengths))]
+        splits[name] = _Split([directory / shard for shard in shards], lengths, int(split.get("numBytes", 0)))
     return splits
-
-
-def _shard_file(template: str, dataset: str, split: str, number: int, count: int) -> str:
-    index, shards = f"{number:05d}", f"{count:05d}"
-    return template.format(
-        DATASET=dataset,
-        SPLIT=split,
-        FILEFORMAT=_FORMAT,
-        SHARD_INDEX=index,
-        NUM_SHARDS=shards,
-        SHARD_X_OF_Y=f"{index}-of-{shards}",
-    )
-
-
-def _split_names(path: str | os.PathLike[str], split: str, splits: Mapping[str, _Split]) -> list[str]:
-    if split == ALL:
-        return list(splits)
-    names = [name.strip() for name in split.split(_MERGE)]
-    for name in names:
-        if name not in splits:
-            raise RecordsError(
-                f"{path} has no split {name!r}; it has {', '.join(splits)}: name one of them, "
-                'or join several like "val+test"'
-            )
-    if len(set(names)) < len(names):
-        raise RecordsError(f"split {split!r} names a split twice; name each once")
-    return names
 
 
 def _check_shards(directory: Path, name: str, split: _Split) -> None:

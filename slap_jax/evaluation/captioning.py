@@ -23,9 +23,9 @@ from jaxtyping import Float
 
 from slap_jax.data.evaluation_set import waveform_chunks
 from slap_jax.errors import UserError
+from slap_jax.evaluation.clip_set import ClipSet
 from slap_jax.evaluation.embeddings import Progress
 from slap_jax.evaluation.intervals import cluster_interval
-from slap_jax.evaluation.task import ClipSet
 
 _EXAMPLES = 5  # captions that the results show
 _SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from slap_jax.data.evaluation_set import waveform_chunks
-from slap_jax.evaluation.task import ClipSet
+from slap_jax.evaluation.clip_set import ClipSet
 
 _TEXTS_AT_ONCE = 8_192
 

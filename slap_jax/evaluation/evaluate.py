@@ -13,20 +13,12 @@ from slap_jax.config.defaults import source
 from slap_jax.config.rules import ConfigError
 from slap_jax.data.records import parse_dir_split
 from slap_jax.evaluation.captioning import CaptionGenerator, captioning
+from slap_jax.evaluation.clip_set import ClassLabels, ClipSet
 from slap_jax.evaluation.embeddings import Embeds, Progress, clip_vectors, text_vectors
 from slap_jax.evaluation.frame_scores import frame_scores
 from slap_jax.evaluation.probe import probe
 from slap_jax.evaluation.retrieval import retrieval
-from slap_jax.evaluation.task import (
-    Captioning,
-    ClassLabels,
-    ClipSet,
-    EvaluationTask,
-    Measure,
-    Probe,
-    Retrieval,
-    ZeroShot,
-)
+from slap_jax.evaluation.task import Captioning, EvaluationTask, Measure, Probe, Retrieval, ZeroShot
 from slap_jax.evaluation.zero_shot import zero_shot, zero_shot_multi_label
 from slap_jax.inference.prompts import class_embeddings
 

@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float
 
 from slap_jax.data.audio import SAMPLE_RATE
 from slap_jax.data.evaluation_set import Region, waveform_chunks
+from slap_jax.evaluation.clip_set import ClipSet
 from slap_jax.evaluation.embeddings import Embeds, Progress, text_vectors
 from slap_jax.evaluation.intervals import areas_under_roc, cluster_interval, resampled_mean
-from slap_jax.evaluation.task import ClipSet
 
 SEGMENT_SECONDS = 1.0
 _CLASS_TEXTS = 1_000  # texts are classes up to this number, if most of them recur

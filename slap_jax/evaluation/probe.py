@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from slap_jax.errors import UserError
+from slap_jax.evaluation.clip_set import ClassLabels, ClipSet
 from slap_jax.evaluation.embeddings import Embeds, Progress, clip_vectors
-from slap_jax.evaluation.task import ClassLabels, ClipSet, Probe
+from slap_jax.evaluation.task import Probe
 from slap_jax.evaluation.zero_shot import accuracy, mean_average_precision
 
 NEIGHBOURS = 10

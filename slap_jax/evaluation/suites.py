@@ -18,15 +18,13 @@ from slap_jax.data.datasets.registry import DATASETS
 from slap_jax.data.evaluation_set import load_evaluation
 from slap_jax.data.records import RecordsError
 from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.evaluation.clip_set import label_folds, parts_of_split, read_clip_set
 from slap_jax.evaluation.scorer import filter_supported
 from slap_jax.evaluation.task import (
     EvaluationTask,
     captioning_task,
     frames_task,
-    label_folds,
-    parts_of_split,
     probe_task,
-    read_clip_set,
     retrieval_task,
     zero_shot_task,
 )

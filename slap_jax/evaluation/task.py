@@ -1,4 +1,4 @@
-"""Evaluation tasks: a set of clips, everything about it that does not depend on parameters, and what to measure on it.
+"""Evaluation tasks: a set of clips, and what to measure on it.
 
     data = read_clip_set("esc50", load_evaluation(path, "fold1+fold2"), tokenizer, max_tokens)
     task = zero_shot_task(data, "class", ("sound",), folds=label_folds(data, "fold"))
@@ -8,120 +8,20 @@ task; a task without its captions, label or folds cannot be made.
 """
 
 import dataclasses
-import functools
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-from jaxtyping import Bool, Int
 from ml_collections import ConfigDict
 
 from slap_jax.config.rules import ConfigError
-from slap_jax.data.evaluation_set import ClipFacts, EvaluationClip, Region, clip_facts, load_evaluation
-from slap_jax.data.records import label_keys, split_names, split_sizes
+from slap_jax.data.evaluation_set import load_evaluation
+from slap_jax.data.records import label_keys
 from slap_jax.data.tokenizer import Tokenizer
-from slap_jax.evaluation.zero_shot import true_classes, true_sets
+from slap_jax.evaluation.clip_set import ClassLabels, ClipSet, read_clip_set, read_labels
 from slap_jax.inference.prompts import DEFAULT_TEMPLATE, class_prompts, template_prompts
 
 MEASURES = ("retrieval", "zero_shot", "zero_shot_multi_label", "captioning", "frames")
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipSet:
-    """An evaluation set.
-
-    Attributes:
-        name: key of the results.
-        split: name of the split, for the record.
-        clips: whole clips, in a fixed order.
-        facts: of each clip.
-        tokenizer: of the model.
-        max_tokens: length at which captions and prompts are truncated.
-        n_published: clips that the published set has; None if unknown.
-    """
-
-    name: str
-    split: str
-    clips: Sequence[EvaluationClip]
-    facts: Sequence[ClipFacts]
-    tokenizer: Tokenizer
-    max_tokens: int
-    n_published: int | None
-
-    @functools.cached_property
-    def samples(self) -> list[int]:
-        """Length of each clip, in samples."""
-        return [clip.samples for clip in self.facts]
-
-    @functools.cached_property
-    def captions(self) -> list[str]:
-        """All captions, clip by clip."""
-        return [caption for clip in self.facts for caption in clip.captions]
-
-    @functools.cached_property
-    def owner(self) -> Int[np.ndarray, " M"]:
-        """Index of the clip of each caption."""
-        return np.repeat(np.arange(len(self.facts)), [len(clip.captions) for clip in self.facts])
-
-    @property
-    def regions(self) -> list[Sequence[Region]]:
-        """Timed regions of each clip."""
-        return [clip.regions for clip in self.facts]
-
-    @property
-    def n_captioned(self) -> int:
-        """Number of clips with captions."""
-        return sum(bool(clip.captions) for clip in self.facts)
-
-    @property
-    def sources(self) -> list[str]:
-        """The collections that the clips come from, sorted."""
-        return sorted({clip.source for clip in self.facts if clip.source})
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Short hash of ids, lengths, captions and labels; results are comparable only if it is the same."""
-        digest = hashlib.sha256()
-        for clip in self.facts:
-            entry = [clip.id, clip.samples, list(clip.captions), list(clip.labels)]
-            digest.update(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-        return digest.hexdigest()[:16]
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the token ids of texts."""
-        return [self.tokenizer.encode(text, self.max_tokens) for text in texts]
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassLabels:
-    """The classes of the clips of a set.
-
-    Attributes:
-        key: of the label.
-        classes: Y names.
-        truth: [N, Y], the classes of each clip.
-        multi_label: whether a clip may have several classes; otherwise it has one, or none.
-        n_published: classes that the published set has; None if unknown.
-    """
-
-    key: str
-    classes: Sequence[str]
-    truth: Bool[np.ndarray, "N Y"]
-    multi_label: bool
-    n_published: int | None = None
-
-    @property
-    def labelled(self) -> Bool[np.ndarray, " N"]:
-        """Which clips have a class."""
-        return np.asarray(self.truth.any(axis=1))
-
-    @property
-    def index(self) -> Int[np.ndarray, " N"]:
-        """Index of the class of each clip, -1 for none; of single-label sets."""
-        return np.where(self.labelled, self.truth.argmax(axis=1), -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,33 +113,6 @@ class EvaluationTask:
         return tuple(measure.kind for measure in self.measures)
 
 
-def read_clip_set(
-    name: str,
-    clips: Sequence[EvaluationClip],
-    tokenizer: Tokenizer,
-    max_tokens: int,
-    split: str = "",
-    n_published: int | None = None,
-) -> ClipSet:
-    """Reads the captions and labels of clips, but not their samples.
-
-    Args:
-        name: key of the results.
-        clips: in a fixed order.
-        tokenizer: of the model.
-        max_tokens: length at which captions are truncated, `config.data.max_caption_tokens`.
-        split: name of the split, for the record.
-        n_published: clips that the published set has.
-
-    Raises:
-        ConfigError: there are no clips.
-    """
-    facts = list(clip_facts(clips))
-    if not facts:
-        raise ConfigError(f"evaluation set {name!r} holds no clips; name a split that does")
-    return ClipSet(name, split, clips, facts, tokenizer, max_tokens, n_published)
-
-
 def retrieval_task(data: ClipSet) -> EvaluationTask:
     """Measures retrieval; clips without captions take no part.
 
@@ -278,7 +151,7 @@ def zero_shot_task(
     """
     for template in templates:
         template_prompts(template)
-    labels = read_labels(data, label, multi_label, other_classes, n_published)
+    labels = read_labels(data, label, multi_label=multi_label, other_classes=other_classes, n_published=n_published)
     return EvaluationTask(data, (ZeroShot(labels, tuple(templates), words or {}, folds),))
 
 
@@ -314,7 +187,8 @@ def probe_task(
     Raises:
         ZeroShotError: no clip has the label, or a clip has several values where one is expected.
     """
-    return EvaluationTask(data, (Probe(read_labels(data, label, multi_label, (), n_published), parts, test_part),))
+    labels = read_labels(data, label, multi_label=multi_label, n_published=n_published)
+    return EvaluationTask(data, (Probe(labels, parts, test_part),))
 
 
 def frames_task(data: ClipSet) -> EvaluationTask:
@@ -428,47 +302,6 @@ def load_tasks(
             task = default_task(data, settings.label, (template,), multi_label=multi_label)
         tasks.append(task)
     return tasks
-
-
-def label_folds(data: ClipSet, key: str, count: int = 0) -> list[str]:
-    """Returns the fold of each clip, such that clips with one value of a label share a fold.
-
-    Args:
-        data: the set.
-        key: of the label.
-        count: number of folds, to which the values are dealt in turn; 0 makes each value a fold.
-
-    Raises:
-        ConfigError: a clip does not have the label.
-        ZeroShotError: no clip has the label, or a clip has several values.
-    """
-    values, index = true_classes([clip.labels for clip in data.facts], key)
-    if (index < 0).any():
-        raise ConfigError(
-            f"evaluation set {data.name!r}: clip {data.facts[int(np.argmin(index))].id} has no label {key!r}, which "
-            "defines the folds; prepare the data again"
-        )
-    return [str(value % count) if count else values[value] for value in index]
-
-
-def parts_of_split(path: str, split: str) -> list[str]:
-    """Returns, for each clip of `load_evaluation`, which of the joined splits it comes from."""
-    sizes = split_sizes(path)
-    return [name for name in split_names(path, split) for _ in range(sizes[name])]
-
-
-def read_labels(
-    data: ClipSet, key: str, multi_label: bool, other_classes: Sequence[str] = (), n_published: int | None = None
-) -> ClassLabels:
-    """Reads the classes of the clips of a set; the arguments are those of `zero_shot_task`."""
-    labels = [clip.labels for clip in data.facts]
-    if multi_label:
-        classes, truth = true_sets(labels, key)
-    else:
-        classes, index = true_classes(labels, key)
-        classes = [*classes, *(name for name in other_classes if name not in classes)]
-        truth = index[:, None] == np.arange(len(classes))
-    return ClassLabels(key, classes, truth, multi_label, n_published)
 
 
 def _require(data: ClipSet, measure: str, has_it: bool, need: str) -> None:

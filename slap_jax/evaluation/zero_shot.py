@@ -6,64 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from slap_jax.data.records import label_keys, label_values
 from slap_jax.evaluation.intervals import average_precisions, cluster_interval, resampled_mean
 from slap_jax.inference.prompts import ZeroShotError
 
 _MOST_RESAMPLES = 200  # of mAP, whose bootstrap ranks every class again
-
-
-def true_classes(labels: Sequence[Sequence[str]], key: str) -> tuple[list[str], Int[np.ndarray, " N"]]:
-    """Reads the class of each clip from its `key=value` labels.
-
-    Args:
-        labels: label strings of each clip.
-        key: of the label that is the class.
-
-    Returns:
-        The distinct classes, sorted, and the index of the class of each clip; -1 for a clip without the label.
-
-    Raises:
-        ZeroShotError: no clip has the label, or a clip has several values of it.
-    """
-    values: list[str | None] = []
-    for position, clip in enumerate(labels):
-        names = sorted(label_values(clip, key))
-        if len(names) > 1:
-            raise ZeroShotError(
-                f"clip {position} has {len(names)} values of the label {key!r} ({', '.join(names)}); zero-shot "
-                "classification predicts one class per clip: choose a label with one value"
-            )
-        values.append(names[0] if names else None)
-    classes = sorted({value for value in values if value is not None})
-    if not classes:
-        raise _no_label(labels, key)
-    index = {name: number for number, name in enumerate(classes)}
-    return classes, np.array([-1 if value is None else index[value] for value in values], np.int64)
-
-
-def true_sets(labels: Sequence[Sequence[str]], key: str) -> tuple[list[str], Bool[np.ndarray, "N Y"]]:
-    """Reads the classes of clips that may have any number of them.
-
-    Args:
-        labels: label strings of each clip.
-        key: of the label whose values are classes.
-
-    Returns:
-        The distinct classes, sorted, and which of them each clip has.
-
-    Raises:
-        ZeroShotError: no clip has the label.
-    """
-    values = [label_values(clip, key) for clip in labels]
-    classes = sorted({name for names in values for name in names})
-    if not classes:
-        raise _no_label(labels, key)
-    index = {name: number for number, name in enumerate(classes)}
-    truth = np.zeros((len(labels), len(classes)), bool)
-    for clip, names in enumerate(values):
-        truth[clip, [index[name] for name in names]] = True
-    return classes, truth
 
 
 def zero_shot(
@@ -183,10 +129,3 @@ def mean_average_precision(
         "n_classes_scored": int(scored.sum()),
         "resamples": resamples,
     }
-
-
-def _no_label(labels: Sequence[Sequence[str]], key: str) -> ZeroShotError:
-    return ZeroShotError(
-        f"no clip has the label {key!r}; labels found: {', '.join(label_keys(labels)) or 'none'}. Set `label` of the "
-        "evaluation source to one of them, or to '' for retrieval alone"
-    )

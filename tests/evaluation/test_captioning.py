@@ -11,8 +11,9 @@ import pytest
 from slap_jax.data.evaluation_set import EvaluationClip
 from slap_jax.evaluation import captioning
 from slap_jax.evaluation.captioning import CaptionGenerator, CaptioningError, caption_scores, tokenise
+from slap_jax.evaluation.clip_set import read_clip_set
 from slap_jax.evaluation.evaluate import evaluate
-from slap_jax.evaluation.task import captioning_task, read_clip_set
+from slap_jax.evaluation.task import captioning_task
 from tests.evaluation.hashing_embedder import HashingEmbedder
 
 # The example of the README of aac-metrics 0.6, whose scores are an independent implementation's.

@@ -13,9 +13,10 @@ from slap_jax.data.evaluation_set import EvaluationClip
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record
 from slap_jax.errors import UrlError
+from slap_jax.evaluation.clip_set import read_clip_set
 from slap_jax.evaluation.evaluate import evaluate, parse_data_argument, scalars, write_results
 from slap_jax.evaluation.retrieval import retrieval
-from slap_jax.evaluation.task import ZeroShot, default_task, load_tasks, named_task, read_clip_set
+from slap_jax.evaluation.task import ZeroShot, default_task, load_tasks, named_task
 from slap_jax.evaluation.text_table import table
 from slap_jax.inference.embedder import Embedder
 from slap_jax.inference.prompts import ZeroShotError, class_prompts

@@ -6,9 +6,10 @@ from sklearn.metrics import roc_auc_score
 
 from slap_jax.config.rules import ConfigError
 from slap_jax.data.evaluation_set import EvaluationClip
+from slap_jax.evaluation.clip_set import read_clip_set
 from slap_jax.evaluation.evaluate import evaluate
 from slap_jax.evaluation.frame_scores import positives, segments
-from slap_jax.evaluation.task import frames_task, read_clip_set
+from slap_jax.evaluation.task import frames_task
 from tests.evaluation.hashing_embedder import HashingEmbedder
 from tests.inference.tiny import noise
 

@@ -12,9 +12,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from slap_jax.data.evaluation_set import EvaluationClip
+from slap_jax.evaluation.clip_set import label_folds, read_clip_set
 from slap_jax.evaluation.evaluate import evaluate
 from slap_jax.evaluation.probe import ProbeError, probe
-from slap_jax.evaluation.task import Probe, label_folds, probe_task, read_clip_set
+from slap_jax.evaluation.task import Probe, probe_task
 from tests.evaluation.hashing_embedder import HashingEmbedder
 
 CLASSES = ("bell", "dog", "rain")

@@ -8,9 +8,10 @@ from slap_jax.data import evaluation_set
 from slap_jax.data.evaluation_set import EvaluationClip, load_evaluation
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import make_record
+from slap_jax.evaluation.clip_set import read_clip_set
 from slap_jax.evaluation.evaluate import evaluate
 from slap_jax.evaluation.retrieval import retrieval
-from slap_jax.evaluation.task import load_tasks, read_clip_set, retrieval_task
+from slap_jax.evaluation.task import load_tasks, retrieval_task
 from tests.evaluation.hashing_embedder import HashingEmbedder
 from tests.inference.tiny import CAPTIONS, noise
 
