@@ -1,6 +1,7 @@
 # make demo     real and synthetic clips in; a trained, evaluated, exported model and its report out, in runs/demo
 # make test     the whole test suite
-# make check    lint, format and types, of Python and of the shell scripts
+# make check    lint, format and types, of Python and of the shell scripts; the documentation without a warning
+# make docs     the documentation as a site, in site/
 # make oracle   exports and text towers held against torch and transformers (several GB)
 # make gpu-aot  a small step compiled for every kind of GPU, none needed; installs the CUDA plug-in (several GB)
 # make format   put the sources in the form that `make check` wants
@@ -14,10 +15,12 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo unknown)
 
 RUN := runs/demo
+# mkdocs.yml makes warnings errors. The variable silences an advertisement.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 # One worker per core, no more than memory carries; tests of one file share what the file compiles.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test check oracle gpu-aot format environment clean
+.PHONY: demo test check docs oracle gpu-aot format environment clean
 .DELETE_ON_ERROR:
 
 environment: $(VENV)/.dev
@@ -49,6 +52,11 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/shellcheck -x launch/*.sh launch/*.sbatch
+	@$(MKDOCS)
+
+docs: $(VENV)/.dev
+	@$(MKDOCS)
+	@echo "Done. Open site/index.html"
 
 # Held against torch, transformers and a browser, in an environment of its own.
 oracle:
@@ -86,5 +94,5 @@ demo: $(VENV)/.demo
 	@echo "Done. Open $(RUN)/report.html; the model is in $(RUN)/export, its numbers in $(RUN)/report.json"
 
 clean:
-	rm -rf .venv .venv-* .jax_cache .pytest_cache .ruff_cache build dist *.egg-info runs
+	rm -rf .venv .venv-* .jax_cache .pytest_cache .ruff_cache build dist site *.egg-info runs
 	find slap_jax tests configs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -65,12 +65,11 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
         run_dir: receives config, metrics and checkpoints; an existing run is resumed.
 
     Returns:
-        The exit code: 0, or `EXIT_PREEMPTED` after SIGTERM, when the same command resumes the run. A process whose run
+        Exit code 0, or `EXIT_PREEMPTED` after SIGTERM, when the same command resumes the run. A process whose run
         has lost another process exits with `slap_jax.parallel.process_group.EXIT_LOST`, or JAX aborts it.
 
     Raises:
-        ConfigError, TokenizerError, ModernBertError, LeakageError, DataMismatchError, CheckpointError: see their
-            messages.
+        UserError: the config, the data, the vocabulary or a checkpoint cannot be used; the message says what to do.
         NonFiniteError: after `config.optimizer.max_bad_steps`.
     """
     run_dir, timer = Path(require_path(os.fspath(run_dir))), StepTimer()

@@ -24,8 +24,8 @@ def load_model(model_file_path: str = "") -> "torch.nn.Module":
         model_file_path: The export directory.
 
     Returns:
-        A module with `sample_rate`, `scene_embedding_size` and `timestamp_embedding_size`. It has no parameters: the
-        model runs in JAX, on JAX's device.
+        A module with `sample_rate`, `scene_embedding_size` and `timestamp_embedding_size`. It has no parameters,
+        because the model runs in JAX, on JAX's device.
 
     Raises:
         AdapterError: PyTorch is not installed.

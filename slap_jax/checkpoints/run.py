@@ -202,7 +202,8 @@ def restore_params(directory: str | os.PathLike, step: int | None = None) -> tup
         step: None for the newest.
 
     Returns:
-        `(params, meta)`: nested dict of arrays, and the `meta` of `Checkpoints.save` with step and versions.
+        `(params, meta)`. The parameters are nested dicts of arrays; `meta` is that of `Checkpoints.save`, with step and
+        versions.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is unreadable.

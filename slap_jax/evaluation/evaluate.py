@@ -47,10 +47,10 @@ def evaluate(
         progress: called while clips are embedded.
 
     Returns:
-        JSON: kind -> set -> scores. The keys "retrieval" and "zero_shot" are always there; "zero_shot_multi_label",
-        "captioning", "probe" and "frames" if a task measures them. Every entry has its numbers with intervals, and
-        `split`, `split_fingerprint`, `crop`, `set_size`, `n_published`, `sources`, `text`; classification also
-        `template`, `label`, `classes`.
+        Scores by kind, then by set, as JSON values. The keys "retrieval" and "zero_shot" are always there;
+        "zero_shot_multi_label", "captioning", "probe" and "frames" if a task measures them. Every entry has its numbers
+        with intervals, and `split`, `split_fingerprint`, `crop`, `set_size`, `n_published`, `sources`, `text`;
+        classification also `template`, `label`, `classes`.
 
     Raises:
         CaptioningError, ProbeError: a package or the caption decoder is missing.

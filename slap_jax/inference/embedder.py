@@ -134,7 +134,7 @@ class Embedder:
             waveforms: as for `audio`.
 
         Returns:
-            Per clip, fp32 features of its columns (160 ms each): the mean over the F patches of a column.
+            Per clip, fp32 features of its columns of 160 ms, each the mean over the F patches of the column.
         """
         return self._columns(self.audio_program(params, "frames"), waveforms)
 

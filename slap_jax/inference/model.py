@@ -249,8 +249,9 @@ class SlapModel:
             sample_rate: as for `embed_audio`.
 
         Returns:
-            For each clip label -> probability, the most probable label first: the softmax over the labels of cosine
-            similarity times the scale (inverse temperature) that the contrastive objective learned.
+            For each clip label -> probability, the most probable label first. Probabilities are the softmax over the
+            labels of the cosine similarity times the scale (inverse temperature) that the contrastive objective
+            learned.
 
         Raises:
             AudioError: see `embed_audio`.

@@ -34,7 +34,7 @@ class PublishedDataset(abc.ABC):
 
     `slap_jax.data.datasets.docs_page` generates docs/datasets.md from the class attributes.
 
-    Class attributes:
+    Attributes:
         name: of the dataset, of its output folder, and the `source` of its records.
         version: the publisher's version as three numbers.
         title: full name.
