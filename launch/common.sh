@@ -1,13 +1,13 @@
-# What every launch script shares: messages, dry runs, reading of options. Sourced, never run.
+# Functions that all launch scripts share: messages, dry runs, option parsing. Sourced, never run directly.
 # shellcheck shell=bash
 
-# Exit codes after which the same command goes on. Every other one but 0 is an error, which would only be repeated.
-# Saved and stopped because it was asked to (EXIT_PREEMPTED in slap_jax/checkpoints/run.py).
+# After these exit codes the same command resumes the run. Any other nonzero code is an error that a restart would repeat.
+# Training was asked to stop, and saved (EXIT_PREEMPTED in slap_jax/checkpoints/run.py).
 # shellcheck disable=SC2034 # read by the scripts that source this file
 EXIT_PREEMPTED=83
-# Ended because another process of the run was lost (EXIT_LOST in slap_jax/parallel/process_group.py).
+# Another process of the run was lost (EXIT_LOST in slap_jax/parallel/process_group.py).
 EXIT_LOST=84
-# JAX itself ends a process that has lost the others by an abort.
+# JAX itself aborts a process that has lost contact with the others (SIGABRT).
 EXIT_ABORTED=134
 
 DRY_RUN=${DRY_RUN:-}
@@ -21,12 +21,12 @@ die() {
   exit 2
 }
 
-# Prints the comment at the top of a script, which is its manual.
-manual() {
+# Prints the comment at the top of a script as its help text.
+usage() {
   sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$1"
 }
 
-# Words as a shell would have to be given them.
+# Quotes words for a shell.
 quoted() {
   local word line=()
   for word in "$@"; do
@@ -51,7 +51,7 @@ run() {
   fi
 }
 
-# The value of an option, which must be there: `zone=$(value "$@")`.
+# Prints the value of the option `$1`, or exits if it has none: `zone=$(value "$@") || exit`.
 value() {
   [[ $# -ge 2 && $2 != -- ]] || die "$1 needs a value; see --help"
   printf '%s' "$2"
@@ -65,13 +65,13 @@ need() {
   [[ $DRY_RUN ]] || command -v "$1" >/dev/null || die "$1 is not installed: $2"
 }
 
-# What `slap` is to do must be known before anything is created: an empty command would be noticed on the cluster.
+# Checked before anything is created; otherwise an empty command would fail only on the cluster.
 need_command() {
   [[ $# -gt 0 ]] || die "nothing to run: write -- train --config FILE.py[:ARG] --run-dir DIR after the options"
 }
 
-# Waits for a process, and leaves its exit code in `code`. A signal ends bash's wait, but not the process: the traps of the
-# scripts set `interrupted`.
+# Waits for a process and stores its exit code in `code`. A signal interrupts bash's wait but not the process, so the
+# traps of the scripts set `interrupted`, and the wait starts over.
 wait_for() {
   while true; do
     interrupted=''
@@ -82,9 +82,9 @@ wait_for() {
   done
 }
 
-# The exit code of a run from those of its processes, one a line: an error of one, else 84 if they only lost each other,
-# else 83 if any was asked to stop, else 0.
-verdict() {
+# Combines the exit codes of all processes, one per line, into that of the run: the first error if there is one, else 84
+# if processes lost each other, else 83 if any was asked to stop, else 0.
+combined_exit_code() {
   awk -v preempted="$EXIT_PREEMPTED" -v lost="$EXIT_LOST" -v aborted="$EXIT_ABORTED" '
     $1 == preempted {early = 1; next}
     $1 == lost || $1 == aborted {alone = $1; next}
@@ -96,11 +96,11 @@ verdict() {
     }'
 }
 
-# Whether the same command goes on after this exit code; says why.
-goes_on() {
+# Succeeds, and prints why, if the same command would resume the run after this exit code.
+can_resume() {
   case $1 in
-    "$EXIT_PREEMPTED") say "the run was asked to stop and has saved" ;;
-    "$EXIT_LOST") say "the processes of the run have lost each other" ;;
+    "$EXIT_PREEMPTED") say "the run was asked to stop and saved" ;;
+    "$EXIT_LOST") say "a process of the run lost contact with the others" ;;
     *) return 1 ;;
   esac
 }

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Trains on one host: all its GPUs in one process, or in several.
+# Trains on all GPUs of one host, in one process or several.
 #
 #   launch/gpu_single.sh [OPTIONS] -- train --config FILE.py[:ARG] --run-dir DIR [--config.NAME.NAME=VALUE ...]
 #
 # Options:
-#   --processes N     processes that share the GPUs evenly (1: one process drives all, which is simplest and as fast)
-#   --restarts N      times to go on with a run that was asked to stop, or whose processes lost each other (10)
-#   --log-dir DIR     process_I.log of every process (logs)
+#   --processes N     number of processes that share the GPUs evenly (1: one process drives all, simplest and as fast)
+#   --restarts N      how often to resume a run that was asked to stop, or that lost a process (10)
+#   --log-dir DIR     directory for process_I.log of each process (logs)
 #   --platform NAME   gpu or cpu (gpu)
-#   --devices N       with --platform cpu: devices that each process shows
+#   --devices N       with --platform cpu: number of devices per process
 #   --preflight       check versions, devices, network and data first
 #   --python FILE     see launch/run.sh
 #   --dry-run         print the commands
 #
-# SIGTERM or Ctrl-C to this script saves, stops, and returns 83: the same command goes on. A process that is told to stop
-# by someone else stops all of them with 83, and they are started again here. An error is never tried again.
+# On SIGTERM or Ctrl-C the run saves and stops with exit code 83; the same command resumes it. If a single process
+# receives SIGTERM instead, all processes save and stop with 83, and this script restarts them. Errors are not retried.
 #
 # Examples:
 #   launch/gpu_single.sh -- train --config configs/slap_base.py:data=/data/slap --run-dir /runs/slap_base
@@ -35,7 +35,7 @@ while [[ $# -gt 0 ]]; do
     --devices | --python) options+=("$1" "$(value "$@")") || exit; shift ;;
     --preflight) options+=("$1") ;;
     --dry-run) DRY_RUN=1 ;;
-    -h | --help) manual "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) usage "${BASH_SOURCE[0]}"; exit ;;
     --) shift; break ;;
     *) die "unknown option $1; see --help" ;;
   esac
@@ -50,7 +50,7 @@ case $platform in
 esac
 ((processes >= 1)) || die "--processes is 0; write 1 or more"
 
-# Several processes need a number of GPUs that they can share.
+# Several processes must be able to share the GPUs evenly.
 gpus_each=0
 if ((processes > 1)) && [[ $platform == gpu ]]; then
   gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
@@ -63,7 +63,7 @@ free_port() {
   local port
   while true; do
     port=$((20000 + RANDOM % 12000))
-    # Nobody answers there: it is free.
+    # Nothing listens on this port, so it is free.
     if ! (exec 3<>"/dev/tcp/localhost/$port") 2>/dev/null; then
       echo "$port"
       return
@@ -71,7 +71,7 @@ free_port() {
   done
 }
 
-# The command of process I.
+# Builds the command of process I in `command`.
 command_of() {
   local i=$1 first
   command=("$ROOT/launch/run.sh" --platform "$platform")
@@ -85,18 +85,18 @@ command_of() {
   command+=("${options[@]}" --)
 }
 
-pids=() told_to_stop=''
+pids=() stop_requested=''
 stop_all() {
   local pid
   for pid in "${pids[@]}"; do kill -"$1" "$pid" 2>/dev/null; done
 }
 forward() {
-  told_to_stop=1
+  stop_requested=1
   stop_all TERM
 }
 trap forward TERM INT USR1
 
-# Starts all processes, waits for them, and leaves the exit code of the run in `code`.
+# Starts all processes, waits for them, and stores the exit code of the run in `code`.
 run_once() {
   local i pid deadline=''
   declare -A codes=()
@@ -107,7 +107,7 @@ run_once() {
     pids+=($!)
   done
   while ((${#codes[@]} < processes)); do
-    # In the background: a signal is handled at once, not after the sleep.
+    # Sleeping in the background lets bash handle a signal at once.
     sleep 0.3 &
     wait $!
     for i in "${!pids[@]}"; do
@@ -118,14 +118,14 @@ run_once() {
       if ((codes[$i] != 0 && codes[$i] != EXIT_PREEMPTED && processes > 1)) && [[ ! $deadline ]]; then
         say "process $i ended with exit code ${codes[$i]} ($log_dir/process_$i.log); ending the others"
         stop_all TERM
-        deadline=$((SECONDS + 20)) # they may wait for the lost one, and never save
+        deadline=$((SECONDS + 20)) # they may be waiting for the lost process and never save
       fi
     done
     if [[ $deadline ]] && ((SECONDS > deadline)); then
-      stop_all USR2 # not KILL: run.sh would leave its process behind
+      stop_all USR2 # not KILL, which would leave the child of run.sh running
     fi
   done
-  code=$(printf '%s\n' "${codes[@]}" | verdict)
+  code=$(printf '%s\n' "${codes[@]}" | combined_exit_code)
 }
 
 label() {
@@ -146,10 +146,10 @@ for ((attempt = 0; ; attempt++)); do
   port=$(free_port)
   say "starting $processes process$( ((processes == 1)) || echo es), logs in $log_dir"
   run_once "$@"
-  if [[ $told_to_stop ]] || ! goes_on "$code"; then exit "$code"; fi
+  if [[ $stop_requested ]] || ! can_resume "$code"; then exit "$code"; fi
   if ((attempt >= restarts)); then
-    say "that was the last of --restarts $restarts; start again to go on"
+    say "that was the last of --restarts $restarts; run the same command to resume"
     exit "$code"
   fi
-  say "going on (restart $((attempt + 1)) of $restarts)"
+  say "resuming (restart $((attempt + 1)) of $restarts)"
 done

@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# What every launcher ends in, once in every process of a run: removes what earlier jobs left in the environment, sets
-# the compiler flags of the platform, tells what it waits for, runs slap, and hands its exit code on.
+# Runs slap in one process of a run; every launcher ends here. Removes variables that earlier jobs left in the environment,
+# sets the compiler flags of the platform, prints which processes it waits for, runs slap, and returns its exit code.
 #
 #   launch/run.sh [OPTIONS] -- train --config FILE.py[:ARG] --run-dir DIR [--config.NAME.NAME=VALUE ...]
 #   launch/run.sh [OPTIONS] -- preflight --config FILE.py[:ARG] --run-dir DIR [--topology T ...]
 #
-# How the process finds the others; without any of these it is alone:
+# How the process connects to the others (without any of these options it runs alone):
 #   --coordinator HOST:PORT --processes N --process-id I
-#                       told by the launcher; process 0 runs on HOST
-#   --tpu-vm            a Cloud TPU VM: its metadata server knows the slice
-#   --gke               a GKE pod of TPUs: keeps the variables that the cluster has set for this very job
+#                       explicit addresses; process 0 runs on HOST
+#   --tpu-vm            on a Cloud TPU VM: its metadata server describes the slice
+#   --gke               in a GKE pod with TPUs: keeps the variables that the cluster set for this job
 # Options:
-#   --platform NAME     tpu, gpu or cpu (what is found here)
-#   --slices N          TPU slices of the run (1)
-#   --local-devices I,J the GPUs of this process (all)
-#   --devices N         with --platform cpu: show the CPU as N devices
-#   --preflight         run launch/preflight.py first, and nothing else if it finds a problem
-#   --python FILE       (.venv/bin/python of this checkout if there is one, else python3)
+#   --platform NAME     tpu, gpu or cpu (default: detected)
+#   --slices N          number of TPU slices of the run (1)
+#   --local-devices I,J GPUs of this process (all)
+#   --devices N         with --platform cpu: number of simulated CPU devices
+#   --preflight         run launch/preflight.py first; stop if it reports a problem
+#   --python FILE       interpreter (.venv/bin/python of this checkout if it exists, else python3)
 #   --dry-run           print the environment and the command
 #
-# SIGTERM, SIGUSR1 and Ctrl-C are passed on: training saves, and the exit code is 83. SIGUSR2 ends it at once.
+# SIGTERM, SIGUSR1 and Ctrl-C are forwarded: training saves, and the exit code is 83. SIGUSR2 kills it at once.
 #
 # Example, two processes on one machine:
 #   launch/run.sh --coordinator localhost:1234 --processes 2 --process-id 0 -- train --config C --run-dir R &
@@ -50,7 +50,7 @@ while [[ $# -gt 0 ]]; do
     --gke) gke=1 ;;
     --preflight) preflight=1 ;;
     --dry-run) DRY_RUN=1 ;;
-    -h | --help) manual "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) usage "${BASH_SOURCE[0]}"; exit ;;
     --) shift; break ;;
     *) die "unknown option $1; see --help" ;;
   esac
@@ -81,44 +81,44 @@ case $platform in
   *) die "--platform is '$platform'; write tpu, gpu or cpu" ;;
 esac
 
-# Who the other processes are is said by the options alone. A variable of a job that ran here before, or of a shell that
-# someone prepared, would send this process to a coordinator that is gone, where it waits until the timeout.
+# Only the options say where the other processes are. A variable left by an earlier job or by the user's shell would send
+# this process to a coordinator that no longer exists, where it would wait until the timeout.
 scrub() {
   local name
   for name in $(compgen -e); do
     case $name in
       MEGASCALE_* | TPU_WORKER_* | TPU_PROCESS_* | TPU_TOPOLOGY* | TPU_ACCELERATOR_TYPE | TPU_SKIP_MDS_QUERY | CLOUD_TPU_TASK_ID)
-        [[ $gke ]] && continue # there they are this job's own
+        [[ $gke ]] && continue # GKE has set them for this job
         ;;
       TPU_VISIBLE_* | TPU_CHIPS_PER_* | TPU_HOST_BOUNDS | TPU_MESH_CONTROLLER_*) ;;
       SLAP_COORDINATOR | SLAP_NUM_PROCESSES | SLAP_PROCESS_ID | SLAP_DISTRIBUTED) ;;
       JAX_COORDINATOR_* | JAX_NUM_PROCESSES | JAX_PROCESS_ID | JAX_LOCAL_DEVICE_IDS | JAX_PLATFORMS | JAX_PLATFORM_NAME) ;;
       *) continue ;;
     esac
-    say "removed $name=${!name} of an earlier job"
+    say "removed $name=${!name}, left by an earlier job"
     unset "$name"
   done
 }
 scrub
 set_flags "$platform" "$slices" "$devices"
 
-wait_message="a run of one process"
+wait_message="running as the only process"
 if [[ $coordinator ]]; then
   export SLAP_COORDINATOR=$coordinator SLAP_NUM_PROCESSES=$processes SLAP_PROCESS_ID=$process_id
-  wait_message="process $process_id, waiting for $processes processes at $coordinator; all of them must be started"
-  # gRPC would ask a proxy for the way to the coordinator, and hang.
+  wait_message="process $process_id, waiting for $processes processes at $coordinator; start all of them"
+  # Through a proxy, gRPC would hang instead of reaching the coordinator.
   if [[ ${http_proxy:-}${https_proxy:-}${grpc_proxy:-} ]]; then
     export no_proxy="${no_proxy:+$no_proxy,}${coordinator%:*}"
   fi
 elif [[ $tpu_vm || $gke ]]; then
   export SLAP_DISTRIBUTED=auto
-  wait_message="waiting for the other workers of the slice; all of them must be started"
+  wait_message="waiting for the other workers of the slice; start all of them"
 elif [[ ${SLURM_STEP_NUM_TASKS:-1} -gt 1 ]]; then
   wait_message="process ${SLURM_PROCID:-?}, waiting for $SLURM_STEP_NUM_TASKS processes of SLURM job ${SLURM_JOB_ID:-?}"
 fi
-# Always said, where SLURM or a launcher starts several: JAX would take one GPU of a node for each process by itself.
+# Required under SLURM and with several processes on a host: by default JAX gives each process a single GPU of the node.
 [[ $local_devices ]] && export JAX_LOCAL_DEVICE_IDS=$local_devices
-# A restarted run does not compile again.
+# With a compilation cache, a restarted run does not compile again.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${TMPDIR:-/tmp}/slap_jax_cache_$(id -u)}
 
 say "host $HOSTNAME, platform $platform, $python"
@@ -127,15 +127,16 @@ for name in XLA_FLAGS LIBTPU_INIT_ARGS XLA_PYTHON_CLIENT_MEM_FRACTION JAX_PLATFO
 done
 say "$wait_message"
 
-# The code of this checkout runs, whatever is installed; paths in the command stay relative to where it was given.
+# Run the code of this checkout even if another version is installed. Relative paths in the command keep their meaning,
+# because the working directory does not change.
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
-child='' told_to_stop=''
+child='' stop_requested=''
 # shellcheck disable=SC2329 # invoked by trap
 forward() {
   # shellcheck disable=SC2034 # read by wait_for
-  told_to_stop=1 interrupted=1
+  stop_requested=1 interrupted=1
   if [[ $child ]]; then
-    say "asked to stop: passing it on, training saves first"
+    say "received a signal to stop; training saves first"
     kill -TERM "$child" 2>/dev/null
   fi
 }
@@ -143,13 +144,13 @@ trap forward TERM INT USR1
 # shellcheck disable=SC2154 # `interrupted` is read by wait_for
 trap 'interrupted=1; [[ $child ]] && kill -KILL "$child" 2>/dev/null' USR2
 
-# Runs a command to its end, whatever signals come; returns its exit code.
-follow() {
+# Runs a command until it ends, despite signals; returns its exit code.
+run_to_end() {
   if [[ $DRY_RUN ]]; then
     run "$@"
     return
   fi
-  [[ $told_to_stop ]] && return "$EXIT_PREEMPTED"
+  [[ $stop_requested ]] && return "$EXIT_PREEMPTED"
   "$@" &
   child=$!
   wait_for "$child"
@@ -158,21 +159,21 @@ follow() {
 }
 
 if [[ $1 == preflight ]]; then
-  follow "$python" -u "$ROOT/launch/preflight.py" "${@:2}"
+  run_to_end "$python" -u "$ROOT/launch/preflight.py" "${@:2}"
   exit
 fi
 if [[ $preflight ]]; then
-  follow "$python" -u "$ROOT/launch/preflight.py" "${@:2}" || exit
+  run_to_end "$python" -u "$ROOT/launch/preflight.py" "${@:2}" || exit
 fi
-follow "$python" -u -m slap_jax.cli "$@"
+run_to_end "$python" -u -m slap_jax.cli "$@"
 code=$?
-if [[ $told_to_stop ]] && ((code == 128 + 15)); then
-  say "stopped before there was anything new to save"
+if [[ $stop_requested ]] && ((code == 128 + 15)); then
+  say "stopped before there was anything to save"
   code=$EXIT_PREEMPTED
 fi
 case $code in
   0) ;;
-  "$EXIT_PREEMPTED") say "saved and stopped as asked (exit code $code); the same command goes on from there" ;;
-  *) say "ended with exit code $code; the lines above say why" ;;
+  "$EXIT_PREEMPTED") say "saved and stopped (exit code $code); run the same command to resume" ;;
+  *) say "ended with exit code $code; see the messages above" ;;
 esac
 exit "$code"

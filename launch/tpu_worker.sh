@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What tpu_vm.sh runs on every worker of a TPU slice. By hand only to look at one worker.
+# Runs on every worker of a TPU slice, started by tpu_vm.sh. Call it by hand only to inspect a single worker.
 #
 #   tpu_worker.sh setup [--bucket NAME]   install slap_jax; mount a Cloud Storage bucket at /gcs
-#   tpu_worker.sh start [run.sh options] -- train ...   start in the background, whatever becomes of the connection
+#   tpu_worker.sh start [run.sh options] -- train ...   start in the background, independent of the ssh connection
 #   tpu_worker.sh poll                    print "worker running", "worker ended CODE" or "worker idle"
 #   tpu_worker.sh stop                    save and stop
 #
-# ~/slap_run holds log, pid and exit_code of the run.
+# ~/slap_run holds the files log, pid and exit_code of the run.
 set -uo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PROGRAM=tpu_worker.sh
@@ -17,13 +17,13 @@ state=$HOME/slap_run
 setup() {
   local bucket=''
   if [[ ${1:-} == --bucket ]]; then bucket=$(value "$@") || exit; fi
-  # The Python of the TPU images is too old (3.10); uv brings one.
-  python3 -m pip install --quiet --user --upgrade uv || die "cannot install uv; has this worker a way to the internet?"
+  # The TPU images have Python 3.10, which is too old; uv installs a newer one.
+  python3 -m pip install --quiet --user --upgrade uv || die "cannot install uv; does this worker have internet access?"
   if [[ ! -x $ROOT/.venv/bin/python ]]; then
-    python3 -m uv venv --quiet --python 3.12 "$ROOT/.venv" || die "cannot make $ROOT/.venv with Python 3.12"
+    python3 -m uv venv --quiet --python 3.12 "$ROOT/.venv" || die "cannot create $ROOT/.venv with Python 3.12"
   fi
   python3 -m uv pip install --quiet --python "$ROOT/.venv/bin/python" --editable "${ROOT}[tpu]" ||
-    die "cannot install slap_jax; the lines above say why"
+    die "cannot install slap_jax; see the messages above"
   # Without huge pages the TPU runtime takes minutes to start on v5e and newer.
   echo always | sudo tee /sys/kernel/mm/transparent_hugepage/enabled >/dev/null
   [[ $bucket ]] && mount_bucket "$bucket"
@@ -42,27 +42,27 @@ mount_bucket() {
   fi
   mountpoint -q /gcs && return
   sudo mkdir -p /gcs && sudo chown "$(id -u)" /gcs
-  # implicit-dirs: folders that other tools uploaded. rename-dir-limit: a checkpoint is written under another name and
-  # renamed when it is complete, which a bucket without hierarchical namespace refuses above this number of files.
-  # The default permission of the worker's service account must allow writing (--scopes of tpu_vm.sh does).
+  # implicit-dirs shows folders that other tools uploaded. rename-dir-limit: a checkpoint is written under a temporary
+  # name and renamed when complete, and without a hierarchical namespace gcsfuse refuses to rename a directory with more
+  # files than this. The worker's service account needs write access (tpu_vm.sh requests it with --scopes).
   gcsfuse --implicit-dirs --rename-dir-limit 100000 "$bucket" /gcs || die "cannot mount bucket $bucket at /gcs"
 }
 
-is_running() { # a run with an exit code has only its shell left to end
+is_running() { # once exit_code exists, only the shell around the run is left
   [[ -f $state/pid && ! -f $state/exit_code ]] && kill -0 "$(<"$state/pid")" 2>/dev/null
 }
 
 start() {
-  is_running && die "a run is going on here already (pid $(<"$state/pid")); stop it first"
+  is_running && die "a run is already active on $HOSTNAME (pid $(<"$state/pid")); stop it first"
   mkdir -p "$state"
   rm -f "$state/exit_code" "$state/pid"
-  # A session of its own: it lives on when the ssh connection ends.
+  # In a separate session, the run survives the end of the ssh connection.
   # shellcheck disable=SC2016 # expanded by the inner shell
   setsid nohup bash -c 'echo $$ >"$1/pid"; "${@:2}" & child=$!; trap "kill -TERM $child; interrupted=1" TERM
     while interrupted=; do wait $child; code=$?; [[ $interrupted ]] || break; done
     echo $code >"$1/exit_code.partial"; mv "$1/exit_code.partial" "$1/exit_code"' \
     slap_run "$state" "$ROOT/launch/run.sh" "$@" >>"$state/log" 2>&1 </dev/null &
-  # So that who asks next is told that it is running.
+  # After this, `poll` reports the run.
   for _ in {1..50}; do
     [[ -f $state/pid ]] && break
     sleep 0.1
@@ -87,6 +87,6 @@ stop() {
 
 case ${1:-} in
   setup | start | poll | stop) "$@" ;;
-  -h | --help) manual "${BASH_SOURCE[0]}" ;;
+  -h | --help) usage "${BASH_SOURCE[0]}" ;;
   *) die "unknown verb '${1:-}'; see --help" ;;
 esac

@@ -55,7 +55,7 @@ def test_processes_that_lost_each_other_go_on(tmp_path):
     body = f'[[ $(wc -l <"{tmp_path}/started") -gt 2 ]] || {{ sleep 0.5; exit $((84 + SLAP_PROCESS_ID * 50)); }}'
     code, said, started = start(tmp_path, body, "--processes", "2")
     assert (code, started) == (0, ["0", "0", "1", "1"])
-    assert "have lost each other" in said
+    assert "lost contact with the others" in said
 
 
 def test_an_abort_of_the_only_process_is_an_error(tmp_path):
@@ -75,7 +75,7 @@ def test_an_abort_of_the_only_process_is_an_error(tmp_path):
     ],
 )
 def test_the_exit_code_of_a_run_is_that_of_its_cause(codes, expected):
-    script = f'PROGRAM=test; source "{LAUNCH}/common.sh"; verdict'
+    script = f'PROGRAM=test; source "{LAUNCH}/common.sh"; combined_exit_code'
     told = "".join(f"{code}\n" for code in codes)
     shown = subprocess.run(["bash", "-c", script], input=told, capture_output=True, text=True, check=True)
     assert int(shown.stdout) == expected

@@ -98,7 +98,7 @@ def test_a_path_with_a_space_stays_one_word():
         ("run.sh", ("--coordinator", "host:1", "--", *TRAIN), "go together"),
         ("run.sh", ("--platform", "ipu", "--", *TRAIN), "write tpu, gpu or cpu"),
         ("run.sh", ("--wrong", "--", *TRAIN), "unknown option --wrong"),
-        ("gpu_slurm.sbatch", TRAIN, "start it with sbatch"),
+        ("gpu_slurm.sbatch", TRAIN, "start this file with sbatch"),
         ("tpu_vm.sh", ("up", "pod", "--", *TRAIN), "--zone is missing"),
         ("tpu_vm.sh", ("up", "pod", "--zone", "z", "--dry-run", "--", *TRAIN), "--type is missing"),
         ("tpu_vm.sh", ("up", "pod", "--zone", "z", "--type", "v99-8", "--dry-run", "--", *TRAIN), "--runtime-version"),

@@ -92,7 +92,7 @@ def test_a_slice_that_was_taken_away_is_requested_again(cloud):
     fi"""
     code, said, verbs = up(cloud, training, "--spot")
     assert code == 0, said
-    assert "pod was taken away" in said
+    assert "pod was preempted" in said
     assert verbs == ["create", "setup", "start", "delete", "create", "setup", "start"]
 
 
@@ -101,14 +101,14 @@ def test_what_cannot_be_had_is_requested_a_limited_number_of_times(cloud):
     code, said, verbs = up(cloud, "true", "--restarts", "1", "--poll", "0")
     assert code == 2
     assert verbs == ["create", "delete", "create", "delete"]
-    assert "could not be had" in said
+    assert "pod is not available" in said
 
 
 def test_workers_that_cannot_be_set_up_start_nothing(cloud):
     code, said, verbs = up(cloud, "true", "--delete", SETUP_CODE="1")
     assert code == 2
     assert verbs == ["create", "setup", "delete"]
-    assert "could not be set up" in said
+    assert "cannot set up the workers" in said
 
 
 def test_stop_reaches_training_through_the_worker(cloud):
@@ -118,7 +118,7 @@ def test_stop_reaches_training_through_the_worker(cloud):
     assert launch("tpu_worker.sh", "start", "--platform", "cpu", "--", *TRAIN, **worker).returncode == 0
     assert launch("tpu_worker.sh", "poll", **worker).stdout == "worker running\n"
     again = launch("tpu_worker.sh", "start", "--platform", "cpu", "--", *TRAIN, **worker)
-    assert again.returncode == 2 and "a run is going on here already" in again.stderr
+    assert again.returncode == 2 and "a run is already active" in again.stderr
     launch("tpu_worker.sh", "stop", **worker)
     while (said := launch("tpu_worker.sh", "poll", **worker).stdout) == "worker running\n":
         pass
