@@ -1,9 +1,9 @@
-"""What `slap aot` says of our configs on the topologies they are meant for, and how compile time grows with depth.
+"""Runs `slap aot` on the bundled configs and their topologies, and measures how compile time grows with depth.
 
     python benchmarks/ahead_of_time.py --output benchmarks/results/ahead_of_time.json
 
-Each case is a process of its own; a large one takes minutes. `--only v5p` runs the cases whose name holds that.
-GPU cases are compiled where the CUDA plug-in is installed, else they tell what needs no compiler.
+Each case runs in a separate process and may take minutes. `--only v5p` runs the cases whose name contains "v5p". GPU
+cases are compiled only if the CUDA plug-in is installed; otherwise they report what is known without compiling.
 """
 
 import argparse
@@ -27,13 +27,13 @@ CONFIGS = (
     ("configs/slap_large.py", "v5p:2x2x4"),
     ("configs/slap_large.py", "h100:4x8"),
 )
-# Both towers as deep, so that the whole program would grow if it grew with depth.
+# For both towers: if the program grew with depth, all of it would grow.
 DEPTHS = (12, 24)
 DEPTH_CASE = ("configs/slap_small.py:remat=full", "v5e:2x4")
 
 
 def ahead_of_time(config: str, topology: str, *overrides: str) -> dict[str, Any]:
-    """Returns the report of one config on one topology, or `error` with what was said instead."""
+    """Returns the report of one config on one topology, or the last line of output under the key `error`."""
     command = [sys.executable, "-m", "slap_jax.cli", "aot", "--config", config, "--topology", topology, "--json"]
     done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True)
     if done.returncode not in (0, 1) or not done.stdout.strip():
@@ -42,7 +42,7 @@ def ahead_of_time(config: str, topology: str, *overrides: str) -> dict[str, Any]
 
 
 def line(name: str, result: dict[str, Any]) -> str:
-    """Returns one row of the table."""
+    """Formats one row of the table."""
     if "error" in result:
         return f"| {name} | {result['error']} |"
     sizes = result["bytes_per_device"]
@@ -58,9 +58,9 @@ def line(name: str, result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Runs the cases, prints a table and writes JSON."""
-    parser = argparse.ArgumentParser(description="What slap aot says of our configs.")
+    parser = argparse.ArgumentParser(description="Runs slap aot on the bundled configs.")
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--only", default="", help="run only the cases whose name contains this text")
     options = parser.parse_args()
 
     cases: dict[str, tuple[str, ...]] = {f"{config} {topology}": (config, topology) for config, topology in CONFIGS}

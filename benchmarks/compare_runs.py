@@ -1,4 +1,4 @@
-"""Draws several runs over one another: each objective's loss, and retrieval during training, by hours of audio heard.
+"""Plots the losses and the retrieval of several runs against the hours of audio they were trained on.
 
 python benchmarks/compare_runs.py runs/corpus/contrastive runs/corpus/all --output docs/images/corpus_runs.png
 """
@@ -27,21 +27,21 @@ PANELS: tuple[tuple[str, Callable[[str], bool]], ...] = (
 )
 
 
-def curve(lines: list[dict[str, Any]], wanted: Callable[[str], bool]) -> tuple[list[float], list[float]]:
-    """Hours of audio and values; lines that log only some steps count for the steps between too."""
+def curve(lines: list[dict[str, Any]], selects: Callable[[str], bool]) -> tuple[list[float], list[float]]:
+    """Returns hours of audio, estimated from the mean over the logged steps, and values of the selected metrics."""
     seconds = [line["audio_seconds"] for line in lines if "audio_seconds" in line]
     hours_per_step = float(np.mean(seconds)) / 3_600
     points = [
         (line["step"] * hours_per_step, value)
         for line in lines
         for name, value in line.items()
-        if wanted(name) and value is not None
+        if selects(name) and value is not None
     ]
     return [hours for hours, _ in points], [value for _, value in points]
 
 
 def final_scores(run: Path) -> list[dict[str, Any]]:
-    """What `slap evaluate` wrote after the last step, as one more line of metrics."""
+    """Returns the results that `slap evaluate` wrote after training, as one more line of metrics."""
     if not (run / "evaluation.json").exists():
         return []
     results = json.loads((run / "evaluation.json").read_text())
@@ -57,10 +57,10 @@ def main() -> None:
     figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 3.4), layout="constrained")
     for run, colour in zip(options.runs, COLOURS, strict=False):
         lines = read_metrics(run / "metrics.jsonl") + final_scores(run)
-        for axis, (title, wanted) in zip(axes, PANELS, strict=True):
-            hours, values = curve(lines, wanted)
+        for axis, (title, selects) in zip(axes, PANELS, strict=True):
+            hours, values = curve(lines, selects)
             marker = "o" if "R@1" in title else None
-            if not values:  # an objective that this run does not have
+            if not values:  # this run does not have the objective
                 continue
             axis.plot(hours, values, color=colour, label=run.name, linewidth=1.3, marker=marker, markersize=4)
     for axis, (title, _) in zip(axes, PANELS, strict=True):

@@ -1,11 +1,11 @@
-"""What the contrastive losses need beside their inputs and gradients on each device: tiles in a ring, and dense.
+"""Temporary memory of the contrastive losses per device: tiled in a ring, compared with a dense implementation.
 
 Run: python benchmarks/contrastive_memory.py [--devices cpu:8 v5e:2x4] [--clips 32768] > contrastive_memory.json
 
-Nothing is run: the gradient is compiled for 1 to 8 CPU devices, or for TPUs that are not there (`slap-jax[aot]`), and
-the compiler tells what it would allocate; what a TPU holds in its vector memory is not in these numbers. Dense is the
-textbook's loss with every score at once and the same exact products, which the compiler splits over the devices as it
-finds best.
+Nothing is executed. The gradient is compiled for 1 to 8 CPU devices, or for TPUs that need not be attached
+(`slap-jax[aot]`), and the compiler reports what it would allocate, not counting the vector memory of a TPU. The dense
+loss is the textbook one: it holds all scores at once, with the same precision of the products, and the compiler
+partitions it over the devices.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def tiled(form: str, block: int) -> Callable[..., Array]:
 
 
 def dense(form: str) -> Callable[..., Array]:
-    """Returns a loss of (audio, text, scale, bias, keys) that holds all scores."""
+    """Returns a loss of (audio, text, scale, bias, keys) that holds all scores in memory."""
 
     def loss(
         audio: Float[Array, "N E"], text: Float[Array, "N E"], scale: Array, bias: Array, keys: ClipKeys
@@ -52,7 +52,7 @@ def dense(form: str) -> Callable[..., Array]:
 
 
 def compiled_gradient(loss: Callable[..., Array], clips: int, embed_dim: int, devices: Sequence[Any]) -> Any:
-    """Compiles value and gradient of a loss of (audio, text, scale, bias, keys), the clips split over the devices."""
+    """Compiles value and gradient of a loss of (audio, text, scale, bias, keys), clips sharded over devices."""
     grid = np.array(devices, dtype=object).reshape(-1, 1, 1)
     mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -68,12 +68,12 @@ def compiled_gradient(loss: Callable[..., Array], clips: int, embed_dim: int, de
 
 
 def temporary_bytes(loss: Callable[..., Array], clips: int, embed_dim: int, devices: Sequence[Any]) -> int:
-    """Returns what one device allocates beside arguments and results."""
+    """Returns the bytes that one device allocates in addition to arguments and results."""
     return compiled_gradient(loss, clips, embed_dim, devices).memory_analysis().temp_size_in_bytes
 
 
 def mebibytes(loss: Callable[..., Array], clips: int, devices: Sequence[Any]) -> float | str:
-    """Returns the temporaries in MiB, or why there is no such program."""
+    """Returns the size of the temporaries in MiB, or "does not fit"."""
     try:
         return round(temporary_bytes(loss, clips, EMBED_DIM, devices) / 2**20, 2)
     except jax.errors.JaxRuntimeError as error:
@@ -84,7 +84,7 @@ def mebibytes(loss: Callable[..., Array], clips: int, devices: Sequence[Any]) ->
 
 def main() -> None:
     """Prints the table as JSON."""
-    from machine import machine  # beside this file; tests import this one as part of a package
+    from machine import machine  # next to this file; tests import this file as part of a package
 
     from slap_jax.aot.topology import described_devices, parse_topology
 
@@ -99,21 +99,21 @@ def main() -> None:
         platform, _, count = name.partition(":")
         return jax.devices()[: int(count)] if platform == "cpu" else described_devices(parse_topology(name))
 
-    places = {name: devices_of(name) for name in options.devices}
+    meshes = {name: devices_of(name) for name in options.devices}
     results = [
         {
             "form": form,
             "clips": clips,
-            "devices": place,
+            "devices": name,
             "tiled_mib": mebibytes(tiled(form, BLOCK), clips, devices),
             "dense_mib": mebibytes(dense(form), clips, devices),
         }
         for form in ("softmax", "sigmoid")
         for clips in options.clips
-        for place, devices in places.items()
+        for name, devices in meshes.items()
     ]
-    measured_with = machine("jax", "libtpu")
-    print(json.dumps({"machine": measured_with, "embed_dim": EMBED_DIM, "block": BLOCK, "results": results}, indent=2))
+    facts = {"machine": machine("jax", "libtpu"), "embed_dim": EMBED_DIM, "block": BLOCK}
+    print(json.dumps({**facts, "results": results}, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""From FLAC on disk to batches: our pipeline beside the peers', on the same clips, in seconds of audio per CPU second.
+"""Seconds of audio per CPU second from FLAC on disk to batches: our pipeline compared with others on the same clips.
 
-Ours ends in packed int16 rows with tokens (the log-mel is computed on the device); `slap_jax_log_mel` adds our log-mel
-on the CPU, since the peers compute theirs on the host. The peers end in padded log-mel and tokens.
+Our pipeline ends with packed int16 rows and tokens, because the log-mel is computed on the device. The others compute
+it on the host and end with padded log-mels and tokens, so `slap_jax_log_mel` adds our log-mel on the CPU.
 
 Run: pip install -e '.[benchmarks]' && python benchmarks/data_path.py [--manifest M.jsonl] > data_path.json
 """
@@ -43,7 +43,7 @@ OURS: dict[str, dict[str, Any]] = {
 LIBRARIES = ("grain", "array-record", "soundfile", "torch", "librosa", "transformers")
 SIDES = ("flac_decoding_alone", *OURS, "slap_jax_log_mel", *PEERS)
 
-# What the profile is told in: a name -> (end of the file's path, function); the time is that of all it calls.
+# Parts of the profile: name -> (end of the file path, function). The time includes everything that the function calls.
 PARTS = {
     "decode FLAC": ("data/audio.py", "decode_flac_into"),
     "read and parse the record": ("data/records.py", "__getitem__"),
@@ -55,7 +55,7 @@ PARTS = {
 
 
 def benchmark_config(directory: Path, **changes: Any) -> ConfigDict:
-    """Returns rows of 41 s with room for many short clips, over the prepared clips."""
+    """Returns a config for the prepared clips, with rows of 41 s that have room for many short clips."""
     config = default_config()
     config.data.train.clips = source(str(directory / "records"), "+".join(splits(directory)))
     config.data.tokenizer = str(directory / "tokenizer.model")
@@ -64,13 +64,13 @@ def benchmark_config(directory: Path, **changes: Any) -> ConfigDict:
 
 
 def splits(directory: Path) -> list[str]:
-    """Returns the splits of the prepared clips: all of them are read."""
+    """Returns all splits of the prepared clips."""
     summary = next((directory / "records").glob("*/*/slap_records.json"))
     return sorted(json.loads(summary.read_text())["splits"])
 
 
 def set_up(manifest: Path, directory: Path) -> None:
-    """Prepares records and a vocabulary, and writes the same FLAC bytes as files for the peers."""
+    """Prepares records and a tokenizer, and writes the same FLAC data to files for the other pipelines."""
     prepare(manifest, directory / "records", log=lambda line: print(line, file=sys.stderr))
     (directory / "files").mkdir()
     captions = []
@@ -82,7 +82,7 @@ def set_up(manifest: Path, directory: Path) -> None:
 
 
 def our_batches(directory: Path, log_mel: bool = False, **changes: Any) -> Iterator[float]:
-    """Yields the seconds of audio in each batch of ours."""
+    """Yields the seconds of audio in each batch of our pipeline."""
     config = benchmark_config(directory, **changes)
     batches = TrainBatches(config, load_tokenizer(config.data.tokenizer))
     compute: Callable[[Any], Any] = our_log_mel(config) if log_mel else lambda batch: None
@@ -105,7 +105,7 @@ def our_log_mel(config: ConfigDict) -> Callable[[Any], Any]:
 
 
 def decoding_alone(directory: Path) -> Iterator[float]:
-    """Yields the seconds of audio of 100 clips at a time, decoded from memory and thrown away."""
+    """Decodes clips from memory, and yields the seconds of audio for every 100 clips."""
     audio = [file.read_bytes() for file in sorted((directory / "files").iterdir())]
     while True:
         for first in range(0, len(audio), 100):
@@ -113,7 +113,7 @@ def decoding_alone(directory: Path) -> Iterator[float]:
 
 
 def measure(batches: Iterator[float], seconds: float) -> dict[str, float]:
-    """Runs for about that long after a first batch; CPU time includes that of worker processes."""
+    """Draws batches for about `seconds` after a first batch. The CPU time includes that of worker processes."""
     next(batches)
     wall, cpu, audio = time.perf_counter(), time.process_time(), 0.0
     while time.perf_counter() - wall < seconds:
@@ -127,7 +127,7 @@ def measure(batches: Iterator[float], seconds: float) -> dict[str, float]:
 
 
 def run_side(side: str, directory: Path, seconds: float) -> dict[str, float]:
-    """Measures one side in this process."""
+    """Measures one pipeline in this process."""
     if side in PEERS:
         return measure(PEERS[side](directory), seconds)
     if side == "flac_decoding_alone":
@@ -138,7 +138,7 @@ def run_side(side: str, directory: Path, seconds: float) -> dict[str, float]:
 
 
 def profile(directory: Path) -> dict[str, float]:
-    """Returns the share of the time of each part of our path, in one thread."""
+    """Returns the fraction of the time that each part of our pipeline takes in one thread."""
     config = benchmark_config(directory, decode_threads=1, read_threads=0)
     sources = open_sources(config)
     rows = planned_rows(config, load_tokenizer(config.data.tokenizer), sources, [1.0], range(4))
@@ -152,20 +152,20 @@ def profile(directory: Path) -> dict[str, float]:
     rows.close()
     stats: dict[tuple[str, int, str], Any] = pstats.Stats(profiler).stats  # pyright: ignore[reportAttributeAccessIssue]
     total = sum(entry[2] for entry in stats.values())
-    shares = {
+    fractions = {
         part: sum(entry[3] for (path, _, name), entry in stats.items() if path.endswith(file) and name == function)
         / total
         for part, (file, function) in PARTS.items()
     }
-    shares["all else: Grain, random numbers, Python"] = 1.0 - sum(shares.values())
-    return {part: round(share, 3) for part, share in shares.items()}
+    fractions["all else: Grain, random numbers, Python"] = 1.0 - sum(fractions.values())
+    return {part: round(fraction, 3) for part, fraction in fractions.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", type=Path, default=DEMO, help="clips to use (the demo's)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="that each side runs in a round")
-    parser.add_argument("--rounds", type=int, default=3, help="all sides take turns; the median counts")
+    parser.add_argument("--manifest", type=Path, default=DEMO, help="clips to use (those of the demo)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time for each pipeline per round")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions; the median is reported")
     parser.add_argument("--side", choices=(*SIDES, "profile"), help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -187,7 +187,7 @@ def main() -> None:
             return json.loads(run.stdout.splitlines()[-1])
 
         rounds = [{side: in_own_process(side) for side in SIDES} for _ in range(options.rounds)]
-        shares = in_own_process("profile")
+        fractions = in_own_process("profile")
         seconds = [len(decode_flac(file.read_bytes())) / 16_000 for file in (directory / "files").iterdir()]
 
     def median(side: str, time_key: str) -> float:
@@ -205,7 +205,7 @@ def main() -> None:
         "ratio_to_best_peer_with_our_log_mel_on_the_cpu": round(
             per_cpu_s["slap_jax_log_mel"] / per_cpu_s[best_peer], 2
         ),
-        "share_of_our_time": shares,
+        "share_of_our_time": fractions,
     }
     print(json.dumps(results, indent=2))
 

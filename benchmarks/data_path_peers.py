@@ -1,7 +1,7 @@
-"""The data paths of the peers, as their users write them: FLAC file to padded log-mel and tokens, batches of 32.
+"""Pipelines of other libraries as their users write them: from FLAC files to batches of 32 padded log-mels and tokens.
 
-Each function yields the seconds of audio in each batch, endlessly, in a seeded random order, one process, one thread.
-Sizes are ours (16 kHz, 25 ms window, 10 ms hop, 64 mel bands), so that all do the same work on the same clips.
+Each function yields the seconds of audio in each batch, without end, in a seeded random order, in one thread of one
+process. All use our sizes (16 kHz, 25 ms window, 10 ms hop, 64 mel bands), so that the work is the same.
 """
 
 import json
@@ -18,16 +18,14 @@ MAX_TOKENS = 128
 
 
 def endless_order(count: int) -> Iterator[int]:
-    """Yields clip numbers, shuffled anew each epoch."""
+    """Yields clip numbers, shuffled again for each epoch."""
     generator = np.random.default_rng(0)
     while True:
         yield from generator.permutation(count).tolist()
 
 
 def torch_dataloader(directory: Path) -> Iterator[float]:
-    """A map-style dataset with soundfile and torchaudio's way to a mel (`torch.stft`, then a product with the filter
-    bank), padded by the collate function.
-    """
+    """Uses a map-style dataset with soundfile and the mel of torchaudio, and a collate function that pads."""
     import librosa
     import soundfile
     import torch
@@ -64,7 +62,7 @@ def torch_dataloader(directory: Path) -> Iterator[float]:
 
 
 def librosa_numpy(directory: Path) -> Iterator[float]:
-    """`librosa.load` and `librosa.feature.melspectrogram`, padded with NumPy."""
+    """Uses `librosa.load` and `librosa.feature.melspectrogram`, and pads with NumPy."""
     import librosa
 
     def log_mel(file: Path) -> tuple[np.ndarray, float]:
@@ -78,7 +76,7 @@ def librosa_numpy(directory: Path) -> Iterator[float]:
 
 
 def clap_feature_extractor(directory: Path) -> Iterator[float]:
-    """The feature extractor of transformers' CLAP, which cuts or repeats every clip to 10 s, after soundfile."""
+    """Reads with soundfile and uses the CLAP feature extractor of transformers, which cuts or repeats clips to 10 s."""
     import soundfile
     import torch
     from transformers import ClapFeatureExtractor
@@ -104,7 +102,7 @@ def clap_feature_extractor(directory: Path) -> Iterator[float]:
 
 
 def numpy_batches(directory: Path, log_mel: Callable[[Path], tuple[np.ndarray, float]]) -> Iterator[float]:
-    """Pads log-mels and tokens to the longest of each batch."""
+    """Pads log-mels and tokens to the longest clip of each batch."""
     files = sorted((directory / "files").iterdir())
     captions = json.loads((directory / "captions.json").read_text())
     tokenizer = load_tokenizer(directory / "tokenizer.model")

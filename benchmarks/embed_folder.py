@@ -1,11 +1,11 @@
-"""Embedding a folder of mixed durations on the CPU, in clips per second, beside transformers' ClapModel.
+"""Clips per second when embedding a folder of mixed durations on the CPU, compared with ClapModel of transformers.
 
-The folder holds WAV files of 44.1 kHz, log-normal durations of 0.5 to 30 s, 6 s in the mean. Both sides get the paths
-and do all of it: decode, resample (soxr HQ), log-mel, audio tower, projection; in fp32, with random weights, on the
-same cores, after a first pass that compiles and fills pools. They take turns, each in a process of its own; the median
-of the rounds counts. Ours has the size of `configs/slap_small.py`; theirs is the audio side of `ClapModel` at
-transformers' default sizes with the settings of laion/clap-htsat-unfused, in batches of 8: clips are repeated or cut to
-10 s, and of longer ones the rest is not computed.
+The folder holds 44.1 kHz WAV files with log-normal durations of 0.5 to 30 s, 6 s on average. Both models get the paths
+and do everything: decode, resample (soxr HQ), log-mel, audio tower, projection. They run in fp32 with random weights on
+the same cores, after a first pass that compiles and allocates. They take turns in separate processes, and the median of
+the rounds is reported. Our model has the sizes of `configs/slap_small.py`. The other is the audio tower of `ClapModel`
+at the default sizes of transformers with the settings of laion/clap-htsat-unfused, in batches of 8. It repeats or cuts
+clips to 10 s, so the rest of a longer clip costs it nothing.
 
 Run: pip install -e '.[benchmarks]' && python benchmarks/embed_folder.py > embed_folder.json
 """
@@ -48,7 +48,7 @@ def write_folder(folder: Path, count: int) -> list[float]:
 
 
 def our_side() -> tuple[Embed, int]:
-    """Returns what embeds files, and the parameters that takes."""
+    """Returns our function that embeds files, and the number of parameters it uses."""
     from random_model import audio_parameters, random_model, small_config
 
     with tempfile.TemporaryDirectory() as folder:
@@ -57,8 +57,8 @@ def our_side() -> tuple[Embed, int]:
 
 
 def run_side(side: str, folder: Path, threads: int) -> dict[str, float]:
-    """Measures one side in this process, on the first cores."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # before XLA counts them
+    """Measures one model in this process, on the first `threads` cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # before XLA counts the cores
     if side == "slap_jax":
         embed, parameters = our_side()
     else:
@@ -75,7 +75,7 @@ def run_side(side: str, folder: Path, threads: int) -> dict[str, float]:
 
 
 def summary(rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Returns medians by side, and how many times as many clips ours embeds."""
+    """Returns the medians of each model, and the ratios of our speed to that of ClapModel."""
     results: dict[str, Any] = {
         name: {side: round(statistics.median(one[side][name] for one in rounds), 2) for side in rounds[0]}
         for name in ("clips_per_s", "clips_per_cpu_s")
@@ -90,9 +90,9 @@ def summary(rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="all sides take turns; the median counts")
-    parser.add_argument("--clips", type=int, default=96, help="files in the folder")
-    parser.add_argument("--threads", type=int, default=2, help="cores that a side may use")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions; the median is reported")
+    parser.add_argument("--clips", type=int, default=96, help="number of files in the folder")
+    parser.add_argument("--threads", type=int, default=2, help="number of cores for each model")
     parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES)
     parser.add_argument("--one-side", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,6 +1,7 @@
-"""The log-mel front end on the CPU, in seconds of audio per second, and its share of a training step's FLOPs.
+"""Speed of the log-mel front end on the CPU, and its fraction of the FLOPs of a training step.
 
-Speed is that of packed int16 rows to patches, alone; the share is that of `slap_base` with all objectives, counted.
+The speed is measured from packed int16 rows to patches. The fraction is counted for `slap_base`, with all objectives
+and with the contrastive one alone.
 
 Run: python benchmarks/front_end.py [--threads 2] > front_end.json
 """
@@ -27,7 +28,7 @@ from slap_jax.training.flops import length_counts, train_step_parts
 
 
 def counts_of(config: ConfigDict, clips: list[MixedClip]) -> dict[str, float]:
-    """Returns what the training step reports of a batch of these clips, for `train_step_parts`."""
+    """Returns the counts that the training step would report for a batch of these clips."""
     tokens = np.array([clip.columns * patches_per_column(config.audio) for clip in clips], float)
     words = np.array([len(clip.tokens) for clip in clips], float)
     return {
@@ -36,14 +37,14 @@ def counts_of(config: ConfigDict, clips: list[MixedClip]) -> dict[str, float]:
     }
 
 
-def share_of_flops(config: ConfigDict, clips: list[MixedClip]) -> float:
-    """Returns the front end's part of a step's useful FLOPs."""
+def fraction_of_flops(config: ConfigDict, clips: list[MixedClip]) -> float:
+    """Returns the fraction of the useful FLOPs of a step that the front end takes."""
     parts = train_step_parts(config, counts_of(config, clips))
     return parts["front_end"] / sum(parts.values())
 
 
 def speeds(config: ConfigDict, rows: int, columns: int, repeats: int) -> list[tuple[float, float]]:
-    """Returns (seconds of audio per second, per CPU second) of each repeat, on full rows of noise."""
+    """Returns the seconds of audio (per second, per CPU second) of each repetition, on full rows of noise."""
     import jax
 
     from slap_jax.models import frontend
@@ -59,23 +60,23 @@ def speeds(config: ConfigDict, rows: int, columns: int, repeats: int) -> list[tu
 
     arguments = jax.device_put(waveform), jax.device_put(segments)
     jax.block_until_ready(compute(*arguments))
-    seconds, found = rows * columns * COLUMN_SAMPLES / SAMPLE_RATE, []
+    seconds, results = rows * columns * COLUMN_SAMPLES / SAMPLE_RATE, []
     for _ in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
         jax.block_until_ready(compute(*arguments))
-        found.append((seconds / (time.perf_counter() - wall), seconds / (time.process_time() - cpu)))
-    return found
+        results.append((seconds / (time.perf_counter() - wall), seconds / (time.process_time() - cpu)))
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="cores to use")
+    parser.add_argument("--threads", type=int, default=2, help="number of cores")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--columns", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=20, help="the median counts")
+    parser.add_argument("--repeats", type=int, default=20, help="repetitions; the median is reported")
     options = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])  # before XLA counts them
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])  # before XLA counts the cores
     config = default_config()
     per_second, per_cpu_second = zip(*speeds(config, options.rows, options.columns, options.repeats), strict=True)
     contrastive = default_config()
@@ -87,8 +88,8 @@ def main() -> None:
         "audio_s_per_s": round(statistics.median(per_second)),
         "audio_s_per_cpu_s": round(statistics.median(per_cpu_second)),
         "share_of_step_flops": {
-            "all_objectives": round(share_of_flops(config, clips), 5),
-            "contrastive_alone": round(share_of_flops(contrastive, clips), 5),
+            "all_objectives": round(fraction_of_flops(config, clips), 5),
+            "contrastive_alone": round(fraction_of_flops(contrastive, clips), 5),
         },
     }
     print(json.dumps(results, indent=2))

@@ -1,8 +1,8 @@
-"""Memory and speed of embedding a recording of an hour, and of scoring it over time, beside a clip of 30 s.
+"""Memory and speed of embedding an hour-long recording and scoring it over time, compared with a clip of 30 s.
 
-A file of noise is written block by block; the model has random weights and the size of `configs/slap_small.py`. The
-most memory that the process ever had (peak resident size) is taken after a clip of 30 s, which compiles all programs,
-and after each of the jobs on the long file: the difference is what length costs.
+The recording is noise, and the model has random weights and the sizes of `configs/slap_small.py`. The peak resident
+memory is read after a clip of 30 s, which compiles all programs, and after each job on the long recording. The
+difference is the memory that the length costs.
 
 Run: python benchmarks/long_recording.py > long_recording.json
 """
@@ -30,7 +30,7 @@ TEXTS = ["a dog barks", "rain falls", "someone speaks"]
 
 
 def write_noise(path: Path, seconds: float, rate: int = 44_100) -> None:
-    """Writes a stereo FLAC file, a minute at a time."""
+    """Writes a stereo FLAC file of noise, one minute at a time."""
     generator = np.random.default_rng(0)
     with soundfile.SoundFile(path, "w", rate, 2) as file:
         left = round(seconds * rate)
@@ -41,12 +41,12 @@ def write_noise(path: Path, seconds: float, rate: int = 44_100) -> None:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had."""
+    """Returns the peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
 
 
 def measure(config: ConfigDict, seconds: float, folder: Path, names: Sequence[str] = JOBS) -> dict[str, Any]:
-    """Returns memory and time of each of the jobs on a recording of that length."""
+    """Returns memory and time of each job on a recording of `seconds` length."""
     from random_model import random_model
 
     write_noise(folder / "clip.flac", min(30.0, seconds))
@@ -76,7 +76,7 @@ def measure(config: ConfigDict, seconds: float, folder: Path, names: Sequence[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3_600.0, help="of the recording")
+    parser.add_argument("--seconds", type=float, default=3_600.0, help="length of the recording")
     parser.add_argument("--jobs", nargs="+", default=JOBS, choices=JOBS)
     options = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -1,4 +1,4 @@
-"""What numbers were measured on: kept beside them."""
+"""Describes the machine of a measurement; the description is stored with the results."""
 
 import os
 import platform

@@ -1,6 +1,6 @@
-"""A million records: seconds to start and to resume training, memory of the reader, and how global the shuffle is.
+"""Data pipeline with a million records: time to start and resume, memory of the reader, and range of the shuffle.
 
-The records are 500 different short sounds under a million ids. Each number is taken in a process of its own.
+The records are 500 different short sounds under a million ids. Each measurement runs in a separate process.
 
 Run: python benchmarks/million_records.py [--directory DIR] > million_records.json
 """
@@ -34,25 +34,25 @@ WORDS = ("low", "high", "soft", "loud", "short", "long", "tone", "buzz", "click"
 
 
 def sounds() -> list[Record]:
-    """Returns different noises of 0.05 to 0.3 s, encoded."""
+    """Returns encoded noises of 0.05 to 0.3 s, all different."""
     generator = np.random.default_rng(0)
-    made = []
+    encoded = []
     for number in range(SOUNDS):
         samples = generator.normal(0, 400, int(generator.integers(800, 4_800))).astype(np.int16)
         words = " ".join(generator.choice(WORDS, 5))
-        made.append(make_record(str(number), samples, [f"{words} {number}"], source="benchmark"))
-    return made
+        encoded.append(make_record(str(number), samples, [f"{words} {number}"], source="benchmark"))
+    return encoded
 
 
 def records(count: int) -> Iterator[Record]:
-    """Yields the sounds in turn, each time under another id."""
-    made = sounds()
+    """Yields `count` records that repeat the sounds in turn, each with a new id."""
+    encoded = sounds()
     for number in range(count):
-        yield dataclasses.replace(made[number % SOUNDS], id=str(number))
+        yield dataclasses.replace(encoded[number % SOUNDS], id=str(number))
 
 
 def set_up(directory: Path, count: int) -> float:
-    """Writes records and vocabulary unless they are there; returns the seconds that it took."""
+    """Writes records and tokenizer unless they exist; returns the time in seconds."""
     start = time.perf_counter()
     inputs = {"million_records": count, "sounds": SOUNDS}
     prepare_records({"train": (count, records(count))}, directory / "records", inputs, lambda line: None)
@@ -63,7 +63,7 @@ def set_up(directory: Path, count: int) -> float:
 
 
 def benchmark_config(directory: Path) -> ConfigDict:
-    """Returns rows of 10 s; with clips this short a batch holds about 2,000."""
+    """Returns a config with rows of 10 s; a batch holds about 2,000 of these short clips."""
     config = default_config()
     config.data.train.clips = source(str(directory / "records"), "train")
     config.data.tokenizer = str(directory / "tokenizer.model")
@@ -72,19 +72,19 @@ def benchmark_config(directory: Path) -> ConfigDict:
 
 
 def resident_mebibytes() -> float:
-    """Returns what the process has in memory now."""
+    """Returns the resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
 
 def seconds_since_start() -> float:
-    """Returns how long this process has been running, its imports included."""
+    """Returns how long this process has been running, including its imports."""
     started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
     return float(Path("/proc/uptime").read_text().split()[0]) - int(started) / os.sysconf("SC_CLK_TCK")
 
 
 def starting(directory: Path) -> dict[str, float]:
-    """From the start of the process to the first batch."""
+    """Measures the time from the start of the process to the first batch."""
     imported = seconds_since_start()
     config = benchmark_config(directory)
     batches = TrainBatches(config, load_tokenizer(config.data.tokenizer))
@@ -101,7 +101,7 @@ def starting(directory: Path) -> dict[str, float]:
 
 
 def memory(directory: Path) -> dict[str, Any]:
-    """Resident memory before anything is opened, and as batches go by."""
+    """Measures resident memory before the data is opened, and after some numbers of batches."""
     imported = resident_mebibytes()
     config = benchmark_config(directory)
     batches = TrainBatches(config, load_tokenizer(config.data.tokenizer))
@@ -112,13 +112,13 @@ def memory(directory: Path) -> dict[str, Any]:
         if number in (1, 10, 100, 200, 300, 400):
             after[str(number)] = round(resident_mebibytes(), 1)
     batches.close()
-    status = Path("/proc/self/status").read_text().split()  # getrusage would tell the peak of the parent before `exec`
+    status = Path("/proc/self/status").read_text().split()  # getrusage would include the parent's peak before `exec`
     peak = int(status[status.index("VmHWM:") + 1]) / 1024
     return {"imports_mib": round(imported, 1), "after_batches_mib": after, "peak_mib": round(peak, 1), "clips": clips}
 
 
 def resuming(directory: Path) -> dict[str, float]:
-    """Setting a state and giving the next batch, for places near and far; imports not included."""
+    """Measures the time to restore a state and draw the next batch, for near and far positions, without imports."""
     config = benchmark_config(directory)
     tokenizer = load_tokenizer(config.data.tokenizer)
     batches = TrainBatches(config, tokenizer)
@@ -139,7 +139,7 @@ def resuming(directory: Path) -> dict[str, float]:
 
 
 def shuffling(directory: Path) -> dict[str, float]:
-    """How far the records of the first batches lie apart: 1/3 of the data set on average if the shuffle is global."""
+    """Measures the distance between neighbours in the first batches: 1/3 of the data set if the shuffle is global."""
     config = benchmark_config(directory)
     sources = open_sources(config)
     shards = range(config.data.virtual_shards)
@@ -166,7 +166,7 @@ MEASUREMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000)
-    parser.add_argument("--directory", type=Path, help="kept, and used again (a temporary one)")
+    parser.add_argument("--directory", type=Path, help="directory for the records, kept and reused (a temporary one)")
     parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:

@@ -1,4 +1,4 @@
-"""Seeded clips of mixed durations with captions, and the orders in which their batches are formed."""
+"""Seeded clips of mixed durations with captions, and ways to form batches of them."""
 
 import dataclasses
 
@@ -6,26 +6,26 @@ import numpy as np
 
 SAMPLE_RATE, COLUMN_SAMPLES = 16_000, 2_560
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 30.0
-# With this median the durations, cut to the shortest and the longest, are 6 s in the mean.
+# With this median, the clipped durations are 6 s on average.
 MEDIAN_SECONDS, LOG_DEVIATION = 4.42, 0.8
 MEDIAN_TOKENS, LOG_DEVIATION_TOKENS, LONGEST_CAPTION = 14, 0.4, 64
 
 
 @dataclasses.dataclass(frozen=True)
 class MixedClip:
-    """int16 samples, and the token ids of a caption."""
+    """int16 samples and the token ids of a caption."""
 
     waveform: np.ndarray
     tokens: list[int]
 
     @property
     def seconds(self) -> float:
-        """Its duration."""
+        """The duration."""
         return len(self.waveform) / SAMPLE_RATE
 
     @property
     def columns(self) -> int:
-        """Columns of 0.16 s that it takes."""
+        """The number of columns of 0.16 s that the clip occupies."""
         return -(-len(self.waveform) // COLUMN_SAMPLES)
 
 
@@ -48,19 +48,19 @@ def mixed_clips(count: int, vocabulary: int, seed: int = 0) -> list[MixedClip]:
 
 
 def in_order(clips: list[MixedClip], size: int) -> Batches:
-    """Batches of clips as they come."""
+    """Returns batches of consecutive clips."""
     return [clips[start : start + size] for start in range(0, len(clips) - size + 1, size)]
 
 
 def by_length(clips: list[MixedClip], size: int, buckets: int, count: int) -> Batches:
-    """Batches from length buckets of equally many clips: the first `count`, evenly over the buckets.
+    """Returns `count` batches from length buckets, spread evenly over the buckets.
 
     Args:
-        clips: of one pool, which is sorted by length and cut into batches: one bucket each.
-        size: clips in a batch.
-        buckets: batches in the pool.
-        count: how many of these batches to return, a divisor of `buckets`; every stretch of the lengths gets one, from
-            its middle, so that the padding is that of all of them.
+        clips: the pool. It is sorted by length and divided into buckets of one batch each.
+        size: number of clips in a batch.
+        buckets: number of buckets in the pool.
+        count: number of batches to return, a divisor of `buckets`. Each comes from the middle of an equal range of
+            buckets, so that their padding represents that of the pool.
     """
     ordered = in_order(sorted(clips[: size * buckets], key=lambda clip: len(clip.waveform)), size)
     step = buckets // count

@@ -1,9 +1,10 @@
-"""How the objectives pull at the shared audio tower: the norm of each one's gradient, and the angles between them.
+"""Compares the gradients of the objectives in the shared audio tower: their norms, and the angles between them.
 
     python benchmarks/objective_gradients.py runs/corpus/all --batches 8
 
-Reads the newest checkpoint of a run and its training data; prints JSON. Norms are of the weighted terms, as the step
-adds them; a cosine near 0 says that two objectives ask for unrelated changes, a negative one that they disagree.
+Reads the newest checkpoint of a run and its training data, and prints JSON. The norms are those of the weighted terms,
+as the training step adds them. A cosine near 0 means that two objectives pull in unrelated directions, a negative one
+that they conflict.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How full rows get, and how fast, on a seeded mix of durations: our packer beside Grain's first-fit, no audio decoded.
+"""Fill and speed of our packer and of Grain's first-fit packer on a seeded mix of durations; no audio is decoded.
 
 Run: python benchmarks/packing.py [--bins 8 16 32] [--clips 100000] > packing.json
 """
@@ -48,7 +48,7 @@ def our_packer(clips: int, bins: int, columns: int, slots: int, text_tokens: int
 
 
 def grain_first_fit(clips: int, bins: int, columns: int, slots: int, text_tokens: int) -> dict[str, float]:
-    """Packs the mix with Grain's first-fit; its elements have one byte a column, where audio would have 5,120."""
+    """Packs the mix with Grain's first-fit packer, with one byte per column instead of the 5,120 of real audio."""
     clip_columns, clip_tokens = duration_mix(clips)
 
     def element(index: int) -> dict[str, np.ndarray]:
@@ -90,7 +90,7 @@ def main() -> None:
         }
         for bins in options.bins
     ]
-    from machine import machine  # beside this file; tests import this one as part of a package
+    from machine import machine  # next to this file; tests import this file as part of a package
 
     print(
         json.dumps({"machine": machine("grain"), "sizes": sizes, "clips": options.clips, "results": results}, indent=2)

@@ -1,4 +1,4 @@
-"""A model of a config's sizes with random weights: its speed and memory are those of a trained one."""
+"""A model with random weights, which has the speed and memory of a trained one."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ CAPTIONS = ("a dog barks twice", "rain falls on a roof", "someone speaks in a ha
 
 
 def small_config() -> ConfigDict:
-    """The towers of `configs/slap_small.py` in fp32: 12 layers of width 384."""
+    """Returns a config with the towers of `configs/slap_small.py` (12 layers of width 384) in fp32."""
     config = default_config()
     config.model.update(embed_dim=384, vocab_size=2_000, compute_dtype="float32")
     for tower in ("audio_encoder", "text_encoder"):
@@ -23,13 +23,13 @@ def small_config() -> ConfigDict:
 
 
 def random_model(config: ConfigDict, folder: Path) -> SlapModel:
-    """Returns a model without caption decoder; its vocabulary is written to the folder."""
+    """Returns a model without a caption decoder, and writes its tokenizer to the folder."""
     params = nnx.to_pure_dict(nnx.split(Slap(config, rngs=nnx.Rngs(0)))[1])
     return SlapModel(config, {"model": params}, train_tokenizer(CAPTIONS, folder / "words.model", 64))
 
 
 def audio_parameters(model: SlapModel) -> int:
-    """Counts the parameters that embedding audio takes."""
+    """Counts the parameters that are used to embed audio."""
     import jax
 
     audio = {name: part for name, part in model.params["model"].items() if name.startswith("audio_")}

@@ -1,14 +1,15 @@
-"""How cost grows: with seconds of audio, with the length of one clip, and compile time with depth. CPU, fp32.
+"""How cost grows with the amount of audio and with clip length, and compile time with depth (CPU, fp32).
 
     python benchmarks/scaling.py --output benchmarks/results/scaling.json
 
 Three parts, each a table of CPU seconds:
-    audio: embedding 30 s to 30 min of short clips (log-normal, 0.5 to 30 s), packed in rows of one length. Rows are of
-        fixed tokens, so the cost should be a straight line through the origin.
-    clip: the same 30 min as 360 clips of 5 s, ..., as one of 30 min, one clip a row. Local layers cost the same for
-        each; global layers see the whole clip, so beyond some length they are most of the cost, as their FLOPs say.
-    depth: tracing and compiling the gradient step of 12, 24 and 48 audio layers; layers are scanned, so it should not
-        grow.
+    audio: embeds 30 s to 30 min of short clips (log-normal, 0.5 to 30 s) packed in rows of one length. All rows have
+        the same number of tokens, so the cost should be a straight line through the origin.
+    clip: embeds the same 30 min as 360 clips of 5 s up to one clip of 30 min, one clip per row. The cost of local
+        layers does not depend on the length. Global layers attend to the whole clip, so they dominate beyond some
+        length.
+    depth: traces and compiles the training step with 12, 24 and 48 audio layers. Layers are scanned, so the time should
+        not grow.
 """
 
 import argparse
@@ -42,7 +43,7 @@ DEPTHS = (12, 24, 48)
 
 
 def model_config(layers: int = 6) -> ConfigDict:
-    """The audio tower 6 x 384 that the other benchmarks measure, with a small text tower."""
+    """Returns a config with the 6 x 384 audio tower of the other benchmarks and a small text tower."""
     config = default_config()
     config.model.compute_dtype = "float32"
     config.model.audio_encoder.update(layers=layers, heads=6, width=384, mlp_width=1_024)
@@ -54,7 +55,7 @@ def model_config(layers: int = 6) -> ConfigDict:
 
 
 def short_clips(seconds: float, generator: np.random.Generator) -> list[Clip]:
-    """Clips of log-normal duration, 0.5 to 30 s with a mean of about 6 s, that last `seconds` together."""
+    """Returns clips of log-normal duration, 0.5 to 30 s with a mean of about 6 s, that add up to `seconds`."""
     clips, left = [], seconds
     while left > 0.5:
         duration = min(float(np.clip(generator.lognormal(np.log(4.5), 0.75), 0.5, 30.0)), left)
@@ -69,7 +70,7 @@ def noise_clip(seconds: float, generator: np.random.Generator) -> Clip:
 
 
 def embedding(config: ConfigDict, slots: int) -> tuple[Callable[..., Array], Any]:
-    """Returns a jitted `embed(params, batch) -> [R, K, E]` and parameters."""
+    """Returns a jitted `embed(params, batch) -> [R, K, E]` and its parameters."""
     graph, params = nnx.split(Slap(config, rngs=nnx.Rngs(0)), nnx.Param)
 
     @jax.jit
@@ -83,18 +84,18 @@ def embedding(config: ConfigDict, slots: int) -> tuple[Callable[..., Array], Any
 
 
 def cpu_seconds(call: Callable[[], Any], repeats: int) -> float:
-    """The least CPU time of some calls, all threads together, after one that compiles."""
+    """Returns the shortest CPU time of `repeats` calls, summed over all threads, after a call that compiles."""
     jax.block_until_ready(call())
-    taken = []
+    seconds = []
     for _ in range(repeats):
         start = time.process_time()
         jax.block_until_ready(call())
-        taken.append(time.process_time() - start)
-    return min(taken)
+        seconds.append(time.process_time() - start)
+    return min(seconds)
 
 
 def cost_of_audio(totals: tuple[int, ...], repeats: int) -> dict[str, Any]:
-    """CPU seconds against seconds of audio in packed rows, and how well a line through the origin fits."""
+    """Measures CPU seconds against seconds of audio in packed rows, and fits a line through the origin."""
     config = model_config()
     embed, params = embedding(config, config.data.slots)
     lines = []
@@ -114,9 +115,9 @@ def cost_of_audio(totals: tuple[int, ...], repeats: int) -> dict[str, Any]:
 
 
 def cost_of_clip_length(lengths: tuple[int, ...], total: int, repeats: int) -> list[dict[str, float]]:
-    """CPU seconds for the same audio cut into clips of one length, one clip a row; and its FLOPs.
+    """Measures CPU seconds and FLOPs for the same audio divided into clips of one length, one clip per row.
 
-    The two ratios are per token, to those of the shortest clips.
+    The two ratios compare the cost per token with that of the shortest clips.
     """
     config = model_config()
     embed, params = embedding(config, 1)
@@ -132,7 +133,7 @@ def cost_of_clip_length(lengths: tuple[int, ...], total: int, repeats: int) -> l
         counts = length_counts(config.model, tokens, np.zeros_like(tokens))
         flops = audio_encoder_flops(config, counts)
         lines.append({"clip_s": length, "clips": len(clips), "cpu_s": round(cost, 3), "gflop": round(flops / 1e9, 1)})
-        # A clip's last column is rounded up, so short clips have a few tokens more in all.
+        # The last column of a clip is padded, so short clips have a few more tokens in total.
         per_token = {"cpu_ratio": cost / counts["audio_tokens"], "flop_ratio": flops / counts["audio_tokens"]}
         shortest = shortest or per_token
         lines[-1] |= {name: round(value / shortest[name], 3) for name, value in per_token.items()}
@@ -140,7 +141,7 @@ def cost_of_clip_length(lengths: tuple[int, ...], total: int, repeats: int) -> l
 
 
 def cost_of_depth(depths: tuple[int, ...]) -> list[dict[str, float]]:
-    """Seconds of CPU time to trace and to compile the whole contrastive step, nothing cached."""
+    """Measures the CPU time to trace and compile the contrastive training step, without a cache."""
     lines = []
     jax.config.update("jax_enable_compilation_cache", False)
     for depth in depths:
@@ -164,7 +165,7 @@ def cost_of_depth(depths: tuple[int, ...]) -> list[dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=("depth", "audio", "clip"), help="one part")
+    parser.add_argument("--only", choices=("depth", "audio", "clip"), help="run one part only")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     parts: dict[str, Callable[[], Any]] = {

@@ -1,15 +1,15 @@
-"""The contrastive training step and embedding on the CPU, in seconds of real audio per CPU second, beside PyTorch.
+"""Speed of the contrastive training step and of embedding on the CPU, compared with PyTorch.
 
-All sides have the same model sizes and clips of the same log-normal durations, in fp32, on the same cores, and compute
-their log-mel from int16 samples themselves. They take turns, each in a process of its own; the median of the rounds
-counts. Reading and batching is left out: batches lie in memory.
+The unit is seconds of real audio per CPU second. All sides use the same model sizes, clips of the same log-normal
+durations, fp32 and the same cores, and compute the log-mel from int16 samples. They take turns in separate processes,
+and the median of the rounds is reported. Reading and batching are not measured: the batches are in memory.
 
-    slap_jax_packed      clips share rows
-    slap_jax_padded      the same program, one clip a row, rows as long as the longest clip: what packing alone gives
+    slap_jax_packed      packed rows
+    slap_jax_padded      the same program with one clip per row, padded to the longest clip; shows the gain from packing
     torch_padded         PyTorch with `scaled_dot_product_attention`, padded to the longest clip of each batch
-    torch_bucketed       the same, batches from 8 buckets of length, padded to the longest clip of each batch
-    torch_bucketed_32    32 buckets: hardly any padding is left, and a pool of 32 batches to draw from is needed
-    clap_model           the audio tower of transformers' ClapModel, each clip cut or repeated to 10 s; embedding only
+    torch_bucketed       the same with batches from 8 length buckets
+    torch_bucketed_32    the same with 32 length buckets: little padding is left, but it needs a pool of 32 batches
+    clap_model           the audio tower of ClapModel (transformers), clips cut or repeated to 10 s; embedding only
 
 Run: pip install -e '.[benchmarks]' && python benchmarks/train_step.py > train_step.json
 """
@@ -39,32 +39,32 @@ OURS = ("slap_jax_packed", "slap_jax_padded")
 PEERS = ("torch_padded", "torch_bucketed", "torch_bucketed_32", "clap_model")
 TASKS = ("train", "embed")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers")
-ROW_COLUMNS = 304  # of a packed row: 48.6 s
-POOL = 32  # batches of which some stand for all
+ROW_COLUMNS = 304  # 48.6 s
+POOL = 32  # number of batches from which a representative sample is measured
 
 
 def benchmark_config(clips_per_step: int = 32) -> ConfigDict:
-    """Returns the model of the benchmark, contrastive alone; a step holds about that many clips."""
+    """Returns a config with the contrastive objective alone and about `clips_per_step` clips in a step."""
     config = default_config()
     config.data.train.clips = source("unused", "train")
     # 8 clips of 6 s fill a row.
     config.data.update(rows=max(1, clips_per_step // 8), columns=ROW_COLUMNS, slots=32, text_tokens=192)
     config.model.update(embed_dim=256, vocab_size=2_000, compute_dtype="float32")
-    config.model.scan_unroll = 2  # all super-blocks: on a CPU a loop over layers costs copies of what it keeps
+    config.model.scan_unroll = 2  # all super-blocks: on a CPU, a loop over layers copies its residuals
     config.model.audio_encoder.update(layers=6, heads=6, width=384, mlp_width=1_024)
     config.model.text_encoder.update(layers=3, heads=3, width=192, mlp_width=512)
     config.objectives.distillation.weight = 0.0
     config.objectives.captioning.weight = 0.0
-    config.spec_augment.update(time_masks=0, frequency_masks=0)  # the peers have none
+    config.spec_augment.update(time_masks=0, frequency_masks=0)  # the PyTorch model has none
     config.optimizer.warmup_steps = 100
     return config
 
 
 def batches_of(side: str, config: ConfigDict, clips_per_step: int, count: int) -> Batches:
-    """Returns the clips of each batch of a side; of a packed one, the clips of each row in turn."""
+    """Returns the clips of each batch of one side, or of each row if the side packs."""
     if side == "slap_jax_packed":
         rows, bins = max(1, count // 2) * config.data.rows, config.data.packing_bins
-        # The first rows to be complete are the fullest: those after them are as full as in a long run.
+        # The first complete rows are the fullest. Skip them: the rows after them are as full as in a long run.
         clips = mixed_clips(24 * bins + 10 * rows, config.model.vocab_size)
         return packed_rows(clips, config)[bins : bins + rows]
     if side == "torch_bucketed":
@@ -72,19 +72,19 @@ def batches_of(side: str, config: ConfigDict, clips_per_step: int, count: int) -
     clips = mixed_clips(POOL * clips_per_step, config.model.vocab_size)
     if side == "torch_bucketed_32":
         return by_length(clips, clips_per_step, POOL, count)
-    # Padded batches take longest: a few stand for all, those with a short, a middling and a long longest clip.
+    # Padded batches are slow, so measure only a few, spread evenly over the lengths of their longest clips.
     ordered = sorted(in_order(clips, clips_per_step), key=longest_columns)
     chosen = max(1, count * 3 // 8)
     return [ordered[POOL * (2 * number + 1) // (2 * chosen)] for number in range(chosen)]
 
 
 def longest_columns(clips: Sequence[MixedClip]) -> int:
-    """Columns of the longest clip."""
+    """Returns the number of columns of the longest clip."""
     return max(clip.columns for clip in clips)
 
 
 def packed_rows(clips: Sequence[MixedClip], config: ConfigDict) -> Batches:
-    """Returns the clips of each row, as the packer of training places them."""
+    """Returns the clips of each row, packed as in training."""
     from slap_jax.data.batches.rows import RowPacker
 
     data = config.data
@@ -94,7 +94,7 @@ def packed_rows(clips: Sequence[MixedClip], config: ConfigDict) -> Batches:
 
 
 def our_batches(side: str, config: ConfigDict, clips_per_step: int, count: int) -> Iterator[tuple[Any, float]]:
-    """Yields batches on the device, with their seconds of audio; sets the config's row sizes for a padded side."""
+    """Yields batches on the device with their seconds of audio; sets the row sizes in `config` for the padded side."""
     import jax
     import numpy as np
 
@@ -124,7 +124,7 @@ def our_batches(side: str, config: ConfigDict, clips_per_step: int, count: int) 
 def our_side(
     side: str, task: str, config: ConfigDict, clips_per_step: int, count: int
 ) -> Iterator[tuple[Callable[[], Any], float]]:
-    """Yields calls that compute one batch of ours each, with its seconds of audio."""
+    """Yields calls that each compute one of our batches, with its seconds of audio."""
     import jax
     from flax import nnx
 
@@ -166,7 +166,7 @@ def our_side(
 
 
 def measure(calls: Sequence[tuple[Callable[[], Any], float]], warm_up: Sequence[int]) -> dict[str, float]:
-    """Runs every call once, after those that compile or fill pools; CPU time is that of all threads."""
+    """Runs every call once, after warm-up calls that compile and allocate. The CPU time is the sum over all threads."""
     for index in warm_up:
         calls[index][0]()
     wall, cpu, audio = time.perf_counter(), time.process_time(), 0.0
@@ -177,8 +177,8 @@ def measure(calls: Sequence[tuple[Callable[[], Any], float]], warm_up: Sequence[
 
 
 def run_side(side: str, task: str, clips_per_step: int, count: int, threads: int) -> dict[str, float]:
-    """Measures one side in this process, on the first cores."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # before XLA counts them
+    """Measures one side in this process, on the first `threads` cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # before XLA counts the cores
     config = benchmark_config(clips_per_step)
     if side in OURS:
         return measure(list(our_side(side, task, config, clips_per_step, count)), [0])
@@ -194,12 +194,12 @@ def run_side(side: str, task: str, clips_per_step: int, count: int, threads: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="all sides take turns; the median counts")
-    parser.add_argument("--clips", type=int, default=32, help="clips in a step, in the mean")
-    parser.add_argument("--batches", type=int, default=8, help="of the bucketed sides in a round: one for each bucket")
-    parser.add_argument("--threads", type=int, default=1, help="cores that a side may use")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions; the median is reported")
+    parser.add_argument("--clips", type=int, default=32, help="mean number of clips in a step")
+    parser.add_argument("--batches", type=int, default=8, help="batches of a bucketed side per round, one per bucket")
+    parser.add_argument("--threads", type=int, default=1, help="number of cores for each side")
     parser.add_argument("--sides", nargs="+", default=[*OURS, *PEERS], choices=(*OURS, *PEERS))
-    parser.add_argument("--task", choices=TASKS, help="one of the tasks alone")
+    parser.add_argument("--task", choices=TASKS, help="run one task only")
     parser.add_argument("--one-side", choices=(*OURS, *PEERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one_side:
@@ -207,7 +207,7 @@ def main() -> None:
         return
 
     with tempfile.TemporaryDirectory() as folder:
-        # A program is compiled in the first round only.
+        # With a compilation cache, programs are compiled only in the first round.
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"}
         environment.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
 
@@ -231,7 +231,7 @@ def main() -> None:
 
 
 def summary(rounds: list[dict[tuple[str, str], dict[str, float]]]) -> dict[str, Any]:
-    """Returns medians of real audio seconds per second by task and side, and the ratios of our packed rows to each."""
+    """Returns the median speeds by task and side, and the ratio of our packed rows to each other side."""
     results: dict[str, Any] = {}
     for side, task in rounds[0]:
         of_task = results.setdefault(task, {"audio_s_per_cpu_s": {}, "audio_s_per_wall_s": {}})

@@ -1,6 +1,7 @@
-"""Shows that benchmarks/train_step.py compares equals: our parameters in the PyTorch model give our embeddings.
+"""Checks that benchmarks/train_step.py compares equal models: with our parameters, PyTorch gives our embeddings.
 
-Ours come from packed rows, PyTorch's from padded clips. Prints the largest differences and fails above 1e-5.
+Our embeddings come from packed rows, those of PyTorch from padded clips. Prints the largest difference for each tower,
+and fails above 1e-5.
 
 Run: pip install -e '.[benchmarks]' && JAX_PLATFORMS=cpu python benchmarks/train_step_equality.py
 """
@@ -22,18 +23,18 @@ from slap_jax.models.slap import Slap
 
 
 def transposed(*linears: dict[str, Any]) -> torch.nn.Parameter:
-    """Our kernels [inputs, outputs], one after the other, as one weight [outputs, inputs]."""
+    """Concatenates our kernels [inputs, outputs] into one PyTorch weight [outputs, inputs]."""
     kernels = [np.asarray(linear["kernel"]) for linear in linears]
     return torch.nn.Parameter(torch.from_numpy(np.concatenate(kernels, axis=1).T.copy()))
 
 
 def fill_mlp(mlp: GatedMLP, ours: dict[str, Any]) -> None:
-    """Copies a gated MLP."""
+    """Copies our parameters to a gated MLP."""
     mlp.gate_up.weight, mlp.down.weight = transposed(ours["gate"], ours["up"]), transposed(ours["down"])
 
 
 def fill_tower(tower: Tower, params: dict[str, Any], name: str) -> None:
-    """Copies one tower; norms are ones in both."""
+    """Copies our parameters to one tower, except the norms, which are ones in both."""
     layers = params[f"{name}_encoder"]["transformer"]["blocks"]["layers"]
     order = [*sorted(layer for layer in layers if layer != "global"), "global"]
     for number, block in enumerate(tower.blocks):
@@ -81,7 +82,7 @@ def main() -> None:
         name: float(np.abs(np.asarray(ours[name])[list(rows), list(slots)] - theirs[name]).max()) for name in ours
     }
     print(json.dumps({"clips": len(clips), "largest_difference": differences}))
-    assert max(differences.values()) < 1e-5, "the two models are not the same"
+    assert max(differences.values()) < 1e-5, "the two models differ"
 
 
 if __name__ == "__main__":

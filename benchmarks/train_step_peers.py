@@ -1,8 +1,8 @@
-"""The same model in PyTorch, as its users write it, and the audio tower of transformers' ClapModel.
+"""The same model in PyTorch, as its users would write it, and the audio tower of ClapModel (transformers).
 
-The PyTorch model takes padded int16 samples and tokens. It has one matrix for queries, keys and values and one for the
-two halves of the gated MLP, `scaled_dot_product_attention` with boolean masks, PyTorch's own RMS norm, and AdamW in one
-fused kernel. Local layers mask the band: without the band's mask they compute the same scores.
+The PyTorch model takes padded int16 samples and tokens. It uses fused projections (queries, keys and values; both
+halves of the gated MLP), `scaled_dot_product_attention` with boolean masks, the RMS norm of PyTorch, and fused AdamW.
+Local layers compute all scores and mask those outside the band.
 """
 
 import math
@@ -21,14 +21,14 @@ CLAP_SECONDS, CLAP_RATE, CLAP_BATCH = 10, 48_000, 8
 
 
 class RMSNorm(nn.RMSNorm):
-    """PyTorch's, with our epsilon."""
+    """RMS norm of PyTorch with our epsilon."""
 
     def __init__(self, width: int):
         super().__init__(width, eps=1e-6)
 
 
 class GatedMLP(nn.Module):
-    """SwiGLU."""
+    """SwiGLU MLP."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -36,20 +36,20 @@ class GatedMLP(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns a vector for each input vector."""
+        """Applies the MLP to each token."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(functional.silu(gate) * up)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns pairs (i, i + d / 2) of the last axis."""
+    """Applies a rotary embedding to the pairs (i, i + d / 2) of the last axis."""
     cosine, sine = rotation
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 
 class Block(nn.Module):
-    """A pre-norm layer."""
+    """A pre-norm transformer layer."""
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
@@ -60,7 +60,7 @@ class Block(nn.Module):
         self.mlp = GatedMLP(width, hidden)
 
     def forward(self, x: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """Returns the stream after this layer."""
+        """Returns the residual stream after this layer."""
         batch, length, width = x.shape
         projected = self.query_key_value(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
@@ -105,21 +105,21 @@ class Tower(nn.Module):
         self.period, self.window = tower.get("locals_per_global", 0) + 1, tower.local_window
 
     def forward(self, x: Tensor, lengths: Tensor, angles: Tensor) -> Tensor:
-        """Returns a unit vector for each clip; `angles` are those of the rotary positions."""
+        """Returns a unit vector for each clip; `angles` are the rotary angles of the positions."""
         rotation = angles.cos(), angles.sin()
-        place = torch.arange(x.shape[1])
-        inside = (place[None] < lengths[:, None])[:, None, None]
+        position = torch.arange(x.shape[1])
+        mask = (position[None] < lengths[:, None])[:, None, None]
         if self.period > 1:
-            distance = (place[:, None] - place[None]).abs()
-            # A query of padding far from the clip sees itself, so that no softmax is over nothing.
-            local = (inside & (distance <= self.window)) | (distance == 0)
+            distance = (position[:, None] - position[None]).abs()
+            # A padding query attends to itself, so that no softmax has all keys masked.
+            local_mask = (mask & (distance <= self.window)) | (distance == 0)
         for number, block in enumerate(self.blocks, start=1):
-            x = block(x, inside if number % self.period == 0 else local, rotation)
-        return functional.normalize(self.projection(self.pooling(self.norm(x), inside)), dim=-1)
+            x = block(x, mask if number % self.period == 0 else local_mask, rotation)
+        return functional.normalize(self.projection(self.pooling(self.norm(x), mask)), dim=-1)
 
 
 class DualEncoder(nn.Module):
-    """The model of a config of ours."""
+    """Both towers, with the sizes of one of our configs."""
 
     def __init__(self, config: ConfigDict):
         super().__init__()
@@ -141,7 +141,7 @@ class DualEncoder(nn.Module):
 
     @torch.no_grad()
     def log_mel_patches(self, waveform: Tensor) -> Tensor:
-        """int16 [B, S] to patches [B, L, P]."""
+        """Computes log-mel patches [B, L, P] from int16 samples [B, S]."""
         audio = self.audio_config
         sizes = (audio.n_fft, audio.hop_length, audio.window_length)
         spectrum = torch.stft(waveform * 2.0**-15, *sizes, self.window, pad_mode="constant", return_complex=True)
@@ -151,23 +151,23 @@ class DualEncoder(nn.Module):
         return mel.unflatten(3, (self.patches, -1)).transpose(2, 3).reshape(len(mel), -1, self.patch_values)
 
     def audio(self, waveform: Tensor, columns: Tensor) -> Tensor:
-        """Unit vectors of padded clips."""
+        """Returns unit vectors of padded clips."""
         x = self.patch_embedding(self.log_mel_patches(waveform))
         pairs = torch.arange(self.head_dims[0] // 4) / (self.head_dims[0] // 4)
-        place = torch.arange(x.shape[1])[:, None]
-        time = (place // self.patches) * self.bases[0] ** -pairs
-        frequency = (place % self.patches) * self.bases[1] ** -pairs
+        position = torch.arange(x.shape[1])[:, None]
+        time = (position // self.patches) * self.bases[0] ** -pairs
+        frequency = (position % self.patches) * self.bases[1] ** -pairs
         return self.audio_tower(x, columns * self.patches, torch.cat([time, frequency], dim=-1))
 
     def text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Unit vectors of padded captions."""
+        """Returns unit vectors of padded captions."""
         pairs = torch.arange(self.head_dims[1] // 2) / (self.head_dims[1] // 2)
         angles = torch.arange(tokens.shape[1])[:, None] * self.bases[2] ** -pairs
         return self.text_tower(self.embedding(tokens), lengths, angles)
 
 
 def padded(clips: Sequence[MixedClip]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Samples, columns, tokens and their counts, padded to the longest of the batch."""
+    """Returns samples, numbers of columns, tokens and numbers of tokens, padded to the longest clip and caption."""
     columns, words = [clip.columns for clip in clips], [len(clip.tokens) for clip in clips]
     waveform = np.zeros((len(clips), max(columns) * COLUMN_SAMPLES), np.int16)
     tokens = np.zeros((len(clips), max(words)), np.int64)
@@ -177,7 +177,7 @@ def padded(clips: Sequence[MixedClip]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def torch_calls(task: str, config: ConfigDict, batches: Batches, threads: int) -> Calls:
-    """Returns a call for each batch that trains on it or embeds its audio, and its seconds of audio."""
+    """Returns for each batch a call that trains on it or embeds its audio, and its seconds of audio."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model, settings = DualEncoder(config), config.optimizer
@@ -209,9 +209,9 @@ def torch_calls(task: str, config: ConfigDict, batches: Batches, threads: int) -
 
 
 def clap_calls(batches: Batches, threads: int) -> Calls:
-    """The audio tower at transformers' default sizes with random weights, on log-mels of 10 s made beforehand.
+    """Returns calls of ClapModel's audio tower (default sizes, random weights) on precomputed log-mels of 10 s.
 
-    Longer clips are cut: their seconds of audio count up to 10 s.
+    Longer clips are cut, so at most 10 s of each clip count.
     """
     from transformers import ClapAudioConfig, ClapAudioModelWithProjection
 
@@ -233,9 +233,9 @@ def clap_calls(batches: Batches, threads: int) -> Calls:
 
 
 def clap_of_files(threads: int) -> tuple[Callable[[Sequence[str]], np.ndarray], int]:
-    """Returns what embeds audio files with the same audio tower, as its users do, and its parameters.
+    """Returns a function that embeds audio files with the same audio tower, and its number of parameters.
 
-    Files are resampled to 48 kHz; log-mels are of transformers' own feature extractor.
+    Files are resampled to 48 kHz. The feature extractor of transformers computes the log-mels.
     """
     import soundfile
     import soxr

@@ -1,12 +1,12 @@
-"""A few hours of captioned clips on 2 CPU cores: contrastive alone, or all three objectives, at equal audio seconds.
+"""Training on a few hours of captioned clips with 2 CPU cores: the contrastive objective alone, or all three.
 
     slap prepare path/to/manifest.jsonl runs/corpus/data/clips
     slap tokenizer runs/corpus/data/clips --vocab-size 2000 --output runs/corpus/data/tokenizer.model
     slap train --config configs/corpus_cpu.py:objectives=contrastive --run-dir runs/corpus/contrastive
     slap train --config configs/corpus_cpu.py:objectives=all --run-dir runs/corpus/all
 
-The manifest's `split` field must have `train`, `val` and `test`; evaluation is on the last two together. Expected on 2
-CPU cores: see README.md, "Measured".
+Both settings train on the same number of seconds of audio. The manifest must have the splits `train`, `val` and `test`;
+evaluation uses `val` and `test` together. For the results on 2 CPU cores see "Measured" in README.md.
 """
 
 from ml_collections import ConfigDict
@@ -15,13 +15,13 @@ from slap_jax.config import ConfigError, default_config, parse_arg, source
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Takes `data` (directory of the prepared data), `objectives` (all | contrastive) and `steps`."""
+    """Arguments: `data` (directory of the prepared data), `objectives` (all | contrastive) and `steps`."""
     args = parse_arg(arg, data="runs/corpus/data", objectives="all", steps=1_000)
     if args.objectives not in ("all", "contrastive"):
         raise ConfigError(f"objectives={args.objectives!r}; write objectives=all or objectives=contrastive")
     config = default_config()
 
-    config.audio.update(mean=-8.32, std=3.55)  # `slap stats` of the training split
+    config.audio.update(mean=-8.32, std=3.55)  # from `slap stats` on the training split
     config.data.train.clips = source(f"{args.data}/clips", "train")
     config.data.evaluation.clips = source(f"{args.data}/clips", "val+test")
     config.data.tokenizer = f"{args.data}/tokenizer.model"

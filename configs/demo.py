@@ -1,12 +1,12 @@
-"""The demo: a small model, all three objectives, the embedded clips and synthetic scenes, minutes on 2 cores.
+"""The demo: a small model with all three objectives, trained on the included clips and synthetic scenes in minutes.
 
     make demo
 
-or, on data already prepared as the Makefile does it,
+or, with data prepared as in the Makefile,
 
     slap train --config configs/demo.py:data=runs/demo/data --run-dir runs/demo
 
-Expected on 2 CPU cores: see README.md, "Measured".
+For the results on 2 CPU cores see "Measured" in README.md.
 """
 
 from ml_collections import ConfigDict
@@ -15,11 +15,11 @@ from slap_jax.config import default_config, parse_arg, source
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Takes `data` (directory of the prepared data) and `steps`."""
+    """Arguments: `data` (directory of the prepared data) and `steps`."""
     args = parse_arg(arg, data="runs/demo/data", steps=520)
     config = default_config()
 
-    config.audio.update(mean=-9.4, std=3.4)  # of the two sources, by `slap stats`
+    config.audio.update(mean=-9.4, std=3.4)  # from `slap stats` on both sources
     config.data.train.clips = source(f"{args.data}/clips", "train", weight=0.5)
     config.data.train.scenes = source(f"{args.data}/scenes", "train", weight=0.5)
     config.data.evaluation.clips = source(f"{args.data}/clips", "test")

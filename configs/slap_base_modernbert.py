@@ -1,6 +1,6 @@
-r"""SLAP as the paper has it (arXiv 2601.12594): the audio tower of slap_base, the text tower from ModernBERT-base.
+r"""SLAP as in the paper (arXiv 2601.12594): the audio tower of slap_base and the pretrained text tower ModernBERT-base.
 
-TPU v5p, 8 chips (v5p:2x2x2), with the folder of ModernBERT on a file system that all hosts share:
+TPU v5p, 8 chips (v5p:2x2x2), with the ModernBERT folder on a file system that all hosts share:
 
     launch/tpu_vm.sh up slap-bert --zone us-east5-a --type v5p-16 --bucket MY_BUCKET -- \
         train --config configs/slap_base_modernbert.py:data=/gcs/data,modernbert=/gcs/ModernBERT-base \
@@ -12,7 +12,8 @@ Eight H100 (h100:8), or more nodes with `sbatch --nodes N`:
         train --config configs/slap_base_modernbert.py:data=DATA,modernbert=FOLDER --run-dir RUNS/slap_base_modernbert
 
 FOLDER holds ModernBERT's `config.json`, `model.safetensors` and `tokenizer.json`; see docs/modernbert.md. Rows, batch
-and schedule are those of slap_base. Not run by us: it needs a TPU slice or GPU nodes, and the weights.
+size and schedule are those of slap_base. We have not run this config, which needs a TPU slice or GPU nodes and the
+weights.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,7 @@ from slap_jax.config import default_config, parse_arg, source
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Takes `data` (directory with `train`), `modernbert` (folder), `rows` of the whole batch and `remat`."""
+    """Arguments: `data` (prepared `train`), `modernbert` (folder), `rows` (of the global batch) and `remat`."""
     args = parse_arg(arg, data="data", modernbert="ModernBERT-base", rows=256, remat="dots")
     config = default_config()
     config.data.train.clips = source(f"{args.data}/train", "train")
@@ -40,11 +41,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         width=768,
         mlp_width=1_152,
         locals_per_global=2,
-        local_window=64,  # to each side: ModernBERT's 128
+        local_window=64,  # to each side; ModernBERT's 128 counts both sides
         rope_base=160_000.0,
         rope_base_local=10_000.0,
     )
-    # The pretrained tower moves slowly, so that a tower and a head that know nothing yet do not spoil it.
+    # A lower learning rate protects the pretrained tower from the noisy gradients of the randomly initialised parts.
     config.optimizer.learning_rate_factors = ((r"^model/text_encoder/", 0.1),)
     config.model.remat = args.remat
     config.parallel.fsdp = 8

@@ -1,4 +1,4 @@
-r"""A large SLAP: an audio tower of 0.3 B parameters (24 x 1,024) and a text tower of 0.3 B, all three objectives.
+r"""A large SLAP with all three objectives: 0.3 B parameters each in the audio tower (24 x 1,024) and text tower.
 
 TPU v5p, 16 chips (v5p:2x2x4):
 
@@ -10,9 +10,10 @@ Four nodes of eight H100 (h100:4x8):
     sbatch --nodes 4 launch/gpu_slurm.sbatch \
         train --config configs/slap_large.py:data=DATA --run-dir RUNS/slap_large
 
-DATA and RUNS lie on a file system that all hosts share. The paper's 2,048 clips of 10 s in a step, as 256 packed rows.
-The learning rate stays constant and falls over the last fifth of the steps (WSD), so a run can be extended. What
-`slap aot` says of each topology, memory and bound MFU: docs/aot.md, "Our configs". Not run by us.
+All hosts must share the file system of DATA and RUNS. A step trains on 256 packed rows, which hold about 2,060 clips of
+10 s (the paper uses 2,048). The learning rate is constant and decays over the last fifth of the steps (WSD), so a run
+can be extended. For memory and the upper bound of MFU on each topology see "The bundled configs" in docs/aot.md. We
+have not run this config.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,7 @@ from slap_jax.config import default_config, parse_arg, source
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Takes `data` (directory with `train`, prepared, and `tokenizer.model`), `rows` of the whole batch and `remat`."""
+    """Arguments: `data` (prepared `train` and `tokenizer.model`), `rows` (of the global batch) and `remat`."""
     args = parse_arg(arg, data="data", rows=256, remat="dots")
     config = default_config()
     config.data.train.clips = source(f"{args.data}/train", "train")
@@ -35,7 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.caption_decoder.update(layers=8, heads=12, width=768, mlp_width=2_048)
     config.model.remat = args.remat
     config.optimizer.update(schedule="wsd", decay_fraction=0.2)
-    config.parallel.fsdp = 8  # optimiser, teacher and parameters in eight pieces; data takes the other devices
+    config.parallel.fsdp = 8  # shards parameters, teacher and optimiser state 8 ways; `data` uses the other devices
     config.train.steps = 106_400
     config.train.log_every = 50
     return config

@@ -1,6 +1,6 @@
-r"""A small SLAP: an audio tower of 22 M parameters (12 x 384), for one host, all three objectives.
+r"""A small SLAP with all three objectives for one host: 22 M parameters in the audio tower (12 x 384).
 
-TPU v5e, one host of 8 chips (v5e:2x4), whose memory wants more computed again:
+TPU v5e, one host of 8 chips (v5e:2x4), with full rematerialisation to fit into its memory:
 
     launch/tpu_vm.sh up slap-small --zone us-west4-a --type v5litepod-8 --bucket MY_BUCKET -- \
         train --config configs/slap_small.py:data=/gcs/data,remat=full --run-dir /gcs/runs/slap_small
@@ -9,9 +9,10 @@ Four H100 (h100:4):
 
     launch/gpu_single.sh -- train --config configs/slap_small.py:data=DATA --run-dir RUNS/slap_small
 
-DATA and RUNS lie on a file system that all hosts share. The paper's 2,048 clips of 10 s in a step, as 256 packed rows.
-The learning rate stays constant and falls over the last fifth of the steps (WSD), so a run can be extended. What
-`slap aot` says of each topology, memory and bound MFU: docs/aot.md, "Our configs". Not run by us.
+All hosts must share the file system of DATA and RUNS. A step trains on 256 packed rows, which hold about 2,060 clips of
+10 s (the paper uses 2,048). The learning rate is constant and decays over the last fifth of the steps (WSD), so a run
+can be extended. For memory and the upper bound of MFU on each topology see "The bundled configs" in docs/aot.md. We
+have not run this config.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +21,7 @@ from slap_jax.config import default_config, parse_arg, source
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Takes `data` (directory with `train`, prepared, and `tokenizer.model`), `rows` of the whole batch and `remat`."""
+    """Arguments: `data` (prepared `train` and `tokenizer.model`), `rows` (of the global batch) and `remat`."""
     args = parse_arg(arg, data="data", rows=256, remat="dots")
     config = default_config()
     config.data.train.clips = source(f"{args.data}/train", "train")

@@ -1,30 +1,30 @@
-r"""The paper's ablation at small size: a few hours of captioned clips on a CPU, one part of SLAP left out at a time.
+r"""The ablation study of the paper at small scale: a few hours of captioned clips on a CPU, one change per variant.
 
     slap prepare path/to/manifest.jsonl runs/ablations/data/clips
     slap tokenizer runs/ablations/data/clips --vocab-size 2000 --output runs/ablations/data/tokenizer.model
     slap ablations --config configs/ablations/corpus.py:data=runs/ablations/data --seeds 0,1,2 \
         --run-dir runs/ablations/runs --output docs/results.md
 
-or one run of it:
+or a single run:
 
     slap train --config configs/ablations/corpus.py:data=runs/ablations/data,variant=sigmoid,seed=1 --run-dir runs/x
 
-The manifest's `split` field must have `train`, `val` and `test`; evaluation is on the last two together. All variants
-of a seed see the same clips in the same order, in the same batches. Expected: docs/results.md.
+The manifest must have the splits `train`, `val` and `test`; evaluation uses `val` and `test` together. All variants
+with the same seed train on the same batches in the same order. The results are in docs/results.md.
 """
 
 from ml_collections import ConfigDict
 
 from slap_jax.config import ConfigError, default_config, parse_arg, source
 
-# What each variant changes.
+# The settings that each variant changes.
 VARIANTS = {
     "full": {},
     "no_distillation": {"objectives.distillation.weight": 0.0},
     "no_captioning": {"objectives.captioning.weight": 0.0},
     "contrastive_only": {"objectives.distillation.weight": 0.0, "objectives.captioning.weight": 0.0},
     "all_global": {"model.audio_encoder.locals_per_global": 0},
-    # 12 frames back and ahead with all 4 patches of each, instead of 12 patches: 48 tokens to each side.
+    # 12 columns to each side with all 4 patches each (48 tokens), instead of 12 patches.
     "window_in_frames": {"model.audio_encoder.local_window": 48},
     "sigmoid": {"objectives.contrastive.form": "sigmoid"},
     "shared_view": {"objectives.distillation.view": "shared"},
@@ -32,14 +32,14 @@ VARIANTS = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Takes `data` (directory of the prepared data), `variant`, `seed` and `steps`."""
+    """Arguments: `data` (directory of the prepared data), `variant`, `seed` and `steps`."""
     args = parse_arg(arg, data="runs/ablations/data", variant="full", seed=0, steps=300)
     if args.variant not in VARIANTS:
         raise ConfigError(f"variant={args.variant!r}; write one of {', '.join(VARIANTS)}")
     config = default_config()
     config.seed = args.seed
 
-    config.audio.update(mean=-8.32, std=3.55)  # `slap stats` of the training split
+    config.audio.update(mean=-8.32, std=3.55)  # from `slap stats` on the training split
     config.data.train.clips = source(f"{args.data}/clips", "train")
     config.data.evaluation.clips = source(f"{args.data}/clips", "val+test")
     config.data.tokenizer = f"{args.data}/tokenizer.model"

@@ -1,4 +1,4 @@
-r"""Fine-tuning on AudioCaps, for retrieval or captioning: 49,838 clips of ten seconds with one caption each.
+r"""Fine-tuning on AudioCaps for retrieval or captioning: 49,838 clips of ten seconds with one caption each.
 
     slap prepare path/to/audiocaps data/audiocaps --dataset audiocaps
     slap train --config configs/finetune/audiocaps.py:model=runs/base,data=data/audiocaps --run-dir runs/audiocaps
@@ -8,8 +8,8 @@ r"""Fine-tuning on AudioCaps, for retrieval or captioning: 49,838 clips of ten s
         --run-dir runs/audiocaps_captions
     slap evaluate runs/audiocaps_captions/best --data audiocaps=data/audiocaps:test --measure captioning
 
-The split `val` chooses the best step; `test` is looked at once. Not run by us, as the clips are not for download; the
-published figures to compare with are listed by `slap table`.
+The split `val` selects the best step; use `test` only once, at the end. We have not run this config, because the clips
+cannot be downloaded. `slap table` lists published results for comparison.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from slap_jax.finetune.config import finetune_config
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Takes `model` (run or export to start from), `data` (prepared), `task` (retrieval | captioning) and `epochs`."""
+    """Arguments: `model` (run or export to start from), `data`, `task` (retrieval | captioning) and `epochs`."""
     args = parse_arg(arg, model="runs/base", data="data/audiocaps", task="retrieval", epochs=10)
     return finetune_config(
         args.model,
@@ -27,6 +27,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         train={"audiocaps": source(args.data, "train")},
         evaluation={"val": source(args.data, "val")},
         max_seconds=10.24,
-        clips_per_step=128,  # the more, the more negatives a caption has; as many as memory allows
+        clips_per_step=128,  # more clips give each caption more negatives: use as many as fit into memory
         epochs=args.epochs,
     )

@@ -1,4 +1,4 @@
-r"""Fine-tuning on Clotho, for retrieval or captioning: 3,839 clips of 15 to 30 seconds with five captions each.
+r"""Fine-tuning on Clotho for retrieval or captioning: 3,839 clips of 15 to 30 seconds with five captions each.
 
     slap prepare path/to/clotho data/clotho --dataset clotho
     slap train --config configs/finetune/clotho.py:model=runs/base,data=data/clotho --run-dir runs/clotho
@@ -8,8 +8,9 @@ r"""Fine-tuning on Clotho, for retrieval or captioning: 3,839 clips of 15 to 30 
         --run-dir runs/clotho_captions
     slap evaluate runs/clotho_captions/best --data clotho=data/clotho:evaluation --measure captioning
 
-A clip gets one of its five captions each time. The split `validation` chooses the best step; `evaluation`, which papers
-report, is looked at once. Not run by us; the published figures to compare with are listed by `slap table`.
+Each time a clip is drawn, one of its five captions is used. The split `validation` selects the best step; use
+`evaluation`, on which papers report, only once, at the end. We have not run this config. `slap table` lists published
+results for comparison.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ from slap_jax.finetune.config import finetune_config
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Takes `model` (run or export to start from), `data` (prepared), `task` (retrieval | captioning) and `epochs`."""
+    """Arguments: `model` (run or export to start from), `data`, `task` (retrieval | captioning) and `epochs`."""
     args = parse_arg(arg, model="runs/base", data="data/clotho", task="retrieval", epochs=20)
     return finetune_config(
         args.model,

@@ -1,4 +1,4 @@
-r"""Fine-tuning on ESC-50: 50 classes, five folds; each is tested once, by a model that was trained on the other four.
+r"""Fine-tuning on ESC-50 (50 classes) with five-fold cross-validation: train on four folds, test on the fifth.
 
     slap prepare path/to/ESC-50-master data/esc50 --dataset esc50
     for fold in 1 2 3 4 5; do
@@ -7,8 +7,8 @@ r"""Fine-tuning on ESC-50: 50 classes, five folds; each is tested once, by a mod
         slap score runs/esc50/$fold --output runs/esc50/$fold.json
     done
 
-The result is the mean of the five accuracies. A fold that is tested must choose nothing: there is no best step here,
-the last one counts. Not run by us at full size.
+The result is the mean of the five accuracies. The test fold must not select anything, so the last step is scored rather
+than the best. We have not run this config at full size.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ FOLDS = 5
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Takes `model` (run or export to start from), `data` (prepared), `fold` (1 to 5, to be tested) and `epochs`."""
+    """Arguments: `model` (run or export to start from), `data`, `fold` (the test fold, 1 to 5) and `epochs`."""
     args = parse_arg(arg, model="runs/base", data="data/esc50", fold=1, epochs=50)
     if not 1 <= args.fold <= FOLDS:
         raise ConfigError(f"fold={args.fold}; write 1 to {FOLDS}")

@@ -1,4 +1,4 @@
-r"""Fine-tuning on a folder of one's own: sounds with captions beside them, or with labels.
+r"""Fine-tuning on your own folder of recordings with captions or labels.
 
     slap prepare path/to/folder data/mine
     slap train --config configs/finetune/folder.py:model=runs/base,data=data/mine --run-dir runs/mine
@@ -6,8 +6,8 @@ r"""Fine-tuning on a folder of one's own: sounds with captions beside them, or w
     slap train --config configs/finetune/folder.py:model=runs/base,data=data/mine,task=classification,label=kind \
         --run-dir runs/mine
 
-What a folder may look like, and how it is cut into splits: docs/collections.md. The split `val` chooses the best step.
-`slap finetune` does the same without a config file; this one is to be copied and changed.
+docs/collections.md describes the layouts of a folder and its division into splits. The split `val` selects the best
+step. `slap finetune` does the same without a config file; copy this file to change more settings.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ from slap_jax.finetune.config import finetune_config
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Takes `model`, `data` (prepared), `task` (as of `slap finetune`), `label`, and the splits `train` and `val`."""
+    """Arguments: `model`, `data`, `task` (as in `slap finetune`), `label`, and the splits `train` and `val`."""
     args = parse_arg(arg, model="runs/base", data="data/mine", task="retrieval", label="", train="train", val="val")
     config = finetune_config(
         args.model,

@@ -19,8 +19,8 @@ def test_ratios_are_of_the_same_round():
     rounds = [
         {"slap_jax": side(ours, 10), "clap_model": side(theirs, 20)} for ours, theirs in ((6, 2), (20, 5), (9, 9))
     ]
-    found = summary(rounds)
-    assert found["clips_per_s"] == {"slap_jax": 9, "clap_model": 5}
-    assert found["clips_per_s_to_clap_model"] == found["clips_per_cpu_s_to_clap_model"] == np.median([3, 4, 1])
-    assert found["audio_parameters"] == {"slap_jax": 10, "clap_model": 20}
+    result = summary(rounds)
+    assert result["clips_per_s"] == {"slap_jax": 9, "clap_model": 5}
+    assert result["clips_per_s_to_clap_model"] == result["clips_per_cpu_s_to_clap_model"] == np.median([3, 4, 1])
+    assert result["audio_parameters"] == {"slap_jax": 10, "clap_model": 20}
     assert "clips_per_s_to_clap_model" not in summary([{"slap_jax": side(1, 2)}])

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.front_end import counts_of, share_of_flops, speeds
+from benchmarks.front_end import counts_of, fraction_of_flops, speeds
 from benchmarks.mixed_clips import mixed_clips
 from slap_jax.config.defaults import default_config
 from slap_jax.training.flops import train_step_parts
@@ -14,10 +14,10 @@ def test_front_end_is_below_two_percent_of_a_step_at_base_size():
     for weight in (1.0, 0.0):
         config.objectives.distillation.weight = config.objectives.captioning.weight = weight
         parts = train_step_parts(config, counts)
-        assert share_of_flops(config, clips) == pytest.approx(parts["front_end"] / sum(parts.values()))
-        assert 0.0 < share_of_flops(config, clips) < 0.02
+        assert fraction_of_flops(config, clips) == pytest.approx(parts["front_end"] / sum(parts.values()))
+        assert 0.0 < fraction_of_flops(config, clips) < 0.02
 
 
 def test_speed_is_measured_as_often_as_asked():
-    found = speeds(default_config(), rows=1, columns=4, repeats=3)
-    assert len(found) == 3 and all(wall > 0 and cpu > 0 for wall, cpu in found)
+    result = speeds(default_config(), rows=1, columns=4, repeats=3)
+    assert len(result) == 3 and all(wall > 0 and cpu > 0 for wall, cpu in result)

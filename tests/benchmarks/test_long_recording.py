@@ -7,13 +7,13 @@ from tests.inference.tiny import tiny_config
 def test_every_job_is_measured(tmp_path):
     config = tiny_config()
     config.data.max_seconds = 2.0
-    found = measure(config, 3.0, tmp_path)
-    assert {"embed_audio", "windows", "scores", "frames"} < set(found)
-    assert found["peak_mib_after_a_clip"] > 50 and all(found[job]["wall_s"] >= 0 for job in ("windows", "scores"))
+    result = measure(config, 3.0, tmp_path)
+    assert {"embed_audio", "windows", "scores", "frames"} < set(result)
+    assert result["peak_mib_after_a_clip"] > 50 and all(result[job]["wall_s"] >= 0 for job in ("windows", "scores"))
     assert soundfile.info(tmp_path / "long.flac").duration == 3.0
 
 
 def test_noise_of_minutes(tmp_path):
     write_noise(tmp_path / "noise.flac", 61.5, rate=8_000)
-    found = soundfile.info(tmp_path / "noise.flac")
-    assert (found.frames, found.channels) == (492_000, 2)
+    result = soundfile.info(tmp_path / "noise.flac")
+    assert (result.frames, result.channels) == (492_000, 2)

@@ -71,7 +71,7 @@ def test_summary_takes_medians_and_compares_our_packed_rows_with_each_side():
             ("torch_padded", "train"): {"audio_s": theirs, "cpu_s": 2.0, "wall_s": 2.0},
         }
 
-    found = summary([run(30.0, 20.0), run(60.0, 20.0), run(33.0, 22.0)])["train"]
-    assert found["audio_s_per_cpu_s"] == {"slap_jax_packed": 33.0, "torch_padded": 10.0}
-    assert found["audio_s_per_wall_s"]["slap_jax_packed"] == 16.5
-    assert found["packed_rows_to"] == {"torch_padded": 3.3}
+    result = summary([run(30.0, 20.0), run(60.0, 20.0), run(33.0, 22.0)])["train"]
+    assert result["audio_s_per_cpu_s"] == {"slap_jax_packed": 33.0, "torch_padded": 10.0}
+    assert result["audio_s_per_wall_s"]["slap_jax_packed"] == 16.5
+    assert result["packed_rows_to"] == {"torch_padded": 3.3}
