@@ -10,7 +10,7 @@ from slap_jax.errors import require_path
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Converts a manifest, a folder, tars, tables or a published data set to records for training and evaluation."""
+    """Converts a manifest, a folder, tars, tables or a published dataset to records for training and evaluation."""
     import functools
 
     from slap_jax.data.collections.open_collection import open_collection
@@ -19,7 +19,7 @@ def prepare(options: argparse.Namespace) -> None:
     from slap_jax.data.preparation.runners import run_beam
 
     if options.dataset and (options.audio_root or options.name):
-        raise ArgumentError("--audio-root and --name do not apply to a published data set; remove them, or --dataset")
+        raise ArgumentError("--audio-root and --name do not apply to a published dataset; remove them, or --dataset")
     if options.runner and options.workers:
         raise ArgumentError("--workers applies to this machine only; give the flags of the --runner instead")
     given = _options(options.option)
@@ -41,7 +41,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def scenes(options: argparse.Namespace) -> None:
-    """Writes a data set of synthetic scenes whose test split has combinations that the train split lacks."""
+    """Writes a dataset of synthetic scenes whose test split has combinations that the train split lacks."""
     from slap_jax.data.datasets.synthetic_scenes import prepare_scenes
 
     if options.train == options.test == 0:
@@ -154,7 +154,7 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
         "action": "append",
         "default": [],
         "metavar": "NAME=VALUE",
-        "help": "option of the data set or of the kind of collection; repeatable",
+        "help": "option of the dataset or of the kind of collection; repeatable",
     }
     added = verb(prepare)
     added.usage = (
@@ -168,10 +168,15 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
         help="manifest, folder, tars or tables; with --dataset the folder as published",
     )
     add("output", type=require_path, metavar="OUTPUT", help="directory to write to")
-    add("--dataset", metavar="NAME", help="published data set; see docs/datasets.md")
+    add("--dataset", metavar="NAME", help="published dataset; see docs/datasets.md")
     add("--option", **option)
-    add("--audio-root", type=require_path, metavar="DIR", help="folder that relative paths start from (the manifest's)")
-    add("--name", default="", help="name of the collection (its folder and the one above)")
+    add(
+        "--audio-root",
+        type=require_path,
+        metavar="DIR",
+        help="folder that the listed paths are relative to (that of the manifest or table)",
+    )
+    add("--name", default="", help="`source` of clips that state none (the folder and the one above)")
     add(
         "--exclude",
         type=require_path,
@@ -181,9 +186,14 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
         help="prepared data whose clips are left out; repeatable",
     )
     add("--drop-duplicates", action="store_true", help="keep only the first of several clips with the same audio")
-    add("--max-rejected", type=non_negative, metavar="N", help="most bad clips to accept (1 %% of all, at least 10)")
-    add("--shard-records", type=positive, default=1_024, metavar="N", help="most clips in a shard (1024)")
-    add("--workers", type=positive, metavar="N", help="clips to decode at the same time (one per core)")
+    add(
+        "--max-rejected",
+        type=non_negative,
+        metavar="N",
+        help="number of bad clips to accept (1 %% of the clips, at least 10)",
+    )
+    add("--shard-records", type=positive, default=1_024, metavar="N", help="maximum number of clips in a shard (1024)")
+    add("--workers", type=positive, metavar="N", help="number of clips to decode at the same time (one per core)")
     add(
         "--runner",
         help="Apache Beam runner, followed by its flags: FlinkRunner, SparkRunner, DataflowRunner, DirectRunner",
@@ -203,9 +213,15 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add = added.add_argument
     add("data", nargs="*", metavar="DIR[:SPLIT]", help="prepared directories, and their splits (train)")
     add("--config", type=require_path, metavar="FILE.py[:ARG]", help="config file whose training mixture is sampled")
-    add("--vocab-size", type=positive, required=True, metavar="N", help="most pieces in the vocabulary")
+    add("--vocab-size", type=positive, required=True, metavar="N", help="maximum number of pieces in the vocabulary")
     add("--output", type=require_path, required=True, metavar="FILE", help=".model file to write")
-    add("--max-captions", type=positive, default=1_000_000, metavar="N", help="most captions to read (1000000)")
+    add(
+        "--max-captions",
+        type=positive,
+        default=1_000_000,
+        metavar="N",
+        help="maximum number of captions to read (1000000)",
+    )
     add("--character-coverage", type=float, default=1.0, metavar="X", help="fraction of the characters to cover (1.0)")
     add("--seed", type=non_negative, default=0, metavar="N", help="seed of the sample of captions (0)")
 
@@ -219,16 +235,26 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add("--columns", type=int, metavar="C", help="columns of a row (the config's, or 512)")
     add("--slots", type=int, metavar="K", help="clip slots of a row (the config's, or 32)")
     add("--text-tokens", type=int, metavar="T", help="text tokens of a row (the config's, or 1024)")
-    add("--max-seconds", type=float, metavar="S", help="crop longer clips (the config's, or 30)")
-    add("--max-caption-tokens", type=int, metavar="N", help="cut longer captions (the config's, or 128)")
+    add(
+        "--max-seconds",
+        type=float,
+        metavar="S",
+        help="duration to which longer clips are cropped (the config's, or 30)",
+    )
+    add(
+        "--max-caption-tokens",
+        type=int,
+        metavar="N",
+        help="number of tokens at which captions are truncated (the config's, or 128)",
+    )
     add("--packing-bins", type=int, metavar="N", help="rows that are open at the same time (the config's, or 16)")
-    add("--clips", type=positive, default=1_000, metavar="N", help="clips of each source to measure (1000)")
+    add("--clips", type=positive, default=1_000, metavar="N", help="number of clips to measure in each source (1000)")
     add("--seed", type=non_negative, default=0, metavar="N", help="seed of the sample of clips (0)")
     add("--output", type=path, metavar="DIR", help="folder for stats.json and stats.png")
     add("--json", action="store_true", help="print as JSON")
 
     add = data_verb(check).add_argument
-    add("name", metavar="NAME", help="published data set (docs/datasets.md), or `collection` for anything else")
+    add("name", metavar="NAME", help="published dataset (docs/datasets.md), or `collection` for anything else")
     add("folder", type=require_path, metavar="DIR", help="folder as published; or a manifest, folder, tars or tables")
     add("--option", **option)
     add("--decode", type=non_negative, default=50, metavar="N", help="number of clips to decode (50)")
@@ -240,10 +266,15 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add("--config", type=require_path, required=True, metavar="FILE.py[:ARG]", help="config file with its argument")
     add("--output", required=True, type=path, metavar="DIR", help="folder for pictures, WAV files and clips.jsonl")
     add("--rows", type=int, default=2, metavar="N", help="number of rows to show (2)")
-    add("--step", type=non_negative, metavar="S", help="training step of the first row (0, or the run's newest)")
+    add(
+        "--step",
+        type=non_negative,
+        metavar="S",
+        help="training step of the first row (0, or the step of that checkpoint)",
+    )
     add(
         "--run-dir",
         type=require_path,
         metavar="DIR",
-        help="run to take the state of the data from, at most at the step",
+        help="run whose newest checkpoint, up to the step, gives the state of the data",
     )

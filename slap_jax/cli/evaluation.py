@@ -21,7 +21,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.suite and options.data:
         raise ArgumentError("give either --suite or --data")
     if options.suite and options.data_dir is None:
-        raise ArgumentError("--suite needs --data-dir DIR, the folder that has a folder for each prepared data set")
+        raise ArgumentError("--suite needs --data-dir DIR, the folder that has a folder for each prepared dataset")
     rows = suite_sets(options.suite) if options.suite else []
     scorer = ModelScorer(options.model, options.step)
     missing: dict[str, str] = {}
@@ -85,7 +85,7 @@ def probe(options: argparse.Namespace) -> int:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Compares results with published figures, and states where the comparison is unfair."""
+    """Compares results with published figures, and says why a comparison may be unfair."""
     from slap_jax.evaluation.comparison import compare, missing_sets, read_results
     from slap_jax.report.comparison_page import html, markdown
 
@@ -123,7 +123,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Checks a model with test sounds and texts; the exit code is 1 if something is wrong."""
+    """Checks a model with synthetic sounds and texts; the exit code is 1 if there are findings."""
     from slap_jax.doctor.findings import diagnose
 
     result = diagnose(options.model)
@@ -150,45 +150,53 @@ def report(options: argparse.Namespace) -> None:
 def add_verbs(verb: AddVerb) -> None:
     """Adds the verbs and their arguments; `verb` makes the parser of one from its function."""
 
-    def add_model(add: Any) -> None:
+    def add_model(add: Any, file_name: str) -> None:
         add("model", type=require_path, metavar="DIR", help="run directory or export")
-        add("--output", type=require_path, metavar="FILE", help="JSON file to write (for a run, evaluation.json in it)")
+        add("--output", type=require_path, metavar="FILE", help=f"JSON file to write (for a run, {file_name} in it)")
         add("--json", action="store_true", help="print as JSON")
         add("--step", type=non_negative, metavar="N", help="checkpoint of a run (the newest)")
         add("--seed", type=non_negative, default=0, metavar="N", help="seed of the bootstrap (0)")
-        add("--multi-label", action="store_true", help="clips may have several values of LABEL: mAP, not accuracy")
+        add(
+            "--multi-label",
+            action="store_true",
+            help="clips may have several values of LABEL: report mAP instead of accuracy",
+        )
 
     add = verb(evaluate).add_argument
-    add_model(add)
+    add_model(add, "evaluation.json or evaluation_SUITE.json")
     add(
         "--data", action="append", metavar="NAME=PATH:SPLIT[:LABEL]", help="set to use instead of the run's; repeatable"
     )
     add("--suite", metavar="SUITE", help="paper, retrieval, zero_shot, captioning, probe, frames or all")
-    add("--data-dir", type=path, metavar="DIR", help="with --suite: folder of the prepared data sets")
-    add("--measure", metavar="KINDS", help="with --data: retrieval, zero_shot, captioning, frames, separated by commas")
+    add("--data-dir", type=path, metavar="DIR", help="with --suite: folder of the prepared datasets")
+    add(
+        "--measure",
+        metavar="KINDS",
+        help="with --data: retrieval, zero_shot, zero_shot_multi_label, captioning, frames, separated by commas",
+    )
     add("--template", default="ensemble", help="with --data: name of a prompt template, or a prompt with {} (ensemble)")
     add("--beam", type=positive, default=1, metavar="N", help="captioning: beam size (1)")
     add(
         "--scores",
         default="",
         metavar="NAMES",
-        help="captioning: further scores, spice and fense, separated by a comma",
+        help="captioning: additional scores, spice or fense, separated by a comma",
     )
     add(
         "--setting",
         choices=("zero-shot", "in training", "fine-tuned"),
-        help="relation of the sets to the training data",
+        help="what the model has seen of the sets (derived from the sources of the records)",
     )
 
     add = verb(probe).add_argument
-    add_model(add)
+    add_model(add, "probe.json")
     add("--data", required=True, metavar="NAME=PATH:SPLIT:LABEL", help="prepared clips and the label to predict")
     add(
         "--folds",
         metavar="LABEL[:N]",
-        help="label that names the folds, or, such as a speaker, is grouped into N folds",
+        help="label whose values are the folds; with N, its values are grouped into N folds",
     )
-    add("--test", metavar="SPLIT", help="the split of SPLIT to test on; the others are for training")
+    add("--test", metavar="SPLIT", help="split to test on, after training on the other splits of --data")
 
     add = verb(table).add_argument
     add(
@@ -196,7 +204,7 @@ def add_verbs(verb: AddVerb) -> None:
         nargs="+",
         type=require_path,
         metavar="RESULTS.json",
-        help="results of `slap evaluate` or `slap probe`",
+        help="results of `slap evaluate`, `slap probe` or `slap score`",
     )
     add("--markdown", type=path, metavar="FILE", help="write Markdown to a file instead of printing it")
     add("--html", type=path, metavar="FILE", help="write an HTML page")

@@ -74,7 +74,7 @@ def caption(options: argparse.Namespace) -> int:
 
 
 def frames(options: argparse.Namespace) -> int:
-    """Writes features of files every 160 ms, and with --text their similarity to texts over time."""
+    """Writes features of files for every 160 ms, and with --text their similarity to texts over time."""
     import numpy as np
 
     from slap_jax.cli.files import FileJobs, say
@@ -206,9 +206,14 @@ def add_verbs(verb: AddVerb) -> None:
     add("folder", type=path, metavar="DIR", help="folder of recordings")
     add("--index", type=path, metavar="DIR", help="folder of the index (DIR/.slap_index)")
     add("--window", type=float, metavar="SECONDS", help="length of a window of a recording (the index's, or 10)")
-    add("--hop", type=float, metavar="SECONDS", help="time from one window to the next (the index's, or half a window)")
+    add(
+        "--hop",
+        type=float,
+        metavar="SECONDS",
+        help="time from the start of a window to the next (the index's, or half a window)",
+    )
     add("--half", action="store_true", help="store vectors in 16 bits")
-    add("--approximate", action="store_true", help="also build the index that `slap search --approximate` reads")
+    add("--approximate", action="store_true", help="also build the vector index that `slap search --approximate` reads")
     add("--rebuild", action="store_true", help="discard the index and build a new one, as after a change of the model")
     add("--json", action="store_true", help="print a summary as JSON")
 
@@ -216,12 +221,12 @@ def add_verbs(verb: AddVerb) -> None:
     added.usage = "slap search [TEXT] [--audio FILE] [--index DIR] --model DIR [options]"
     add = _with_model(added)
     add("text", nargs="?", metavar="TEXT", help="description of the sound")
-    add("--audio", type=path, metavar="FILE", help="find similar sounds; with TEXT, both count equally")
+    add("--audio", type=path, metavar="FILE", help="recording to search for; with TEXT, both count equally")
     add(
         "--index", type=require_path, default=".", metavar="DIR", help="index, or folder that was indexed (this folder)"
     )
     add("-k", type=positive, default=10, metavar="N", help="number of hits (10)")
-    add("--per-file", type=positive, metavar="N", help="most hits in one file (no limit)")
+    add("--per-file", type=positive, metavar="N", help="maximum number of hits in one file (no limit)")
     add("--approximate", action="store_true", help="search approximately; faster with millions of windows")
     add("--json", action="store_true", help="print as JSON")
 
