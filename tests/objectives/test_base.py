@@ -25,7 +25,7 @@ from slap_jax.objectives.contrastive import clip_keys, negatives_mask
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import abstract_learner, create_state, graph_of
 from slap_jax.training.step import StepLoss
-from tests.objectives.test_prototypes import numpy_sinkhorn
+from tests.objectives.test_distillation import numpy_sinkhorn
 from tests.tiny import tiny_batch, tiny_config
 
 

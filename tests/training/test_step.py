@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,11 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import slap_jax
 from slap_jax.config.defaults import source
+from slap_jax.data.batches.pipeline import TrainBatches
+from slap_jax.data.tokenizer import load_tokenizer
+from slap_jax.parallel.distributed import place_batch
 from slap_jax.parallel.sharding import AXES, batch_sharding, create_mesh, shardings
 from slap_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from slap_jax.training.state import TrainState, abstract_learner, create_state
-from slap_jax.training.step import batch_counts, make_train_step, update_teacher
+from slap_jax.training.step import batch_counts, make_train_step, step_program, update_teacher
 from tests.tiny import tiny_batch, tiny_config
 
 
@@ -213,3 +220,36 @@ def test_sigmoid_form_and_shared_view_train_too(dots_of_everything):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss/total"]))
     assert np.all(np.isfinite(losses)) and losses[-1] < losses[0]
+
+
+def test_one_batch_through_one_step_runs_code_of_few_files(train_data, capsys):
+    """Counts the files whose functions run, from the record shards to the updated state. Importing does not count."""
+    config = tiny_config(str(train_data))
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    mesh = create_mesh(config.parallel, jax.devices()[:1])
+    package = f"{Path(slap_jax.__file__).parent}/"
+    files: set[str] = set()
+
+    def profile(frame, event, argument):
+        code = frame.f_code
+        if event == "call" and code.co_name != "<module>" and code.co_filename.startswith(package):
+            files.add(code.co_filename.removeprefix(package))
+
+    jax.clear_caches()  # a trace that is cached would run nothing
+    threading.setprofile(profile)
+    sys.setprofile(profile)
+    try:
+        batches = TrainBatches(config, tokenizer)
+        batch = place_batch(next(batches), mesh)
+        program = step_program(config, mesh)
+        state = jax.jit(program.init, out_shardings=program.state_shardings)()
+        state, metrics = program.traced.lower().compile()(state, batch)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    batches.close()
+    assert int(state.step) == 1 and np.isfinite(metrics["loss/total"])
+    with capsys.disabled():
+        print(f"\none batch through one step runs code of {len(files)} files")
+    assert {"data/packing.py", "models/encoders.py", "training/step.py"} <= files
+    assert len(files) <= 36, "\n".join(sorted(files))
