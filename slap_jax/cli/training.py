@@ -23,7 +23,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def aot(options: argparse.Namespace) -> int:
-    """Compiles the training step for devices that need not exist, and reports its memory and its best speed."""
+    """Compiles the training step for devices that need not be present, and reports its memory and its speed limit."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported; the described devices are not a backend
     from slap_jax.aot import find_max_rows, format_report
     from slap_jax.aot import report as aot_report
@@ -171,9 +171,13 @@ def add_verbs(verb: AddVerb) -> None:
         metavar="FILE.py[:ARG]",
         help="config file that takes variant=NAME and seed=N after the colon",
     )
-    add("--run-dir", required=True, type=path, metavar="DIR", help="folder of the runs; finished ones are not repeated")
-    add("--seeds", default="0,1,2", help="seeds of parameters and data order (0,1,2)")
-    add("--variants", default=",".join(VARIANTS), help="variants; the others are compared with the first (all)")
+    add("--run-dir", required=True, type=path, metavar="DIR", help="folder of the runs; finished runs are not repeated")
+    add("--seeds", default="0,1,2", help="seeds of the parameters and the data order, separated by commas (0,1,2)")
+    add(
+        "--variants",
+        default=",".join(VARIANTS),
+        help="variants to train; the first is the one that the others are compared with (all)",
+    )
     add("--output", type=path, metavar="FILE", help="Markdown page to write the table into")
     add("--table-only", action="store_true", help="only write the table of the finished runs")
     add("--only", metavar="VARIANT:SEED", help=argparse.SUPPRESS)  # for the processes that the driver starts
@@ -196,23 +200,31 @@ def _add_finetune(added: argparse.ArgumentParser) -> None:
     add("--model", type=require_path, required=True, metavar="DIR", help="run directory or export to start from")
     add("--task", required=True, choices=("retrieval", "classification", "captioning"))
     add("--data", required=True, action="append", metavar="DIR[:SPLIT]", help="training data (train); repeatable")
-    add("--validation", action="append", metavar="DIR[:SPLIT]", help="(val of the data)")
+    add(
+        "--validation", action="append", metavar="DIR[:SPLIT]", help="validation data (split val of --data); repeatable"
+    )
     add("--run-dir", type=require_path, required=True, metavar="DIR", help="run directory; an existing run is resumed")
     add(
         "--epochs",
         type=non_negative,
         default=0,
         metavar="N",
-        help="approximate passes over the data (by task: 10, 30, 10)",
+        help="approximate number of passes over the data (by task: 10, 30, 10)",
     )
-    add("--clips", type=positive, default=64, metavar="N", help="approximate clips in a step (64)")
-    add("--max-seconds", type=float, default=0.0, metavar="S", help="crop longer clips (the model's, or 30)")
+    add("--clips", type=positive, default=64, metavar="N", help="approximate number of clips in a step (64)")
+    add(
+        "--max-seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="length to which clips are cropped (the model's, or 30)",
+    )
     add("--learning-rate", type=float, metavar="X", help="peak learning rate (by task: 3e-5, 3e-4, 1e-4)")
     add(
         "--layer-decay",
         type=float,
         metavar="X",
-        help="factor of the rate from a layer to the one below it (by task: 0.9, 0.75, 0.75)",
+        help="learning rate of a layer relative to the layer above it (by task: 0.9, 0.75, 0.75)",
     )
     add(
         "--freeze",
@@ -226,11 +238,15 @@ def _add_finetune(added: argparse.ArgumentParser) -> None:
         "--label",
         default="",
         metavar="KEY",
-        help="classification: key of the labels key=value (label, or the only key)",
+        help="classification: key of the `key=value` labels (label, or the only key)",
     )
     add("--multi-label", action="store_true", help="classification: a clip may have several classes")
     add(
-        "--balance", type=float, default=0.0, metavar="X", help="classification: 0 weights clips equally, 1 classes (0)"
+        "--balance",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="classification: 0 weights all clips equally, 1 all classes (0)",
     )
     add(
         "--mixup",
