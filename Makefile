@@ -56,7 +56,7 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	@$(MKDOCS)
-	@echo "Done. Open site/index.html"
+	@echo "Done. Open site/index.html, or run $(BIN)/mkdocs serve for a site with search"
 
 # Held against torch, transformers and a browser, in an environment of its own.
 oracle:

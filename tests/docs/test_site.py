@@ -4,6 +4,7 @@ import ast
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -49,7 +50,7 @@ def test_index_lists_the_pages_in_the_order_of_the_navigation():
     Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
     nav = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader)["nav"]
 
-    def pages(entry: object) -> list[str]:
+    def pages(entry: Any) -> list[str]:
         if isinstance(entry, str):
             return [entry]
         return [page for child in (entry.values() if isinstance(entry, dict) else entry) for page in pages(child)]
