@@ -172,9 +172,13 @@ def add_verbs(verb: AddVerb) -> None:
     add(
         "--measure",
         metavar="KINDS",
-        help="with --data: retrieval, zero_shot, zero_shot_multi_label, captioning, frames, separated by commas",
+        help="without --suite: retrieval, zero_shot, zero_shot_multi_label, captioning, frames, separated by commas",
     )
-    add("--template", default="ensemble", help="with --data: name of a prompt template, or a prompt with {} (ensemble)")
+    add(
+        "--template",
+        default="ensemble",
+        help="without --suite: name of a prompt template, or a prompt with {} (ensemble)",
+    )
     add("--beam", type=positive, default=1, metavar="N", help="captioning: beam size (1)")
     add(
         "--scores",

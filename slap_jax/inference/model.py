@@ -93,7 +93,7 @@ class SlapModel:
         """Reads a directory that `slap export` wrote.
 
         Args:
-            directory: contains `model.safetensors`, `config.json` and `tokenizer.model`.
+            directory: contains `model.safetensors`, `config.json` and the tokenizer.
             compute_dtype: "float32" or "bfloat16"; None for the precision of training.
 
         Raises:
