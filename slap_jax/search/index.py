@@ -19,6 +19,8 @@ import json
 import math
 import os
 import shutil
+import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,8 @@ NUMBER_TYPES = ("float32", "float16")
 WINDOWS, FILES = "windows", "files"
 
 _SETTINGS_KEY = b"slap_search_index"
+_ID_KEY = b"slap_search_index_id"
 _VECTOR_INDEX = "vector_idx"
-# Old versions may be as large as the index, so they are removed at once; a search that reads one starts again. LanceDB
-# warns about an age of zero.
-_NO_TIME = datetime.timedelta(milliseconds=1)
 _PROBES = 64  # partitions that an approximate search compares with; LanceDB's default of 20 misses 9 % of a million
 _SHORTEST_HOP = 0.01  # seconds
 _OLD_MANIFEST = "manifest.json"  # of format version 1, which did not use LanceDB
@@ -132,12 +132,7 @@ class SearchIndex:
         tables = open_tables(self.path)
         if tables is None:
             raise SearchError(f"{path} has no index; make one with `slap index {path} --model DIR`")
-        self.windows, self.files_table = tables
-        self.settings: Settings
-        self.files: dict[str, FileState]
-        self.paths_of_content: dict[str, list[str]]
-        self._version: int | None = None
-        self.refresh()
+        self._read(*tables)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -149,18 +144,27 @@ class SearchIndex:
         return root if root.is_absolute() else self.path.parent  # not "FOLDER/.slap_index/.."
 
     def refresh(self) -> None:
-        """Moves the snapshot to the newest version."""
+        """Moves the snapshot to the newest version.
+
+        Raises:
+            SearchError: The index is gone, or is damaged.
+        """
+        # LanceDB's `checkout_latest` misses that the tables were deleted and created again.
+        tables = open_tables(self.path)
+        if tables is None:
+            raise SearchError(f"{self.path} is gone; make it again with `slap index FOLDER --model DIR`")
+        if _version(*tables) != _version(self.windows, self.files_table):  # otherwise keep what LanceDB has cached
+            self._read(*tables)
+
+    def _read(self, windows: Any, files_table: Any) -> None:
         with lance_errors(self.path):
-            self.files_table.checkout_latest()
-            if self.files_table.version != self._version:
-                rows = self.files_table.search().to_arrow().to_pylist()
-                self.files = {row.pop("path"): FileState(**row) for row in rows}
-                self.paths_of_content = {}
-                for path, state in self.files.items():
-                    self.paths_of_content.setdefault(state.content, []).append(path)
-                self._version = self.files_table.version
-            self.windows.checkout_latest()
-            self.settings = _read_settings(self.path, self.windows.schema.metadata)
+            self.settings = _read_settings(self.path, windows.schema.metadata)
+            rows = files_table.search().to_arrow().to_pylist()
+        self.windows, self.files_table = windows, files_table
+        self.files: dict[str, FileState] = {row.pop("path"): FileState(**row) for row in rows}
+        self.paths_of_content: dict[str, list[str]] = {}
+        for path, state in self.files.items():
+            self.paths_of_content.setdefault(state.content, []).append(path)
 
     def check_model(self, model_id: str, embed_dim: int) -> None:
         """Raises `SearchError` unless this model made the index."""
@@ -199,13 +203,13 @@ class SearchIndex:
         if stats is None or stats.num_unindexed_rows > stats.num_indexed_rows:  # partitions are too few, or unfit
             # On 100,000 vectors of 512 numbers, IVF_PQ took 40 times as long to build and found fewer of the nearest.
             self.windows.create_index("vector", config=IvfSq(distance_type="cosine"), replace=True)
-        elif stats.num_unindexed_rows:
+        if stats is not None and stats.num_unindexed_rows:
             self.compact()
 
     def compact(self) -> None:
         """Merges small fragments, adds new windows to the vector index and removes old versions from the disk."""
         for table in (self.files_table, self.windows):
-            table.optimize(cleanup_older_than=_NO_TIME)
+            _compact(table)
 
 
 def open_tables(index: Path) -> tuple[Any, Any] | None:
@@ -223,7 +227,8 @@ def open_tables(index: Path) -> tuple[Any, Any] | None:
         return None
     database = _connect(index)
     with lance_errors(index):
-        return database.open_table(WINDOWS), database.open_table(FILES)
+        files_table = database.open_table(FILES)
+        return database.open_table(WINDOWS), files_table
 
 
 def create_tables(index: Path, settings: Settings) -> None:
@@ -245,12 +250,14 @@ def create_tables(index: Path, settings: Settings) -> None:
         "vector": pa.list_(number_type, settings.embed_dim),
     }
     files = {"path": pa.string(), "size": pa.int64(), "mtime_ns": pa.int64(), "content": pa.string()}
-    for name, schema in (
-        (FILES, pa.schema(files)),  # first: without files, the present windows count for nothing
-        (WINDOWS, pa.schema(windows, metadata={_SETTINGS_KEY: json.dumps(content)})),
-    ):
-        mode = "overwrite" if (index / f"{name}.lance").exists() else "create"
-        database.create_table(name, schema=schema, mode=mode)
+    schemas = {
+        FILES: pa.schema(files, metadata={_ID_KEY: uuid.uuid4().hex}),  # first: windows without files are not searched
+        WINDOWS: pa.schema(windows, metadata={_SETTINGS_KEY: json.dumps(content)}),
+    }
+    with lance_errors(index):
+        for name, schema in schemas.items():
+            mode = "overwrite" if (index / f"{name}.lance").exists() else "create"
+            _compact(database.create_table(name, schema=schema, mode=mode))
     _remove_old_format(index)
 
 
@@ -305,6 +312,20 @@ def _connect(index: Path) -> Any:
     except ImportError:
         raise SearchError("a search index needs lancedb, which is missing: pip install 'slap-jax[search]'") from None
     return lancedb.connect(os.path.abspath(index))  # absolute: "a:b" would be read as a URL
+
+
+def _version(windows: Any, files_table: Any) -> tuple[Any, ...]:
+    # An index that was deleted and created again counts from 1 again; the ID tells it from the former.
+    return (files_table.schema.metadata or {}).get(_ID_KEY), files_table.version, windows.version
+
+
+def _compact(table: Any) -> None:
+    with warnings.catch_warnings():
+        # Old versions may be as large as the table, so none is kept. LanceDB warns that a search may be reading one;
+        # ours then moves to the newest. A longer age, even of 1 ms, would keep the versions that compaction itself
+        # makes, and with them all old data.
+        warnings.filterwarnings("ignore", r"optimize\(cleanup_older_than=0\)", UserWarning)
+        table.optimize(cleanup_older_than=datetime.timedelta(0))
 
 
 def _read_settings(index: Path, metadata: dict[bytes, bytes] | None) -> Settings:

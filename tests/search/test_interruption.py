@@ -1,6 +1,7 @@
 """An update that dies loses nothing that was finished, and leaves an index that can be read."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slap_jax.search import update as update_module
-from slap_jax.search.index import LanceError, SearchIndex
+from slap_jax.search.index import LanceError, SearchError, SearchIndex
 from slap_jax.search.search import search
 from slap_jax.search.update import IndexWriter, update_index
 from tests.search.fake_model import FakeModel, stored, tone, write
@@ -70,3 +71,20 @@ def test_an_open_index_follows_an_update_that_removes_what_it_reads(folder, monk
         calls.append(1)
         monkeypatch.setattr(SearchIndex, "refresh", lambda self: calls.append(1) if len(calls) == 1 else refresh(self))
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("commit_seconds", [0.0, 5.0])  # the first index is several versions ahead, or at the same
+def test_an_open_index_follows_one_that_was_deleted_and_made_again(folder, monkeypatch, commit_seconds):
+    with monkeypatch.context() as patch:
+        patch.setattr(update_module, "_COMMIT_SECONDS", commit_seconds)
+        update_index(FakeModel(), folder)
+    index = SearchIndex(folder)
+    assert len(search(FakeModel(), index, "tone 2", k=9)) == 6  # LanceDB now caches the data
+    shutil.rmtree(index.path)
+    with pytest.raises(SearchError, match=r"\.slap_index is gone; make it again with `slap index"):
+        search(FakeModel(), index, "tone 2")
+    for number in range(1, 6):
+        (folder / f"{number}.wav").unlink()
+    write(folder / "new.wav", tone(2, 0.5))
+    update_index(FakeModel(), folder)
+    assert [Path(hit.path).name for hit in search(FakeModel(), index, "tone 2", k=9)] == ["new.wav", "0.wav"]

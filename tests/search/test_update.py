@@ -2,16 +2,18 @@
 
 import os
 import shutil
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import soundfile
+from lancedb.table import LanceTable
 
 from slap_jax.inference.many_files import NoInputError
 from slap_jax.search import update as update_module
-from slap_jax.search.index import SearchError, SearchIndex
+from slap_jax.search.index import FileState, SearchError, SearchIndex, Settings, create_tables
 from slap_jax.search.search import search
-from slap_jax.search.update import update_index
+from slap_jax.search.update import IndexWriter, update_index
 from tests.search.fake_model import RATE, FakeModel, stored, tone, write
 
 
@@ -29,6 +31,10 @@ def folder(tmp_path):
 
 def times(folder, path: str) -> list[tuple[float, float]]:
     return [(start, end) for start, end, _ in stored(folder)[path]]
+
+
+def data_files(index: SearchIndex) -> int:
+    return len(list((index.path / "windows.lance" / "data").iterdir()))
 
 
 def test_first_update(folder):
@@ -156,8 +162,47 @@ def test_windows_without_a_file_are_removed_when_they_are_the_majority(folder, m
     index = SearchIndex(folder)
     assert index.windows.count_rows() == 3
     assert stored(folder) == {path: windows for path, windows in before.items() if path != "long.wav"}
-    assert len(list((index.path / "windows.lance" / "data").iterdir())) == 1  # the old data are gone from the disk
+    assert data_files(index) == 1
     assert update_index(FakeModel(), folder).unchanged == 3
+
+
+def test_compaction_removes_every_old_version(tmp_path, monkeypatch):
+    """Also the versions that LanceDB commits while it compacts, which refer to the old data."""
+    optimize, ages = LanceTable.optimize, []
+
+    def record_age(self, *, cleanup_older_than):
+        ages.append(cleanup_older_than)
+        optimize(self, cleanup_older_than=cleanup_older_than)
+
+    monkeypatch.setattr(LanceTable, "optimize", record_age)
+    create_tables(tmp_path, Settings("m", 4, "float32", 10.0, 5.0, "/sounds"))
+    index = SearchIndex(tmp_path)
+    writer = IndexWriter(index)
+    for number in range(10):
+        writer.add_windows(str(number), np.array([[0.0, 1.0]]), np.eye(1, 4))
+        writer.set_file(f"{number}.wav", FileState(1, number, str(number)))
+        writer.commit()
+        index.compact()
+        assert data_files(index) == 1
+        assert len(index.windows.list_versions()) == len(index.files_table.list_versions()) == 1
+    # After any longer age, the outcome depends on how fast LanceDB compacts: 1 ms kept the old data in most cases.
+    assert {*ages} == {timedelta(0)}
+
+
+def test_a_rebuild_removes_the_former_index_from_the_disk(folder):
+    update_index(FakeModel(), folder, approximate=True)
+    update_index(FakeModel(), folder, rebuild=True)
+    assert data_files(SearchIndex(folder)) == 1
+    assert not [*(folder / ".slap_index" / "windows.lance").glob("_indices/*")]
+
+
+def test_a_new_vector_index_replaces_the_former_on_the_disk(tmp_path):
+    write(tmp_path / "0.wav", tone(0, 1))
+    update_index(FakeModel(), tmp_path, approximate=True)
+    for number in range(1, 4):
+        write(tmp_path / f"{number}.wav", tone(number, 1))
+    update_index(FakeModel(), tmp_path)
+    assert len([*(tmp_path / ".slap_index" / "windows.lance").glob("_indices/*")]) == 1
 
 
 def test_many_small_commits_are_merged(folder, monkeypatch):
