@@ -80,7 +80,8 @@ def open_index(path: str | os.PathLike[str], split: str) -> SplitIndex:
         split: name, or several like "val+test"; the records have the same order as in `open_split`.
 
     Raises:
-        RecordsError: there are no prepared data, the split does not exist, or an older version wrote it without index.
+        RecordsError: there are no prepared data, the split does not exist, an older version wrote it without index, or
+            its index is damaged.
     """
     directory = dataset_directory(path)
     folders = [directory / INDEX / name for name in split_names(path, split)]
@@ -133,7 +134,13 @@ def hash_bytes(data: bytes | memoryview) -> int:
 
 
 def _open(folder: Path, name: str) -> np.ndarray:
-    return np.load(folder / f"{name}.npy", mmap_mode="r")
+    file = folder / f"{name}.npy"
+    try:
+        return np.load(file, mmap_mode="r")
+    except (OSError, EOFError, ValueError) as error:
+        raise RecordsError(
+            f"{file} is missing or damaged ({error}); copy the data again, or prepare them again"
+        ) from None
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

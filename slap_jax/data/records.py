@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
+from google.protobuf.message import DecodeError
 from jaxtyping import Float, Int16
 
 from slap_jax.data.audio import SAMPLE_RATE, decode_flac, encode_flac, to_int16
@@ -32,6 +33,7 @@ ALL = "all"  # stands for every split
 _MERGE = "+"
 
 _FORMAT = "array_record"
+_ONE_VALUE = ("id", "audio", "duration_s", "source", "caption_source", "licence")  # features that every record has
 # TFDS's default, for datasets that state no template.
 _FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _MAX_OPEN_FILES = 65_536
@@ -127,8 +129,18 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(data: bytes) -> Record:
-    """Inverts `encode_record`, twenty times as fast as the TFDS feature decoder."""
-    fields = Example.FromString(data).features.feature
+    """Inverts `encode_record`, twenty times as fast as the TFDS feature decoder.
+
+    Raises:
+        RecordsError: the bytes are not a record of `slap prepare`.
+    """
+    try:
+        fields = Example.FromString(data).features.feature
+    except DecodeError as error:
+        raise RecordsError(str(error)) from None
+    missing = [name for name in _ONE_VALUE if name not in fields]
+    if missing:
+        raise RecordsError(f"it has no {', '.join(missing)}, so `slap prepare` did not write it")
 
     def texts(name: str) -> tuple[str, ...]:
         return tuple(value.decode() for value in fields[name].bytes_list.value)
@@ -160,22 +172,6 @@ def clip_key(source: str, clip_id: str) -> int:
     """Returns a stable int32 of `full_id`: clips with equal keys are the same recording."""
     digest = hashlib.blake2b(full_id(source, clip_id).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little", signed=True)
-
-
-def parse_label(label: str) -> tuple[str | None, str]:
-    """Splits a label "key=value" at its first "=" into (key, value); a plain word has no key: (None, word)."""
-    key, is_pair, value = label.partition("=")
-    return (key, value) if is_pair else (None, label)
-
-
-def label_values(labels: Iterable[str], key: str) -> list[str]:
-    """Returns the distinct values of the labels "key=value" of one clip, in their order."""
-    return list(dict.fromkeys(value for name, value in map(parse_label, labels) if name == key))
-
-
-def label_keys(clips: Iterable[Iterable[str]]) -> list[str]:
-    """Returns the distinct keys of the labels "key=value" of several clips, in alphabetical order."""
-    return sorted({key for labels in clips for key, _ in map(parse_label, labels) if key is not None})
 
 
 def parse_dir_split(text: str) -> tuple[str, str]:
@@ -221,13 +217,12 @@ class Records(Sequence[Record]):
         if not 0 <= position < len(self):
             raise IndexError(f"record {index} of {len(self)} in split {self.split!r} of {self.path}")
         try:
-            data = self._data_source[position]
-        except RuntimeError as error:
+            return decode_record(self._data_source[position])
+        except (RuntimeError, ValueError) as error:  # of array_record, of `decode_record`
             raise RecordsError(
                 f"record {position} of split {self.split!r} of {self.path} cannot be read ({error}); copy the data "
                 "again, or prepare them again"
             ) from error
-        return decode_record(data)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,8 +239,7 @@ class _Shard:
 class _Split:
     """A split as `dataset_info.json` states it."""
 
-    files: list[Path]
-    lengths: list[int]
+    shards: list[_Shard]
     num_bytes: int
 
 
@@ -262,11 +256,9 @@ def open_split(path: str | os.PathLike[str], split: str) -> Records:
     """
     directory = dataset_directory(path)
     splits, names = _read_splits(directory), split_names(path, split)
-    shards = []
     for name in names:
         _check_shards(directory, name, splits[name])
-        lengths = zip(splits[name].files, splits[name].lengths, strict=True)
-        shards += [_Shard(os.fspath(file), length, length) for file, length in lengths if length]
+    shards: list[Any] = [shard for name in names for shard in splits[name].shards if shard.take]
     merged = _MERGE.join(names)
     if not shards:
         raise RecordsError(f"split {merged!r} of {path} has no clips; prepare it again, or name another split")
@@ -297,7 +289,8 @@ def split_names(path: str | os.PathLike[str], split: str) -> list[str]:
 
 def split_sizes(path: str | os.PathLike[str]) -> dict[str, int]:
     """Returns the number of clips of each split of prepared data."""
-    return {name: sum(split.lengths) for name, split in _read_splits(dataset_directory(path)).items()}
+    splits = _read_splits(dataset_directory(path))
+    return {name: sum(shard.take for shard in split.shards) for name, split in splits.items()}
 
 
 def dataset_directory(path: str | os.PathLike[str]) -> Path:
@@ -327,14 +320,17 @@ def read_dataset_info(directory: Path) -> dict[str, Any]:
     Raises:
         RecordsError: the file is not the description of a dataset.
     """
-    file = directory / DATASET_INFO
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RecordsError(f"{file} is not valid JSON ({error}); copy the data again, or prepare them again") from None
-    if not isinstance(info, dict) or "name" not in info:
-        raise RecordsError(f"{file} does not describe a TFDS dataset; copy the data again, or prepare them again")
-    return info
+    return _read_json(directory / DATASET_INFO, "name")
+
+
+def split_summaries(directory: Path) -> dict[str, Any]:
+    """Returns what `slap prepare` noted about each split; {} if another builder wrote the data.
+
+    Raises:
+        RecordsError: the file is damaged.
+    """
+    file = directory / SUMMARY
+    return _read_json(file, "splits")["splits"] if file.is_file() else {}
 
 
 def shard_name(dataset: str, split: str, number: int, count: int, template: str = _FILE_TEMPLATE) -> str:
@@ -359,24 +355,42 @@ def _read_splits(directory: Path) -> dict[str, _Split]:
             f"`slap prepare`, or by `download_and_prepare(file_format={_FORMAT!r})`"
         )
     splits = {}
-    for split in info.get("splits", ()):
-        name, lengths = split["name"], [int(length) for length in split.get("shardLengths", ())]
-        template = split.get("filepathTemplate") or _FILE_TEMPLATE
-        shards = [shard_name(info["name"], name, number, len(lengths), template) for number in range(len(lengths))]
-        splits[name] = _Split([directory / shard for shard in shards], lengths, int(split.get("numBytes", 0)))
+    try:
+        for split in info.get("splits", ()):
+            name, lengths = split["name"], [int(length) for length in split.get("shardLengths", ())]
+            template = split.get("filepathTemplate") or _FILE_TEMPLATE
+            files = [shard_name(info["name"], name, number, len(lengths), template) for number in range(len(lengths))]
+            shards = [_Shard(str(directory / file), n, n) for file, n in zip(files, lengths, strict=True)]
+            splits[name] = _Split(shards, int(split.get("numBytes", 0)))
+    except (LookupError, TypeError, ValueError) as error:
+        raise RecordsError(
+            f"{directory / DATASET_INFO} does not describe splits as TFDS does ({error!r}); copy the data again, or "
+            "prepare them again"
+        ) from None
     return splits
+
+
+def _read_json(file: Path, key: str) -> dict[str, Any]:
+    """Reads a JSON object that has a key."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordsError(f"{file} is not valid JSON ({error}); copy the data again, or prepare them again") from None
+    if not isinstance(content, dict) or key not in content:
+        raise RecordsError(f"{file} has no {key!r}, so it is damaged; copy the data again, or prepare them again")
+    return content
 
 
 def _check_shards(directory: Path, name: str, split: _Split) -> None:
     """Raises if a shard is missing, or if the total size of the shards has changed since they were written."""
     size = 0
-    for file in split.files:
+    for shard in split.shards:
         try:
-            size += file.stat().st_size
+            size += os.path.getsize(shard.filename)
         except FileNotFoundError:
             raise RecordsError(
-                f"{file} is missing, one of {len(split.files)} shards of split {name!r}; copy the data again, or "
-                "prepare them again"
+                f"{shard.filename} is missing, one of {len(split.shards)} shards of split {name!r}; copy the data "
+                "again, or prepare them again"
             ) from None
     # Datasets without an index were written by other builders, which state the bytes of the records, not of the files.
     if (directory / INDEX).is_dir() and size != split.num_bytes:
@@ -397,11 +411,10 @@ def _allow_open_files(shards: int) -> None:
 def _fingerprint(directory: Path, splits: Sequence[str]) -> str:
     """Hashes the digests of the splits' contents; of data that other builders wrote, the files' names and sizes."""
     digest = hashlib.blake2b(digest_size=8)
-    summary = directory / SUMMARY
-    contents = json.loads(summary.read_text())["splits"] if summary.is_file() else {}
+    summaries = split_summaries(directory)
     for split in splits:
-        if split in contents:
-            digest.update(contents[split]["digest"].encode())
+        if split in summaries:
+            digest.update(summaries[split]["digest"].encode())
             continue
         for file in sorted(directory.glob(f"*-{split}.array_record-*")):
             digest.update(f"{file.name} {file.stat().st_size}\n".encode())

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from slap_jax.config.rules import ConfigError
+from slap_jax.data.batches.labels import label_keys, label_values
 from slap_jax.data.evaluation_set import ClipFacts, EvaluationClip, Region, clip_facts
-from slap_jax.data.records import label_keys, label_values, split_names, split_sizes
+from slap_jax.data.records import split_names, split_sizes
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.inference.prompts import ZeroShotError
 

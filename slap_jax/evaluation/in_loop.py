@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 
 from slap_jax.batch import PackedBatch
 from slap_jax.config.defaults import classes_in_batch, samples_per_column
+from slap_jax.data.batches.labels import label_values
 from slap_jax.data.evaluation_set import EvaluationSet, load_evaluation
 from slap_jax.data.packing import Clip, pack_rows
-from slap_jax.data.records import label_values
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.evaluation.evaluate import CROP, parse_data_argument
 from slap_jax.evaluation.zero_shot import accuracy, mean_average_precision

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 from ml_collections import ConfigDict
 
 from slap_jax.config.rules import ConfigError
+from slap_jax.data.batches.labels import label_keys
 from slap_jax.data.evaluation_set import load_evaluation
-from slap_jax.data.records import label_keys
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.evaluation.clip_set import ClassLabels, ClipSet, read_clip_set, read_labels
 from slap_jax.inference.prompts import DEFAULT_TEMPLATE, class_prompts, template_prompts

@@ -4,7 +4,8 @@ import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from slap_jax.data.records import Records, label_keys, label_values
+from slap_jax.data.batches.labels import label_keys, label_values
+from slap_jax.data.records import Records
 from slap_jax.inference.classifier import FinetuneError
 
 

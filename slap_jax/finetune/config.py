@@ -5,7 +5,6 @@ train the model and which one chooses the best step (`training_sources`, `valida
 shape of a batch. The task decides what is trained, and how.
 """
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from slap_jax.checkpoints.model_dir import CONFIG, is_export, load_export
 from slap_jax.checkpoints.read_model import run_config
 from slap_jax.checkpoints.run import has_checkpoint
 from slap_jax.config.defaults import columns_of, default_config, source
-from slap_jax.data.records import SUMMARY, Records, dataset_directory, open_split, parse_dir_split, split_sizes
+from slap_jax.data.records import Records, dataset_directory, open_split, parse_dir_split, split_sizes, split_summaries
 from slap_jax.finetune.classes import find_classes, require_captions
 from slap_jax.inference.classifier import FinetuneError
 
@@ -251,8 +250,7 @@ def _columns_per_clip(config: ConfigDict, splits: Sequence[Records]) -> float:
 
 def _seconds(records: Records) -> float:
     """Returns the duration of all clips: from the summary of `slap prepare`, or else by reading every record."""
-    summary = Path(dataset_directory(records.path)) / SUMMARY
-    splits: dict[str, Any] = json.loads(summary.read_text())["splits"] if summary.is_file() else {}
+    splits = split_summaries(dataset_directory(records.path))
     names = records.split.split("+")
     if all(name in splits for name in names):
         return sum(float(splits[name]["seconds"]) for name in names)

@@ -71,3 +71,14 @@ def test_errors_say_what_to_do(dataset, tmp_path):
     assert len(open_split(old, "train")) == 24
     with pytest.raises(RecordsError, match="no index of split 'test': an older version wrote it; prepare it again"):
         open_index(old, "test")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not an array", b"\x93NUMPY\x01\x00"])
+def test_a_damaged_index_is_named(dataset, tmp_path, content):
+    directory = shutil.copytree(dataset, tmp_path / "copy") / "slap_clips" / "1.0.0"
+    file = directory / "index" / "train" / "audio_hash_sorted.npy"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(RecordsError, match=r"audio_hash_sorted\.npy is missing or damaged .*copy the data again"):
+        open_index(directory, "train")

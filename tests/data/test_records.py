@@ -7,6 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
 from slap_jax.data.preparation import prepare
@@ -16,8 +17,6 @@ from slap_jax.data.records import (
     dataset_directory,
     decode_record,
     encode_record,
-    label_keys,
-    label_values,
     make_record,
     open_split,
     parse_dir_split,
@@ -103,8 +102,45 @@ def test_other_formats_and_broken_metadata_are_named(changed_info):
         open_split(directory, "train")
     for content in ("{", "[]", "{}"):
         (directory / "dataset_info.json").write_text(content)
-        with pytest.raises(RecordsError, match=r"dataset_info\.json (is not valid JSON|does not describe a TFDS data)"):
+        with pytest.raises(RecordsError, match=r"dataset_info\.json (is not valid JSON|has no 'name')"):
             open_split(directory, "train")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda info, _: info["splits"][0].pop("name"),
+        lambda info, _: info["splits"][0].update(shardLengths=["many"]),
+        lambda info, _: info["splits"][0].update(shardLengths=7),
+        lambda info, _: info["splits"][0].update(filepathTemplate="{SHARD}"),
+        lambda info, _: info.update(splits={"train": 12}),
+        lambda _, directory: (directory / "slap_records.json").write_text("{"),
+        lambda _, directory: (directory / "slap_records.json").write_text("[]"),
+        lambda _, directory: (directory / "slap_records.json").write_bytes(b"\xe9"),
+    ],
+)
+def test_damaged_descriptions_are_named(changed_info, edit):
+    directory = changed_info(edit)
+    with pytest.raises(RecordsError, match=r"(dataset_info|slap_records)\.json (does not|is not|has no) .*copy the"):
+        open_split(directory, "train")
+
+
+def test_records_of_another_schema_are_named(changed_info):
+    def rewrite(info, directory):
+        shutil.rmtree(directory / "index")  # another builder wrote the shards
+        (file,) = directory.glob("*-test.array_record-*")
+        example = Example()
+        example.features.feature["image"].bytes_list.value.append(b"pixels")
+        writer = ArrayRecordWriter(str(file), "group_size:1")
+        for data in (example.SerializeToString(), b"garbage", *[b""] * 4):
+            writer.write(data)
+        writer.close()
+
+    records = open_split(changed_info(rewrite), "test")
+    with pytest.raises(RecordsError, match=r"record 0 of split 'test' of .* \(it has no id, audio, .*prepare them"):
+        records[0]
+    with pytest.raises(RecordsError, match=r"record 1 of split 'test' of .* cannot be read \(.*parsing"):
+        records[1]
 
 
 def test_paths_at_any_level(dataset):
@@ -148,13 +184,6 @@ def test_keys_are_stable_int32():
     assert all(-(2**31) <= key < 2**31 for key in keys)
     assert clip_key("a", "b") != clip_key("b", "a")
     assert clip_key("a", "b/c") != clip_key("a/b", "c") != clip_key("a%2Fb", "c")
-
-
-def test_labels_are_pairs_or_plain_words():
-    labels = ("dog", "drum=kick=drum", "mood=calm", "mood=slow", "mood=calm", "=empty")
-    assert label_values(labels, "drum") == ["kick=drum"] and label_values(labels, "mood") == ["calm", "slow"]
-    assert label_values(labels, "dog") == [] and label_values(labels, "") == ["empty"] and label_values((), "x") == []
-    assert label_keys([labels, ["kind=a"]]) == ["", "drum", "kind", "mood"] and label_keys([["dog"], []]) == []
 
 
 def test_a_directory_and_a_split_in_one_argument():

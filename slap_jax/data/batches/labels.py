@@ -1,13 +1,13 @@
-"""What a clip says to the objectives: a caption, chosen from its captions or made from its labels, and its classes."""
+"""Labels "key=value", and what a clip says to the objectives: a caption of its captions or labels, and its classes."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.data.records import Record, label_values, parse_label
+from slap_jax.data.records import Record
 from slap_jax.errors import UserError
 
 
@@ -41,6 +41,22 @@ class CaptionPolicy:
     tag_probability: float
     tag_templates: tuple[str, ...]
     tag_keys: tuple[str, ...]
+
+
+def parse_label(label: str) -> tuple[str | None, str]:
+    """Splits a label "key=value" at its first "=" into (key, value); a plain word has no key: (None, word)."""
+    key, is_pair, value = label.partition("=")
+    return (key, value) if is_pair else (None, label)
+
+
+def label_values(labels: Iterable[str], key: str) -> list[str]:
+    """Returns the distinct values of the labels "key=value" of one clip, in their order."""
+    return list(dict.fromkeys(value for name, value in map(parse_label, labels) if name == key))
+
+
+def label_keys(clips: Iterable[Iterable[str]]) -> list[str]:
+    """Returns the distinct keys of the labels "key=value" of several clips, in alphabetical order."""
+    return sorted({key for labels in clips for key, _ in map(parse_label, labels) if key is not None})
 
 
 def caption_policy(settings: Mapping[str, Any]) -> CaptionPolicy:

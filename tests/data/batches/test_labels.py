@@ -1,4 +1,4 @@
-"""Caption policies: exact cases, frequencies of random choices, and records without any caption."""
+"""The parts of a label, and caption policies: exact cases, frequencies of random choices, and records without captions."""
 
 from collections import Counter
 
@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from slap_jax.config.defaults import CAPTION_POLICY, source
-from slap_jax.data.batches.labels import CaptionPolicy, MissingCaptionError, caption_policy, choose_caption, tag_texts
+from slap_jax.data.batches.labels import (
+    CaptionPolicy,
+    MissingCaptionError,
+    caption_policy,
+    choose_caption,
+    label_keys,
+    label_values,
+    tag_texts,
+)
 from slap_jax.data.records import Record
 
 DRAWS = 4_000
@@ -118,3 +126,10 @@ def test_a_record_without_any_caption_is_an_error_that_names_it():
         MissingCaptionError, match=r"\(fold=3, kind=dog\) is a plain word or of key label; write its label"
     ):
         choose_caption(record(labels=("fold=3", "kind=dog")), policy(), np.random.default_rng(0))
+
+
+def test_labels_are_pairs_or_plain_words():
+    labels = ("dog", "drum=kick=drum", "mood=calm", "mood=slow", "mood=calm", "=empty")
+    assert label_values(labels, "drum") == ["kick=drum"] and label_values(labels, "mood") == ["calm", "slow"]
+    assert label_values(labels, "dog") == [] and label_values(labels, "") == ["empty"] and label_values((), "x") == []
+    assert label_keys([labels, ["kind=a"]]) == ["", "drum", "kind", "mood"] and label_keys([["dog"], []]) == []

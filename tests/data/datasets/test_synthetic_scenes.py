@@ -5,6 +5,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from slap_jax.data.batches.labels import label_values
 from slap_jax.data.datasets import synthetic_scenes
 from slap_jax.data.datasets.scene_sounds import COUNTS, NOISE_BANDS, PITCH_RANGES, SAMPLE_RATE, SOUND_KINDS
 from slap_jax.data.datasets.synthetic_scenes import (
@@ -20,7 +21,7 @@ from slap_jax.data.datasets.synthetic_scenes import (
     scene_records,
     variants,
 )
-from slap_jax.data.records import label_values, open_split
+from slap_jax.data.records import open_split
 
 KINDS = list(SOUND_KINDS)
 
