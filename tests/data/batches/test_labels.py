@@ -1,4 +1,4 @@
-"""The parts of a label, and caption policies: exact cases, frequencies of random choices, and records without captions."""
+"""The parts of a label, and caption policies: exact cases and frequencies of random choices."""
 
 from collections import Counter
 
