@@ -1,5 +1,6 @@
 # make demo     real and synthetic clips in; a trained, evaluated, exported model and its report out, in runs/demo
 # make test     the whole test suite
+# make quick    the tests that neither compile nor start processes: a minute
 # make check    lint, format and types, of Python and of the shell scripts; the documentation without a warning
 # make docs     the documentation as a site, in site/
 # make oracle   exports and text towers held against torch and transformers (several GB)
@@ -20,7 +21,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 # One worker per core, no more than memory carries; tests of one file share what the file compiles.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test check docs oracle gpu-aot format environment clean
+.PHONY: demo test quick check docs oracle gpu-aot format environment clean
 .DELETE_ON_ERROR:
 
 environment: $(VENV)/.dev
@@ -46,6 +47,9 @@ $(VENV)/.dev: $(VENV)/.python-$(VERSION) pyproject.toml requirements.txt
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+quick: $(VENV)/.dev
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not compile and not process'
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .

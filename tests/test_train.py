@@ -29,6 +29,8 @@ from slap_jax.training.state import create_state
 from slap_jax.training.timing import read_sessions
 from tests.train_worker import config_of
 
+pytestmark = pytest.mark.compile
+
 ROOT = Path(__file__).parent.parent
 STEPS = 12
 
@@ -107,6 +109,7 @@ def assert_equal_to_the_bit(train_data: Path, run_dir: Path, uninterrupted: Path
     assert losses(run_dir) == losses(uninterrupted)
 
 
+@pytest.mark.process
 def test_a_run_that_is_killed_then_terminated_resumes_to_the_same_bits(train_data, uninterrupted, tmp_path):
     run_dir = tmp_path / "run"
     assert start_and_stop(train_data, run_dir, after=6, number=signal.SIGKILL) == -signal.SIGKILL

@@ -155,6 +155,7 @@ def test_tables_of_nothing_or_of_different_clips_are_refused(tmp_path):
         markdown(outcomes, ["full", "sigmoid"], [0], "x")
 
 
+@pytest.mark.compile
 def test_one_run_trains_and_writes_the_outcome_of_every_query(train_data, tmp_path):
     config = tiny_config(str(train_data), distillation=0.0, captioning=0.0)
     config.data.evaluation.scenes = source(f"{train_data}/scenes", "test")

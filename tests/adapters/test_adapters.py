@@ -14,6 +14,8 @@ from slap_jax.adapters.mteb_model import MtebModel, mteb_model
 from slap_jax.checkpoints.model_dir import export
 from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
 
+pytestmark = pytest.mark.compile
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

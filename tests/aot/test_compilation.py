@@ -21,6 +21,8 @@ from tests.aot.compile_worker import LOOPS, VALUES
 from tests.aot.small_config import small_config
 from tests.models.attention.test_lowering import GPU_MESH
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 KEYS = {
     "fits",

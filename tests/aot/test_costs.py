@@ -25,6 +25,8 @@ from slap_jax.training.flops import audio_encoder_flops, train_step_flops
 from slap_jax.training.step import step_program
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.compile
+
 STATE = {"parameters": 1_000_000, "optimizer": 2_000_000, "teacher": 500_000, "batch": 10_000}
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from slap_jax.aot.hlo import array_bytes, computations, find_collectives, largest_arrays
 
@@ -155,6 +156,7 @@ def test_bytes_of_every_width():
     assert array_bytes("f32", "") == 4
 
 
+@pytest.mark.compile
 def test_a_real_program():
     x = jax.ShapeDtypeStruct((96, 32), jnp.float32)
     text = jax.jit(lambda x: jnp.sort(x @ x.T, axis=1).sum()).lower(x).compile().as_text()

@@ -5,6 +5,8 @@ from benchmarks.mixed_clips import mixed_clips
 from slap_jax.config.defaults import default_config
 from slap_jax.training.flops import train_step_parts
 
+pytestmark = pytest.mark.compile
+
 
 def test_front_end_is_below_two_percent_of_a_step_at_base_size():
     config, clips = default_config(), mixed_clips(200, vocabulary=40)

@@ -1,7 +1,10 @@
+import pytest
 import soundfile
 
 from benchmarks.long_recording import measure, write_noise
 from tests.inference.tiny import tiny_config
+
+pytestmark = pytest.mark.compile
 
 
 def test_every_job_is_measured(tmp_path):

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
 from benchmarks.scaling import cost_of_audio, cost_of_clip_length, short_clips
+
+pytestmark = pytest.mark.compile
 
 
 def test_short_clips_last_as_long_as_asked():

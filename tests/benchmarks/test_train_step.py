@@ -5,6 +5,8 @@ import pytest
 from benchmarks.mixed_clips import COLUMN_SAMPLES, by_length, in_order, mixed_clips
 from benchmarks.train_step import batches_of, benchmark_config, measure, our_side, summary
 
+pytestmark = pytest.mark.compile
+
 CLIPS = mixed_clips(2_000, vocabulary=40)
 
 

@@ -11,6 +11,8 @@ from slap_jax.checkpoints.model_dir import ExportError, check_shapes, export, lo
 from slap_jax.params import flatten
 from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
 
+pytestmark = pytest.mark.compile
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

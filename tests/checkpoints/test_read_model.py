@@ -17,6 +17,8 @@ from slap_jax.inference.model import SlapModel
 from slap_jax.params import flatten
 from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
 
+pytestmark = pytest.mark.compile
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):

@@ -22,6 +22,8 @@ from slap_jax.checkpoints import run as checkpoints
 from slap_jax.checkpoints.run import CheckpointError, Checkpoints, merge_data_states, restore_params
 from slap_jax.parallel.sharding import create_mesh, shardings, with_shardings
 
+pytestmark = pytest.mark.compile
+
 META = {"config": {"seed": 0, "model": {"layers": (1, 2)}, "objectives": {"init_scale": None}}}
 DATA = {"num_shards": 2, "fingerprint": {"train": "abc"}, "states": {"0": {"next": 5}, "1": {"next": 7}}}
 
@@ -126,6 +128,7 @@ def test_parameters_alone_as_numpy(saved):
         assert meta["step"] == 7
 
 
+@pytest.mark.process
 def test_parameters_alone_on_a_machine_with_one_device(saved):
     directory, state = saved
     program = f"""
@@ -184,6 +187,7 @@ def test_a_chosen_step(tmp_path):
         restore_params(tmp_path, step=3)
 
 
+@pytest.mark.process
 def test_a_save_killed_in_the_middle_is_ignored_and_cleaned(tmp_path):
     program = f"""
         import os, signal

@@ -16,6 +16,8 @@ from slap_jax.cli import main
 from slap_jax.config.defaults import source
 from tests.inference.tiny import noise, tiny_config, tiny_run_params
 
+pytestmark = pytest.mark.compile
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
@@ -151,6 +153,7 @@ def test_misuse_prints_the_usage(capsys, command):
     assert exit.value.code == 2 and "usage: slap" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_help_is_instant():
     program = "import sys; from slap_jax.cli import main\n"
     program += "for words in (['--help'], ['search', '--help']):\n  try: main(words)\n  except SystemExit: pass\n"
@@ -169,6 +172,7 @@ echo "${COMPREPLY[@]}"
 """
 
 
+@pytest.mark.process
 def test_completion(tmp_path, capsys):
     """Bash completes a file; the scripts of the other shells, which few machines have, name the verbs."""
     (tmp_path / "sounds.wav").touch()

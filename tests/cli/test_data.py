@@ -141,6 +141,7 @@ def test_options_reach_the_kind_of_collection(tmp_path):
         assert open_split(tmp_path / kind, "train")[0].captions == expected
 
 
+@pytest.mark.process
 def test_prepare_and_check_a_named_data_set(tmp_path, capsys):
     columns = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
     clips = [(f"{fold}-{fold}-A-0.wav", fold, 0, "dog", True, fold, "A") for fold in range(1, 6)]

@@ -171,6 +171,7 @@ def test_a_bar_only_on_a_terminal(sounds, capsys, monkeypatch):
     assert err == ""
 
 
+@pytest.mark.process
 def test_a_reader_that_goes_away_ends_it_silently(sounds):
     # A module with a fake model stands for the one that imports JAX.
     program = (

@@ -26,6 +26,7 @@ def stereo(seconds, rate):
     return np.stack([tone(seconds, 300.0, rate), tone(seconds, 2_000.0, rate, 0.2)], axis=1)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 96_000])
 def test_decodes_like_librosa(tmp_path, rate):
     path = tmp_path / "clip.wav"

@@ -154,6 +154,7 @@ def test_a_manifest_without_lines_is_one_error_and_writes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.process
 def test_a_full_disk_is_one_error_and_the_next_call_resumes(tmp_path):
     folder = tmp_path / "in"
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 8_000).astype(np.float32)

@@ -109,6 +109,7 @@ def test_no_signal_no_interrupt(control_c_raises):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.process
 def test_a_process_of_the_block_never_sees_the_signal():
     program = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('alive')"
     with block_signals(signal.SIGTERM):
@@ -133,6 +134,7 @@ def test_threads_may_use_it():
     assert errors == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("start", [["main.py"], ["-m", "main"]])
 def test_a_spawned_process_imports_the_hidden_main_module_only_when_it_is_not_hidden(tmp_path, start):
     (tmp_path / "main.py").write_text(

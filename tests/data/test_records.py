@@ -191,6 +191,7 @@ def test_a_directory_and_a_split_in_one_argument():
     assert parse_dir_split("data/a:b/mine") == ("data/a:b/mine", "") and parse_dir_split("data") == ("data", "")
 
 
+@pytest.mark.process
 def test_more_shards_than_a_process_may_open_at_first_and_no_tensorflow(tmp_path):
     program = textwrap.dedent("""
         import resource, sys

@@ -21,6 +21,8 @@ from tests.docs.run_page import ROOT, run_page
 from tests.evaluation.published_folders import prepare_published
 from tests.inference.tiny import CAPTIONS, noise, tiny_config, tiny_run_params, tiny_tokenizer
 
+pytestmark = pytest.mark.process
+
 PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 ZERO_SHOT = ("esc50", "urbansound8k", "crema_d", "ravdess", "gtzan", "gtzan_filtered", "vggsound", "nsynth")
 

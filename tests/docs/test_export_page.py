@@ -13,6 +13,8 @@ from slap_jax.export.formats import FORMATS
 from tests.docs.run_page import ROOT, run_page
 from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
 
+pytestmark = pytest.mark.compile
+
 PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 
 

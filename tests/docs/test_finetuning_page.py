@@ -13,6 +13,8 @@ from tests.data.tiny_data import tone
 from tests.docs.run_page import ROOT, run_page
 from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
 
+pytestmark = pytest.mark.process
+
 PAGE = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
 
 

@@ -11,6 +11,8 @@ import slap_jax
 from tests.docs.run_page import run_page, write_model
 from tests.inference.tiny import noise
 
+pytestmark = pytest.mark.compile
+
 LOAD = functools.cache(slap_jax.load)
 
 

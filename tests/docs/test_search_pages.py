@@ -13,6 +13,8 @@ from tests.docs.run_page import run_page, write_model
 from tests.inference.tiny import noise
 from tests.search.fake_model import stored
 
+pytestmark = pytest.mark.compile
+
 LOAD = functools.cache(slap_jax.load)
 
 

@@ -15,6 +15,8 @@ from slap_jax.params import flatten, unflatten
 from tests.export.seeded import seeded_params
 from tests.inference.tiny import CAPTIONS, tiny_config, tiny_tokenizer
 
+pytestmark = pytest.mark.compile
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_embedder_for_each_config():

@@ -91,12 +91,14 @@ def test_intervals_are_about_the_values(no_java):
         assert low < found[name] < high, name
 
 
+@pytest.mark.process
 def test_the_published_example_with_java():
     found = caption_scores(WRITTEN, REFERENCES, resamples=20)
     assert found["tokeniser"] == "ptb" and found["not_computed"] == {}
     assert {name: round(found[name], 4) for name in EXAMPLE} == EXAMPLE
 
 
+@pytest.mark.process
 def test_tokens_are_those_of_the_field():
     (guesses, truths), name = tokenise([["A dog's bark, LOUD!"], [""]], [["Two\nlines."], ["It isn't so - really;"]])
     assert name == "ptb"
@@ -110,6 +112,7 @@ def test_without_java_the_results_say_so(no_java):
     assert found["not_computed"] == {"meteor": "needs Java: install a Java runtime that provides `java`"}
 
 
+@pytest.mark.process
 def test_a_broken_java_is_an_error(monkeypatch, tmp_path):
     broken = tmp_path / "java"
     broken.write_text("#!/bin/sh\nexit 1\n")

@@ -23,6 +23,8 @@ from slap_jax.inference.prompts import ZeroShotError, class_prompts
 from slap_jax.parallel.sharding import create_mesh
 from tests.inference.tiny import CAPTIONS, CountingEmbedder, noise, shared_params, tiny_config, tiny_params
 
+pytestmark = pytest.mark.compile
+
 CONFIG = tiny_config()
 PARAMS = shared_params()["model"]
 CLIPS = [

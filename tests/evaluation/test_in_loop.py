@@ -18,6 +18,8 @@ from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.state import create_state
 from tests.inference.tiny import noise, tiny_config
 
+pytestmark = pytest.mark.compile
+
 TAGS = ("bell", "dog", "rain")
 
 

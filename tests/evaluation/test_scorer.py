@@ -1,6 +1,7 @@
 """Caption generators: equal on a mesh, with the current parameters, none without a decoder; training collections."""
 
 import jax
+import pytest
 
 from slap_jax.config.defaults import source
 from slap_jax.data.preparation.prepare import prepare_records
@@ -9,6 +10,8 @@ from slap_jax.evaluation.scorer import CaptionWriter, training_collections
 from slap_jax.inference.embedder import Embedder
 from slap_jax.parallel.sharding import create_mesh
 from tests.inference.tiny import noise, tiny_config, tiny_run_params
+
+pytestmark = pytest.mark.compile
 
 CLIPS = [noise(seed, seconds) for seed, seconds in enumerate((0.5, 2.0, 1.0))]
 

@@ -18,6 +18,8 @@ from slap_jax.data.records import open_split
 from slap_jax.export.formats import FORMATS, export_model
 from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
 
+pytestmark = pytest.mark.compile
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, train_data):

@@ -14,6 +14,8 @@ from slap_jax.export.stablehlo import write_stablehlo
 from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params
 from tests.inference.tiny import tiny_tokenizer
 
+pytestmark = pytest.mark.compile
+
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "pytorch_module.npz")
 # What a user without slap_jax writes; docs/export.md shows the same lines.
 RUNNER = """
@@ -54,6 +56,7 @@ def exported(tmp_path_factory):
     return directory, config, tokenizer
 
 
+@pytest.mark.process
 def test_runs_without_slap_jax(exported, tmp_path):
     directory, config, tokenizer = exported
     clips = seeded_clips()[:3]

@@ -21,6 +21,8 @@ from tests.data.datasets.publisher_files import write_csv
 from tests.data.tiny_data import encoded
 from tests.inference.tiny import noise
 
+pytestmark = pytest.mark.process
+
 RECIPES = Path(__file__).parents[2] / "configs" / "finetune"
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.golden.contents import CONFIGS, config_text, loss_curve, parameter_text
 
+pytestmark = pytest.mark.compile
+
 HERE = Path(__file__).parent
 
 

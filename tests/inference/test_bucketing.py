@@ -2,10 +2,13 @@
 
 import jax
 import numpy as np
+import pytest
 
 from slap_jax.config.defaults import default_config
 from slap_jax.inference.bucketing import ACCELERATOR_TOKENS, LengthBucketing, bucket_size
 from slap_jax.parallel.sharding import compiling_for, create_mesh
+
+pytestmark = pytest.mark.compile
 
 
 def test_functions_are_traced_with_the_mesh_in_context():

@@ -12,6 +12,8 @@ from slap_jax.inference import long_audio
 from slap_jax.inference.classifier import TrainedClassifier
 from tests.inference.tiny import noise, shared_params, tiny_config
 
+pytestmark = pytest.mark.compile
+
 CLASSES = ("bell", "dog", "rain")
 LONG = noise(0, 3.0)  # as in test_long_audio: windows of 0.96 s every 0.64 s, the last of 0.44 s
 

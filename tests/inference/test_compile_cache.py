@@ -10,6 +10,8 @@ import pytest
 
 from slap_jax.inference.compile_cache import cache_directory, use_compile_cache
 
+pytestmark = pytest.mark.process
+
 PROGRAM = """
 import jax, jax.numpy as jnp
 from slap_jax.inference.compile_cache import use_compile_cache

@@ -12,6 +12,8 @@ from slap_jax.inference.embedder import SMALLEST_COLUMNS, Embedder, one_clip_row
 from slap_jax.parallel.sharding import create_mesh
 from tests.inference.tiny import CountingEmbedder, noise, shared_params, tiny_config, tiny_params
 
+pytestmark = pytest.mark.compile
+
 CONFIG = tiny_config()
 PARAMS = shared_params()["model"]
 SECONDS = (0.3, 3.0, 0.00001, 1.1, 2.7, 0.5, 0.16, 2.05)  # columns 2, 19, 1, 7, 17, 4, 1, 13

@@ -26,6 +26,8 @@ from slap_jax.inference.long_audio import (
 from slap_jax.inference.model import SlapModel
 from tests.inference.tiny import noise, shared_params, tiny_config
 
+pytestmark = pytest.mark.compile
+
 CONFIG = tiny_config()
 CONFIG.data.max_seconds = 1.0  # windows of 6 columns, 0.96 s, every 4 columns, 0.64 s
 PARAMS = shared_params()

@@ -96,6 +96,7 @@ def test_long_recordings_go_by_themselves(tmp_path, files):
     assert results[1] == f"long {paths[0]}" and f"{paths[1]} is silent" in str(results[2])
 
 
+@pytest.mark.compile
 def test_a_file_gets_the_same_result_as_in_the_api(model, tmp_path, caplog):
     """Silent, short, resampled, and just above the longest clips of training."""
     clips = {

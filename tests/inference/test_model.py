@@ -20,6 +20,8 @@ from slap_jax.inference.model import SlapModel, TextError
 from slap_jax.inference.prompts import ZeroShotError
 from tests.inference.tiny import noise, shared_params, tiny_config, tiny_tokenizer
 
+pytestmark = pytest.mark.compile
+
 CONFIG = tiny_config()
 PARAMS = shared_params()
 
@@ -276,6 +278,7 @@ def test_bad_template(model, template):
         model.classify([(noise(0, 0.3), 16_000)], ["dog", "cat"], template)
 
 
+@pytest.mark.process
 def test_importing_the_package_is_instant_and_touches_no_device():
     program = """
 import sys, slap_jax

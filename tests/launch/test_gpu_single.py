@@ -9,6 +9,8 @@ from slap_jax.checkpoints.run import EXIT_PREEMPTED
 from slap_jax.parallel.process_group import EXIT_LOST
 from tests.launch.scripts import LAUNCH, TRAIN, launch, lines, program
 
+pytestmark = pytest.mark.process
+
 
 def start(tmp_path: Path, body: str, *options: str) -> tuple[int, str, list[str]]:
     """Runs `body` in place of training; returns the exit code, what was said, and the processes started."""

@@ -88,6 +88,7 @@ def test_a_config_that_does_not_divide_the_devices_is_a_problem():
     assert mesh.status == PROBLEM and "describes 3 devices, but there are 8" in mesh.text
 
 
+@pytest.mark.compile
 def test_the_sum_over_all_devices_is_measured_and_compared(monkeypatch):
     (right,) = check_all_reduce(create_mesh(MESH))
     assert right.status == OK and "8 devices" in right.text and "GB/s" in right.text
@@ -123,6 +124,7 @@ def test_a_run_directory_that_cannot_be_written_is_found(tmp_path):
     assert finding.status == PROBLEM and "gcsfuse" in finding.remedy
 
 
+@pytest.mark.compile
 def test_checkpoints_that_will_not_fit_on_the_disk_are_found(tmp_path, monkeypatch):
     config = tiny_config()
     transform = create_optimizer(config.optimizer, config.train.steps)
@@ -187,6 +189,7 @@ def test_the_report_of_the_compiler_becomes_a_finding(report, status, text):
     assert text in finding.text
 
 
+@pytest.mark.process
 def test_the_step_is_compiled_ahead_of_time(train_data):
     config = f"tests/launch/tiny.py:data={train_data}"
     (finding,), report = check_aot(config, ["--config.data.rows=4"], "v5e:2x2")
@@ -211,6 +214,7 @@ def preflight(train_data: Path, run_dir: Path, *options: str) -> tuple[int, str]
     return ended.returncode, ended.stdout
 
 
+@pytest.mark.process
 def test_all_is_well(train_data, tmp_path):
     code, shown = preflight(train_data, tmp_path / "run", "--json")
     result = json.loads(shown)
@@ -221,6 +225,7 @@ def test_all_is_well(train_data, tmp_path):
     assert {"data train.scenes", "tokenizer", "read speed"} <= statuses.keys()
 
 
+@pytest.mark.process
 def test_all_problems_are_reported_at_once(train_data, tmp_path):
     (tmp_path / "file").write_text("")
     bad = ("--config.data.tokenizer=/nowhere", "--config.parallel.data=3", "--topology", "v5e:9x9")
@@ -233,6 +238,7 @@ def test_all_problems_are_reported_at_once(train_data, tmp_path):
     assert shown.splitlines()[-1] == f"{len(problems)} problems"
 
 
+@pytest.mark.process
 def test_a_config_that_cannot_be_read_leaves_the_other_checks(train_data, tmp_path):
     code, shown = preflight(train_data, tmp_path / "run", "--config.model.remta=full")
     assert code == 1
@@ -240,6 +246,7 @@ def test_a_config_that_cannot_be_read_leaves_the_other_checks(train_data, tmp_pa
     assert "ok       devices" in shown and "ok       run directory" in shown
 
 
+@pytest.mark.process
 def test_hosts_with_different_configs_are_reported(train_data, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -11,6 +11,8 @@ import pytest
 from slap_jax.checkpoints.run import EXIT_PREEMPTED
 from tests.launch.scripts import LAUNCH, ROOT, TRAIN, environment, launch, lines, program, variables_of
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def python(tmp_path) -> Path:

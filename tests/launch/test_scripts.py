@@ -9,6 +9,8 @@ from slap_jax.checkpoints.run import EXIT_PREEMPTED
 from slap_jax.parallel.process_group import EXIT_LOST
 from tests.launch.scripts import LAUNCH, TRAIN, launch
 
+pytestmark = pytest.mark.process
+
 SCRIPTS = sorted(path.name for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
 COMMANDS = [name for name in SCRIPTS if name not in ("common.sh", "xla_flags.sh")]
 UP = ("up", "pod", "--zone", "us-west4-a", "--type", "v5litepod-16", "--bucket", "mine", "--dry-run")

@@ -8,6 +8,9 @@ import pytest
 from slap_jax.checkpoints.run import EXIT_PREEMPTED
 from tests.launch.scripts import LAUNCH, TRAIN, launch, lines, program
 
+pytestmark = pytest.mark.process
+
+
 # The state of the slice is the first line of `states`, which moves on with each look at it; none: there is no slice.
 # A worker is a home directory with a link to this checkout's launch/, and a program in place of Python.
 GCLOUD = r"""

@@ -21,6 +21,8 @@ from tests.conftest import COMPILE_FLAGS
 from tests.launch.scripts import LAUNCH, ROOT
 from tests.launch.tiny import get_config
 
+pytestmark = pytest.mark.process
+
 STEPS = 40
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from tests.launch.scripts import LAUNCH, environment, variables_of
 
+pytestmark = pytest.mark.process
+
 PROGRAM = """
 import jax
 from jax.experimental import topologies

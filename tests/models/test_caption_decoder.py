@@ -12,6 +12,8 @@ from flax import nnx
 from slap_jax.config.defaults import default_config
 from slap_jax.models.caption_decoder import CaptionDecoder
 
+pytestmark = pytest.mark.compile
+
 PAD, BOS, EOS = 0, 1, 2
 MEMORY_WIDTH, SLOTS, MAX_TOKENS = 12, 3, 7
 MEMORY = [[8, 0, 11], [20, 4, 6]]  # slot 2 of row 0 has no audio

@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from slap_jax.models.encoders import AttentionPooling, AudioEncoder, TextEncoder, token_segment_ids
+
+pytestmark = pytest.mark.compile
 
 WIDTH, HEADS, SLOTS = 16, 2, 4
 LENGTHS = [[9, 0, 5], [20]]  # slot 2 of row 0 is empty, as are slots 4 of row 0 and 2 to 4 of row 1

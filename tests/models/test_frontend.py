@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from slap_jax.models import frontend
 from slap_jax.models.frontend import spec_augment
 
-pytestmark = pytest.mark.filterwarnings("ignore:n_fft=")  # librosa warns of short clips
+pytestmark = [pytest.mark.compile, pytest.mark.filterwarnings("ignore:n_fft=")]  # librosa warns of short clips
 GOLDEN = Path(__file__).parents[1] / "golden" / "mel_filter_bank.npz"
 COLUMN = 2_560
 

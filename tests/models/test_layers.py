@@ -8,6 +8,8 @@ import pytest
 from slap_jax.models.layers import Rotation, matrix_product, rotate, rotation_1d, rotation_2d
 from slap_jax.parallel.sharding import compiling_for
 
+pytestmark = pytest.mark.compile
+
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("inputs, outputs", [(6, 4), (4, 6), (5, 5)])

@@ -60,6 +60,7 @@ def change_config(folder, **changes):
     path.write_text(json.dumps(described))
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("backend", ["auto", "dense", "chunked", "blocked"])
 def test_hidden_states_are_those_of_transformers(config, stored, backend):
     config.model.attention = backend
@@ -70,6 +71,7 @@ def test_hidden_states_are_those_of_transformers(config, stored, backend):
     np.testing.assert_allclose(np.asarray(out)[inside], HIDDEN[inside], atol=1e-4)
 
 
+@pytest.mark.compile
 def test_packed_captions_have_the_hidden_states_of_single_ones(config, stored, pack):
     order = [2, 0, 1]
     segments, positions = pack([[int(LENGTHS[index]) for index in order]], 80)
@@ -99,6 +101,7 @@ def test_weights_in_half_precision_are_read(config, stored, folder):
     np.testing.assert_allclose(table, tensors["embeddings.tok_embeddings.weight"], rtol=2**-8)
 
 
+@pytest.mark.compile
 def test_the_parameters_are_those_of_the_tower_and_are_sharded_like_others(config, stored):
     _, state = nnx.split(nnx.eval_shape(lambda: TextEncoder(config.model, rngs=nnx.Rngs(0))))
     expected = {name: leaf.shape for name, leaf in flatten(nnx.to_pure_dict(state)).items()}
@@ -110,6 +113,7 @@ def test_the_parameters_are_those_of_the_tower_and_are_sharded_like_others(confi
         assert (name.endswith("/scale") and not split) or sorted(split) == ["fsdp", "tensor"], name
 
 
+@pytest.mark.compile
 def test_rematerialisation_and_depth(config, pack):
     segments, positions = pack([[9, 6]], 16)
     tokens = jnp.asarray(np.random.default_rng(0).integers(3, 40, (1, 16)))

@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 from slap_jax.models.slap import Slap
 from slap_jax.parallel.sharding import batch_sharding, create_mesh, with_shardings
 
+pytestmark = pytest.mark.compile
+
 COLUMN, COLUMNS, SLOTS, TEXT = 2_560, 24, 4, 36
 BACKENDS = ["auto", "dense", "blocked", "chunked"]
 CLIP_SAMPLES, CAPTION_TOKENS = 7 * COLUMN + 900, 9
@@ -197,6 +199,7 @@ def test_only_parameters_and_a_pure_dict_merges_back(tiny_config):
     assert hash(other) == hash(nnx.split(model)[0]) and other == nnx.split(model)[0]
 
 
+@pytest.mark.process
 def test_import_touches_no_device():
     code = """
 import pkgutil, importlib

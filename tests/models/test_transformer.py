@@ -11,6 +11,8 @@ from flax import nnx
 from slap_jax.models.layers import rotation_1d
 from slap_jax.models.transformer import Transformer
 
+pytestmark = pytest.mark.compile
+
 SIZES: dict[str, Any] = {
     "layers": 4,
     "heads": 2,

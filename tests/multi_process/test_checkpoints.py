@@ -14,6 +14,8 @@ import pytest
 from slap_jax.checkpoints import run as checkpoints
 from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints, restore_params
 
+pytestmark = pytest.mark.process
+
 WORKER = Path(__file__).parent / "checkpoint_worker.py"
 
 

@@ -3,8 +3,12 @@
 import json
 import signal
 
+import pytest
+
 from slap_jax.parallel.process_group import EXIT_LOST
 from tests.multi_process.processes import outputs_of, started
+
+pytestmark = pytest.mark.process
 
 
 def train(train_data, run_dir, **overrides) -> list[str]:

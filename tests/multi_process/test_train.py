@@ -20,6 +20,8 @@ from slap_jax.parallel.process_group import EXIT_LOST
 from slap_jax.training.metrics import read_metrics
 from tests.multi_process.processes import outputs_of, started
 
+pytestmark = pytest.mark.process
+
 COUNTS = ("clips", "audio_tokens", "audio_tokens_squared", "text_tokens", "text_tokens_squared", "cross_tokens")
 LOSSES = ("loss/total", "loss/contrastive", "loss/distillation", "loss/captioning")
 STEPS = 20

@@ -28,6 +28,8 @@ from slap_jax.training.step import StepLoss
 from tests.objectives.test_distillation import numpy_sinkhorn
 from tests.tiny import tiny_batch, tiny_config
 
+pytestmark = pytest.mark.compile
+
 
 def equations(jaxpr):
     """All equations of a program, of its loops and calls too."""

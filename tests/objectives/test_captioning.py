@@ -12,6 +12,8 @@ from slap_jax.objectives import captioning
 from slap_jax.objectives.captioning import next_tokens, token_losses
 from slap_jax.parallel.sharding import batch_sharding, partition_spec
 
+pytestmark = pytest.mark.compile
+
 HIDDEN = jax.random.normal(jax.random.key(0), (2, 5, 8))
 TABLE = jax.random.normal(jax.random.key(1), (37, 8))
 TARGETS = jax.random.randint(jax.random.key(2), (2, 5), 0, 37)

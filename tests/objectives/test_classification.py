@@ -17,6 +17,8 @@ from slap_jax.training.state import abstract_learner, create_state, graph_of
 from slap_jax.training.step import StepLoss, global_batch_shapes
 from tests.tiny import tiny_batch, tiny_config
 
+pytestmark = pytest.mark.compile
+
 CLASSES = ("bark", "bell", "rain")
 
 

@@ -25,6 +25,8 @@ from slap_jax.objectives.contrastive import (
 )
 from slap_jax.parallel.sharding import batch_sharding
 
+pytestmark = pytest.mark.compile
+
 GOLDEN = Path(__file__).parent.parent / "golden" / "open_clip_losses.npz"
 FORMS = ["softmax", "sigmoid"]
 # Each mesh occurs with both forms, with and without weights; so does each form.

@@ -21,6 +21,8 @@ from slap_jax.objectives.distillation import (
 )
 from slap_jax.parallel.sharding import batch_sharding
 
+pytestmark = pytest.mark.compile
+
 
 def test_head_gives_unit_vectors_and_frozen_prototypes_get_no_gradient():
     head = PrototypeHead(8, 16, 4, 10, jnp.float32, rngs=nnx.Rngs(0))

@@ -8,6 +8,8 @@ import pytest
 
 from slap_jax.parallel import crash_message
 
+pytestmark = pytest.mark.process
+
 PROGRAM = """
 import os, signal, sys
 from slap_jax.parallel.crash_message import CrashMessage

@@ -55,6 +55,7 @@ def test_outside_the_main_thread_signals_stay_as_they_are():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.compile
 def test_checkpoints_save_the_step_at_which_they_were_asked_to_stop(tmp_path):
     with Checkpoints(tmp_path, every=1_000) as writer:
         for step in range(1, 10):

@@ -156,6 +156,7 @@ def _mesh(data: int, fsdp: int, tensor: int) -> jax.sharding.Mesh:
     return create_mesh(ConfigDict({"data": data, "fsdp": fsdp, "tensor": tensor}))
 
 
+@pytest.mark.compile
 def test_every_parameter_is_split_as_intended():
     mesh_shape = {"data": 2, "fsdp": 2, "tensor": 2}
     for path, leaf in jax.tree_util.tree_flatten_with_path(_state().params)[0]:
@@ -216,6 +217,7 @@ def test_rules_match_whole_names_only():
     assert partition_spec("/x/setup/kernel", (4, 4), mesh_shape) == P("fsdp", None)
 
 
+@pytest.mark.compile
 def test_a_state_can_be_created_and_placed_under_the_rules():
     mesh = _mesh(2, 2, 2)
     tree = {"model": {"mlp": {"up": {"kernel": np.zeros((3, 8, 16), np.float32)}}, "norm": {"scale": np.ones(8)}}}

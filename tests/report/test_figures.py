@@ -124,6 +124,7 @@ def row():
     return row
 
 
+@pytest.mark.compile
 def test_the_row_is_one_row_of_training(row):
     assert row.batch.waveform.shape == (1, 40 * 2_560)
     assert row.log_mel.shape == (40 * 16, 64)
@@ -141,6 +142,7 @@ def test_clips_that_no_row_can_hold_are_left_out():
     assert example_row([], LengthTokenizer(), tiny_config()) is None
 
 
+@pytest.mark.compile
 def test_masks_keep_to_the_segment_and_to_the_window():
     segments = np.array([1, 1, 1, 1, 2, 2, 0, 0])
     whole, near = attention_mask(segments, None), attention_mask(segments, 1)
@@ -148,6 +150,7 @@ def test_masks_keep_to_the_segment_and_to_the_window():
     assert near[0, 1] and not near[0, 2] and not near[3, 4] and near[6, 7]
 
 
+@pytest.mark.compile
 def test_masks_are_drawn(row, tmp_path):
     with drawing(PRINT):
         mask_figure(row, MASKS, PRINT).savefig(tmp_path / "masks.png")

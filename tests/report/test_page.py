@@ -17,6 +17,8 @@ from slap_jax.report.page import build_report
 from slap_jax.report.record import ReportError
 from tests.report.run_dir import KnowingModel, make_clips, write_metrics, write_run
 
+pytestmark = pytest.mark.compile
+
 SNAPSHOT = Path(__file__).with_name("page.txt")
 # Elements that HTML closes by itself.
 VOID = {"meta", "img", "br", "link", "input", "hr", "source", "line", "rect", "circle", "path", "use", "image"}

@@ -14,6 +14,8 @@ from slap_jax.search.search import search
 from slap_jax.search.update import IndexWriter, update_index
 from tests.search.fake_model import FakeModel, stored, tone, write
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -50,6 +50,7 @@ def wait_for_files(directory: Path, count: int) -> list[Path]:
     return files
 
 
+@pytest.mark.process
 def test_a_stuck_process_says_where(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -135,6 +136,7 @@ def traced_steps(directory) -> list[int]:
     return sorted(int(event["args"]["step_num"]) for event in events if event.get("name") == "train")
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(
     ("window", "steps", "traced"),
     [((3, 2), (1, 6), [3, 4]), ((3, 4), (5, 8), [5, 6]), ((5, 10), (1, 6), [5, 6])],
@@ -148,6 +150,7 @@ def test_the_window_is_traced(tmp_path, window, steps, traced):
     assert traced_steps(tmp_path) == traced
 
 
+@pytest.mark.compile
 def test_no_steps_no_profile(tmp_path):
     for window, steps in (((0, 0), (1, 3)), ((2, 2), (4, 6))):
         profile = ProfileWindow(tmp_path, *window)
@@ -177,6 +180,7 @@ def test_nothing_without_statistics():
     assert device_memory() == {}  # CPU has none
 
 
+@pytest.mark.compile
 def test_memory_of_a_program_by_kind():
     def add(x: jax.Array, y: jax.Array) -> jax.Array:
         return x + y

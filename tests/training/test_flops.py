@@ -134,6 +134,7 @@ TOWERS = {
 }
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("tower", TOWERS)
 def test_equals_the_matrix_products_of_the_program(tower):
     build, count = TOWERS[tower]
@@ -144,6 +145,7 @@ def test_equals_the_matrix_products_of_the_program(tower):
 
 
 # XLA computes the exact GELU in dozens of operations, which are no matrix products, so ModernBERT is not among these.
+@pytest.mark.compile
 @pytest.mark.parametrize("tower", ["audio", "text", "decoder"])
 def test_within_two_percent_of_xla_on_the_dense_unrolled_path(tower):
     build, count = TOWERS[tower]
@@ -154,6 +156,7 @@ def test_within_two_percent_of_xla_on_the_dense_unrolled_path(tower):
     assert count(config) == pytest.approx(analysis["flops"], rel=0.02)
 
 
+@pytest.mark.compile
 def test_pooling_equals_the_program():
     config = _config(width=32)
     graph, params = _split(lambda: Slap(config, rngs=nnx.Rngs(0)))
@@ -166,6 +169,7 @@ def test_pooling_equals_the_program():
     assert _traced(forward, params, tokens, _full_row()["segments"]) == counted
 
 
+@pytest.mark.compile
 def test_prototype_head_equals_the_program():
     config = _config(width=32)
     settings = config.objectives.distillation
@@ -184,6 +188,7 @@ def test_prototype_head_equals_the_program():
     assert traced == flops.prototype_head_flops(config, 4 * COLUMNS)
 
 
+@pytest.mark.compile
 def test_front_end_counts_the_filter_bank_and_an_fft():
     config = _config()
     graph, params = _split(lambda: Slap(config, rngs=nnx.Rngs(0)))
@@ -218,6 +223,7 @@ def _batch() -> PackedBatch:
     )
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(
     "objectives",
     [
@@ -325,6 +331,7 @@ def test_peak_of_an_unknown_device_is_left_to_the_config():
     assert flops.peak_flops([_Device("Abacus 1")] * 2, per_device=3.0) == 6.0
 
 
+@pytest.mark.compile
 def test_measured_peak_of_the_cpu_counts_its_cores_once():
     one, eight = flops.peak_flops(jax.devices()[:1]), flops.peak_flops(jax.devices())
     assert 1e9 < one < 1e14

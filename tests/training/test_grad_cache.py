@@ -15,6 +15,8 @@ from slap_jax.training.state import abstract_learner, create_state, graph_of
 from slap_jax.training.step import StepLoss
 from tests.tiny import tiny_batch, tiny_config
 
+pytestmark = pytest.mark.compile
+
 
 @functools.cache
 def state_of(form, weights):

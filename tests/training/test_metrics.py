@@ -31,6 +31,7 @@ def _writer(path, **settings) -> MetricWriter:
     return MetricWriter(path, **{"tensorboard": False, "stream": io.StringIO()} | settings)
 
 
+@pytest.mark.compile
 def test_metrics_come_one_step_late_and_without_implicit_transfers(tmp_path):
     x = jax.device_put(2.0)
     with jax.transfer_guard("disallow"), _writer(tmp_path, total_steps=3) as writer:

@@ -19,6 +19,8 @@ from slap_jax.training.optimizer import (
 from slap_jax.training.state import abstract_learner, create_state
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.compile
+
 
 def rates(steps: tuple[int, ...], **changes) -> list[float]:
     """The learning rates of some of 100 updates, of which the first 10 warm up to 1."""

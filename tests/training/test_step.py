@@ -23,6 +23,8 @@ from slap_jax.training.state import TrainState, abstract_learner, create_state
 from slap_jax.training.step import batch_counts, make_train_step, step_program, update_teacher
 from tests.tiny import tiny_batch, tiny_config
 
+pytestmark = pytest.mark.compile
+
 
 def build(config):
     transform = create_optimizer(config.optimizer, config.train.steps)

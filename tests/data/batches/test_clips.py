@@ -41,6 +41,7 @@ def test_classes_are_in_the_slots_of_their_clips_and_captions_are_not_read(datas
     assert not batch.clip_labels[~batch.clip_valid].any()
 
 
+@pytest.mark.process
 def test_workers_and_a_resume_give_the_same_mixtures(dataset, tokenizer):
     config = labelled(tiny_config(dataset, tokenizer), mixup_probability=0.5)
     expected = batches(config, tokenizer, 3)

@@ -15,6 +15,8 @@ from slap_jax.data.batches.workers import DataWorkerError, _reserve
 from tests.data.batches.test_pipeline import global_batches, same
 from tests.data.tiny_data import damage_audio, tiny_config, tiny_dataset
 
+pytestmark = pytest.mark.process
+
 
 def workers_of_this_test() -> list:
     return [child for child in multiprocessing.active_children() if child.name == "slap data worker"]

@@ -7,6 +7,8 @@ import pytest
 from slap_jax.data.collections.published import LayoutError
 from slap_jax.data.datasets.registry import DATASETS, open_dataset
 
+pytestmark = pytest.mark.process
+
 
 def test_every_dataset_states_its_facts():
     for name, dataset in DATASETS.items():

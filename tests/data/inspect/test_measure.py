@@ -163,6 +163,7 @@ def test_nothing_to_measure(dataset, tmp_path):
         measure_mixture(split_config(dataset), clips=0)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("samples", [1, 2_560, 2_561, 16_000])
 def test_log_mel_equals_that_of_the_model(samples):
     audio = default_config().audio

@@ -61,6 +61,7 @@ def test_records_hold_the_audio_and_what_the_manifest_says(tmp_path):
     np.testing.assert_array_equal(record.waveform(), to_int16(decode_audio(tmp_path / "in/3.wav")))
 
 
+@pytest.mark.process
 def test_output_does_not_depend_on_workers(tmp_path):
     manifest = manifest_of(tmp_path / "in", good=9, bad=2)
     quiet(manifest, tmp_path / "one", workers=1)

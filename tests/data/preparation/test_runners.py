@@ -24,6 +24,8 @@ from slap_jax.data.preparation.shards import ShardError
 from slap_jax.data.records import open_split
 from tests.data.tiny_data import encoded, write_manifest, write_tone
 
+pytestmark = pytest.mark.process
+
 CLIPS, CLIPS_PER_SHARD = 16, 2
 
 

@@ -11,6 +11,8 @@ from slap_jax.models.attention import attention
 from slap_jax.models.attention.chunked import chunked_attention
 from tests.models.attention.oracle import KINDS, check, inputs, oracle, segment_mask
 
+pytestmark = pytest.mark.compile
+
 LENGTH = 100  # no multiple of any block or tile
 LENGTHS = [[3, 40, 1, 30, 20], [100]]  # padding in the first row, none in the second
 

@@ -14,6 +14,8 @@ from slap_jax.models.attention.splash import splash_attention
 from slap_jax.parallel.sharding import AXES
 from tests.models.attention.oracle import check, inputs, segment_mask
 
+pytestmark = pytest.mark.compile
+
 LENGTH, WINDOW = 40, 5
 KERNELS = {
     "splash": functools.partial(splash_attention, interpret=True),

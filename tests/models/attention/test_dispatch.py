@@ -10,6 +10,8 @@ from slap_jax.models.attention import attention, dispatch
 from slap_jax.models.attention.dispatch import AttentionError, record_choices, select_backend
 from slap_jax.parallel.sharding import compiling_for
 
+pytestmark = pytest.mark.compile
+
 
 def test_auto_chooses_by_size_kind_and_platform():
     for q_length, kv_length, window, causal, cross, platform, expected in [

@@ -12,6 +12,8 @@ from slap_jax.models.attention.flash import flash_attention
 from slap_jax.models.attention.splash import splash_attention
 from tests.models.attention.oracle import KINDS, check, inputs, oracle, segment_mask
 
+pytestmark = pytest.mark.compile
+
 LENGTH = 300  # three tiles of splash, the last of them not full
 LENGTHS = [[3, 140, 1, 60, 40], [300], [128, 50]]  # clips over the edges of tiles, padding in rows 0 and 2
 KERNELS = {

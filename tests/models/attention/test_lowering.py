@@ -16,6 +16,8 @@ from slap_jax.models.attention import attention
 from slap_jax.models.attention.dispatch import record_choices
 from slap_jax.parallel.sharding import AXES, compiling_for
 
+pytestmark = pytest.mark.compile
+
 LENGTH = 1_024
 KINDS = {
     "global": {},
@@ -96,6 +98,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.process
 def test_gradients_of_local_and_global_layers_compile_for_a_tpu():
     environment = {
         **os.environ,

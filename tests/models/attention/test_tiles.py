@@ -7,6 +7,8 @@ import pytest
 from slap_jax.models.attention.tiles import PADDED_KEY, PADDED_QUERY, PositionMask, overlapping_tiles, tile_spans
 from tests.models.attention.oracle import segment_mask
 
+pytestmark = pytest.mark.compile
+
 Q_TILE, KV_TILE, LENGTH = 8, 4, 64
 MASKS = [
     PositionMask(None, False),
