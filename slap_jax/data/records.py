@@ -178,8 +178,8 @@ def parse_dir_split(text: str) -> tuple[str, str]:
     """Splits "DIR:SPLIT", the form in which the command line names prepared data, at its last colon.
 
     Returns:
-        The directory, and the split ("" if none is named: the caller has a default, or raises). A colon that is
-        followed by a slash belongs to the directory, because no split contains a slash.
+        The directory and the split, which is "" if none is named. A colon that is followed by a slash belongs to the
+        directory, because no split contains a slash.
 
     Raises:
         UrlError: the directory is a URL.

@@ -180,8 +180,8 @@ def tokenise(*sets: Sequence[Sequence[str]]) -> tuple[list[Tokenised], str]:
         *sets: texts of every clip.
 
     Returns:
-        Each set tokenised, in lower case, and the name of the tokeniser: "ptb" if Java is installed, else "words",
-        which splits at everything but letters and digits.
+        Each set tokenised, in lower case, and the name of the tokeniser, "ptb" if Java is installed. Otherwise
+        it is "words", which splits at everything but letters and digits.
 
     Raises:
         CaptioningError: the Java program fails.

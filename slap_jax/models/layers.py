@@ -72,7 +72,6 @@ class Linear(nnx.Module):
         self.dtype = jnp.dtype(dtype)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        """Returns `x @ kernel`."""
         return matrix_product(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
 
 
@@ -88,7 +87,6 @@ class RMSNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        """Normalises the last axis."""
         x = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
         return (x * inverse * self.scale[...]).astype(self.dtype)
@@ -106,7 +104,6 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        """Normalises the last axis."""
         x = x.astype(jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
@@ -146,7 +143,6 @@ class GatedMLP(nnx.Module):
         self.down = Linear(hidden, width, scale=out_scale, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        """Applies the MLP to the last axis."""
         return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
@@ -160,7 +156,6 @@ class Embedding(nnx.Module):
         self.dtype = jnp.dtype(dtype)
 
     def __call__(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
-        """Looks up the embeddings of the tokens."""
         # Gathers a table sharded over fsdp; XLA would send the embeddings of all tokens instead.
         table = constrain(self.table[...], PartitionSpec())
         return jnp.take(table, tokens, axis=0).astype(self.dtype)

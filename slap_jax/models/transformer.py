@@ -156,7 +156,6 @@ class Block(nnx.Module):
         memory: Float[Array, "R M W"] | None,
         memory_segment_ids: Int[Array, "R M"] | None,
     ) -> Float[Array, "R N W"]:
-        """Returns the stream after this layer."""
         x = x + self.attention(self.attention_norm(x), segment_ids, rotation)
         if self.cross:
             assert memory is not None and memory_segment_ids is not None

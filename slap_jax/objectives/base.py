@@ -141,7 +141,7 @@ class BatchContext:
     def __init__(
         self, batch: PackedBatch, teacher_objectives: Mapping[str, Any], progress: Float[Array, ""], config: ConfigDict
     ):
-        """Stores the arguments.
+        """Describes one batch; facts are computed on first use.
 
         Args:
             batch: the global packed batch.

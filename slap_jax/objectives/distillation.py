@@ -181,8 +181,8 @@ def masked_positions(
     """Returns the masked positions of each row in an array of static size.
 
     Returns:
-        The positions, masked ones first, and whether each is masked. M is the largest number that `random_mask` masks:
-        each of the K clips rounds up by at most a half.
+        The positions, masked ones first, and whether each is masked. M is the largest number that `random_mask` masks,
+        since each of the K clips rounds up by at most a half.
     """
     length = mask.shape[1]
     limit = min(length, int(ratio * length + 0.5 * slots) + 1)

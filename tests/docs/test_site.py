@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import griffe
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,26 @@ def test_one_list_of_public_modules():
     (held,) = (pattern for pattern, ignored in ruff["per-file-ignores"].items() if "D" in ignored)
     files = [file_of(module).relative_to(ROOT / "slap_jax").with_suffix("").as_posix() for module in public]
     assert held == "!slap_jax/{" + ",".join(files) + "}.py"
+
+
+def test_descriptions_of_return_values_are_not_taken_for_types():
+    # "Returns:\n    A pair: one of each." documents the type "A pair", which the site shows in place of the annotation.
+    package = griffe.load("slap_jax", search_paths=[ROOT])
+    objects = [package[name.removeprefix("slap_jax.")] for name in documented_modules() - {"slap_jax"}]
+    wrong = []
+    while objects:
+        documented = objects.pop()
+        objects += [member for member in documented.members.values() if not member.is_alias and not member.is_module]
+        if isinstance(documented, griffe.Function) and documented.docstring and not documented.is_private:
+            sections = documented.docstring.parse(
+                "google", returns_multiple_items=False, returns_named_value=False, warnings=False
+            )
+            for section in sections:
+                if isinstance(section, griffe.DocstringSectionReturns):
+                    (value,) = section.value
+                    if str(value.annotation) != str(documented.returns):
+                        wrong.append((documented.path, value.annotation))
+    assert wrong == []
 
 
 def test_index_lists_the_pages_in_the_order_of_the_navigation():

@@ -62,7 +62,6 @@ class FinishedShard:
     summary_file: Path
 
     def summary(self) -> ShardSummary:
-        """Reads the summary."""
         return ShardSummary.load(self.summary_file)
 
 
