@@ -16,8 +16,8 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo unknown)
 
 RUN := runs/demo
-# mkdocs.yml makes warnings errors. The variable silences an advertisement.
-MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+# The variable silences an advertisement. With --quiet, mkdocs would not see the warnings that --strict makes errors.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 # One worker per core, no more than memory carries; tests of one file share what the file compiles.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
