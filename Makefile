@@ -1,14 +1,14 @@
-# make demo     real and synthetic clips in; a trained, evaluated, exported model and its report out, in runs/demo
-# make test     the whole test suite
+# make demo     prepare clips and scenes, train, export, evaluate, and write a report to runs/demo
+# make test     run all tests
 # make quick    the tests that neither compile nor start processes: a minute
-# make check    lint, format and types, of Python and of the shell scripts; the documentation without a warning
-# make docs     the documentation as a site, in site/
-# make oracle   exports and text towers held against torch and transformers (several GB)
-# make gpu-aot  a small step compiled for every kind of GPU, none needed; installs the CUDA plug-in (several GB)
-# make format   put the sources in the form that `make check` wants
+# make check    check lint, format, types and shell scripts, and build the documentation with warnings as errors
+# make docs     build the documentation into site/
+# make oracle   compare exports and text towers with torch and transformers (installs several GB)
+# make gpu-aot  compile a small step for every kind of GPU, without a GPU; installs the CUDA plug-in (several GB)
+# make format   fix lint and format
 # make clean    remove environments, caches and runs
 #
-# Each installs what it needs. Another Python: PYTHON=python3.12 make test (its environment is .venv-python3.12).
+# Each target installs what it needs. PYTHON=python3.12 make test uses another Python, in .venv-python3.12.
 
 PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(notdir $(PYTHON))),.venv,.venv-$(notdir $(PYTHON)))
@@ -26,7 +26,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
 environment: $(VENV)/.dev
 
-# The environment is made anew when PYTHON became another version, and installed again when the requirements changed.
+# A new version of PYTHON creates the environment again; changed requirements only install again.
 $(VENV)/.python-$(VERSION):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "slap_jax needs Python 3.11 or newer; the version of $(PYTHON) is $(VERSION)."; \
@@ -62,13 +62,13 @@ docs: $(VENV)/.dev
 	@$(MKDOCS)
 	@echo "Done. Open site/index.html, or run $(BIN)/mkdocs serve for a site with search"
 
-# Held against torch, transformers and a browser, in an environment of its own.
+# Compares with torch, transformers and a browser, in a separate environment.
 oracle:
 	@$(MAKE) --no-print-directory VENV=.venv-oracle environment
 	@.venv-oracle/bin/python -m pip install -qq --disable-pip-version-check --editable '.[oracle]'
 	@SLAP_TEST_ORACLES=1 .venv-oracle/bin/python -m pytest tests/oracle
 
-# In an environment of its own: elsewhere JAX would look for a GPU at every start.
+# In a separate environment: with the plug-in installed, JAX looks for a GPU at every start.
 gpu-aot:
 	@$(MAKE) --no-print-directory VENV=.venv-cuda environment
 	@.venv-cuda/bin/python -m pip install -qq --disable-pip-version-check --editable '.[cuda12]'
@@ -78,7 +78,7 @@ format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-# Evaluation and report meet programs that training has compiled already.
+# Evaluation and report reuse the programs that training compiled.
 demo: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.jax_cache
 demo: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.2
 demo: $(VENV)/.demo
