@@ -3,19 +3,18 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
 import slap_jax
 from slap_jax.checkpoints.model_dir import ExportError
 from slap_jax.checkpoints.read_model import export_run, read_model
-from slap_jax.checkpoints.run import CheckpointError, Checkpoints
+from slap_jax.checkpoints.run import CheckpointError
 from slap_jax.cli import main
 from slap_jax.finetune.config import base_config
 from slap_jax.inference.model import SlapModel
 from slap_jax.params import flatten
-from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
+from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer, write_run
 
 pytestmark = pytest.mark.compile
 
@@ -26,13 +25,8 @@ def written(tmp_path_factory):
     config = tiny_config()
     tokenizer = tiny_tokenizer(directory / "words.model")
     config.data.tokenizer = str(tokenizer.path)
-    (directory / "config.json").write_text(config.to_json_best_effort())
-    with Checkpoints(directory / "checkpoints", handle_signals=False) as checkpoints:
-        for step in (1, 2):
-            params = jax.tree.map(np.asarray, tiny_run_params(config, seed=step))
-            state = {"params": params, "optimizer": {"count": np.int32(step)}}
-            checkpoints.save(step, state, {}, {"config": {}}, force=True)
-            checkpoints.wait()
+    for step in (1, 2):
+        write_run(directory, config, step, seed=step)
     return directory, config
 
 

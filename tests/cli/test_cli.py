@@ -6,15 +6,13 @@ import subprocess
 import sys
 import types
 
-import jax
 import numpy as np
 import pytest
 import soundfile
 
-from slap_jax.checkpoints.run import Checkpoints
 from slap_jax.cli import main
 from slap_jax.config.defaults import source
-from tests.inference.tiny import noise, tiny_config, tiny_run_params
+from tests.inference.tiny import noise, tiny_config, write_run
 
 pytestmark = pytest.mark.compile
 
@@ -36,11 +34,7 @@ def root(tmp_path_factory):
     config = tiny_config()
     config.data.tokenizer = str(root / "words.model")
     config.data.evaluation.scenes = source(str(root / "scenes"), "test", label="structure")
-    (root / "run").mkdir()
-    (root / "run" / "config.json").write_text(config.to_json_best_effort())
-    with Checkpoints(root / "run" / "checkpoints", handle_signals=False) as checkpoints:
-        params = jax.tree.map(np.asarray, tiny_run_params(config))
-        checkpoints.save(5, {"params": params}, {}, {"config": {}}, force=True)
+    write_run(root / "run", config)
     assert main(["export", str(root / "run")]) == 0
     return root
 

@@ -34,9 +34,9 @@ def run_page(name: str) -> tuple[dict[str, Any], list[str]]:
     return variables, commands
 
 
-def write_model(root: Path) -> None:
+def write_model(root: Path, max_seconds: float = 10.0) -> None:
     """Writes what the pages call `my_model`; recordings of more than 10 s go through windows, of few lengths."""
     config = tiny_config()
-    config.data.max_seconds = 10.0
+    config.data.max_seconds = max_seconds
     tiny_tokenizer(root / "words.model")
     export(tiny_run_params(config), config, root / "words.model", root / "my_model")

@@ -5,11 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
-from slap_jax.checkpoints.run import Checkpoints
 from slap_jax.cli import main
 from slap_jax.config.defaults import source
 from slap_jax.data.preparation.prepare import prepare_records
@@ -19,7 +16,7 @@ from slap_jax.inference.prompts import TEMPLATES
 from tests.data.tiny_data import damage_audio
 from tests.docs.run_page import ROOT, run_page
 from tests.evaluation.published_folders import prepare_published
-from tests.inference.tiny import CAPTIONS, noise, tiny_config, tiny_run_params, tiny_tokenizer
+from tests.inference.tiny import CAPTIONS, noise, tiny_config, tiny_tokenizer, write_run
 
 pytestmark = pytest.mark.process
 
@@ -51,11 +48,7 @@ def page(tmp_path_factory):
     config.data.tokenizer = str(tiny_tokenizer(root / "words.model").path)
     config.data.train.clips = source("data/mine", "train")
     config.data.evaluation.clips = source("data/mine", "test")
-    (root / "runs/demo").mkdir(parents=True)
-    (root / "runs/demo/config.json").write_text(config.to_json_best_effort())
-    with Checkpoints(root / "runs/demo/checkpoints", handle_signals=False) as checkpoints:
-        params = jax.tree.map(np.asarray, tiny_run_params(config))
-        checkpoints.save(5, {"params": params}, {}, {"config": {}}, force=True)
+    write_run(root / "runs/demo", config)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("slap_jax.evaluation.captioning.find_java", lambda: None)

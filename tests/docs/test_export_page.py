@@ -3,15 +3,13 @@
 import json
 import re
 
-import jax
 import numpy as np
 import pytest
 
-from slap_jax.checkpoints.run import Checkpoints
 from slap_jax.doctor.findings import CHECKS
 from slap_jax.export.formats import FORMATS
 from tests.docs.run_page import ROOT, run_page
-from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
+from tests.inference.tiny import tiny_config, tiny_tokenizer, write_run
 
 pytestmark = pytest.mark.compile
 
@@ -24,11 +22,7 @@ def page(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
     config = tiny_config()
     config.data.tokenizer = str(tiny_tokenizer(root / "words.model").path)
-    (root / "runs/demo").mkdir(parents=True)
-    (root / "runs/demo/config.json").write_text(config.to_json_best_effort())
-    with Checkpoints(root / "runs/demo/checkpoints", handle_signals=False) as checkpoints:
-        params = jax.tree.map(np.asarray, tiny_run_params(config))
-        checkpoints.save(5, {"params": params}, {}, {"config": {}}, force=True)
+    write_run(root / "runs/demo", config)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         variables, commands = run_page("export")

@@ -6,12 +6,10 @@ import re
 import pytest
 import soundfile
 
-from slap_jax.checkpoints.model_dir import export
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.finetune.config import BEST_METRIC, EPOCHS, LAYER_DECAY, LEARNING_RATE, TASKS
 from tests.data.tiny_data import tone
-from tests.docs.run_page import ROOT, run_page
-from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
+from tests.docs.run_page import ROOT, run_page, write_model
 
 pytestmark = pytest.mark.process
 
@@ -22,10 +20,7 @@ PAGE = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
 def root(tmp_path_factory):
     """What the page names: a model, and a folder of sounds with captions and labels."""
     root = tmp_path_factory.mktemp("finetuning")
-    config = tiny_config()
-    config.data.max_seconds = 0.64
-    tiny_tokenizer(root / "words.model")
-    export(tiny_run_params(config), config, root / "words.model", root / "my_model")
+    write_model(root, max_seconds=0.64)
     for index in range(10):
         folder = root / "my_sounds" / ("train" if index < 4 else "val" if index < 6 else "test")
         folder.mkdir(parents=True, exist_ok=True)

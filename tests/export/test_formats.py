@@ -4,19 +4,17 @@ import json
 import shutil
 import sys
 
-import jax
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
 from slap_jax.checkpoints.model_dir import ExportError
-from slap_jax.checkpoints.run import Checkpoints
 from slap_jax.cli import main
 from slap_jax.config.defaults import source
 from slap_jax.data.records import open_split
 from slap_jax.export.formats import FORMATS, export_model
-from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
+from tests.inference.tiny import tiny_config, tiny_tokenizer, write_run
 
 pytestmark = pytest.mark.compile
 
@@ -29,13 +27,9 @@ def run(tmp_path_factory, train_data):
     config.data.train.scenes = source(f"{train_data}/scenes", "train", weight=0.5)
     config.data.train.gone = source("no/such/data", "train")
     config.data.tokenizer = str(tiny_tokenizer(directory / "words.model").path)
-    (directory / "config.json").write_text(config.to_json_best_effort())
     evaluation = {"retrieval": {"scenes": {"t2a_r1": 0.25, "t2a_r1_interval": [0.1, 0.4], "n_clips": 8}}}
     (directory / "evaluation.json").write_text(json.dumps(evaluation))
-    with Checkpoints(directory / "checkpoints", handle_signals=False) as checkpoints:
-        params = jax.tree.map(np.asarray, tiny_run_params(config))
-        checkpoints.save(1, {"params": params, "optimizer": {}}, {}, {"config": {}}, force=True)
-    return directory
+    return write_run(directory, config, step=1)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,16 @@
 """A model small enough that tests compile it in seconds, and the objects that many tests share."""
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from slap_jax.checkpoints.run import Checkpoints
 from slap_jax.config.defaults import default_config
 from slap_jax.data.tokenizer import Tokenizer, train_tokenizer
 from slap_jax.inference.embedder import Embedder
@@ -34,14 +37,21 @@ def tiny_config() -> ConfigDict:
 
 def tiny_params(config: ConfigDict, seed: int = 0) -> dict[str, Any]:
     """Random parameters of the model."""
-    return nnx.to_pure_dict(nnx.split(Slap(config, rngs=nnx.Rngs(seed)))[1])
+    return tiny_run_params(config, seed)["model"]
 
 
 def tiny_run_params(config: ConfigDict, seed: int = 0) -> dict[str, Any]:
     """Random parameters of a run: model, decoder, scale, and something that is not exported."""
+    return jax.tree.map(lambda x: x, _tiny_run_params(config.model.to_json(), seed))  # new dictionaries, same arrays
+
+
+@functools.cache
+def _tiny_run_params(model: str, seed: int) -> dict[str, Any]:
+    config = tiny_config()
+    config.model = ConfigDict(json.loads(model))
     decoder = CaptionDecoder(config.model, config.model.audio_encoder.width, rngs=nnx.Rngs(seed + 1))
     return {
-        "model": tiny_params(config, seed),
+        "model": nnx.to_pure_dict(nnx.split(Slap(config, rngs=nnx.Rngs(seed)))[1]),
         "objectives": {
             "captioning": {"decoder": nnx.to_pure_dict(nnx.split(decoder)[1])},
             "contrastive": {"log_scale": np.float32(np.log(20.0))},
@@ -53,6 +63,17 @@ def tiny_run_params(config: ConfigDict, seed: int = 0) -> dict[str, Any]:
 def tiny_tokenizer(path: Path) -> Tokenizer:
     """A vocabulary of at most 64 pieces."""
     return train_tokenizer(CAPTIONS, path, 64)
+
+
+def write_run(directory: Path, config: ConfigDict, step: int = 5, seed: int = 0) -> Path:
+    """Writes what training leaves of a run: its config and a checkpoint."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(config.to_json_best_effort())
+    with Checkpoints(directory / "checkpoints", handle_signals=False) as checkpoints:
+        params = jax.tree.map(np.asarray, tiny_run_params(config, seed))
+        state = {"params": params, "optimizer": {"count": np.int32(step)}}
+        checkpoints.save(step, state, {}, {"config": {}}, force=True)
+    return directory
 
 
 def noise(seed: int, seconds: float, rate: int = 16_000) -> np.ndarray:
