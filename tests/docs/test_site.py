@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import griffe
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,7 @@ def test_one_list_of_public_modules():
     assert held == "!slap_jax/{" + ",".join(files) + "}.py"
 
 
+@pytest.mark.process  # griffe asks git about the repository
 def test_descriptions_of_return_values_are_not_taken_for_types():
     # "Returns:\n    A pair: one of each." documents the type "A pair", which the site shows in place of the annotation.
     package = griffe.load("slap_jax", search_paths=[ROOT])
