@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,16 @@ def test_no_circle_among_files(imports):
 
 def test_few_files_are_in_no_room(imports):
     assert {room(file) for file in imports if file.count("/") == 1} == LOOSE
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("module", "more"), [("slap_jax.train", ()), ("slap_jax.data.batches.workers", ("flax", "optax"))]
+)
+def test_training_and_its_data_workers_load_only_what_they_use(module, more):
+    """Every process of a run pays for an import at every start."""
+    heavy = ("datasets", "lancedb", "matplotlib", "numba", "pyarrow", "scipy", "sklearn", "tensorboardX", "tensorflow")
+    heavy = (*heavy, "tensorflow_datasets", "torch", *more)
+    program = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout == "[]\n"
