@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+sys.path.append(str(Path(__file__).parent))  # tests import this file as part of a package
+
+from machine import machine
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = (

@@ -14,18 +14,21 @@ Three parts, each a table of CPU seconds:
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parent))  # tests import this file as part of a package
+
 import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
+from machine import machine
 from ml_collections import ConfigDict
 
-from benchmarks.machine import machine
 from slap_jax.batch import PackedBatch, batch_shapes
 from slap_jax.config.defaults import default_config, patches_per_column, samples_per_column
 from slap_jax.data.packing import Clip, pack_rows
