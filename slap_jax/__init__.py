@@ -24,7 +24,7 @@ def load(directory: "str | os.PathLike[str]", compute_dtype: str | None = None) 
 
 
 def __getattr__(name: str) -> Any:
-    # Importing JAX takes seconds, so `import slap_jax` leaves it until a model is wanted.
+    # Importing JAX takes seconds, so `import slap_jax` defers it until a model is needed.
     if name == "SlapModel":
         from slap_jax.inference.model import SlapModel
 

@@ -1,4 +1,4 @@
-"""The base of every error that is meant for the user, and the one answer to URLs where paths are expected."""
+"""The base class of every error that is meant for the user, and the check that rejects URLs as paths."""
 
 import re
 

@@ -160,7 +160,7 @@ def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
         profile = ProfileWindow(run_dir, config.train.profile_start, config.train.profile_steps)
         resources.callback(profile.close)
 
-        # Loop: the host waits for nothing but the metrics of the step before -----------------------------------------
+        # Loop: the host only waits for the metrics of the previous step ----------------------------------------------
         preempted = False
         with jax.transfer_guard("disallow"):
             timer.enter("other")

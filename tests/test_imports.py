@@ -1,4 +1,4 @@
-"""Imports run one way: the order of the rooms stands in CONTRIBUTING.md, and lazy imports count too."""
+"""Rooms import each other in one direction, in the order of CONTRIBUTING.md; lazy imports count."""
 
 import ast
 import graphlib
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# `import slap_jax` stays instant: the facade loads the model class when it is asked for.
+# `import slap_jax` is instant: the facade loads the model class on first access.
 FACADE = ("slap_jax/__init__.py", "slap_jax/inference/model.py")
 LOOSE = {"__init__", "atomic", "batch", "errors", "params", "train"}
 
@@ -33,7 +33,7 @@ def imports() -> dict[str, set[str]]:
     """Returns the files of the package that each of its files imports."""
     files = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "slap_jax").rglob("*.py")}
     modules = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in files}
-    found: dict[str, set[str]] = {file: set() for file in files}
+    result: dict[str, set[str]] = {file: set() for file in files}
     for file, path in files.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names: list[str] = []
@@ -42,9 +42,9 @@ def imports() -> dict[str, set[str]]:
                 names = [name if name in modules else node.module for name in names]
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
-            found[file] |= {modules[name] for name in names if name in modules} - {file}
-    assert sum(map(len, found.values())) > 300
-    return found
+            result[file] |= {modules[name] for name in names if name in modules} - {file}
+    assert sum(map(len, result.values())) > 300
+    return result
 
 
 def test_rooms_import_only_what_stands_above_them_in_the_list(imports):
@@ -59,7 +59,7 @@ def test_rooms_import_only_what_stands_above_them_in_the_list(imports):
     assert wrong == []
 
 
-def test_no_circle_among_files(imports):
+def test_files_do_not_import_each_other_in_a_circle(imports):
     graph = {file: {other for other in below if (file, other) != FACADE} for file, below in imports.items()}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
 

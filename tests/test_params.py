@@ -1,6 +1,6 @@
 """Nested dicts and their paths.
 
-The parameter table: every parameter once, right totals, no values read.
+The parameter table: every parameter once, correct totals, no values read.
 """
 
 import jax
@@ -15,7 +15,7 @@ from slap_jax.training.state import TrainState
 TREE = {"a": {"x": 1, "y": {"z": 2}}, "b": 3}
 
 
-def test_paths_and_back():
+def test_flatten_and_unflatten():
     assert flatten(TREE) == {"a/x": 1, "a/y/z": 2, "b": 3}
     assert unflatten(flatten(TREE)) == TREE
 
@@ -56,7 +56,7 @@ def test_rows_and_totals():
     ]
 
 
-def test_shows_how_parameters_are_split():
+def test_the_table_shows_the_sharding_of_parameters():
     mesh = create_mesh(ConfigDict({"data": 2, "fsdp": 2, "tensor": 2}))
     table = parameter_table(with_shardings(TABLE_TREE, mesh))
     (line,) = [line for line in table.splitlines() if "up/kernel" in line]

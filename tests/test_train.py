@@ -1,4 +1,4 @@
-"""Whole runs of the training script: resume to the bit after kill -9 and SIGTERM, one compilation, errors that help."""
+"""Complete training runs: bit-exact resume after SIGKILL and SIGTERM, one compilation, helpful errors."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def uninterrupted(train_data, tmp_path_factory) -> Path:
-    """The run that the others must equal."""
+    """The reference run that the others must equal."""
     run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
     config = config_of(str(train_data), STEPS)
     config.train.update(profile_start=3, profile_steps=2)
@@ -53,7 +53,7 @@ def uninterrupted(train_data, tmp_path_factory) -> Path:
 
 
 class Compilations(logging.Handler):
-    """The programs that JAX says it compiles."""
+    """Collects the names of the programs that JAX compiles."""
 
     names: list[str]
 
@@ -62,8 +62,8 @@ class Compilations(logging.Handler):
         self.names = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if found := re.match(r"Compiling (\S+)", record.getMessage()):
-            self.names.append(found.group(1))
+        if result := re.match(r"Compiling (\S+)", record.getMessage()):
+            self.names.append(result.group(1))
 
 
 def final_state(train_data: Path, run_dir: Path):
@@ -87,7 +87,7 @@ def start_and_stop(train_data: Path, run_dir: Path, after: int, number: signal.S
         metrics, started = run_dir / "metrics.jsonl", time.time()
         deadline = time.monotonic() + 240
 
-        def reached() -> bool:  # by this process: its own steps are logged again
+        def reached() -> bool:  # the steps of this process, which are logged again
             lines = read_metrics(metrics) if metrics.exists() else []
             return any(line["step"] >= after and line["time"] > started for line in lines)
 
@@ -138,7 +138,7 @@ def test_a_run_directory_holds_what_its_reader_needs(uninterrupted):
     assert json.loads((uninterrupted / "step.json").read_text())["bytes_per_device"]["temporaries"] > 0
     assert list(uninterrupted.glob("profile/process-0/plugins/profile/*/*.xplane.pb"))
     line = read_metrics(uninterrupted / "metrics.jsonl")[-1]
-    wanted = {
+    expected = {
         "loss/contrastive",
         "loss/distillation",
         "loss/captioning",
@@ -146,12 +146,12 @@ def test_a_run_directory_holds_what_its_reader_needs(uninterrupted):
         "learning_rate",
         "temperature",
     }
-    wanted |= {"prototype_entropy", "embedding_spread", "packing_fill", "speed/mfu"}
-    wanted |= {f"speed/{name}_per_s" for name in ("clips", "audio_seconds", "audio_tokens", "text_tokens")}
-    wanted |= {"mfu/audio_encoder", "mfu/caption_decoder", "speed/useful_share", "speed/peak_share", "goodput"}
-    wanted |= {f"time/{part}" for part in ("step", "data", "dispatch", "device", "checkpoint", "other")}
-    wanted |= {f"run_time/{reason}" for reason in ("repeated", "data", "compiling", "restoring", "down")}
-    assert wanted <= set(line)
+    expected |= {"prototype_entropy", "embedding_spread", "packing_fill", "speed/mfu"}
+    expected |= {f"speed/{name}_per_s" for name in ("clips", "audio_seconds", "audio_tokens", "text_tokens")}
+    expected |= {"mfu/audio_encoder", "mfu/caption_decoder", "speed/useful_share", "speed/peak_share", "goodput"}
+    expected |= {f"time/{part}" for part in ("step", "data", "dispatch", "device", "checkpoint", "other")}
+    expected |= {f"run_time/{reason}" for reason in ("repeated", "data", "compiling", "restoring", "down")}
+    assert expected <= set(line)
     assert line["run_time/repeated"] == 0
     assert line["run_time/down"] == pytest.approx(0, abs=1e-3)  # from two clocks
     curve = losses(uninterrupted)
@@ -197,7 +197,7 @@ def test_missing_tokenizer_and_too_small_vocabulary_say_what_to_do(train_data, t
 def test_too_many_bad_steps_stop_the_run_and_name_the_last_checkpoint(train_data, tmp_path):
     config = config_of(str(train_data), STEPS)
     config.optimizer.update(learning_rate=1e30, warmup_steps=0, max_bad_steps=2, clip_norm=1e30)
-    for name in ("distillation", "captioning"):  # one objective breaks as well as three, and compiles in a third
+    for name in ("distillation", "captioning"):  # one objective fails like three, and compiles in a third of the time
         config.objectives[name].weight = 0.0
     with pytest.raises(NonFiniteError, match="2 steps in a row"):
         main(config, tmp_path / "run")

@@ -11,7 +11,7 @@ VOCABULARY = 64
 
 
 def tiny_config(data: str = "unused", **weights: float) -> ConfigDict:
-    """All three objectives at toy sizes, fp32; `weights` by objective name."""
+    """Returns a toy config with all three objectives in fp32; `weights` by objective name."""
     config = default_config()
     config.data.train.scenes = source(f"{data}/scenes", "train")
     config.data.tokenizer = f"{data}/tokenizer.model"
@@ -31,7 +31,7 @@ def tiny_config(data: str = "unused", **weights: float) -> ConfigDict:
 
 
 def tiny_batch(config: ConfigDict, seed: int = 0) -> PackedBatch:
-    """Rows of noise clips with random captions, most slots filled."""
+    """Returns rows of noise clips with random captions and most slots filled."""
     generator = np.random.default_rng(seed)
     data = config.data
     clips = []

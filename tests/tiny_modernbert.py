@@ -1,4 +1,4 @@
-"""A tiny ModernBERT in a folder that is laid out as Hugging Face's: config.json, model.safetensors, tokenizer.json."""
+"""A tiny ModernBERT in a folder with the layout of Hugging Face: config.json, model.safetensors, tokenizer.json."""
 
 import json
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ NAMES = {"bos": "[CLS]", "cls": "[CLS]", "eos": "[SEP]", "sep": "[SEP]", "pad": 
 
 
 def write_tokenizer(directory: Path, captions: Iterable[str], vocab_size: int) -> None:
-    """Byte-level BPE with ModernBERT's special tokens after its pieces; too few captions for the size are refused."""
+    """Trains byte-level BPE with ModernBERT's special tokens after the pieces; raises if there are too few captions."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -50,7 +50,7 @@ def _set(tokenizer: Any, **attributes: Any) -> None:
 
 
 def random_weights(sizes: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights in the file's names and shapes, with the head for masked tokens that the published file has."""
+    """Returns weights with the names and shapes of the file, including the head for masked tokens."""
     generator = np.random.default_rng(seed)
     width, hidden = sizes["hidden_size"], sizes["intermediate_size"]
     shapes = {
@@ -87,7 +87,7 @@ def write_folder(directory: Path, captions: Iterable[str], **changes: Any) -> Pa
 
 
 def use_modernbert(config: ConfigDict, folder: Path) -> ConfigDict:
-    """Sets what `docs/modernbert.md` names, for a folder of these sizes."""
+    """Sets the settings of `docs/modernbert.md` for a folder of these sizes."""
     config.data.tokenizer = str(folder / "tokenizer.json")
     config.init_text_from = str(folder)
     config.model.update(vocab_size=SIZES["vocab_size"], pad_id=IDS["[PAD]"], bos_id=IDS["[CLS]"], eos_id=IDS["[SEP]"])

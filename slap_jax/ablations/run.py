@@ -129,7 +129,7 @@ def run_all(
     overrides: Sequence[str] = (),
     start: Callable[[Sequence[str]], int] | None = None,
 ) -> list[Outcome]:
-    """Runs what is not finished, seed by seed, so that the variants of a seed can be compared early.
+    """Runs the unfinished runs seed by seed, so that the variants of a seed can be compared early.
 
     Args:
         config: Config file that takes the arguments `variant` and `seed`, with its other arguments.

@@ -159,10 +159,10 @@ def markdown(outcomes: Sequence[Outcome], variants: Sequence[str], seeds: Sequen
     if signs := _signs(of, baseline, variants, known):
         lines += ["", signs]
     if min(len(of[variant]) for variant in variants if of[variant]) == 1:
-        lines += ["", "Where there is one seed, the interval is over clips alone: another seed may lie outside it."]
+        lines += ["", "With one seed, the interval covers the choice of clips only: another seed may be outside it."]
     missing = [part for seed in seeds if (part := _missing(of, variants, seed))]
     if missing:
-        lines += ["", f"Not run yet, and in no number above: {'; '.join(missing)}."]
+        lines += ["", f"Not run yet, and not part of any number above: {'; '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -191,7 +191,7 @@ def _row(variant: str, runs: Sequence[Outcome], baseline: Sequence[Outcome] | No
 
 
 def _signs(of: dict[str, list[Outcome]], baseline: Sequence[Outcome], variants: Sequence[str], known: set[int]) -> str:
-    """Counts the signs of the paper that are reproduced, and those of them with an interval that excludes 0."""
+    """Counts the effects that have the same sign as in the paper, and those among them that are significant."""
     same = total = clear = 0
     for variant in variants:
         runs = [outcome for outcome in of[variant] if outcome.seed in known]
@@ -205,8 +205,8 @@ def _signs(of: dict[str, list[Outcome]], baseline: Sequence[Outcome], variants: 
     if total == 0:
         return ""
     return (
-        f"Of the {total} signs of R@1 that the paper gives for these variants, {same} come out the same here, {clear} "
-        "of them with an interval that excludes 0."
+        f"Of the {total} effects on R@1 that the paper reports for these variants, {same} have the same sign here, "
+        f"{clear} of them with an interval that excludes 0."
     )
 
 

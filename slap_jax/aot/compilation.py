@@ -143,7 +143,7 @@ def find_max_rows(config: ConfigDict, topology: str, log: Callable[[str], None])
 
 
 def compile_step(config: ConfigDict, topology: Topology, log: Callable[[str], None] = logging.info) -> CompiledStep:
-    """Compiles the step; a step that does not fit is no error."""
+    """Compiles the step; a step that does not fit is not an error."""
     devices = described_devices(topology)
     validate(config, len({device.process_index for device in devices}), len(devices))
     mesh = create_mesh(config.parallel, devices)

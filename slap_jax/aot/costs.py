@@ -1,12 +1,12 @@
-"""How fast a step can be at best: what it computes, moves in memory and sends, at the device's peak rates.
+"""A lower bound on the time of a step: its computation, memory traffic and communication at the device's peak rates.
 
 Four times are compared: matrix products at the peak of their dtype, memory traffic at full bandwidth, collectives at
-the full bandwidth of all links, and at that of the network. The bound assumes that they overlap perfectly, so the
-longest of them bounds the step from below, and no real step reaches it.
+the full bandwidth of all links, and at that of the network. The bound assumes that they overlap perfectly, so it is the
+longest of them, and no real step reaches it.
 
 The costs are counted in the traced program, because XLA's own `cost_analysis` counts the body of a scan once and
 nothing inside a kernel. The loss and its gradient are traced for the rows of one device, without a mesh, so every shape
-is that of one device; `roofline` divides by the tensor-parallel shards. Counted are the matrix products: their FLOPs,
+is that of one device; `roofline` divides by the tensor-parallel shards. Only matrix products are counted: their FLOPs,
 including padding and rematerialisation, and the bytes of their operands and results, as if everything between two
 products were fused into them. Pallas kernels and loops of unknown length are only detected. `roofline` adds the FLOPs
 of the kernels by the formulas of `slap_jax.training.flops`, which also give the useful FLOPs.

@@ -15,7 +15,7 @@ _SIZE = r"([\d.]+)\s*([KMGT]?)(?:i?B)?"
 
 @dataclasses.dataclass(frozen=True)
 class StepMemory:
-    """What the compiler reports for one device.
+    """The compiler's memory report for one device.
 
     Attributes:
         temporaries: bytes that belong neither to an argument nor to a result; None if not reported.

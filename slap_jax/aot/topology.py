@@ -1,9 +1,9 @@
-"""Names of topologies, and their devices as the vendor's compiler describes them, without any of them attached.
+"""Names of topologies, and their devices as described by the vendor's compiler; none need be attached.
 
 Sources of the numbers:
 
 - TPU: docs.cloud.google.com/tpu/docs, the page of each generation (v4, v5e, v5p, v6e, tpu7x). On tpu7x a JAX device is
-  half a chip and has half of the chip's figures. The memory is what the compiler grants a program, by its own message.
+  half a chip and has half of the chip's figures. The memory is the limit in the compiler's error message.
 - GPU: NVIDIA's data sheets of A100 (40 and 80 GB SXM), H100 SXM, H200 SXM and HGX B200. Each of the eight GPUs of a
   host has its own 400 Gbit/s network card (A100: 200). Threads, registers and shared memory of a multiprocessor: CUDA
   C++ Programming Guide, "Compute Capabilities".

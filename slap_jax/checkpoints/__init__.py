@@ -1,1 +1,1 @@
-"""What is on disk: the checkpoints of a run, its best checkpoint, and exported models."""
+"""Models on disk: the checkpoints of a run, its best checkpoint, and exported models."""

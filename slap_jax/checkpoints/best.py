@@ -23,9 +23,9 @@ HISTORY = "best.json"
 class BestCheckpoint:
     """Keeps the checkpoint with the best value of `config.train.best_metric`, which must not be empty.
 
-    `best` always describes the checkpoint on disk. A resumed run therefore starts from what `RUN/best` holds, even if
-    that step lies after the one it resumes from: the checkpoint exists, and its value was measured. The run may
-    evaluate that step a second time with another result, on other hardware for example, and replaces the checkpoint
+    `best` always describes the checkpoint on disk. A resumed run therefore starts with the value of `RUN/best`, even if
+    its step is later than the one from which the run resumes: the checkpoint exists, and its value was measured. The
+    run may evaluate that step again with another result, for example on other hardware, and replaces the checkpoint
     only with a better one.
 
     Attributes:

@@ -12,7 +12,7 @@ from slap_jax.cli import data, evaluation, inference, training
 from slap_jax.cli.arguments import ArgumentError
 from slap_jax.errors import UserError
 
-# What a shell completes, by the name of the argument in the usage.
+# Shell completion of arguments, by their name in the usage text.
 _FOLDERS = ("DIR", "RUN_DIR")
 _FILES = ("FILE", "FILE.py[:ARG]", "SOURCE", "OUTPUT", "PATH", "DIR[:SPLIT]")
 
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the name of the program; those of the process by default.
 
     Returns:
-        The exit code: 0; 1 if some files were left out or a check found something; 2 after a mistake of the user,
-        which is printed as one line; 141 if the reader of the output has gone; or the code of `slap train`.
+        The exit code: 0; 1 if some files were left out or a check found a problem; 2 after a user error, which is
+        printed as one line; 141 if the output was closed; or the code of `slap train`.
     """
     program = "slap"
     try:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # redirected so that the interpreter does not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (UserError, OSError) as error:  # these explain themselves; anything else is a bug and keeps its traceback
+    except (UserError, OSError) as error:  # anything else is a bug and keeps its traceback
         print(f"{program}: {error}", file=sys.stderr)
         return 2
 

@@ -227,7 +227,7 @@ def _validate_rows(config: ConfigDict, process_count: int) -> None:
     enough = math.ceil(data.columns / needed)
     require(
         data.slots >= enough,
-        f"config.data.slots is {data.slots}, and so many of the longest clips fill {data.slots * needed} of the "
+        f"config.data.slots is {data.slots}, and {data.slots} of the longest clips fill {data.slots * needed} of the "
         f"{data.columns} columns: rows would never be full; write slots={enough} or more",
     )
     require(

@@ -36,7 +36,7 @@ _COMPLETE = 0.9
 _STREAMED_CHUNK = 0x7FFFF000
 
 # FFmpeg supports formats that refer to other files and addresses, such as playlists. Only formats without such
-# references are opened, because the files come from strangers.
+# references are opened, because the files are untrusted.
 _FORMATS = "mov,matroska,aac,asf,avi,flv,mpegts,amr"
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int16, Int64
 
 from slap_jax.data.audio import INT16_SCALE, SAMPLE_RATE
 
-LOWEST_DBFS = -100.0  # stands for digital silence
+LOWEST_DBFS = -100.0  # digital silence
 SILENT_DBFS = -60.0  # quieter clips are inaudible next to other clips
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 

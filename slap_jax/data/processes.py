@@ -1,4 +1,4 @@
-"""Threads and processes: an ordered map with bounded read-ahead, and process starts that signals cannot hit."""
+"""Threads and processes: an ordered map with bounded read-ahead, and processes that start with signals blocked."""
 
 import collections
 import contextlib

@@ -246,7 +246,7 @@ def _compare(measured: Measurements, stored: Mapping[str, Any], compute_dtype: s
         yield ModelFault(
             "front_end_mismatch",
             f"the log-mel of the probes {', '.join(changed)} differs from that at the time of the export: "
-            "config.audio was changed, or the front end computes something else",
+            "config.audio was changed, or the front end computes other values",
         )
     exact = compute_dtype == "float32" and stored["platform"] == jax.default_backend() == "cpu"
     least = SAME_VECTOR if exact else SAME_VECTOR_ROUNDED
@@ -263,5 +263,5 @@ def _compare(measured: Measurements, stored: Mapping[str, Any], compute_dtype: s
                 f"other_{kind}",
                 f"the embedding of {worst!r} has cosine {cosine[worst]:.4f} with that of the export, expected at least "
                 f"{least}: the weights, the settings or the vocabulary were replaced, or this machine computes "
-                "something else",
+                "other values",
             )

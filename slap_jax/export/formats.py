@@ -1,4 +1,4 @@
-"""`slap export`: turns a run or an export into an export, in one of several forms."""
+"""`slap export`: exports a run, or adds another form to an export."""
 
 import json
 import os

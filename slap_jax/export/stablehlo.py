@@ -78,7 +78,7 @@ def write_stablehlo(model: Export, directory: str | os.PathLike[str]) -> Path:
 
 
 class Programs:
-    """The functions to lower: of weights by name, padded rows [b, n] and their lengths [b]."""
+    """The functions to lower. Their arguments are weights by name, padded rows [b, n] and the lengths [b]."""
 
     def __init__(self, config: ConfigDict, captions: bool):
         self.config = inference_config(config)

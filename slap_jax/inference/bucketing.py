@@ -1,6 +1,6 @@
 """Length bucketing: runs a jitted function on items of any length with few compiled shapes.
 
-Each item gets a row of its own, padded to the bucket of its length. The number of rows of a bucket is fixed, so XLA
+Each item gets a separate row, padded to the bucket of its length. The number of rows of a bucket is fixed, so XLA
 compiles one program per bucket, and an item runs through the same program alone or in a list: its result does not
 depend on the other items.
 """

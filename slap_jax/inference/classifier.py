@@ -33,7 +33,7 @@ class Classifier:
     Attributes:
         label: key of the label that the head predicts.
         classes: Y names, in the order of the outputs.
-        multi_label: whether a clip may have several classes; each then has a probability of its own (sigmoid).
+        multi_label: whether a clip may have several classes; each then has an independent probability (sigmoid).
     """
 
     def __init__(self, config: ConfigDict, embedder: Embedder):
@@ -56,7 +56,7 @@ class Classifier:
     def __call__(
         self, params: Mapping[str, Any], waveforms: Sequence[Shaped[np.ndarray, " n"]]
     ) -> Float[np.ndarray, "N Y"]:
-        """Returns the fp32 probability of each class; every clip is one row, whatever its length.
+        """Returns the fp32 probability of each class; every clip is one row, however long.
 
         Args:
             params: of a run; `model` and `objectives/classification` are read.

@@ -2,7 +2,7 @@
 
 A recording is decoded block by block and cut into segments, which run through the model as they arrive, so memory does
 not grow with its length. A recording no longer than the clips of training is one segment, and its result is exactly
-that of the model. What several segments say is combined in one of two ways: a mean weighted by duration
+that of the model. The results of several segments are combined in one of two ways: as a mean weighted by duration
 (`mean_embedding`, `mean_over_segments`), or column by column (`join_columns`).
 """
 
@@ -392,4 +392,4 @@ def _warn_if_silent(blocks: Iterator[Samples], name: str) -> Iterator[Samples]:
         silent = silent and float(np.abs(block).max(initial=0.0)) < SILENT_PEAK
         yield block
     if silent:
-        logging.warning("%s is silent: the model answers, but only about silence", name)
+        logging.warning("%s is silent, so its results describe silence", name)

@@ -1,7 +1,7 @@
-"""Runs a model over many files, some of which may be bad: files are read ahead, in groups, and results come in order.
+"""Runs a model on many files, some of which may be bad: files are read ahead in groups, and results come in order.
 
-A file gets the same result here as in a call of the Python API with its path. What differs is only what becomes of a
-bad file: it is an item among the results, so that it does not end the job.
+A file gets the same result as in a call of the Python API with its path. The only difference is that a bad file becomes
+an item among the results instead of an exception, so that it does not end the job.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class NoInputError(UserError, ValueError):
-    """Arguments that lead to no audio file, or only to bad ones."""
+    """The arguments name no audio file, or only bad ones."""
 
 
 def audio_files(folder: Path) -> Iterator[str | Rejection]:

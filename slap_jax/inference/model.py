@@ -130,7 +130,7 @@ class SlapModel:
                 Samples are [n] or [n, channels], as soundfile returns them. Integers are scaled by the range of their
                 type; floats have full scale 1. Channels are averaged and the rate is converted.
             sample_rate: of bare samples, in Hz.
-            window_seconds: longer recordings are embedded in windows of this length. "trained" stands for the longest
+            window_seconds: longer recordings are embedded in windows of this length. "trained" means the longest
                 clips of training; None embeds every recording whole.
 
         Returns:
@@ -353,7 +353,7 @@ class SlapModel:
         return [[(segment, self._text(ids.tolist())) for segment, ids in parts] for parts in outputs]
 
     def _text(self, ids: Sequence[int]) -> str:
-        # The model may have more ids than the vocabulary has pieces; the surplus ids stand for no text.
+        # The model may have more ids than the vocabulary has pieces; the surplus ids have no text.
         return self._tokenizer.decode([i for i in ids if i < self._tokenizer.vocab_size])
 
     def _window_spec(self, window_seconds: float | Literal["trained"] | None) -> WindowSpec:

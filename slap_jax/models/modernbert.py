@@ -133,7 +133,9 @@ def _global_every(described: Mapping[str, Any], values: Mapping[str, Any], path:
         return values["global_attn_every_n_layers"]
     every = next((index for index in range(1, len(kinds)) if kinds[index] == "full_attention"), len(kinds))
     if kinds != ["sliding_attention" if index % every else "full_attention" for index in range(len(kinds))]:
-        raise ModernBertError(f"{path} has layer_types={kinds}; expected full_attention first and then at equal steps")
+        raise ModernBertError(
+            f"{path} has layer_types={kinds}; expected full_attention first and then at regular intervals"
+        )
     return every
 
 

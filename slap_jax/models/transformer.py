@@ -283,8 +283,8 @@ class Transformer(nnx.Module):
             layer_type: norm and activation of the layers.
             global_first: whether another global layer, without a norm before its attention, precedes the others.
             backend: attention backend, see `slap_jax.models.attention`.
-            remat: what the backward pass finds in memory: with "none" all activations, with "dots" the results of
-                weight matrices and attention kernels, with "full" the stream between super-blocks only.
+            remat: which residuals the backward pass finds in memory: with "none" all activations, with "dots" the
+                results of weight matrices and attention kernels, with "full" the stream between super-blocks only.
             scan_unroll: super-blocks per scan iteration.
             dtype: dtype of the computation.
             rngs: source of the initial values.

@@ -1,11 +1,11 @@
-"""What the objectives share: the context of a step, the context of a batch, the patch mask and clip weights.
+"""Shared by the objectives: the context of a step, the context of a batch, the patch mask and clip weights.
 
-`StepContext` belongs to the rows that a forward pass sees: it runs each pass of student and teacher once, and only if
-an objective reads it. `BatchContext` holds facts of the global batch, into however many parts the forward pass cuts it.
+`StepContext` belongs to the rows of one forward pass. It runs each pass of student and teacher once, and only if an
+objective reads the result. `BatchContext` belongs to the global batch, even if the forward pass computes it in parts.
 
-Every objective is a mean over clips or tokens. Each source of training data may weigh its clips in each objective
-(`config.data.train.NAME.objectives`): the mean is then a weighted mean, so only the ratios of the weights matter. If
-all sources have the same weight there are no weights, and the program is the one without them.
+Every objective is a mean over clips or tokens. Each source of training data may weight its clips in each objective
+(`config.data.train.NAME.objectives`). The mean is then a weighted mean, so only the ratios of the weights matter. If
+all sources have the same weight, the program is the one without weights.
 """
 
 import dataclasses

@@ -66,7 +66,7 @@ class SelfDistillation(nnx.Module):
     teacher_parameters: tuple[str, ...] = ("model/audio_encoder", "objectives/distillation/head")
 
     def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
-        """Creates the prototype head, of which student and teacher each have their own parameters."""
+        """Creates the prototype head; student and teacher have separate parameters for it."""
         self.settings = config.objectives.distillation.copy_and_resolve_references()
         width = config.model.audio_encoder.width
         dtype = jnp.dtype(config.model.compute_dtype)
@@ -74,7 +74,7 @@ class SelfDistillation(nnx.Module):
         self.head = PrototypeHead(width, settings.hidden, settings.bottleneck, settings.prototypes, dtype, rngs=rngs)
 
     def forward(self, context: StepContext) -> dict[str, Array]:
-        """Returns what the loss needs of up to M masked patches in each row.
+        """Returns the inputs of the loss for up to M masked patches in each row.
 
         student, teacher: normalised vectors [R, M, B].
         valid: whether there is a patch [R, M].

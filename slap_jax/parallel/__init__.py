@@ -1,1 +1,1 @@
-"""Devices: the mesh, which parameter lies where on it, and the processes that share it."""
+"""Devices: the mesh, the sharding of parameters over it, and the processes that share it."""

@@ -1,4 +1,4 @@
-"""The message of a process that is ended before it can print one.
+"""The last message of a process that is killed before it can print one.
 
 JAX aborts a process when another one is lost or never arrives, and the kernel kills one that runs out of memory; Python
 cannot print anything then. So a small companion process, this file run as a script, holds the message. It prints the

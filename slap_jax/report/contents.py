@@ -1,4 +1,4 @@
-"""What the report page shows, as values for `templates/report.html`. The wording is in the template."""
+"""The contents of the report page, as values for `templates/report.html`. The wording is in the template."""
 
 import functools
 import json
@@ -22,7 +22,7 @@ Values = dict[str, Any]
 _LABEL_CHARACTERS = 52
 _OBJECTIVES = ("contrastive", "distillation", "captioning")  # in the order in which the page names them
 
-# (file, description) of what a run directory may hold.
+# (file, description) of the files that a run directory may hold.
 _FILES = (
     ("config.json", "the whole config"),
     ("params.txt", "every parameter with its shape"),

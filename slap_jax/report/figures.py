@@ -46,7 +46,7 @@ OPTIMISATION_PANELS = (
 EXACT = ("learning_rate", "temperature")  # nothing to smooth
 FRACTIONS = ("embedding_spread", "text_embedding_spread", "prototype_entropy")
 
-# (kind, score) of the metrics KIND/SET/SCORE that evaluation in the loop writes -> what the panel says.
+# (kind, score) of the metrics KIND/SET/SCORE that evaluation in the loop writes -> title of the panel.
 EVALUATIONS = {
     ("retrieval", "t2a_r1"): "R@1, text → audio",
     ("retrieval", "a2t_r1"): "R@1, audio → text",

@@ -79,7 +79,7 @@ class Watchdog:
 
 
 class ProfileWindow:
-    """Profiles a range of steps into `RUN_DIR/profile/process-N`; a resumed run profiles what is left of the range."""
+    """Profiles a range of steps into `RUN_DIR/profile/process-N`; a resumed run profiles the rest of the range."""
 
     def __init__(self, run_dir: str | Path, first: int, steps: int):
         """Sets the range; nothing is traced yet.
@@ -157,7 +157,7 @@ def program_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def describe_program_memory(memory: dict[str, int]) -> str:
-    """Returns the line for the log: what a device holds while a step runs."""
+    """Returns a line for the log: the memory of a device while a step runs."""
     if not memory:
         return "the compiler does not report how much memory the step needs"
     total = memory["arguments"] + memory["outputs"] - memory["in_place"] + memory["temporaries"] + memory["code"]

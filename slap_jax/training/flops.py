@@ -1,14 +1,14 @@
-"""FLOPs of a training step, from the config and from what the batch holds.
+"""FLOPs of a training step, from the config and the contents of the batch.
 
-What counts, after PaLM's definition of model FLOPs utilisation (Chowdhery et al. 2022, appendix B):
+Following PaLM's definition of model FLOPs utilisation (Chowdhery et al. 2022, appendix B), these FLOPs count:
 
-- matrix products only, 2 m n k each, and the front end's FFT; norms, softmax and the like are left out;
+- matrix products only, 2 m n k each, and the front end's FFT; norms, softmax and similar operations are left out;
 - useful work only: tokens of clips, not padding; pairs of tokens that may attend to each other, not masked ones;
-- 3 x the forward pass for what is trained (two products of the same size backward), 1 x for the teacher and the front
-  end, nothing for what rematerialisation computes again.
+- 3 x the forward pass for trained parts (two products of the same size backward), 1 x for the teacher and the front
+  end, and nothing for rematerialisation.
 
-So MFU rises with packing fill, and no backend can raise it by computing more. XLA's `cost_analysis` cannot serve here:
-it counts the body of a scan once and nothing inside a Pallas kernel.
+So MFU rises with packing fill, and no backend can raise it by computing more. XLA's `cost_analysis` cannot be used: it
+counts the body of a scan once and nothing inside a Pallas kernel.
 """
 
 import math

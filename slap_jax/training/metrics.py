@@ -61,7 +61,7 @@ class MetricWriter:
         stream: TextIO | None = None,
         enabled: bool = True,
     ):
-        """Opens the files, and drops what they hold of steps after `restored_step`: those steps run again.
+        """Opens the files and drops the entries after `restored_step`, because those steps run again.
 
         Args:
             run_dir: receives `metrics.jsonl` and `tensorboard/`.

@@ -66,6 +66,6 @@ def graph_of(module: nnx.Module) -> nnx.GraphDef:
 
 
 def teacher_paths(learner: Learner) -> tuple[str, ...]:
-    """Returns the paths that the objectives want averaged copies of, sorted, each once."""
+    """Returns the paths of which objectives need averaged copies, sorted and distinct."""
     paths = {path for objective in learner.objectives.values() for path in objective.teacher_parameters}
     return tuple(sorted(paths))

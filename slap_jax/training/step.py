@@ -215,7 +215,7 @@ class StepProgram:
     Attributes:
         step: the jitted step, which donates its state.
         init: creates the first state; jit it with `state_shardings`.
-        state: shapes of the state, with shardings: what a checkpoint restores to.
+        state: shapes of the state, with shardings, to which a checkpoint is restored.
         state_shardings: the sharding of each array of the state.
         batch: shapes of the global batch, with shardings.
         mesh: the devices.

@@ -1,4 +1,4 @@
-"""The driver skips what is finished and refuses other settings; the table compares seed by seed; one whole run."""
+"""The driver skips finished runs and rejects changed settings; the table pairs runs by seed; one complete run."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ CLIPS = 40
 
 
 def facts(config: str, variant: str, seed: int, shift: float = 0.0) -> dict:
-    """What a run writes: two captions a clip; `shift` of the queries more are right."""
+    """Writes the files of a run with two captions per clip. A fraction `shift` more of the queries are correct."""
     generator = np.random.default_rng(seed)  # the same queries are hard for all variants of a seed
     ranks = {name: generator.random(count) for name, count in (("t2a", 2 * CLIPS), ("a2t", CLIPS))}
     hits = {name: np.where(values < 0.3 + shift, 1, 7) for name, values in ranks.items()}
@@ -99,7 +99,7 @@ def test_finished_runs_are_skipped_and_a_failed_one_stops_the_driver(tmp_path):
     assert len(run_all(CORPUS, tmp_path, ["full"], [0], start=start)) == 1
 
 
-def test_a_difference_is_taken_seed_by_seed_and_its_interval_holds_it(tmp_path):
+def test_differences_are_paired_by_seed_and_lie_in_their_interval(tmp_path):
     for seed in (0, 1, 2):
         finish(tmp_path, "full", seed)
         finish(tmp_path, "no_captioning", seed, shift=-0.2)
@@ -117,7 +117,7 @@ def test_a_difference_is_taken_seed_by_seed_and_its_interval_holds_it(tmp_path):
     assert (nothing.value, nothing.low, nothing.high) == (0.0, 0.0, 0.0)
 
 
-def test_the_table_tells_what_is_not_run_and_keeps_the_rest_of_its_page(tmp_path):
+def test_the_table_marks_missing_runs_and_keeps_the_rest_of_the_page(tmp_path):
     for seed in (0, 1):
         finish(tmp_path, "full", seed)
     finish(tmp_path, "no_captioning", 0, shift=-0.2)
@@ -139,14 +139,14 @@ def test_the_table_tells_what_is_not_run_and_keeps_the_rest_of_its_page(tmp_path
     assert text.startswith("# Results\n\nBefore.\n") and text.count(BEGIN) == 1
     row = next(line for line in text.splitlines() if line.startswith("| without captioning | 1 |"))
     assert "**-" in row and row.endswith("| -1.8 |")
-    assert "Of the 2 signs of R@1 that the paper gives for these variants, 2 come out the same here" in text
-    assert "Not run yet, and in no number above: seed 0: sigmoid; seed 1: no_captioning, sigmoid." in text
-    assert "one seed, the interval is over clips alone" in text and "corpus.py:data=DIR" in text
+    assert "Of the 2 effects on R@1 that the paper reports for these variants, 2 have the same sign here" in text
+    assert "Not run yet, and not part of any number above: seed 0: sigmoid; seed 1: no_captioning, sigmoid." in text
+    assert "one seed, the interval covers the choice of clips only" in text and "corpus.py:data=DIR" in text
     put_into(page, "new\n")
     assert "new" in page.read_text() and "without captioning" not in page.read_text()
 
 
-def test_tables_of_nothing_or_of_different_clips_are_refused(tmp_path):
+def test_a_table_without_runs_or_of_different_clips_is_an_error(tmp_path):
     with pytest.raises(AblationError, match="no run of 'full' is finished"):
         write_table(tmp_path, ["full", "sigmoid"], [0], "x", tmp_path / "page.md")
     outcomes = [Outcome.read(finish(tmp_path, name, 0)) for name in ("full", "sigmoid")]
@@ -156,7 +156,7 @@ def test_tables_of_nothing_or_of_different_clips_are_refused(tmp_path):
 
 
 @pytest.mark.compile
-def test_one_run_trains_and_writes_the_outcome_of_every_query(train_data, tmp_path):
+def test_a_run_writes_the_outcome_of_every_query(train_data, tmp_path):
     config = tiny_config(str(train_data), distillation=0.0, captioning=0.0)
     config.data.evaluation.scenes = source(f"{train_data}/scenes", "test")
     config.train.steps = 4
@@ -170,8 +170,8 @@ def test_one_run_trains_and_writes_the_outcome_of_every_query(train_data, tmp_pa
     tasks = load_tasks(config.data.evaluation, load_tokenizer(model.tokenizer_path), config.data.max_caption_tokens)
     expected = evaluate(Embedder(config), model.params["model"], tasks, resamples=2)["retrieval"]["scenes"]
     for direction in ("t2a", "a2t"):
-        found = estimate([outcome], direction, "r1").value, estimate([outcome], direction, "map10").value
-        assert found == pytest.approx(
+        result = estimate([outcome], direction, "r1").value, estimate([outcome], direction, "map10").value
+        assert result == pytest.approx(
             (100 * expected[f"{direction}_r1"], 100 * expected[f"{direction}_map10"]), abs=1e-3
         )
     config.data.evaluation.again = source(f"{train_data}/scenes", "test")

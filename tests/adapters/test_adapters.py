@@ -1,4 +1,4 @@
-"""What the adapters do without PyTorch: batches of samples, dense features, rows of mteb, missing packages."""
+"""The adapters without PyTorch: batches of samples, dense features, rows of mteb, missing packages."""
 
 import sys
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def test_dense_features_of_a_batch_are_those_of_each_clip(model):
 
 
 class Loader(list):
-    """Yields batches as the loaders of mteb do: rows through `collate_fn`."""
+    """Yields batches of rows through `collate_fn`, as the loaders of mteb do."""
 
     collate_fn: Callable[[list], Any]
 
@@ -69,7 +69,7 @@ def test_rows_of_mteb(model):
     ("load", "package", "extra"),
     [(hear.load_model, "torch", "torch"), (xares.encoder, "torch", "torch"), (mteb_model, "mteb", "mteb")],
 )
-def test_a_missing_package_is_named_with_its_extra(load, package, extra, monkeypatch):
+def test_a_missing_package_is_reported_with_its_extra(load, package, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(AdapterError, match=rf"pip install 'slap-jax\[{extra}\]'"):
         load("anything")

@@ -1,4 +1,4 @@
-"""Compiles a small step for every kind of GPU, none of which is there: `make gpu-aot`.
+"""Compiles a small step for every kind of GPU, without a GPU: `make gpu-aot`.
 
 Not part of the test suite, because the compiler is several GB: pip install 'slap-jax[cuda12]'.
 """
@@ -15,7 +15,7 @@ TOPOLOGIES = (*(f"{name}:8" for name, chip in CHIPS.items() if chip.platform == 
 
 
 def check(topology: str) -> None:
-    """Compiles and checks what must hold of every kind."""
+    """Compiles for every kind and checks the report."""
     result = report(small_config(fsdp=2), topology, log=lambda line: None)
     print(format_report(result), end="\n\n", flush=True)
     assert result["fits"] is True, result.get("reason")

@@ -43,7 +43,7 @@ KINDS = {"parameters", "optimizer", "teacher", "batch", "activations", "temporar
 
 @pytest.fixture(scope="module")
 def compiled() -> dict:
-    """The output of `compile_worker.py`. libtpu needs another process: this one must not load a second backend."""
+    """The output of `compile_worker.py`, a separate process because this one must not load a second backend."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.aot.compile_worker"],
         cwd=ROOT,
@@ -68,7 +68,7 @@ def test_the_report_of_a_small_step(compiled):
     assert result["computed_flops_per_step"] > result["flops_per_step"]
 
 
-def test_kinds_of_memory_add_up_and_the_state_is_written_in_place(compiled):
+def test_memory_categories_add_up_and_the_state_is_donated(compiled):
     sizes = compiled["step"]["bytes_per_device"]
     assert set(sizes) == KINDS
     assert sum(size for kind, size in sizes.items() if kind != "total") == sizes["total"]
@@ -110,7 +110,7 @@ def test_a_step_that_is_too_large_is_reported(compiled):
     assert "DOES NOT FIT" in text and result["reason"] in text
 
 
-def test_collectives_of_a_loop_as_counted_by_hand(compiled):
+def test_collectives_in_a_loop_match_a_manual_count(compiled):
     assert compiled["loop"] == {"all-reduce": {"count": LOOPS, "bytes": LOOPS * VALUES * 4}}
 
 
@@ -119,7 +119,7 @@ def no_plugin(monkeypatch):
     monkeypatch.setattr(compilation, "has_compiler", lambda topology: False)
 
 
-def test_gpus_without_their_compiler_get_the_rest(no_plugin):
+def test_without_the_gpu_compiler_the_rest_is_reported(no_plugin):
     result = report(small_config(fsdp=4), "h100:8", log=lambda line: None)
     assert result.keys() >= KEYS
     assert result["fits"] is None and "pip install 'slap-jax[cuda12]'" in result["reason"]
@@ -145,12 +145,12 @@ def test_the_step_lowers_for_cuda_without_a_gpu():
         ("h100:3x1", {}, "not a multiple of the 3 hosts"),
     ],
 )
-def test_a_mesh_that_does_not_divide(no_plugin, topology, changes, message):
+def test_a_mesh_that_does_not_divide_the_devices_is_an_error(no_plugin, topology, changes, message):
     with pytest.raises(ConfigError, match=message):
         report(small_config(**changes), topology)
 
 
-def test_a_backend_of_another_platform(no_plugin):
+def test_a_backend_of_another_platform_is_an_error(no_plugin):
     config = small_config()
     config.model.attention = "splash"
     with pytest.raises(AttentionError, match=r"kernel for TPUs, but the program is compiled for gpu"):
@@ -172,7 +172,7 @@ def test_the_command_prints_writes_and_exits(no_plugin, config_file, tmp_path, c
     assert json.loads((tmp_path / "aot.json").read_text())["rows"] == 16
 
 
-def test_mistakes_are_reported_in_one_line(config_file, capsys, monkeypatch):
+def test_user_errors_are_one_line(config_file, capsys, monkeypatch):
     command = ["aot", "--config", str(config_file), "--topology"]
     assert cli.main([*command, "v5e:3x3"]) == 2
     error = capsys.readouterr().err
@@ -198,18 +198,18 @@ def _search(size, capacity: int, start: int, known: bool = True, limit: int = 1_
 
 @pytest.mark.parametrize("start", [1, 7, 40, 300])
 @pytest.mark.parametrize("known", [True, False])
-def test_finds_the_largest(start, known):
+def test_find_max_returns_the_largest_number_of_rows(start, known):
     answer, tries = _search(lambda n: 100 + 10 * n, 525, start, known)
     assert answer == 42
     assert tries <= (5 if known else 9)
 
 
-def test_memory_need_not_be_a_line():
+def test_find_max_works_if_memory_is_not_linear():
     answer, tries = _search(lambda n: 50 + 10 * n + n * n // 20, 900, 4)
     assert answer == max(n for n in range(1_000) if 50 + 10 * n + n * n // 20 <= 900)
     assert tries <= 8
 
 
-def test_nothing_fits_or_all_does():
+def test_find_max_if_nothing_or_everything_fits():
     assert _search(lambda n: 100 * n, 50, 8)[0] == 0
     assert _search(lambda n: n, 5_000, 8, limit=64)[0] == 64

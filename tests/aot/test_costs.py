@@ -1,4 +1,4 @@
-"""Costs and bounds of programs whose counts are known by hand, and bytes by kind."""
+"""Costs and bounds of programs with counts computed by hand, and bytes by kind."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def _bound(costs: Costs, sent=(0.0, 0.0), kinds=(), name="v5e:4x4", tensor=1, on
     return roofline(_config(), parse_topology(name), costs, once or costs, kinds, tensor, STATE, sent)
 
 
-def test_a_batch_holds_what_the_rows_have_room_for():
+def test_a_full_batch_fills_the_rows():
     counts = expected_counts(_config())
     seconds_of_rows = 256 * 512 * 0.16
     assert counts["audio_seconds"] == pytest.approx(module.FILL * seconds_of_rows)
@@ -57,7 +57,7 @@ def test_useful_flops_are_those_of_training():
     assert _bound(costs).useful_flops == train_step_flops(_config(), expected_counts(_config()))
 
 
-def test_the_longest_time_is_the_bound():
+def test_the_slowest_resource_is_the_bound():
     costs = Costs(flops=1e12, seconds=2.0, bytes=819e9)
     bound = _bound(costs, sent=(100e9, 0.0))
     state = 2 * 3_500_000 + 2 * 1_000_000
@@ -73,7 +73,7 @@ def test_the_longest_time_is_the_bound():
     assert _bound(Costs(seconds=1.0, bytes=8_190e9)).limit == "memory"
 
 
-def test_what_is_computed_twice_is_counted_apart():
+def test_recomputed_flops_are_counted_separately():
     once, costs = Costs(flops=3e12, seconds=1.0), Costs(flops=4e12, seconds=1.3)
     bound = _bound(costs, once=once)
     assert bound.computed_flops == 16 * 4e12
@@ -87,7 +87,7 @@ def test_tensor_shards_share_the_rows():
     assert shared.computed_flops == 8 * 4e12
 
 
-def test_kernels_add_the_pairs_that_see_each_other():
+def test_attention_kernels_count_only_unmasked_pairs():
     config, counts = _config(), expected_counts(_config())
     kinds = ("audio_local", "audio_global")
     forward = sum(attention_flops(config.model, counts, kind) for kind in kinds)
@@ -105,7 +105,7 @@ def test_kernels_add_the_pairs_that_see_each_other():
     assert kernel_flops(config, counts, ("text_global",)) == 0.0
 
 
-def test_a_classification_head_alone_trains_the_audio_tower():
+def test_classification_alone_counts_the_audio_tower_only():
     config, counts = _config(), expected_counts(_config())
     for objective in config.objectives.values():
         objective.weight = 0.0
@@ -114,7 +114,7 @@ def test_a_classification_head_alone_trains_the_audio_tower():
     assert kernel_flops(config, counts, ("audio_global",)) == pytest.approx(4.5 * forward)
 
 
-def test_a_forward_kernel_that_runs_again_is_counted():
+def test_a_recomputed_forward_kernel_is_counted():
     again = _bound(Costs(kernels=9), kinds=("audio_global",), once=Costs(kernels=6))
     once = _bound(Costs(kernels=6), kinds=("audio_global",))
     assert again.recomputed_flops > 0 == once.recomputed_flops
@@ -130,21 +130,21 @@ def _count(function, *shapes, dtype=jnp.bfloat16, chip=V5E):
     )
 
 
-def test_a_product_counts_its_operations_and_bytes():
+def test_a_matrix_product_counts_flops_and_bytes():
     costs = _count(lambda a, b: a @ b, (8, 16), (16, 32))
     assert costs.flops == 2 * 8 * 16 * 32
     assert costs.bytes == 2 * (8 * 16 + 16 * 32 + 8 * 32)
     assert costs.seconds == pytest.approx(costs.flops / 197e12)
 
 
-def test_a_scan_counts_every_turn():
+def test_a_scan_counts_every_iteration():
     def turns(x):
         return jax.lax.scan(lambda x, _: (jax.lax.scan(lambda x, _: (x @ x, None), x, None, 3)[0], None), x, None, 5)[0]
 
     assert _count(turns, (4, 4)).flops == 15 * 2 * 4**3
 
 
-def test_the_dearest_branch_counts():
+def test_the_most_expensive_branch_counts():
     def branches(x):
         return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x, lambda x: x @ x @ x, x)
 
@@ -160,7 +160,7 @@ def test_fp32_products_take_longer(chip, precision, factor):
     assert costs.seconds == pytest.approx(factor * costs.flops / CHIPS[chip].peak_flops)
 
 
-def test_kernels_and_open_loops_are_seen_but_not_counted():
+def test_kernels_and_unbounded_loops_are_reported_but_not_counted():
     def kernel(x_ref, y_ref):
         y_ref[...] = x_ref[...] @ x_ref[...]
 
@@ -173,7 +173,7 @@ def test_kernels_and_open_loops_are_seen_but_not_counted():
     assert costs.bytes == 2 * 2 * 8 * 8
 
 
-def test_rows_cost_alike_and_rematerialisation_more():
+def test_cost_is_linear_in_rows_and_rematerialisation_adds_to_it():
     config = tiny_config(distillation=0.0)
     with compiling_for("tpu"):
         two, four = gradient_costs(config, 2, V5E), gradient_costs(config, 4, V5E)
@@ -184,7 +184,7 @@ def test_rows_cost_alike_and_rematerialisation_more():
     assert again.flops > four.flops
 
 
-def test_rematerialisation_keeps_less():
+def test_rematerialisation_keeps_fewer_residuals():
     config = tiny_config(distillation=0.0)
     kept = {}
     for remat in ("none", "dots", "full"):
@@ -193,7 +193,7 @@ def test_rematerialisation_keeps_less():
     assert kept["none"] > kept["dots"] > kept["full"] > 0
 
 
-def test_what_is_kept_grows_with_the_rows():
+def test_residuals_grow_with_the_rows():
     config = tiny_config(distillation=0.0, captioning=0.0)
     two, four = residual_bytes(config, 2), residual_bytes(config, 4)
     assert four == pytest.approx(2 * two, rel=0.05)
@@ -202,7 +202,7 @@ def test_what_is_kept_grows_with_the_rows():
 GIB = 2**30
 
 
-def test_every_kind_on_one_device_and_sharded():
+def test_argument_bytes_on_one_device_and_sharded():
     config = tiny_config()
     sizes = {}
     for fsdp in (1, 8):

@@ -61,7 +61,7 @@ frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer
 """
 
 
-def test_every_kind_its_bytes_and_its_repeats():
+def test_every_collective_has_its_kind_bytes_and_repeats():
     assert find_collectives(TPU, 8).by_kind() == {
         "all-gather": {"count": 16, "bytes": 15 * 64 * 4 * 2 + 32 * 4},  # in 5 x 3 loops, and the asynchronous one
         "all-reduce": {"count": 1, "bytes": 8 * 4 + 4},
@@ -100,7 +100,7 @@ def test_loops_of_unknown_length_are_reported():
     assert unknown.by_kind()["collective-permute"]["count"] == 5
 
 
-def test_what_crosses_hosts_goes_over_the_network():
+def test_collectives_between_hosts_use_the_network():
     result = find_collectives(TPU, 8)
     everything, nothing = result.sent_bytes([0] * 8)
     assert nothing == 0
@@ -110,14 +110,14 @@ def test_what_crosses_hosts_goes_over_the_network():
     assert network == 15 * 64 * 4 * 2 * 3 / 4 + 32 * 4 / 2
 
 
-def test_slices_are_joined_by_the_network():
+def test_slices_communicate_over_the_network():
     result = find_collectives(TPU, 8, slices=2)
     (network,) = (one for one in result.instructions if one.kind == "network-all-reduce")
     assert network.groups == ((0, 4),)
     assert network.sent_bytes == 32 * 4  # twice (2 - 1) / 2 of it
 
 
-def test_what_rings_send():
+def test_bytes_sent_in_a_ring():
     sent = {one.kind: one.sent_bytes for one in find_collectives(TPU, 8).instructions}
     assert sent["reduce-scatter"] == 2 * 16 * 2 / 2
     assert sent["all-reduce"] == 36  # twice (2 - 1) / 2 of it
@@ -146,7 +146,7 @@ def test_arrays_inside_fusions_are_not_stored():
     assert list(largest_arrays(TEXT, count=1)) == ["f32[8,128]"]
 
 
-def test_computations_and_the_first():
+def test_computations_and_the_entry():
     result, entry = computations(TEXT)
     assert entry == "main" and {"fused", "main"} <= result.keys()
 

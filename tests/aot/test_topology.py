@@ -1,4 +1,4 @@
-"""Names of topologies: those that exist are parsed, the errors for others list them."""
+"""Topology names: valid ones are parsed, and the error for others lists them."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from slap_jax.aot.topology import TopologyError, parse_topology
         ("a100-40:1", 1, "gpu"),
     ],
 )
-def test_existing_ones_are_counted(name, devices, platform):
+def test_devices_of_real_topologies_are_counted(name, devices, platform):
     topology = parse_topology(name)
     assert (topology.n_devices, topology.platform) == (devices, platform)
 
@@ -44,7 +44,7 @@ def test_existing_ones_are_counted(name, devices, platform):
         ("2*h100:8", "GPUs have no slices"),
     ],
 )
-def test_errors_list_those_that_exist(name, message):
+def test_errors_list_the_known_topologies(name, message):
     with pytest.raises(TopologyError) as error:
         parse_topology(name)
     assert repr(name) in str(error.value)

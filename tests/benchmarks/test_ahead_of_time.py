@@ -1,4 +1,4 @@
-"""The cases of the benchmark exist, and what it prints is a table."""
+"""The cases of the benchmark are valid, and its output is a table."""
 
 import pytest
 

@@ -20,6 +20,6 @@ def test_front_end_is_below_two_percent_of_a_step_at_base_size():
         assert 0.0 < fraction_of_flops(config, clips) < 0.02
 
 
-def test_speed_is_measured_as_often_as_asked():
+def test_speed_is_measured_repeatedly():
     result = speeds(default_config(), rows=1, columns=4, repeats=3)
     assert len(result) == 3 and all(wall > 0 and cpu > 0 for wall, cpu in result)

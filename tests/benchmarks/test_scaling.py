@@ -6,7 +6,7 @@ from benchmarks.scaling import cost_of_audio, cost_of_clip_length, short_clips
 pytestmark = pytest.mark.compile
 
 
-def test_short_clips_last_as_long_as_asked():
+def test_short_clips_add_up_to_the_given_duration():
     clips = short_clips(60.0, np.random.default_rng(0))
     assert abs(sum(len(clip.waveform) for clip in clips) / 16_000 - 60.0) <= 0.51
     assert max(len(clip.waveform) for clip in clips) <= 30 * 16_000

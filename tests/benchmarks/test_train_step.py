@@ -19,7 +19,7 @@ def tiny_config():
     return config
 
 
-def test_mix_is_seeded_within_its_bounds_and_six_seconds_in_the_mean():
+def test_mix_is_seeded_bounded_and_six_seconds_on_average():
     seconds = [clip.seconds for clip in CLIPS]
     assert seconds == [clip.seconds for clip in mixed_clips(2_000, vocabulary=40)]
     assert (min(seconds) >= 0.5, max(seconds)) == (True, 30.0)
@@ -28,12 +28,12 @@ def test_mix_is_seeded_within_its_bounds_and_six_seconds_in_the_mean():
 
 
 def padding(batches):
-    """Padded columns for each column of a clip."""
+    """Returns the number of padded columns per column of audio."""
     padded = sum(len(clips) * max(clip.columns for clip in clips) for clips in batches)
     return padded / sum(clip.columns for clips in batches for clip in clips)
 
 
-def test_length_buckets_take_every_stretch_of_the_lengths_and_pad_less_the_more_they_are():
+def test_length_buckets_cover_all_lengths_and_more_buckets_pad_less():
     size = 32
     everything = by_length(CLIPS, size, buckets=8, count=8)
     assert sorted(clip.seconds for clips in everything for clip in clips) == sorted(

@@ -1,4 +1,4 @@
-"""The best step is kept as a run directory, patience ends the run, and a resumed run may evaluate differently."""
+"""The best step is kept as a run directory, patience ends the run, and a resumed run may get different results."""
 
 import json
 
@@ -89,7 +89,7 @@ def test_a_run_that_starts_again_forgets_the_best(tmp_path):
     assert again.best == (10, 0.4) and params["x"].tolist() == [-1, -1] and meta["best"] == {"m": 0.4}
 
 
-def test_an_unknown_metric_is_named_with_those_that_there_are(tmp_path):
+def test_an_unknown_metric_is_an_error_that_lists_the_metrics(tmp_path):
     with pytest.raises(ConfigError, match=r"best_metric is 'retrieval/x/r1', but the evaluation has only: m, other"):
         feed(BestCheckpoint(config_with("retrieval/x/r1"), tmp_path, 0), {1: 0.0})
 
@@ -102,7 +102,7 @@ def test_an_unknown_metric_is_named_with_those_that_there_are(tmp_path):
         ({"patience": -1}, "patience is -1; write an integer, 0 or more"),
     ],
 )
-def test_settings_that_cannot_work_are_named(train, message):
+def test_impossible_settings_are_errors_that_name_them(train, message):
     config = tiny_config()
     config.train.update(train)
     with pytest.raises(ConfigError, match=message):

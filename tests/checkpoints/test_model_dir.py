@@ -1,4 +1,4 @@
-"""What is exported comes back bit for bit; every broken directory has its own clear error."""
+"""Exports are read back bit for bit, and every kind of broken directory has a clear error."""
 
 import json
 
@@ -79,7 +79,7 @@ def test_a_vocabulary_in_json_keeps_its_form(run, tmp_path):
     assert not (directory / "tokenizer.model").exists()
 
 
-def test_what_was_derived_from_an_older_model_is_removed(run, exported):
+def test_files_derived_from_an_older_model_are_removed(run, exported):
     config, params, tokenizer = run
     (exported / "fingerprint.json").write_text("{}")
     (exported / "README.md").write_text("numbers of the older model")
@@ -144,7 +144,7 @@ def test_a_config_without_a_section(exported):
         ("data", {"max_caption_tokens": None}, r"config\.data\.max_caption_tokens is None; write an integer"),
     ],
 )
-def test_a_config_that_was_edited(exported, group, values, message):
+def test_an_edited_config_is_refused(exported, group, values, message):
     path = exported / "config.json"
     content = json.loads(path.read_text())
     settings = content["config"][group] | values
@@ -170,7 +170,7 @@ def test_damaged_weights(exported):
         load_export(exported)
 
 
-def test_a_vocabulary_of_another_model(exported):
+def test_the_vocabulary_of_another_model_is_refused(exported):
     with (exported / "tokenizer.model").open("ab") as file:
         file.write(b"x")
     with pytest.raises(ExportError, match="not the tokenizer that this model was trained with"):

@@ -104,7 +104,7 @@ def test_bad_directories(run, tmp_path):
         read_model(tmp_path / "empty")
 
 
-def test_an_export_without_its_weights_is_told_from_a_run(run, capsys):
+def test_an_export_without_weights_is_not_taken_for_a_run(run, capsys):
     exported = export_run(run[0])
     (exported / "model.safetensors").unlink()
     lacks = r"export lacks model\.safetensors; an export holds .*: write it again with `slap export RUN_DIR`"

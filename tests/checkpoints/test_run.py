@@ -31,7 +31,7 @@ DATA = {"num_shards": 2, "fingerprint": {"train": "abc"}, "states": {"0": {"next
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """As the training state: nested dicts, optax's named tuples, counters."""
+    """A state with the structure of the training state: nested dicts, optax's named tuples, counters."""
 
     step: Any
     params: Any
@@ -80,7 +80,7 @@ def _assert_same_bits(left: Any, right: Any) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> tuple[Path, State]:
-    """One checkpoint, step 7, written by a mesh of 8 x 1 x 1."""
+    """A checkpoint of step 7, written on a mesh of 8 x 1 x 1."""
     directory = tmp_path_factory.mktemp("run") / "checkpoints"
     state = _placed(_mesh(8, 1, 1))
     with Checkpoints(directory, every=5) as writer:
@@ -144,7 +144,7 @@ def test_parameters_alone_on_a_machine_with_one_device(saved):
 
 
 def test_a_donated_step_right_after_the_save_does_not_reach_the_file(tmp_path):
-    """The write happens in the background, but of the values at the time of the call."""
+    """The write happens in the background but contains the values at the time of the call."""
     increase = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
     state = {"params": {f"w{i}": jnp.full((512, 512), float(i)) for i in range(8)}}
     with Checkpoints(tmp_path) as writer:
@@ -164,7 +164,7 @@ def test_save_works_under_a_transfer_guard(tmp_path):
     _assert_same_bits(restore_params(tmp_path)[0], jax.tree.map(np.asarray, state.params))
 
 
-def test_due_every_n_steps_once_and_the_newest_stay(tmp_path):
+def test_saves_every_n_steps_and_keeps_the_newest(tmp_path):
     state = {"params": {"w": jnp.ones(3)}}
     with Checkpoints(tmp_path, keep=2, every=5) as writer:
         written = [step for step in range(1, 18) if writer.save(step, state, {}, {})]
@@ -178,7 +178,7 @@ def test_due_every_n_steps_once_and_the_newest_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["15", "17"]
 
 
-def test_a_chosen_step(tmp_path):
+def test_restores_a_chosen_step(tmp_path):
     with Checkpoints(tmp_path) as writer:
         for step in (1, 2):
             writer.save(step, {"params": {"w": jnp.full(3, float(step))}}, {}, {}, force=True)
@@ -258,7 +258,7 @@ def test_a_damaged_checkpoint_says_which_directory_to_delete(saved, tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["save", "wait_until_finished"])
-def test_a_full_disk_is_an_error_at_once_or_when_it_shows(tmp_path, monkeypatch, moment):
+def test_a_full_disk_is_an_error_of_this_save_or_the_next(tmp_path, monkeypatch, moment):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 

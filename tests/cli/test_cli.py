@@ -1,4 +1,4 @@
-"""Every verb on tiny data, in the order in which a user needs them; mistakes end in one line and exit code 2."""
+"""Every command on tiny data, in the order of a user's work; user errors are one line with exit code 2."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def test_classify_and_caption(root, capsys):
     assert list(json.loads(capsys.readouterr().out)) == [file]
 
 
-def test_train_hands_over_the_config(root, monkeypatch):
+def test_train_passes_the_config(root, monkeypatch):
     path = root / "config.py"
     path.write_text("from slap_jax.config import default_config\ndef get_config():\n    return default_config()\n")
     calls = []
@@ -123,7 +123,7 @@ def test_train_hands_over_the_config(root, monkeypatch):
         (["ablations", "--config", "x.py", "--run-dir", "x", "--seeds", "a"], "--seeds 'a' is not a list of integers"),
     ],
 )
-def test_mistakes_are_one_line(root, capsys, command, message):
+def test_user_errors_are_one_line(root, capsys, command, message):
     assert main([word.format(root=root) for word in command]) == 2
     error = capsys.readouterr().err
     assert message.format(root=root) in error and error.count("\n") == 1
@@ -168,7 +168,7 @@ echo "${COMPREPLY[@]}"
 
 @pytest.mark.process
 def test_completion(tmp_path, capsys):
-    """Bash completes a file; the scripts of the other shells, which few machines have, name the verbs."""
+    """Bash completes a file. Other shells may not be installed, so only their scripts are checked for the commands."""
     (tmp_path / "sounds.wav").touch()
     for shell in ("zsh", "fish", "bash"):
         assert main(["completion", shell]) == 0

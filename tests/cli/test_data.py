@@ -1,4 +1,4 @@
-"""The verbs that prepare and inspect data, on tiny data."""
+"""The commands that prepare and inspect data, on tiny data."""
 
 import json
 import sys
@@ -99,7 +99,7 @@ def test_data_show_of_a_run(root, tmp_path, capsys):
         (["data", "show", "--config", "{root}/config.py", "--output", "{root}/x", "--config.data.row=1"], "data.rows?"),
     ],
 )
-def test_mistakes_end_in_one_line(root, capsys, words, message):
+def test_user_errors_are_one_line(root, capsys, words, message):
     assert main([word.format(root=root) for word in words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
@@ -131,7 +131,7 @@ def test_prepare(manifest, tmp_path, capsys):
     assert split_sizes(tmp_path / "other") == {"train": 4}
 
 
-def test_options_reach_the_kind_of_collection(tmp_path):
+def test_options_are_passed_to_the_kind_of_collection(tmp_path):
     write_tone(tmp_path / "clips" / "dog.wav")
     (tmp_path / "clips" / "dog.txt").write_text("a dog barks")
     (tmp_path / "clips" / "metadata.csv").write_text("file_name,title,mood\ndog.wav,a dog,calm\n")
@@ -203,7 +203,7 @@ def test_tokenizer_of_a_config(root, tmp_path, capsys):
         ),
     ],
 )
-def test_mistakes_of_preparation_write_nothing(manifest, tmp_path, monkeypatch, capsys, words, message):
+def test_errors_of_preparation_write_nothing(manifest, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     assert main([word.format(manifest=manifest) for word in words]) == 2
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The verbs that use a model, with a fake one: the files they find, what they print, and their exit codes."""
+"""The commands that use a model, with a fake one: their input files, output and exit codes."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def sounds(tmp_path, monkeypatch):
 
 
 def run(capsys, *words, code=0):
-    """Runs a verb; returns its standard output and standard error."""
+    """Runs a command and returns its standard output and standard error."""
     assert main([str(word) for word in words]) == code
     printed = capsys.readouterr()
     return printed.out, printed.err
@@ -71,7 +71,7 @@ def test_bad_files_are_reported_and_the_rest_is_done(sounds, capsys):
         (["search", "tone 1"], "slap search: . has no index; make one with `slap index . --model DIR`"),
     ],
 )
-def test_where_nothing_can_be_done(sounds, capsys, words, message):
+def test_errors_without_any_result(sounds, capsys, words, message):
     (sounds.parent / "empty").mkdir()
     out, err = run(capsys, *words, code=2)
     assert out == "" and message in err and err.count("\n") == 1
@@ -157,7 +157,7 @@ def test_index_and_search(sounds, capsys):
     assert out.endswith("sounds/long.wav\n") and out.count("\n") == 1
 
 
-def test_a_bar_only_on_a_terminal(sounds, capsys, monkeypatch):
+def test_progress_bar_only_on_a_terminal(sounds, capsys, monkeypatch):
     _, err = run(capsys, "caption", "sounds")
     assert err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -172,7 +172,7 @@ def test_a_bar_only_on_a_terminal(sounds, capsys, monkeypatch):
 
 
 @pytest.mark.process
-def test_a_reader_that_goes_away_ends_it_silently(sounds):
+def test_a_closed_pipe_ends_the_command_silently(sounds):
     # A module with a fake model stands for the one that imports JAX.
     program = (
         "import sys, types; from slap_jax.cli import main; from tests.search.fake_model import FakeModel\n"
@@ -190,7 +190,7 @@ def test_a_reader_that_goes_away_ends_it_silently(sounds):
         assert (process.communicate()[1], process.returncode) == (b"", 141)
 
 
-def test_a_model_must_be_named(monkeypatch, capsys):
+def test_a_command_without_a_model_is_an_error(monkeypatch, capsys):
     monkeypatch.delenv("SLAP_MODEL", raising=False)
     with pytest.raises(SystemExit) as exit:
         main(["caption", "a.wav"])

@@ -1,4 +1,4 @@
-"""The config of an export: completed if an older version wrote it, and an error if it was edited."""
+"""The config of an export: completed if an older version wrote it, rejected if it was edited."""
 
 import pytest
 
@@ -38,13 +38,13 @@ def test_a_config_of_version_1_is_completed_with_the_values_that_it_was_trained_
     assert "pad_id" not in old.model
 
 
-def test_completing_changes_nothing_that_is_there():
+def test_completion_keeps_existing_settings():
     config = exported()
     config.model.update(vocab_size=50_368, pad_id=50_283, bos_id=50_281, eos_id=50_282)
     assert complete_exported(config) == config
 
 
 @pytest.mark.parametrize("path", ["audio.std", "model.text_encoder", "model.audio_encoder.heads", "model.vocab_size"])
-def test_other_settings_are_required(path):
+def test_settings_without_a_historical_default_are_required(path):
     with pytest.raises(ConfigError, match=f"config.{path} is missing; all settings are required"):
         validate_exported(complete_exported(without(exported(), path)))

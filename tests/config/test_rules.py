@@ -1,4 +1,4 @@
-"""Every setting of the defaults has a rule, and a value that breaks it ends in one error that names the setting."""
+"""Every default setting has a rule, and a value that violates it is an error that names the setting."""
 
 import math
 from typing import Any
@@ -37,7 +37,7 @@ def rule_of(path: str) -> Rule:
 
 
 def rejected(path: str, value: Any) -> bool:
-    """Whether validation of the defaults with one other value ends in an error that names the setting."""
+    """Returns whether validating the defaults with one changed value raises an error that names the setting."""
     config = valid_config()
     *groups, name = path.split(".")
     node = config
@@ -89,7 +89,7 @@ def test_a_value_out_of_bounds_is_an_error_that_names_the_setting(path):
 
 
 @pytest.mark.parametrize("path", [path for path, value in ALL.items() if isinstance(value, str)])
-def test_a_word_that_is_no_choice_is_an_error(path):
+def test_an_unknown_choice_is_an_error(path):
     assert rule_of(path).accepts("no such choice") is (path in ANY_TEXT)
     assert path in ANY_TEXT or rejected(path, "no such choice")
 

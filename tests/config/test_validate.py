@@ -29,7 +29,7 @@ def config_with(**changes):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs_are_valid_and_say_how_to_run_them(path):
     validate(read_config(str(path)), process_count=2)
-    # By itself, or after what launches it on the machines that it is for.
+    # On its own, or after the launch script for its machines.
     assert re.search(rf"(slap|--)[ \\\n]+train --config configs/{path.name}\b", path.read_text())
 
 
@@ -82,14 +82,14 @@ def test_settings_that_contradict_each_other_say_what_to_write(changes, message)
     assert message in str(error.value)
 
 
-def test_parts_of_a_batch_need_rows_for_every_device():
+def test_accumulation_needs_rows_for_every_device():
     config = config_with(train__accumulate=4, data__rows=64, data__virtual_shards=64)
     validate(config, device_count=16)
     with pytest.raises(ConfigError, match="accumulate=4 on 32 devices write a multiple of 128"):
         validate(config, device_count=32)
 
 
-def test_no_source_no_objective_and_hosts_that_do_not_divide():
+def test_missing_sources_objectives_and_hosts_that_do_not_divide_are_errors():
     with pytest.raises(ConfigError, match="names no source"):
         validate(default_config())
     nothing = {f"objectives__{name}__weight": 0.0 for name in ("contrastive", "distillation", "captioning")}
@@ -99,7 +99,7 @@ def test_no_source_no_objective_and_hosts_that_do_not_divide():
         validate(config_with(), process_count=3)
 
 
-def test_a_source_that_no_objective_sees_is_named():
+def test_a_source_without_any_objective_is_an_error():
     config = config_with(objectives__distillation__weight=0.0)
     config.data.train.labelled = source("there", "train", objectives={"contrastive": 0, "captioning": 0})
     with pytest.raises(ConfigError, match=r"train.labelled.objectives is 0 for captioning and contrastive: nothing"):
@@ -108,7 +108,7 @@ def test_a_source_that_no_objective_sees_is_named():
     validate(config)
 
 
-def test_sources_take_what_differs_from_the_defaults_and_know_every_name():
+def test_source_accepts_changes_and_rejects_unknown_names():
     given = source("data", "train", objectives={"captioning": 0}, captions={"choice": "first"})
     assert dict(given.objectives) == {"contrastive": 1, "distillation": 1, "captioning": 0, "classification": 1}
     assert given.captions.choice == "first" and given.captions.tag_keys == ("label",)
@@ -137,6 +137,6 @@ def test_missing_setting_is_named():
         validate(config)
 
 
-def test_a_clip_owns_whole_columns_and_at_least_one():
+def test_a_clip_occupies_whole_columns_and_at_least_one():
     audio = default_config().audio
     assert [columns_of(seconds, audio) for seconds in (0.0, 0.16, 0.161, 10.24, 30.0)] == [1, 1, 2, 64, 188]

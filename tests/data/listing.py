@@ -1,4 +1,4 @@
-"""Lists of the entries and rejections of a collection."""
+"""Helpers that list the entries and rejections of a collection."""
 
 from slap_jax.data.collections.entries import Collection, Entry, Rejection
 

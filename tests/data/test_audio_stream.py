@@ -1,4 +1,4 @@
-"""Decoding block by block equals decoding at once, bit for bit, and refuses the same bad input."""
+"""Decoding in blocks equals decoding at once, bit for bit, and rejects the same bad input."""
 
 import io
 
@@ -23,7 +23,7 @@ def stereo(seconds, rate):
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100, 44_101, 96_000])
-def test_blocks_equal_the_whole(tmp_path, rate):
+def test_blocks_equal_the_whole_file(tmp_path, rate):
     path = tmp_path / "clip.wav"
     path.write_bytes(encoded(stereo(0.7, rate), rate, subtype="PCM_16"))
     pieces = list(stream_audio(path))

@@ -1,4 +1,4 @@
-"""Every kind of bad input has its stated outcome: a rejection with its reason, or one clear error."""
+"""Every kind of bad input has its documented outcome: a rejection with a reason, or one clear error."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def test_a_file_without_permission_is_a_rejection():
         assert "secret.wav cannot be read (Permission denied); correct its permissions" in detail
 
 
-def test_a_caption_of_ten_thousand_words_is_kept(tmp_path):
+def test_a_caption_of_10000_words_is_kept_in_the_records(tmp_path):
     write_tone(tmp_path / "long.wav")
     caption = " ".join(f"word{index}" for index in range(10_000))
     _, records = prepared(tmp_path, clip("long.wav", caption=caption))
@@ -128,7 +128,7 @@ def test_the_second_of_two_equal_ids_is_a_rejection(tmp_path):
     assert left_out(tmp_path / "out")["x"]["where"] == "manifest.jsonl:2" and list(records) == ["x"]
 
 
-def test_a_source_and_an_id_with_slashes_are_not_mistaken_for_others(tmp_path):
+def test_sources_and_ids_with_slashes_are_not_confused(tmp_path):
     for name in ("0.wav", "1.wav"):
         write_tone(tmp_path / name)
     lines = clip("0.wav", source="a", id="b/c"), clip("1.wav", source="a/b", id="c")

@@ -25,7 +25,7 @@ def test_histogram_holds_every_number_once_and_numbers_on_an_edge_above_it():
     assert (counts[0], counts[-1]) == (1, 1)  # beyond the bounds
 
 
-def test_clips_of_one_sample_to_a_day():
+def test_durations_from_one_sample_to_a_day():
     statistics = ClipStatistics()
     statistics.add_durations(np.array([1, 16_000, 16_000 * 86_400]))
     statistics.add_loudness(np.array([-20.0]))

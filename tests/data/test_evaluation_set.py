@@ -52,6 +52,6 @@ def test_chunks_hold_a_few_clips_each(dataset, monkeypatch):
     for chunk, waveforms in chunks:
         assert [len(waveform) for waveform in waveforms] == [samples[index] for index in chunk]
         assert len(chunk) == 1 or (len(chunk) <= 4 and sum(map(len, waveforms)) <= 40_000)
-    assert max(len(chunk) for chunk, _ in chunks) > 1 and max(samples) > 40_000  # longer than a chunk: by itself
+    assert max(len(chunk) for chunk, _ in chunks) > 1 and max(samples) > 40_000  # longer than a chunk, so alone in one
     chosen = [index for chunk, _ in waveform_chunks(clips, samples, [5, 2, 9]) for index in chunk]
     assert chosen == [5, 2, 9]

@@ -31,7 +31,7 @@ def test_joined_splits_are_numbered_like_their_records(dataset):
     assert index.lookup_ids(hashes).tolist() == [6, 0]
 
 
-def test_equal_audio_is_found_at_its_first_record(tmp_path):
+def test_equal_audio_refers_to_its_first_record(tmp_path):
     hashes = np.array([9, 4, 9, 4, 9], np.uint64)
     columns = {"samples": np.arange(5), "id_hash": np.arange(5, dtype=np.uint64), "audio_hash": hashes}
     write_index(tmp_path / "index" / "train", 5, [{name: column[:2] for name, column in columns.items()}] * 2)

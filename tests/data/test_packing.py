@@ -21,7 +21,7 @@ def random_clips(count, seed=0, kind=np.int16):
 
 
 def unpack(batch: PackedBatch, row: int, slot: int) -> tuple[np.ndarray, list[int], int]:
-    """Reads one clip back, by the segment ids alone."""
+    """Reads one clip back, using only the segment ids."""
     columns = np.flatnonzero(batch.audio_segment_ids[row] == slot + 1)
     samples = np.asarray(batch.waveform[row]).reshape(-1, SAMPLES)[columns].reshape(-1)
     tokens = np.asarray(batch.text_tokens[row])[np.asarray(batch.text_segment_ids[row]) == slot + 1]
@@ -76,7 +76,7 @@ def test_columns_of_a_clip(samples, columns):
     assert clip_columns(samples, SAMPLES) == columns
 
 
-def test_what_fits_no_row_is_an_error():
+def test_a_clip_that_fits_no_row_is_an_error():
     with pytest.raises(PackingError, match="clip 1 takes 13 columns"):
         pack_rows([*random_clips(1), Clip(np.ones(12 * SAMPLES + 1, np.int16), [], 0)], COLUMNS, SLOTS, TEXT, SAMPLES)
     with pytest.raises(PackingError, match="25 text tokens"):

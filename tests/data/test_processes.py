@@ -74,7 +74,7 @@ def test_closing_cancels_the_calls_that_have_not_started():
 
 @pytest.fixture
 def control_c_raises():
-    """As in a terminal, however the tests were started."""
+    """Makes Ctrl-C work as in a terminal, however the tests were started."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -92,7 +92,7 @@ def test_a_signal_waits_for_the_end_of_the_block(control_c_raises):
 def test_a_signal_waits_too_where_another_thread_takes_it(control_c_raises):
     end = threading.Event()
     other = threading.Thread(target=end.wait)
-    other.start()  # before the block: nothing is blocked in it
+    other.start()  # before the block, so no signal is blocked in it
     assert other.ident is not None
     ran_on = []
     with pytest.raises(KeyboardInterrupt), block_signals(signal.SIGINT):
@@ -103,7 +103,7 @@ def test_a_signal_waits_too_where_another_thread_takes_it(control_c_raises):
     assert ran_on
 
 
-def test_no_signal_no_interrupt(control_c_raises):
+def test_without_a_signal_nothing_is_raised(control_c_raises):
     with block_signals(signal.SIGINT, signal.SIGTERM):
         pass
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -118,7 +118,7 @@ def test_a_process_of_the_block_never_sees_the_signal():
     assert (process.returncode, output) == (0, "alive\n")
 
 
-def test_threads_may_use_it():
+def test_deferral_works_in_other_threads():
     errors = []
 
     def block() -> None:

@@ -247,7 +247,7 @@ def test_a_damaged_shard_is_an_error_that_names_the_record(five_shards):
     assert records[0].id == "clip-0"
 
 
-def test_all_names_every_split(tmp_path):
+def test_all_selects_every_split(tmp_path):
     data = tiny_dataset(tmp_path, count=3, test_count=2)
     records = open_split(data, "all")
     assert sorted(record.id for record in records) == [f"clip-{index}" for index in range(5)]

@@ -50,7 +50,7 @@ def test_same_captions_give_the_same_file(tmp_path):
     assert (tmp_path / "a/t.model").read_bytes() == (tmp_path / "b/t.model").read_bytes()
 
 
-def test_vocabulary_is_at_most_as_large_as_asked(tmp_path):
+def test_the_vocabulary_is_at_most_as_large_as_requested(tmp_path):
     assert train_tokenizer(CAPTIONS, tmp_path / "t.model", 60).vocab_size == 60
     assert train_tokenizer(CAPTIONS[:4], tmp_path / "u.model", 60_000).vocab_size < 200
 
@@ -80,7 +80,7 @@ def test_missing_and_foreign_files(tmp_path):
         load_tokenizer(tmp_path / "other.model")
 
 
-def test_rare_letters_are_kept_unless_less_is_asked_for(tmp_path):
+def test_rare_letters_are_kept_by_default(tmp_path):
     captions = [f"a dog barks {number} times" for number in range(3_000)] + ["a jazz quartet"]
     whole = train_tokenizer(captions, tmp_path / "whole.model", 200)
     assert whole.decode(whole.encode("a jazz quartet", 40)) == "a jazz quartet"
@@ -152,14 +152,14 @@ def test_special_tokens_in_a_caption_are_spelled(json_tokenizer):
     assert json_tokenizer.decode(ids) == "a [SEP] dog [PAD]"
 
 
-def test_decode_stops_at_the_end_and_drops_what_is_special(json_tokenizer):
+def test_decode_stops_at_the_end_and_drops_special_tokens(json_tokenizer):
     ids = json_tokenizer.encode("rain falls", 64)
     assert json_tokenizer.decode([IDS["[PAD]"], *ids, *json_tokenizer.encode("a dog", 64)]) == "rain falls"
     assert json_tokenizer.decode([IDS["[MASK]"], *ids[1:-1], IDS["[UNK]"], 10_000]) == "rain falls"
     assert json_tokenizer.decode([]) == ""
 
 
-def test_files_that_are_no_vocabulary(tmp_path, folder, monkeypatch):
+def test_files_that_are_not_a_vocabulary_are_errors(tmp_path, folder, monkeypatch):
     with pytest.raises(TokenizerError, match=r"is a directory; .*the tokenizer\.json of a ModernBERT folder"):
         load_tokenizer(folder)
     with pytest.raises(TokenizerError, match=r"tokenizer\.json is missing"):

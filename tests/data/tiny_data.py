@@ -1,4 +1,4 @@
-"""Small datasets made in a moment: tones with captions, a manifest, prepared records, a vocabulary."""
+"""Small generated datasets: tones with captions, a manifest, prepared records, a vocabulary."""
 
 import io
 import json
@@ -77,7 +77,7 @@ def tiny_config(path: Path, tokenizer: Tokenizer, **data: Any) -> ConfigDict:
 
 
 def write_manifest(directory: Path, lines: Sequence[Any], name: str = "manifest.jsonl") -> Path:
-    """Writes a JSON lines manifest; text is written as it is, anything else as JSON."""
+    """Writes a JSON lines manifest; strings are written verbatim, anything else as JSON."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / name
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))

@@ -20,7 +20,7 @@ def table_of(
     types: Mapping[str, pa.DataType] | None = None,
     features: Mapping[str, Any] | None = None,
 ) -> pa.Table:
-    """Makes a table; "audio" is a struct of bytes and path unless `types` has another type.
+    """Creates a table; "audio" is a struct of bytes and path unless `types` has another type.
 
     Args:
         columns: name -> values.

@@ -1,4 +1,4 @@
-"""A folder whose permissions count, also where the tests run as root."""
+"""A folder whose permissions are enforced even if the tests run as root."""
 
 import contextlib
 import os
@@ -12,8 +12,8 @@ _NOBODY = 65_534
 
 @contextlib.contextmanager
 def unprivileged_folder() -> Iterator[Path]:
-    """Gives an empty folder; inside the context the process owns it, without the rights of root."""
-    # Not pytest's tmp_path, which is in a folder that only its owner may enter.
+    """Yields an empty folder. Inside the context the process owns it and has no root privileges."""
+    # Not pytest's tmp_path, whose parent only its owner may enter.
     folder = Path(tempfile.mkdtemp())
     user = os.geteuid()
     try:

@@ -1,4 +1,4 @@
-"""Runs the examples of a page, on a tiny model: Python and `slap` commands, in their order, as a reader would."""
+"""Runs the Python examples and `slap` commands of a page in order, with a tiny model."""
 
 import re
 import shlex

@@ -10,14 +10,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict:
-    found = {}
+    result = {}
     for name in config:
         value = config[name]
         if isinstance(value, ConfigDict) and len(value):
-            found |= leaves(value, f"{prefix}{name}.")
+            result |= leaves(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = {} if isinstance(value, ConfigDict) else value
-    return found
+            result[prefix + name] = {} if isinstance(value, ConfigDict) else value
+    return result
 
 
 def documented(prefix: str = "") -> dict:
@@ -32,10 +32,10 @@ def test_every_setting_is_documented_with_its_default():
     assert documented("NAME.") == leaves(source("", ""))
 
 
-def test_local_links_of_the_documentation_lead_somewhere():
+def test_local_links_of_the_documentation_exist():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
     for page in pages:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
-            # Figures of the demo are drawn by a real run and copied in.
+            # The figures of the demo come from a real run and are copied there.
             if not target.startswith(("http", "docs/images/")):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"

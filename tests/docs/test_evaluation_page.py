@@ -1,4 +1,4 @@
-"""The commands of docs/evaluation.md, run as they stand; and its tables against the code."""
+"""Runs the commands of docs/evaluation.md as printed, and compares its tables with the code."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def own_data(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """What the page needs in the working directory, and what its commands left there."""
+    """The working directory of the page, after its commands have run."""
     root = tmp_path_factory.mktemp("page")
     folders = (*ZERO_SHOT, "speech_commands", "fsd50k", "audioset", "audiocaps", "clotho")
     prepare_published(root / "publishers", root / "data", folders)
@@ -64,9 +64,9 @@ def read(path):
 def test_every_command_left_its_file(page):
     for name in ("evaluation", "evaluation_zero_shot", "evaluation_retrieval", "probe"):
         assert read(page / f"runs/demo/{name}.json")["model"]["trained_on"] == ["mine"]
-    found = read(page / "mine.json")
-    assert set(found["zero_shot"]["mine"]) >= set(re.findall(r'"zero_shot": \{"scenes": \{"(\w+)"', PAGE))
-    assert found["model"]["trained_on"] is None
+    result = read(page / "mine.json")
+    assert set(result["zero_shot"]["mine"]) >= set(re.findall(r'"zero_shot": \{"scenes": \{"(\w+)"', PAGE))
+    assert result["model"]["trained_on"] is None
     captions = read(page / "captions.json")["captioning"]["mine"]
     assert captions["decoding"] == {"beam": 3} and captions["n_clips"] == 8 and 0 <= captions["cider_d"] <= 10
     assert read(page / "frames.json")["frames"]["mine"]["by"] == "region"
@@ -82,24 +82,24 @@ def test_a_run_and_its_export_are_one_model(page):
 
 
 def test_every_key_of_the_page_is_in_the_results(page):
-    found = read(page / "mine.json")
-    keys = {*found, *found["model"], *found["retrieval"]["mine"], *found["zero_shot"]["mine"]}
+    result = read(page / "mine.json")
+    keys = {*result, *result["model"], *result["retrieval"]["mine"], *result["zero_shot"]["mine"]}
     table = PAGE[PAGE.index("| key | |") :].split("\n\n")[0]
     named = {key for cell in re.findall(r"^\| (.*?) \|", table, re.M) for key in re.findall(r"`(\w+)`", cell)}
     assert {"set_size", "model_id", "crop"} <= named
-    assert named - {"words"} <= keys  # the last only where a set has them
+    assert named - {"words"} <= keys  # the last only if a set has them
 
 
-def test_tables_are_those_of_the_code():
+def test_tables_match_the_code():
     rows = re.findall(r"^\| (.+?) \| `(\w+)` \| .+? \| .+? \| (.+?) \| (.+?) \| (.+?) \|$", PAGE, re.M)
-    told = {folder: (prompt, probe) for _, folder, prompt, _, probe in rows}
+    suggested = {folder: (prompt, probe) for _, folder, prompt, _, probe in rows}
     for row in SETS:
         folder = row.folder or row.dataset
         if row.kind.startswith("zero_shot"):
-            assert f"`{row.template}`" in told[folder][0], folder
+            assert f"`{row.template}`" in suggested[folder][0], folder
         if row.kind == "probe":
-            assert told[folder][1] != "–", folder
-    assert len(told) == 11
+            assert suggested[folder][1] != "–", folder
+    assert len(suggested) == 11
     assert all(f"| `{suite}` |" in PAGE for suite in SUITES)
     for name in ("ensemble", "sound", "heard", "plain"):
         assert all(f"`{prompt}`" in PAGE for prompt in TEMPLATES[name])
@@ -124,7 +124,7 @@ def test_several_labels_per_clip_are_written_and_printed(page, capsys, monkeypat
 
 
 def test_results_are_written_before_they_are_printed(page, monkeypatch, tmp_path):
-    """A failure in printing must not cost the work."""
+    """A failure while printing must not lose the results."""
 
     def broken(results):
         raise ZeroDivisionError
@@ -137,17 +137,17 @@ def test_results_are_written_before_they_are_printed(page, monkeypatch, tmp_path
     assert read(tmp_path / "x.json")["retrieval"]["mine"]["n_clips"] == 8
 
 
-def test_a_damaged_set_does_not_keep_others_from_being_measured(page, capsys, monkeypatch, tmp_path):
+def test_a_damaged_set_does_not_prevent_the_others_from_being_measured(page, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(page)
     for name in ("esc50", "ravdess"):
         shutil.copytree(page / "data" / name, tmp_path / name)
     damage_audio(tmp_path / "esc50", "fold2", "2-1-A-0")
     command = ["evaluate", "runs/demo/export", "--suite", "zero_shot", "--data-dir", str(tmp_path), "--json"]
     assert main(command) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert found["zero_shot"]["ravdess"]["n"] == 8 and "esc50" not in found["zero_shot"]
-    assert "2-1-A-0" in found["missing"]["esc50, zero_shot"]
-    assert found["bootstrap"] == {"seed": 0, "resamples": 1_000, "level": 0.95}
+    result = json.loads(capsys.readouterr().out)
+    assert result["zero_shot"]["ravdess"]["n"] == 8 and "esc50" not in result["zero_shot"]
+    assert "2-1-A-0" in result["missing"]["esc50, zero_shot"]
+    assert result["bootstrap"] == {"seed": 0, "resamples": 1_000, "level": 0.95}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_damaged_set_does_not_keep_others_from_being_measured(page, capsys, mo
         (["--data", "a=data/esc50:fold1", "--measure", "captioning"], "captioning needs clips with captions"),
     ],
 )
-def test_mistakes_of_evaluate(page, capsys, monkeypatch, command, message):
+def test_errors_of_evaluate(page, capsys, monkeypatch, command, message):
     monkeypatch.chdir(page)
     assert main(["evaluate", "runs/demo/export", *command]) == 2
     assert message in capsys.readouterr().err
@@ -184,13 +184,13 @@ def test_mistakes_of_evaluate(page, capsys, monkeypatch, command, message):
         (["--data", "mine=data/mine:test:kind", "--test", "test"], "found 0 clips to train on and 8 to test on"),
     ],
 )
-def test_mistakes_of_probe(page, capsys, monkeypatch, command, message):
+def test_errors_of_probe(page, capsys, monkeypatch, command, message):
     monkeypatch.chdir(page)
     assert main(["probe", "runs/demo/export", *command]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_mistakes_of_table(page, capsys, monkeypatch):
+def test_errors_of_table(page, capsys, monkeypatch):
     monkeypatch.chdir(page)
     assert main(["table", "runs/demo/config.json"]) == 2
     assert "config.json holds no results; give a file that `slap evaluate` wrote" in capsys.readouterr().err

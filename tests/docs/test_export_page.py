@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The working directory, and the variables of the page's Python."""
+    """The working directory, and the variables of the page's Python blocks."""
     root = tmp_path_factory.mktemp("page")
     config = tiny_config()
     config.data.tokenizer = str(tiny_tokenizer(root / "words.model").path)

@@ -1,4 +1,4 @@
-"""The examples of docs/finetuning.md run as they are printed, on a tiny model; its tables are those of the code."""
+"""Runs the examples of docs/finetuning.md as printed, with a tiny model, and compares its tables with the code."""
 
 import json
 import re
@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """What the page names: a model, and a folder of sounds with captions and labels."""
+    """The files that the page uses: a model, and a folder of sounds with captions and labels."""
     root = tmp_path_factory.mktemp("finetuning")
     write_model(root, max_seconds=0.64)
     for index in range(10):
@@ -33,9 +33,9 @@ def root(tmp_path_factory):
 
 def test_the_commands_of_the_page(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
-    found, commands = run_page("finetuning")
+    result, commands = run_page("finetuning")
     assert len(commands) == 7
-    assert found["classifier"].classes == ("bell", "water") and set(found["probabilities"]) == {"bell", "water"}
+    assert result["classifier"].classes == ("bell", "water") and set(result["probabilities"]) == {"bell", "water"}
     scores = json.loads((root / "scores.json").read_text())["classification"]["test"]
     assert scores["n"] == 4 and scores["label"] == "kind"
     assert capsys.readouterr().out.count("my_sounds/test/") == 2
@@ -46,7 +46,7 @@ def test_the_commands_of_the_page(root, monkeypatch, capsys):
     assert read_model("runs/mine/best").step == history["step"]
 
 
-def test_the_values_of_the_page_are_those_of_the_code():
+def test_values_on_the_page_match_the_code():
     def row(title: str) -> list[str]:
         (cells,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", PAGE, re.MULTILINE)
         return cells.split(" | ")

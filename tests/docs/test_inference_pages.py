@@ -1,4 +1,4 @@
-"""The examples of the pages on inference run as they are printed, on a tiny model."""
+"""Runs the examples of the pages on inference as printed, with a tiny model."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ LOAD = functools.cache(slap_jax.load)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the pages name: a model, two sounds, a folder of sounds, and a recording longer than those of training."""
+    """The files that the pages use: a model, two sounds, a folder, and a recording longer than in training."""
     root = tmp_path_factory.mktemp("pages")
     write_model(root)
     soundfile.write(root / "dog.wav", noise(0, 1.0), 16_000)
@@ -33,9 +33,9 @@ def folder(tmp_path_factory):
 def test_using_a_model(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(slap_jax, "load", LOAD)  # its programs are compiled once
-    found, commands = run_page("inference")
-    assert found["audio"].shape == found["text"].shape == (2, 16)
-    assert found["frames"].features.shape == (7, 32) and found["scores"].scores.shape == (7, 2)
+    result, commands = run_page("inference")
+    assert result["audio"].shape == result["text"].shape == (2, 16)
+    assert result["frames"].features.shape == (7, 32) and result["scores"].scores.shape == (7, 2)
     assert len(np.load("vectors.npz")["names"]) == 2
     assert json.loads((folder / "texts.json").read_text())["names"] == ["a dog barks", "rain"]
     assert len(commands) == 5 and "most like a dog from" in capsys.readouterr().out
@@ -44,8 +44,8 @@ def test_using_a_model(folder, monkeypatch, capsys):
 def test_long_recordings(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(slap_jax, "load", LOAD)  # its programs are compiled once
-    found, commands = run_page("long_audio")
-    assert found["parts"].start.tolist() == [0.0, 5.0] and found["parts"].end.tolist() == [10.0, 12.0]
-    assert found["frames"].features.shape == (75, 32) and found["scores"].scores.shape == (75, 1)
+    result, commands = run_page("long_audio")
+    assert result["parts"].start.tolist() == [0.0, 5.0] and result["parts"].end.tolist() == [10.0, 12.0]
+    assert result["frames"].features.shape == (75, 32) and result["scores"].scores.shape == (75, 1)
     printed = capsys.readouterr().out
     assert len(commands) == 2 and "0-10 s: " in printed and "10-12 s: " in printed

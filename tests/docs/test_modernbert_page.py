@@ -1,4 +1,4 @@
-"""The commands and settings of docs/modernbert.md are taken, and fit the published models."""
+"""The commands and settings of docs/modernbert.md are valid and match the published models."""
 
 import json
 import re
@@ -12,19 +12,19 @@ from slap_jax.models.modernbert import DEFAULTS, check_modernbert
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "modernbert.md").read_text(encoding="utf-8")
-# What the published ModernBERT-large has otherwise than the base model.
+# The sizes of ModernBERT-large that differ from the base model.
 LARGE = {"hidden_size": 1_024, "intermediate_size": 2_624, "num_attention_heads": 16, "num_hidden_layers": 28}
 
 
 def write_described(folder: Path, **sizes) -> Path:
-    """A folder as far as it is looked at before training."""
+    """A folder with the files that are checked before training."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "modernbert"} | DEFAULTS | sizes))
     (folder / "model.safetensors").touch()
     return folder
 
 
-def test_the_training_command_is_of_the_base_model(tmp_path, monkeypatch):
+def test_the_training_command_is_for_the_base_model(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     command = re.search(r"^    (slap train .*)$", PAGE, flags=re.MULTILINE)
     assert command is not None
@@ -35,7 +35,7 @@ def test_the_training_command_is_of_the_base_model(tmp_path, monkeypatch):
     check_modernbert(write_described(tmp_path / "base"), config.model)
 
 
-def test_the_settings_of_another_size_are_of_the_large_model(tmp_path):
+def test_the_settings_of_another_size_are_for_the_large_model(tmp_path):
     block = re.search(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     assert block is not None
     config = default_config()

@@ -1,4 +1,4 @@
-"""The examples of the pages on search and on the command line run as they are printed, on a tiny model."""
+"""Runs the examples of the pages on search and on the command line as printed, with a tiny model."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ LOAD = functools.cache(slap_jax.load)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the pages name: a model, a sound, and a folder with a short and a long recording."""
+    """The files that the pages use: a model, a sound, and a folder with a short and a long recording."""
     root = tmp_path_factory.mktemp("pages")
     write_model(root)
     soundfile.write(root / "dog.wav", noise(0, 1.0), 16_000)
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def here(folder, monkeypatch):
-    """The present directory; a model is compiled once for all commands."""
+    """The working directory; a model is compiled once for all commands."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(slap_jax, "load", LOAD)
 

@@ -1,4 +1,4 @@
-"""Every fault is found in a model that is broken in that way, and none in a healthy one."""
+"""Every finding is reported for a model with that fault, and none for a healthy model."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.compile
 
 @pytest.fixture(scope="module", autouse=True)
 def one_embedder_for_each_config():
-    """Models of one config differ in their weights only: compiling once is enough."""
+    """Models with the same config differ only in their weights, so they share compiled functions."""
     made: dict[str, Embedder] = {}
 
     def of_config(config):
@@ -33,7 +33,7 @@ def one_embedder_for_each_config():
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A sound model's config, parameters, vocabulary and fingerprint."""
+    """Config, parameters, vocabulary and fingerprint of a healthy model."""
     config = tiny_config()
     config.audio.update(mean=-9.0, std=3.0)
     config.model.text_encoder.layers = 1
@@ -59,7 +59,7 @@ def names(result: dict) -> list[str]:
 
 
 def zeros(sound, *parts: str) -> dict:
-    """Zeros in place of the weights that are named so."""
+    """Replaces the weights with this name by zeros."""
     return {name: np.zeros_like(value) for name, value in flatten(sound[1]).items() if any(p in name for p in parts)}
 
 
@@ -113,7 +113,7 @@ def test_a_scale_out_of_range(sound, tmp_path, log_scale):
 def test_constants_of_a_log_mel_in_decibels(sound, tmp_path):
     result = examined(sound, tmp_path, mean=-40.0, std=20.0)
     assert any(f["name"] == "front_end_level" and "slap stats" in f["message"] for f in result["findings"])
-    assert "front_end_mismatch" not in names(result)  # the log-mel itself is the same; what is made of it is not
+    assert "front_end_mismatch" not in names(result)  # the log-mel is the same, but its normalisation is not
     assert "other_sounds" in names(result)
 
 

@@ -16,7 +16,7 @@ TEXTS = ("rain falls", "a dog barks outside", "someone speaks very softly near t
 
 
 def seeded_config(kind: str) -> ConfigDict:
-    """Two repetitions of local and global layers in the audio tower; `kind` of the text tower, local layers in it."""
+    """Returns a config with two repetitions of local and global audio layers; `kind` selects the text tower."""
     config = tiny_config()
     config.model.vocab_size = 44  # as many as the tiny vocabulary has, so that captions spell something
     config.model.audio_encoder.update(layers=6, local_window=6)
@@ -28,7 +28,7 @@ def seeded_config(kind: str) -> ConfigDict:
 
 
 def seeded_params(config: ConfigDict, seed: int = 1) -> dict[str, Any]:
-    """Parameters of a run with a caption decoder; they depend on names, shapes and the seed alone."""
+    """Returns parameters with a caption decoder; they depend only on names, shapes and the seed."""
 
     def create() -> tuple[Slap, CaptionDecoder]:
         decoder = CaptionDecoder(config.model, config.model.audio_encoder.width, rngs=nnx.Rngs(0))
@@ -52,5 +52,5 @@ def seeded_params(config: ConfigDict, seed: int = 1) -> dict[str, Any]:
 
 
 def seeded_clips() -> list[np.ndarray]:
-    """Clips of one sample to some seconds."""
+    """Returns clips of one sample to a few seconds."""
     return [noise(seed, seconds) for seed, seconds in enumerate(SECONDS)]

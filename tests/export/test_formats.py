@@ -1,4 +1,4 @@
-"""`slap export` on runs and exports: what it writes where, and what it refuses."""
+"""`slap export` on runs and exports: the files it writes, and the input it rejects."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.compile
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, train_data):
-    """A run directory of one step, trained (as it says) on the tests' scenes."""
+    """A run directory of one step, whose config says that it was trained on the scenes of the tests."""
     directory = tmp_path_factory.mktemp("runs") / "run"
     config = tiny_config()
     config.data.train.scenes = source(f"{train_data}/scenes", "train", weight=0.5)
@@ -54,7 +54,7 @@ def test_the_card_states_licence_data_metrics_and_limits(exported, train_data):
     assert "| gone | train | 1 | unknown: not on the machine that exported | unknown | unknown |" in card
     assert "| retrieval | scenes | t2a_r1 | 0.250 | 0.100 to 0.400 | 8 |" in card
     assert "## Limits" in card and "clips of up to 30 s" in card
-    assert "no/such/data" not in card  # paths of the machine are nobody's business
+    assert "no/such/data" not in card  # local paths must not leak into an export
 
 
 def test_an_export_takes_one_more_form(exported, tmp_path):
@@ -102,7 +102,7 @@ def test_a_card_whose_metadata_are_damaged_is_named(exported, tmp_path):
 def test_the_command(run, exported, tmp_path, capsys):
     assert main(["export", str(run), "--output", str(tmp_path / "out"), "--format", "pytorch"]) == 0
     assert capsys.readouterr().out == f"wrote {tmp_path / 'out' / 'slap_torch.py'}\n"
-    assert main(["doctor", str(run)]) == 0  # a run directory is examined too
+    assert main(["doctor", str(run)]) == 0  # a run directory is also checked
     assert "none\nhealthy\n" in capsys.readouterr().out
     assert main(["export", str(exported)]) == 2
     assert "is an export already" in capsys.readouterr().err
@@ -114,14 +114,14 @@ def test_the_command(run, exported, tmp_path, capsys):
     ("format", "package", "extra"),
     [("stablehlo", "flatbuffers", "stablehlo"), ("onnx", "onnxscript", "onnx"), ("huggingface", "torch", "torch")],
 )
-def test_a_missing_package_is_told_before_any_work(exported, format, package, extra, monkeypatch, capsys):
+def test_a_missing_package_is_reported_before_any_work(exported, format, package, extra, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["export", str(exported), "--format", format]) == 2
     error = capsys.readouterr().err
     assert package in error and error.endswith(f"pip install 'slap-jax[{extra}]'\n") and error.count("\n") == 1
 
 
-def test_bad_calls(exported, tmp_path):
+def test_bad_arguments_are_errors(exported, tmp_path):
     with pytest.raises(ExportError, match=f"format is 'gguf'; write one of {', '.join(FORMATS)}"):
         export_model(exported, "gguf")
     with pytest.raises(ExportError, match="nowhere is not a directory"):

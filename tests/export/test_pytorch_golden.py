@@ -1,4 +1,4 @@
-"""Our models give what the PyTorch file gave with the same weights (`tests/golden/make_pytorch_module.py`)."""
+"""Our models give the results of the PyTorch file with the same weights (`tests/golden/make_pytorch_module.py`)."""
 
 from pathlib import Path
 

@@ -17,7 +17,7 @@ from tests.inference.tiny import tiny_tokenizer
 pytestmark = pytest.mark.compile
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "pytorch_module.npz")
-# What a user without slap_jax writes; docs/export.md shows the same lines.
+# The code of a user without slap_jax; docs/export.md shows the same lines.
 RUNNER = """
 import sys
 sys.modules["slap_jax"] = None  # an import of it, or of a part, raises
@@ -85,7 +85,7 @@ def test_the_description_says_what_programs_take(exported):
     assert programs["text"]["takes"][1] == "token ids int32 [b, n]"
 
 
-def test_without_the_package_that_serialises(exported, monkeypatch):
+def test_a_missing_serialisation_package_is_an_error(exported, monkeypatch):
     directory, _, _ = exported
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(ExportError, match=r"needs flatbuffers: pip install 'slap-jax\[stablehlo\]'"):

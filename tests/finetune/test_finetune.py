@@ -1,4 +1,4 @@
-"""A classifier from a user's side: fine-tune, stop early, predict, score, export; and what mistakes are told."""
+"""A classifier as a user sees it: fine-tune, stop early, predict, score, export, and the messages for mistakes."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ PITCHES = {"low": 200.0, "high": 3_000.0}
 
 
 def pitch_record(index: int, **fields):
-    """A tone of one of two pitches, its class."""
+    """A tone whose class is one of two pitches."""
     name = list(PITCHES)[index % 2]
     samples = tone(0.3 + 0.05 * (index % 5), PITCHES[name] * (1 + 0.02 * (index % 7)))
     return make_record(f"clip-{index}", samples, [], source="pitches", labels=(f"pitch={name}", "plain"), **fields)
@@ -41,7 +41,7 @@ def pitches(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run_dir(base_model, pitches, tmp_path_factory) -> Path:
-    """A classifier that was stopped early."""
+    """A classifier whose training stopped early."""
     directory = tmp_path_factory.mktemp("runs") / "pitch"
     command = ["finetune", "--model", str(base_model), "--task", "classification", "--data", str(pitches)]
     command += ["--run-dir", str(directory), "--clips", "16", "--max-seconds", "0.64", "--epochs", "40"]
@@ -50,7 +50,7 @@ def run_dir(base_model, pitches, tmp_path_factory) -> Path:
     return directory
 
 
-def test_it_learns_stops_early_and_keeps_the_best_step(run_dir, base_model):
+def test_learns_stops_early_and_keeps_the_best_step(run_dir, base_model):
     history = json.loads((run_dir / "best.json").read_text())
     values = dict(history["evaluations"])
     assert history["metric"] == "classification/val/accuracy" and history["value"] == max(values.values()) > 0.8
@@ -76,7 +76,7 @@ def test_it_learns_stops_early_and_keeps_the_best_step(run_dir, base_model):
     assert np.abs(layers[0] - layers[1]).max() > 0
 
 
-def test_the_same_command_does_nothing_more(run_dir, base_model, pitches):
+def test_the_same_command_does_nothing_after_the_end(run_dir, base_model, pitches):
     before = (run_dir / "best.json").read_text()
     command = ["finetune", "--model", str(base_model), "--task", "classification", "--data", str(pitches)]
     command += ["--run-dir", str(run_dir), "--clips", "16", "--max-seconds", "0.64", "--epochs", "40"]
@@ -94,18 +94,18 @@ def test_predictions_of_a_run_and_of_its_export_have_names_and_are_the_same(run_
         soundfile.write(files[-1], record.waveform(), 16_000)
     capsys.readouterr()
     assert main(["predict", *files, "--model", exported, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert list(found) == files and all(set(scores) == set(PITCHES) for scores in found.values())
-    assert sum(found[files[0]].values()) == pytest.approx(1.0, abs=1e-6)
+    result = json.loads(capsys.readouterr().out)
+    assert list(result) == files and all(set(scores) == set(PITCHES) for scores in result.values())
+    assert sum(result[files[0]].values()) == pytest.approx(1.0, abs=1e-6)
     again = load_classifier(run_dir / "best").predict(files[:2])
-    assert again == [found[file] for file in files[:2]]
+    assert again == [result[file] for file in files[:2]]
     assert main(["predict", files[0], "--model", exported, "--top", "1"]) == 0
     assert capsys.readouterr().out.count(",") == 0
 
-    (tmp_path / "broken.wav").write_bytes(b"RIFFnothing")  # it is told, and the rest of the folder is done
+    (tmp_path / "broken.wav").write_bytes(b"RIFFnothing")  # reported, and the rest of the folder is processed
     assert main(["predict", str(tmp_path), "--model", exported, "--json"]) == 1
-    told = capsys.readouterr()
-    assert json.loads(told.out) == found and "broken.wav" in told.err and "1 left out" in told.err
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == result and "broken.wav" in captured.err and "1 left out" in captured.err
     assert main(["predict", str(tmp_path / "broken.wav"), "--model", exported]) == 2
     assert capsys.readouterr().err.startswith(f"slap predict: {tmp_path / 'broken.wav'} is not readable as audio")
 
@@ -113,13 +113,13 @@ def test_predictions_of_a_run_and_of_its_export_have_names_and_are_the_same(run_
     assert main(["score", exported, "--data", f"held_out={pitches}:test", "--output", str(output)]) == 0
     assert "held_out, pitch" in capsys.readouterr().out
     scores = json.loads(output.read_text())["classification"]["held_out"]
-    right = [next(iter(found[file])) == list(PITCHES)[(44 + index) % 2] for index, file in enumerate(files)]
+    right = [next(iter(result[file])) == list(PITCHES)[(44 + index) % 2] for index, file in enumerate(files)]
     assert scores["accuracy"] == pytest.approx(np.mean(right)) and scores["n"] == 12
     low, high = scores["interval"]
     assert low <= scores["accuracy"] <= high and scores["n_unknown"] == 0
 
 
-def test_another_classifier_may_start_from_this_one(run_dir, pitches, tmp_path):
+def test_another_classifier_can_start_from_this_one(run_dir, pitches, tmp_path):
     config = finetune_config(str(run_dir / "best"), "classification", {"pitches": source(str(pitches), "train")})
     assert config.init_from == str(run_dir / "best") and config.data.tokenizer
     assert config.model.audio_encoder.width == 16 and config.data.evaluation.to_dict() == {}
@@ -155,7 +155,7 @@ def test_another_classifier_may_start_from_this_one(run_dir, pitches, tmp_path):
         ),
     ],
 )
-def test_mistakes_are_one_line(base_model, pitches, train_data, tmp_path, capsys, arguments, message):
+def test_user_errors_are_one_line(base_model, pitches, train_data, tmp_path, capsys, arguments, message):
     names = {"data": str(pitches), "scenes": str(train_data / "scenes")}
     arguments = [argument.format(**names) for argument in arguments]
     command = ["finetune", "--run-dir", str(tmp_path / "run"), *arguments]

@@ -1,4 +1,4 @@
-"""The recipes of configs/finetune on tiny data laid out as publishers do, prepared by the real builders."""
+"""The recipes of configs/finetune on tiny data in the layouts of the publishers, prepared by the real builders."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def publish_folder(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Every data set, prepared as the recipes say."""
+    """Every data set, prepared with the commands of the recipes."""
     root = tmp_path_factory.mktemp("recipes")
     named = {"audiocaps": publish_audiocaps, "clotho": publish_clotho, "esc50": publish_esc50, "mine": publish_folder}
     for name, publish in named.items():
@@ -97,7 +97,7 @@ RECIPE_METRICS = [
     ("audiocaps", {"task": "captioning"}, "-caption_loss/val/nats_per_token"),
     ("clotho", {}, "retrieval/val/t2a_map10"),
     ("clotho", {"task": "captioning"}, "-caption_loss/val/nats_per_token"),
-    ("esc50", {"fold": 5}, ""),  # the tested fold must not choose a step
+    ("esc50", {"fold": 5}, ""),  # the test fold must not select a step
     ("folder", {"task": "classification", "label": "kind"}, "classification/val/accuracy"),
 ]
 
@@ -137,11 +137,11 @@ def test_what_a_recipe_builds(base_model, data):
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)
-def test_a_recipe_says_how_it_is_run(path):
+def test_the_docstring_of_a_recipe_has_its_commands(path):
     assert f"slap train --config configs/finetune/{path.name}:model=" in path.read_text()
 
 
-def test_the_caption_loss_is_a_mean_over_tokens_whatever_the_batches(base_model, data):
+def test_the_caption_loss_is_a_mean_over_tokens_for_any_batching(base_model, data):
     config = recipe("clotho", base_model, data, task="captioning")
     model, tokenizer = read_model(base_model), load_tokenizer(config.data.tokenizer)
     loss = CaptionLoss(config, Embedder(config), tokenizer, config.data.evaluation)
@@ -149,6 +149,6 @@ def test_the_caption_loss_is_a_mean_over_tokens_whatever_the_batches(base_model,
     clips = load_evaluation(config.data.evaluation.val.path, "validation")
     tokens = [len(tokenizer.encode(clip.captions[0], config.data.max_caption_tokens)) - 1 for clip in clips]
     assert whole["n_tokens"] == sum(tokens) and 0 <= whole["token_accuracy"] <= 1
-    config.data.update(rows=1, slots=1)  # a clip a batch
+    config.data.update(rows=1, slots=1)  # one clip per batch
     alone = CaptionLoss(config, Embedder(config), tokenizer, config.data.evaluation)(model.params)["val"]
     assert alone["nats_per_token"] == pytest.approx(whole["nats_per_token"], rel=1e-5)

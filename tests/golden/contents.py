@@ -1,4 +1,4 @@
-"""What the golden files hold, computed anew."""
+"""Recomputes the contents of the golden files."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def parameter_text(name: str) -> str:
 
 
 def loss_curve() -> dict[str, list[float]]:
-    """20 steps over three batches that take turns."""
+    """Returns the losses of 20 steps over three batches in turn."""
     config = tiny_config()
     config.train.steps = STEPS
     transform = create_optimizer(config.optimizer, STEPS)

@@ -1,4 +1,4 @@
-"""Writes the golden configs, parameter tables and loss curve: run it after a wanted change, and review the difference.
+"""Writes the golden configs, parameter tables and loss curve; run it after an intended change and review the diff.
 
 PYTHONPATH=. python tests/golden/make_golden.py
 """

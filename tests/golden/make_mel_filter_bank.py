@@ -10,7 +10,7 @@ SETTINGS = {"base": (16_000, 512, 64, 0.0, 8_000.0), "wide": (16_000, 1_024, 80,
 
 
 def main() -> None:
-    """Computes each setting's bank with Slaney's scale and norm, as librosa's default has it."""
+    """Computes the filter bank of each setting with Slaney's scale and norm, the defaults of librosa."""
     banks = {
         name: mel_filter_bank(n_fft // 2 + 1, mels, low, high, rate, norm="slaney", mel_scale="slaney")
         for name, (rate, n_fft, mels, low, high) in SETTINGS.items()

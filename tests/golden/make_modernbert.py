@@ -26,7 +26,7 @@ SIZES = {
 
 
 def random_model(layers: int, local_attention: int, seed: int = 0) -> ModernBertModel:
-    """A model whose attention is far from even and whose norms do something."""
+    """Returns a model whose attention is far from uniform and whose norms have an effect."""
     torch.manual_seed(seed)
     config = ModernBertConfig(num_hidden_layers=layers, local_attention=local_attention, initializer_range=0.3, **SIZES)
     model = ModernBertModel(config).eval()
@@ -37,7 +37,7 @@ def random_model(layers: int, local_attention: int, seed: int = 0) -> ModernBert
 
 
 def hidden_states(model: ModernBertModel, tokens: np.ndarray, lengths: list[int]) -> np.ndarray:
-    """The last hidden states of padded captions, [captions, places, width]."""
+    """Returns the last hidden states of padded captions, [captions, positions, width]."""
     mask = np.arange(tokens.shape[1])[None] < np.asarray(lengths)[:, None]
     with torch.no_grad():
         output = model(torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(np.int64)))

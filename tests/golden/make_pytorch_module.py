@@ -1,4 +1,4 @@
-"""Writes pytorch_module.npz: what the PyTorch file computes with seeded models, which our models are held to.
+"""Writes pytorch_module.npz: the results of the PyTorch file with seeded models, which our models must reproduce.
 
 pip install torch && PYTHONPATH=. JAX_PLATFORMS=cpu python tests/golden/make_pytorch_module.py
 """
@@ -27,7 +27,7 @@ def padded(rows: list, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def outputs(kind: str, tokenizer: Tokenizer, directory: Path) -> dict[str, np.ndarray]:
-    """Computes what one kind of text tower makes of the texts, and the rest, which is the same for both, once."""
+    """Computes the results of one kind of text tower, and once those that do not depend on the kind."""
     config = seeded_config(kind)
     model = load(export(seeded_params(config), config, tokenizer.path, directory))
     waveforms, lengths = padded(seeded_clips(), torch.float32)

@@ -24,7 +24,7 @@ def trec_scores(similarity: np.ndarray, relevant: np.ndarray) -> dict[str, float
 
 
 def case(seed: int, counts: list[int], vocabulary: int | None) -> dict:
-    """Random clips with `counts[n]` captions each; a small vocabulary of texts makes captions equal."""
+    """Returns random clips with `counts[n]` captions each; few different texts make some captions equal."""
     generator = np.random.default_rng(seed)
     owner = np.repeat(np.arange(len(counts)), counts)
     if vocabulary is None:
@@ -52,7 +52,7 @@ def case(seed: int, counts: list[int], vocabulary: int | None) -> dict:
 
 
 def classification(seed: int) -> dict:
-    """Random clips of 7 classes, scored by scikit-learn."""
+    """Returns random clips of 7 classes, scored by scikit-learn."""
     generator = np.random.default_rng(seed)
     classes = generator.normal(size=(7, 6)).round(3)
     truth = generator.integers(7, size=80)

@@ -1,4 +1,4 @@
-"""Configs, parameter tables and a loss curve as they were when last reviewed; `make_golden.py` writes them anew."""
+"""Configs, parameter tables and a loss curve equal the reviewed ones; `make_golden.py` rewrites them."""
 
 import json
 from pathlib import Path
@@ -26,6 +26,6 @@ def test_parameters_are_as_reviewed(name):
 def test_twenty_steps_lose_as_much_as_they_did():
     expected = json.loads((HERE / "loss_curve.json").read_text())
     for name, curve in loss_curve().items():
-        # Another compiler or processor adds in another order, and training amplifies the difference step by step.
+        # Another compiler or processor sums in another order, and training amplifies the difference step by step.
         np.testing.assert_allclose(curve[:5], expected[name][:5], rtol=1e-3, err_msg=name)
         np.testing.assert_allclose(curve, expected[name], rtol=5e-2, err_msg=name)

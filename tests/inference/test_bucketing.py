@@ -46,7 +46,7 @@ def test_buckets_waste_at_most_a_quarter():
 
 
 def items_of(lengths, rows, monkeypatch, waiting=1_000):
-    """Streams items of those lengths; returns (item, result) as they come, and how many were fetched before each."""
+    """Streams items of these lengths; returns each item, its result, and how many items were fetched before it."""
     monkeypatch.setattr("slap_jax.inference.bucketing._WAITING_TOKENS", waiting)
     fetched = 0
 
@@ -67,26 +67,26 @@ def items_of(lengths, rows, monkeypatch, waiting=1_000):
 
 def test_a_stream_gives_every_item_its_own_row(monkeypatch):
     lengths = [3, 6, 4, 4, 5, 2, 6, 1]
-    found = items_of(lengths, 3, monkeypatch)
-    assert sorted(item for item, _, _ in found) == list(enumerate(lengths))
-    for (place, length), row, _ in found:
+    result = items_of(lengths, 3, monkeypatch)
+    assert sorted(item for item, _, _ in result) == list(enumerate(lengths))
+    for (place, length), row, _ in result:
         assert row == [10 * {4: 4, 5: 5, 6: 6}[max(4, length)], 10 * place]
     # Rows of a length wait for each other: the first three of bucket 4 start together.
-    assert [item[0] for item, _, _ in found[:3]] == [0, 2, 3]
+    assert [item[0] for item, _, _ in result[:3]] == [0, 2, 3]
 
 
 def test_a_stream_of_single_rows_keeps_the_order_and_holds_few(monkeypatch):
     lengths = [4, 6, 5] * 10
-    found = items_of(lengths, 1, monkeypatch)
-    assert [item for item, _, _ in found] == list(enumerate(lengths))
-    assert all(fetched <= place + 4 for (place, _), _, fetched in found)
+    result = items_of(lengths, 1, monkeypatch)
+    assert [item for item, _, _ in result] == list(enumerate(lengths))
+    assert all(fetched <= place + 4 for (place, _), _, fetched in result)
 
 
-def test_rows_do_not_wait_for_ever(monkeypatch):
-    """Items of rare lengths are computed in rows that are not full before too many wait."""
+def test_every_row_is_emitted_eventually(monkeypatch):
+    """Items of rare lengths are computed in partly filled rows before too many of them wait."""
     lengths = [4, 5, 6, 7, 8, 10] * 6
-    found = items_of(lengths, 100, monkeypatch, waiting=40)
-    assert sorted(item for item, _, _ in found) == list(enumerate(lengths))
+    result = items_of(lengths, 100, monkeypatch, waiting=40)
+    assert sorted(item for item, _, _ in result) == list(enumerate(lengths))
     # At most 40 tokens wait, 8 items of 5 or more, and four programs with a few rows each run.
-    assert max(fetched - given for given, (_, _, fetched) in enumerate(found)) < 20
+    assert max(fetched - given for given, (_, _, fetched) in enumerate(result)) < 20
     assert max(fetched - given for given, (_, _, fetched) in enumerate(items_of(lengths, 100, monkeypatch))) == 36

@@ -1,4 +1,4 @@
-"""A trained classifier: probabilities of short clips, and of long recordings through windows in bounded memory."""
+"""A trained classifier: probabilities of short clips, and of long recordings from windows in bounded memory."""
 
 import logging
 import weakref
@@ -78,7 +78,7 @@ def test_a_long_file_is_never_in_memory(classifier, tmp_path, monkeypatch):
     assert made > 90 and most <= 8
 
 
-def test_bad_and_silent_files_are_as_in_the_model(classifier, tmp_path, caplog):
+def test_bad_and_silent_files_are_handled_as_by_the_model(classifier, tmp_path, caplog):
     with pytest.raises(AudioError, match=r"clip 1: .*gone\.wav is missing"):
         classifier.predict([(LONG, 16_000), tmp_path / "gone.wav"])
     with pytest.raises(AudioError, match=r"write \[clip\]"):

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, and that a second process takes them from there."""
+"""The directory of compiled programs, and its reuse by a second process."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def test_the_second_process_compiles_nothing(tmp_path):
 
 @pytest.fixture
 def no_cache():
-    """JAX without a compilation cache, as in a user's process."""
+    """JAX without a compilation cache, as in the process of a user."""
     directory = jax.config.values["jax_compilation_cache_dir"]
     seconds = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
     jax.config.update("jax_compilation_cache_dir", None)
@@ -58,7 +58,7 @@ def test_the_users_own_cache_of_jax_is_left_alone(no_cache, tmp_path):
     assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "own") and not (tmp_path / "ours").exists()
 
 
-def test_a_directory_that_cannot_be_made_is_a_warning(no_cache, tmp_path, caplog):
+def test_a_directory_that_cannot_be_created_is_a_warning(no_cache, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     use_compile_cache({"SLAP_COMPILE_CACHE": str(tmp_path / "file" / "below")})
     assert jax.config.values["jax_compilation_cache_dir"] is None

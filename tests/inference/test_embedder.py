@@ -139,7 +139,7 @@ FRAME_CLIPS = [noise(0, 1.0), noise(1, 0.16), noise(2, 2.5)]  # 7, 1 and 16 colu
 
 @pytest.fixture(scope="module")
 def tokens(embedder):
-    """Dense features [7 columns, 4 patches, 32] of the first clip in a row of its own length."""
+    """Dense features [7 columns, 4 patches, 32] of the first clip in a row of exactly its length."""
 
     @jax.jit
     def dense(params, waveform, samples):

@@ -43,7 +43,7 @@ def parts_of(samples):
     return [samples[start : start + 15_360] for start in range(0, 40_961, 10_240)]
 
 
-def test_what_is_short_enough_is_embedded_whole(model, embedder):
+def test_short_recordings_are_embedded_whole(model, embedder):
     clip = noise(1, 1.0)
     (whole,) = embedder.audio(PARAMS["model"], [clip])
     assert np.array_equal(model.embed_audio([clip], sample_rate=16_000)[0], whole)
@@ -51,18 +51,18 @@ def test_what_is_short_enough_is_embedded_whole(model, embedder):
     assert np.array_equal(model.windows(clip, seconds=1.0, hop=0.5, sample_rate=16_000).embeddings[0], whole)
 
 
-def test_what_is_longer_is_the_mean_of_its_windows(model, embedder):
+def test_longer_recordings_are_the_mean_of_their_windows(model, embedder):
     parts = parts_of(LONG)
     vectors = embedder.audio(PARAMS["model"], parts)
     mean = sum(len(part) * vector for part, vector in zip(parts, vectors, strict=True))
-    found = model.embed_audio([noise(1, 0.5), LONG], sample_rate=16_000)
-    assert np.allclose(found[1], mean / np.linalg.norm(mean), atol=1e-6)
-    assert np.linalg.norm(found[1]) == pytest.approx(1.0, abs=1e-6)
-    assert np.array_equal(model.embed_audio([LONG], 16_000)[0], found[1])
+    result = model.embed_audio([noise(1, 0.5), LONG], sample_rate=16_000)
+    assert np.allclose(result[1], mean / np.linalg.norm(mean), atol=1e-6)
+    assert np.linalg.norm(result[1]) == pytest.approx(1.0, abs=1e-6)
+    assert np.array_equal(model.embed_audio([LONG], 16_000)[0], result[1])
     (whole,) = embedder.audio(PARAMS["model"], [LONG])
     for seconds in (None, 3.0):
         assert np.array_equal(model.embed_audio([LONG], 16_000, window_seconds=seconds)[0], whole)
-    assert np.abs(whole - found[1]).max() > 1e-3
+    assert np.abs(whole - result[1]).max() > 1e-3
 
 
 def test_windows(model, embedder):
@@ -135,7 +135,7 @@ def test_a_long_file_is_never_in_memory(model, tmp_path, monkeypatch):
     assert made > 90 and most <= 8
 
 
-def test_a_fault_inside_a_long_file_is_an_error(model, tmp_path):
+def test_damage_inside_a_long_file_is_an_error(model, tmp_path):
     path = tmp_path / "bad.wav"
     samples = LONG.copy()
     samples[40_000] = np.nan
@@ -160,7 +160,7 @@ def test_silence_is_embedded_with_a_warning(model, tmp_path, caplog):
     assert len(messages) == 2 and "nothing.wav is silent" in messages[0] and "clip 2 is silent" in messages[1]
 
 
-def test_impossible_windows(model):
+def test_impossible_windows_are_errors(model):
     with pytest.raises(WindowError, match="too short"):
         model.embed_audio([LONG], 16_000, window_seconds=0.1)
     with pytest.raises(WindowError, match="expected 0 < hop"):
@@ -188,11 +188,11 @@ def windows(samples, length, hop, block=7, whole=0):
     ("samples", "starts"), [(1, [0]), (10, [0]), (11, [0, 6]), (16, [0, 6]), (17, [0, 6, 12]), (22, [0, 6, 12])]
 )
 def test_windows_cover_the_recording(samples, starts, block):
-    found = windows(samples, 10, 6, block)
-    assert [start for start, _ in found] == starts
-    for start, values in found:
+    result = windows(samples, 10, 6, block)
+    assert [start for start, _ in result] == starts
+    for start, values in result:
         assert values == list(range(start, min(start + 10, samples)))
-    assert len(starts) == 1 or len(found[-1][1]) > 4
+    assert len(starts) == 1 or len(result[-1][1]) > 4
 
 
 def test_a_recording_that_is_short_enough_stays_whole():
@@ -250,7 +250,7 @@ def test_impossible_window_plans(seconds, hop):
         regular_windows(seconds, hop, 16_000)
 
 
-def test_too_short_windows():
+def test_too_short_windows_are_errors():
     with pytest.raises(WindowError, match="too short"):
         context_windows(0.3, 16_000, 2_560)
 

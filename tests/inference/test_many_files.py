@@ -40,7 +40,7 @@ def no_long(item):
     raise AssertionError(item)
 
 
-def test_results_come_in_order_whatever_is_bad(files):
+def test_results_keep_the_order_despite_bad_files(files):
     groups = []
 
     def run_clips(clips):
@@ -57,7 +57,7 @@ def test_results_come_in_order_whatever_is_bad(files):
     assert sum(groups) == 63 and max(groups) <= 32
 
 
-def test_files_are_asked_for_as_they_are_needed(files):
+def test_files_are_requested_lazily(files):
     asked = []
 
     def names():
@@ -72,7 +72,7 @@ def test_files_are_asked_for_as_they_are_needed(files):
     assert len(asked) == 64
 
 
-def test_long_recordings_go_by_themselves(tmp_path, files):
+def test_long_recordings_are_processed_alone(tmp_path, files):
     soundfile.write(tmp_path / "long.flac", np.full(3 * RATE, 0.5), RATE)
     soundfile.write(tmp_path / "silent.flac", np.zeros(3 * RATE), RATE)
     soundfile.write(tmp_path / "damaged.flac", np.random.default_rng(0).normal(0, 0.1, 30 * RATE), RATE)
@@ -116,8 +116,8 @@ def test_a_file_gets_the_same_result_as_in_the_api(model, tmp_path, caplog):
             paths, model.embed_audio, lambda clip: model.embed_audio([clip])[0], 16_000, model.config.data.max_seconds
         )
     )
-    told = sorted(record.getMessage() for record in caplog.records if "is silent" in record.getMessage())
-    assert [line.split(" is silent")[0] for line in told] == [
+    messages = sorted(record.getMessage() for record in caplog.records if "is silent" in record.getMessage())
+    assert [line.split(" is silent")[0] for line in messages] == [
         str(tmp_path / f"{n}.wav") for n in ("silent", "silent_long")
     ]
     for path in paths:
@@ -129,7 +129,7 @@ def test_a_file_gets_the_same_result_as_in_the_api(model, tmp_path, caplog):
             assert np.array_equal(np.asarray(results[path]), model.embed_audio([path])[0]), path
 
 
-def test_a_mistake_of_the_caller_is_no_bad_file(files):
+def test_a_bad_argument_is_not_reported_as_a_bad_file(files):
     def broken(clips):
         raise ZeroDivisionError
 

@@ -92,7 +92,7 @@ def test_text(model):
     assert model.embed_text([]).shape == (0, 16) and model.embed_audio([]).shape == (0, 16)
 
 
-def test_a_text_that_is_cut_is_told(model, caplog):
+def test_a_truncated_text_is_a_warning(model, caplog):
     fits, longer = "rain " * 3, "rain " * 100
     with caplog.at_level(logging.WARNING):
         vectors = model.embed_text([fits, longer, "rain " * 101])
@@ -101,7 +101,7 @@ def test_a_text_that_is_cut_is_told(model, caplog):
     assert np.array_equal(vectors[1], vectors[2]) and not np.array_equal(vectors[0], vectors[1])
 
 
-def test_samples_with_their_rate_beside_them(model, directory):
+def test_samples_with_a_separate_sample_rate(model, directory):
     samples, rate = soundfile.read(directory / "stereo.flac", dtype="float32")
     from_file = model.embed_audio([directory / "stereo.flac"])
     assert np.array_equal(model.embed_audio([samples], sample_rate=rate), from_file)
@@ -111,7 +111,7 @@ def test_samples_with_their_rate_beside_them(model, directory):
     assert np.array_equal(model.get_text_features(["rain"]), model.embed_text(["rain"]))
 
 
-def test_the_id_names_what_the_model_holds(model, directory):
+def test_the_model_id_depends_on_config_weights_and_tokenizer(model, directory):
     assert re.fullmatch("[0-9a-f]{12}", model.model_id)
     other = slap_jax.load(directory / "export", compute_dtype="bfloat16")
     assert other.model_id == model.model_id
@@ -174,7 +174,7 @@ def test_captions_equal_teacher_forcing(model):
     assert np.asarray(decoder.logits(hidden))[0].argmax(axis=-1)[:-1].tolist() == tokens[1:]
 
 
-def test_a_model_without_decoder_says_so(directory, tmp_path):
+def test_captioning_without_a_decoder_is_an_error(directory, tmp_path):
     params = {"model": PARAMS["model"], "objectives": {"contrastive": PARAMS["objectives"]["contrastive"]}}
     model = SlapModel.load(export(params, CONFIG, directory / "words.model", tmp_path))
     assert not model.can_caption
@@ -182,7 +182,7 @@ def test_a_model_without_decoder_says_so(directory, tmp_path):
         model.caption([(noise(0, 0.3), 16_000)])
 
 
-def test_other_precision(directory):
+def test_another_precision(directory):
     half = slap_jax.load(directory / "export", compute_dtype="bfloat16").embed_audio([directory / "clip.wav"])
     full = slap_jax.load(directory / "export").embed_audio([directory / "clip.wav"])
     assert 1e-6 < np.abs(half - full).max() < 0.1
@@ -231,25 +231,25 @@ def truncated() -> bytes:
         (os.devnull, "null is a pipe or device; expected an audio file"),
     ],
 )
-def test_bad_clips_are_named_by_their_place(model, clip, message):
+def test_bad_clips_are_named_by_their_position(model, clip, message):
     with pytest.raises(AudioError, match=message):
         model.embed_audio([(noise(0, 0.3), 16_000), clip])
 
 
 @pytest.mark.parametrize("clip", ["a.wav", b"RIFF", np.zeros(4), (np.zeros(4), 16_000)])
-def test_one_clip_without_a_list(model, clip):
+def test_a_single_clip_without_a_list_is_an_error(model, clip):
     with pytest.raises(AudioError, match=r"write \[clip\]"):
         model.embed_audio(clip)
 
 
-def test_what_is_no_list_at_all(model):
+def test_arguments_that_are_not_lists_are_errors(model):
     with pytest.raises(AudioError, match="expected a list of clips, found None"):
         model.embed_audio(None)
     with pytest.raises(TextError, match="expected a list of texts, found None"):
         model.embed_text(None)
 
 
-def test_what_can_be_gone_through_once_is_a_list_too(model, directory):
+def test_generators_are_accepted_as_lists(model, directory):
     texts, clips, labels = ["a dog", "rain"], [directory / "clip.wav"], ["dog", "rain"]
     np.testing.assert_array_equal(model.embed_text(text for text in texts), model.embed_text(texts))
     np.testing.assert_array_equal(model.embed_audio(iter(clips)), model.embed_audio(clips))

@@ -1,4 +1,4 @@
-"""A model small enough that tests compile it in seconds, and the objects that many tests share."""
+"""A model that compiles in seconds, and objects that many tests share."""
 
 import functools
 import json

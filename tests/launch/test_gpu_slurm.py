@@ -33,7 +33,7 @@ def cluster(tmp_path) -> dict[str, str]:
 
 def batch(cluster: dict[str, str], tmp_path: Path, **variables: str) -> tuple[int, list[str]]:
     """Runs the job to its end; returns its exit code and the commands that it called."""
-    # SLURM runs a copy of the script that lies elsewhere.
+    # SLURM runs a copy of the script from another directory.
     copy = tmp_path / "slurm_script"
     copy.write_bytes((LAUNCH / "gpu_slurm.sbatch").read_bytes())
     ended = subprocess.run(["bash", str(copy), *TRAIN], env=cluster | variables, timeout=60, check=False)
@@ -56,7 +56,7 @@ def test_a_saved_run_is_queued_again(cluster, tmp_path):
     ("variables", "code"),
     [
         ({"SRUN": "exit 1"}, 1),
-        ({"SRUN": "exit 84"}, 84),  # SLURM itself queues a job again whose node is lost
+        ({"SRUN": "exit 84"}, 84),  # SLURM itself requeues a job that has lost a node
         ({"SRUN": f"exit {EXIT_PREEMPTED}", "STATE": "CANCELLED"}, EXIT_PREEMPTED),
         ({"SRUN": f"exit {EXIT_PREEMPTED}", "SLURM_RESTART_COUNT": "5", "MAX_RESTARTS": "5"}, EXIT_PREEMPTED),
     ],

@@ -109,7 +109,7 @@ def test_the_exit_code_is_handed_on(python, code):
     [
         (f"exit {EXIT_PREEMPTED}", EXIT_PREEMPTED),
         ("exit 3", 3),
-        ("trap - TERM; kill -TERM $$", EXIT_PREEMPTED),  # before training can save: there was nothing to save
+        ("trap - TERM; kill -TERM $$", EXIT_PREEMPTED),  # before there is anything to save
     ],
     ids=["saved", "failed while saving", "had not begun"],
 )

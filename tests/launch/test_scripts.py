@@ -1,4 +1,4 @@
-"""Every launch script: it parses, explains itself, shows what it would do, and refuses what cannot work."""
+"""Every launch script parses, has a help text and a dry run, and rejects impossible options."""
 
 import re
 import subprocess

@@ -34,7 +34,7 @@ esac
 
 @pytest.fixture
 def cloud(tmp_path) -> Path:
-    """No slice yet; one that is requested is there at once."""
+    """No slice yet; a requested slice exists at once."""
     program(tmp_path / "bin" / "gcloud", GCLOUD)
     (tmp_path / "states").write_text("")
     (tmp_path / "states_after_request").write_text("WAITING_FOR_RESOURCES\nACTIVE\n")

@@ -1,4 +1,4 @@
-"""Real training under the launch script: two processes, stopped and going on."""
+"""Real training under the launch script: two processes that are stopped and resumed."""
 
 import contextlib
 import os
@@ -38,11 +38,11 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def start(started: list, train_data: Path, run_dir: Path, processes: int) -> subprocess.Popen[str]:
-    """Starts training on 4 devices in all; what it says is in `process_0.log`."""
+    """Starts training on 4 devices in total; its output is in `process_0.log`."""
     script = [str(LAUNCH / "gpu_single.sh"), "--platform", "cpu", "--python", sys.executable]
     options = ["--processes", str(processes), "--devices", str(4 // processes), "--log-dir", str(run_dir.parent)]
     config = f"tests/launch/tiny.py:data={train_data},steps={STEPS}"
-    # Variables of an earlier job, which would end this one: the script must remove them.
+    # Variables of an earlier job, which would break this one: the script must remove them.
     stale = {"SLAP_COORDINATOR": "localhost:1", "MEGASCALE_COORDINATOR_ADDRESS": "localhost:2"}
     # Without the cache, which only process 0 fills: the processes then come to their first exchange together, for which
     # Gloo waits no longer than 30 s.
@@ -96,7 +96,7 @@ def trainers(pid: int) -> list[int]:
 
 
 def assert_every_step_saw_its_batch(run_dir: Path, train_data: Path) -> None:
-    """The metrics count what the data order says that each step holds, whatever processes computed it."""
+    """The metrics of each step match the data order, independently of the number of processes."""
     lines = read_metrics(run_dir / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     config = get_config(f"data={train_data},steps={STEPS}")
@@ -134,7 +134,7 @@ def test_two_processes_are_stopped_twice_and_train_to_the_end(started, train_dat
         saved = checkpoints.latest()
     assert saved is not None and second < saved < STEPS
 
-    # The same command goes on, also with another number of processes.
+    # The same command resumes, also with another number of processes.
     assert ended(start(started, train_data, run_dir, processes=1)) == 0, log.read_text()[-4000:]
     assert starts(log)[-1] == saved
     assert_every_step_saw_its_batch(run_dir, train_data)

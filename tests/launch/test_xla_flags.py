@@ -47,7 +47,7 @@ def test_every_flag_is_known(platform, variable):
     assert list(wanted) == [variable]
     compiled = compile_with(platform == "tpu", wanted)
     assert compiled.stdout == "compiled\n", compiled.stderr
-    # The same program tells an unknown flag, so the line above is a proof.
+    # The same program fails with an unknown flag, so the assertion above is meaningful.
     unknown = compile_with(platform == "tpu", {variable: f"{wanted[variable]} --xla_not_a_flag=true"})
     assert unknown.returncode != 0
     assert "xla_not_a_flag" in unknown.stderr

@@ -31,7 +31,7 @@ def setup(tiny_config, pack):
 
 
 def decode_without_cache(decoder, memory, memory_segments):
-    """Every token from a full teacher-forced pass over all that was written so far."""
+    """Decodes every token with a full teacher-forced pass over the tokens so far."""
     segments = np.repeat(np.arange(1, SLOTS + 1), MAX_TOKENS)[None].repeat(2, axis=0)
     positions = np.tile(np.arange(MAX_TOKENS), SLOTS)[None].repeat(2, axis=0)
     tokens = np.full((2, SLOTS, MAX_TOKENS + 1), PAD, np.int32)
@@ -86,7 +86,7 @@ def test_special_tokens_may_have_other_ids(tiny_config, setup):
     tiny_config.model.update(pad_id=37, bos_id=38, eos_id=39)
     other = CaptionDecoder(tiny_config.model, MEMORY_WIDTH, rngs=nnx.Rngs(0))
     nnx.update(other, nnx.state(decoder))
-    # The vectors of the special tokens change their places, and nothing else does.
+    # Only the embeddings of the special tokens are exchanged.
     order = np.arange(40)
     order[[PAD, BOS, EOS, 37, 38, 39]] = [37, 38, 39, PAD, BOS, EOS]
     other.embedding.table[...] = other.embedding.table[...][order]
@@ -132,7 +132,7 @@ CLIPS = ((0, 0), (0, 1), (1, 0))
 
 
 def log_probabilities(beam_decoder, row, slot, captions):
-    """Log-probability of each token of captions [n, LONGEST] of one clip, by teacher forcing."""
+    """Returns the log-probability of each token of captions [n, LONGEST] of one clip, by teacher forcing."""
     count = len(captions)
     tokens = jnp.concatenate([jnp.full((count, 1), BOS), captions], axis=1)
     positions = jnp.broadcast_to(jnp.arange(LONGEST + 1), tokens.shape)

@@ -18,7 +18,7 @@ def setup(pack):
     pooling = AttentionPooling(WIDTH, HEADS, 24, dtype=jnp.float32, rngs=nnx.Rngs(0))
     segments, _ = pack(LENGTHS, 20)
     tokens = np.random.default_rng(0).standard_normal((2, 20, WIDTH)).astype(np.float32) * 3
-    # A probe far from zero, so that the weights are far from equal.
+    # A probe far from zero gives attention weights that are far from uniform.
     pooling.probe[...] = jnp.asarray(np.random.default_rng(1).standard_normal(WIDTH) * 4, jnp.float32)
     return pooling, jnp.asarray(tokens), segments
 
@@ -99,7 +99,7 @@ def test_masked_patches_are_hidden_and_their_position_is_known(tiny_config, pack
     assert min(float(jnp.abs(a - b).max()) for i, a in enumerate(hidden) for b in hidden[:i]) > 1e-3
 
 
-def test_a_caption_does_not_depend_on_its_neighbours_or_its_position(tiny_config, pack):
+def test_a_caption_does_not_depend_on_its_row(tiny_config, pack):
     encoder = TextEncoder(tiny_config.model, rngs=nnx.Rngs(0))
     tokens = np.random.default_rng(0).integers(3, 40, (2, 20))
     segments, positions = pack([[6, 9], [9]], 20)
@@ -110,7 +110,7 @@ def test_a_caption_does_not_depend_on_its_neighbours_or_its_position(tiny_config
     assert np.abs(out[0, 6:15] - out[0, :9]).max() > 0.1
 
 
-def test_local_layers_turn_by_their_own_base(tiny_config, pack):
+def test_local_layers_have_their_own_rope_base(tiny_config, pack):
     tiny_config.model.text_encoder.update(layers=2, locals_per_global=1, local_window=3)
     segments, positions = pack([[12]], 12)
     tokens = jnp.asarray(np.random.default_rng(0).integers(3, 40, (1, 12)))

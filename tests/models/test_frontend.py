@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.compile, pytest.mark.filterwarnings("ignore:n_fft=")] 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mel_filter_bank.npz"
 COLUMN = 2_560
 
-# Loud up to their last sample, so that a frame that sees its neighbour is far off; the second row is full.
+# Loud up to the last sample, so that a frame that leaks into its neighbour differs a lot. The second row is full.
 LENGTHS = [[1, 400, 2_559, 2_560, 2_561, 7_000], [12_345, COLUMN * 4]]
 COLUMNS = 9
 

@@ -51,7 +51,7 @@ def test_two_axes_give_half_of_the_dimensions_to_each():
     np.testing.assert_allclose(result, rotate_oracle(x, np.concatenate([time, frequency], -1)), atol=1e-5)
 
 
-def test_products_depend_on_differences_only():
+def test_dot_products_depend_on_relative_positions_only():
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.standard_normal((1, 4, 1, 8)), jnp.float32) for _ in range(2))
 
@@ -62,7 +62,7 @@ def test_products_depend_on_differences_only():
     np.testing.assert_allclose(products(3), products(40), atol=1e-5)
 
 
-def test_type_of_the_input_is_kept():
+def test_rotation_keeps_the_input_dtype():
     rotation = rotation_1d(jnp.zeros((1, 2), jnp.int32), 4, 100.0)
     assert isinstance(rotation, Rotation) and rotation.cosine.dtype == jnp.float32
     assert rotate(jnp.ones((1, 2, 1, 4), jnp.bfloat16), rotation).dtype == jnp.bfloat16

@@ -1,4 +1,4 @@
-"""ModernBERT's weights in our text tower give the hidden states of transformers' model; other folders are refused."""
+"""With the weights of ModernBERT our text tower gives the hidden states of transformers; other folders are rejected."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ TOKENS, LENGTHS, HIDDEN = (GOLDEN[name] for name in ("tokens", "lengths", "hidde
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """The folder that transformers wrote, but for the tokenizer."""
+    """A folder written by transformers, except for the tokenizer."""
     folder = tmp_path_factory.mktemp("modernbert")
     (folder / "config.json").write_text(str(GOLDEN["config"]))
     save_file({n.removeprefix("weights/"): GOLDEN[n] for n in GOLDEN.files if "/" in n}, folder / "model.safetensors")
@@ -35,13 +35,13 @@ def stored(tmp_path_factory):
 
 @pytest.fixture
 def folder(stored, tmp_path):
-    """A copy that a test may spoil."""
+    """A copy that a test may modify."""
     return Path(shutil.copytree(stored, tmp_path / "folder"))
 
 
 @pytest.fixture
 def config():
-    """With the sizes of the stored model."""
+    """A config with the sizes of the stored model."""
     config = default_config()
     config.model.update(vocab_size=40, compute_dtype="float32")
     config.model.text_encoder.update(kind="modernbert", layers=7, heads=2, width=16, mlp_width=24)
@@ -62,7 +62,7 @@ def change_config(folder, **changes):
 
 @pytest.mark.compile
 @pytest.mark.parametrize("backend", ["auto", "dense", "chunked", "blocked"])
-def test_hidden_states_are_those_of_transformers(config, stored, backend):
+def test_hidden_states_equal_those_of_transformers(config, stored, backend):
     config.model.attention = backend
     positions = np.arange(TOKENS.shape[1])[None].repeat(len(TOKENS), axis=0)
     inside = positions < LENGTHS[:, None]
@@ -83,14 +83,14 @@ def test_packed_captions_have_the_hidden_states_of_single_ones(config, stored, p
 
 
 def test_the_published_files_format_is_read_too(config, stored, folder):
-    """A head for masked tokens, and settings as older versions of transformers wrote them."""
+    """The published files have a head for masked tokens, and settings in an older format."""
     tensors = {f"model.{name}": value for name, value in load_file(stored / "model.safetensors").items()}
     save_file(tensors | {"decoder.bias": np.zeros(40, np.float32)}, folder / "model.safetensors")
     older = {"global_attn_every_n_layers": 3, "global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0}
     change_config(folder, rope_parameters="gone", layer_types="gone", **older)
-    expected, found = (flatten(read_modernbert(path, config.model)) for path in (stored, folder))
-    assert expected.keys() == found.keys()
-    assert all(np.array_equal(value, found[name]) for name, value in expected.items())
+    expected, result = (flatten(read_modernbert(path, config.model)) for path in (stored, folder))
+    assert expected.keys() == result.keys()
+    assert all(np.array_equal(value, result[name]) for name, value in expected.items())
 
 
 def test_weights_in_half_precision_are_read(config, stored, folder):
@@ -149,7 +149,7 @@ def test_rematerialisation_and_depth(config, pack):
             r"with vocab_size=50 \(found 40\), text_encoder\.local_window=64 \(found 4\)$",
         ),
         ({"layer_types": ["full_attention"] * 7}, r"text_encoder\.locals_per_global=0 \(found 2\)"),
-        ({"layer_types": ["sliding_attention"] * 7}, "expected full_attention first and then at equal steps"),
+        ({"layer_types": ["sliding_attention"] * 7}, "expected full_attention first and then at regular intervals"),
         (
             {"rope_parameters": {"full_attention": {"rope_theta": 5e5}}},
             r"text_encoder\.rope_base=500000\.0 \(found 160000\.0\)",
@@ -157,7 +157,7 @@ def test_rematerialisation_and_depth(config, pack):
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "has rope_type='yarn'; expected 'default'"),
     ],
 )
-def test_another_model_is_refused(config, folder, changes, words):
+def test_another_kind_of_model_is_refused(config, folder, changes, words):
     change_config(folder, **changes)
     with pytest.raises(ModernBertError, match=words):
         check_modernbert(folder, config.model)
@@ -176,7 +176,7 @@ def test_missing_and_damaged_files(config, folder):
         read_modernbert(folder, config.model)
 
 
-def test_weights_that_are_not_what_the_config_says(config, stored, folder):
+def test_weights_of_another_config_are_refused(config, stored, folder):
     tensors = load_file(stored / "model.safetensors")
     name = "layers.3.mlp.Wi.weight"
     save_file(tensors | {name: np.zeros((40, 16), np.float32)}, folder / "model.safetensors")

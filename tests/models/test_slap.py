@@ -76,7 +76,7 @@ def build(config, backend: str) -> tuple[Callable, dict]:
 
 @pytest.fixture(scope="module")
 def with_gradient() -> Callable:
-    """By config and backend: a compiled (params, pack, row, slot) to embeddings and the gradient of one slot."""
+    """Compiled by config and backend: (params, pack, row, slot) -> embeddings and the gradient of one slot."""
     compiled = {}
 
     def create(config, backend: str) -> tuple[Callable, dict]:
@@ -174,7 +174,7 @@ def test_bfloat16_embeddings_are_fp32_and_close(tiny_config):
         assert np.sum(result * target, axis=-1).min() > 0.99
 
 
-def test_only_parameters_and_a_pure_dict_merges_back(tiny_config):
+def test_state_is_only_parameters_and_survives_a_pure_dict(tiny_config):
     model = Slap(tiny_config, rngs=nnx.Rngs(0))
     _, params, rest = nnx.split(model, nnx.Param, ...)
     assert not jax.tree.leaves(rest)
@@ -227,7 +227,7 @@ COLLECTIVE = re.compile(r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective
 
 
 @pytest.mark.parametrize("tower", ["audio", "text"])
-def test_no_tensor_of_tokens_is_sent(tiny_config, tower):
+def test_tokens_are_not_communicated(tiny_config, tower):
     """Without constraints XLA shards the features of tokens like the weights, and sums products over devices."""
     mesh = create_mesh(ConfigDict({"data": 1, "fsdp": 8, "tensor": 1}))
     graph, state = nnx.split(nnx.eval_shape(lambda: Slap(tiny_config, rngs=nnx.Rngs(0))))
@@ -261,7 +261,7 @@ def test_no_tensor_of_tokens_is_sent(tiny_config, tower):
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
-def test_the_front_end_sends_nothing(tiny_config, sizes):
+def test_the_front_end_does_not_communicate(tiny_config, sizes):
     mesh = create_mesh(ConfigDict(dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))))
     model = nnx.eval_shape(lambda: Slap(tiny_config, rngs=nnx.Rngs(0)))
     generator = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The stack: what a layer sees, and that rematerialisation, unrolling and type change nothing but cost."""
+"""The stack: what a layer attends to, and that rematerialisation, unrolling and dtype change only the cost."""
 
 from typing import Any
 
@@ -78,13 +78,13 @@ def test_local_layers_see_the_window_and_global_ones_the_clip(pack):
 
     model = build(layers=2)
     assert reach(model) == set(range(20))
-    # The weights that write the global layer's result, zeroed: what is left is one local layer.
+    # Zeroing the output weights of the global layer leaves one local layer.
     out = model.blocks.layers["global"].attention.out.kernel
     out[...] = jnp.zeros_like(out[...])
     assert reach(model) == set(range(8, 13))
 
 
-def test_bfloat16_runs_in_its_type_and_is_close(pack):
+def test_bfloat16_computes_in_bfloat16_and_is_close(pack):
     data = inputs(pack)
     model = build(dtype=jnp.bfloat16)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.split(model)[1]))
@@ -97,11 +97,11 @@ def test_bfloat16_runs_in_its_type_and_is_close(pack):
         assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b)
 
 
-def test_stream_keeps_its_scale_at_any_depth(pack):
+def test_the_residual_stream_keeps_its_scale_at_any_depth(pack):
     x, segments, rotation = inputs(pack)
     for layers in (2, 12):
         model = build(layers=layers)
-        # The last norm would hide the scale of the stream.
+        # The final norm would hide the scale of the residual stream.
         setattr(model, "norm", lambda x: x)  # noqa: B010 (to a type checker it stays a norm)
         assert 0.9 < float(jnp.std(model(x, segments, rotation))) < 1.6
 

@@ -23,13 +23,13 @@ from slap_jax.parallel.sharding import create_mesh, replicated, shardings, with_
 
 
 def create() -> dict[str, Any]:
-    """Values that no device could make up by itself."""
+    """Returns a state whose kernel differs in every element."""
     kernel = jnp.arange(2 * 8 * 16, dtype=jnp.float32).reshape(2, 8, 16)
     return {"step": jnp.int32(3), "params": {"mlp": {"up": {"kernel": jnp.sin(kernel)}}, "scale": jnp.ones(3)}}
 
 
 def data_state(process: int, position: int) -> dict[str, Any]:
-    """The virtual shards of one process, of four."""
+    """Returns the virtual shards of one process, of four."""
     states = {str(shard): {"next": position + shard} for shard in (2 * process, 2 * process + 1)}
     return {"num_shards": 4, "fingerprint": {"train": "abc"}, "states": states}
 

@@ -15,12 +15,12 @@ ROOT = Path(__file__).parent.parent.parent
 def started(
     commands: Sequence[Sequence[str]], devices: int = 1, count: int | None = None
 ) -> Iterator[list[subprocess.Popen[str]]]:
-    """Gives one process per command, and kills those that are left at the end.
+    """Yields one process per command, and kills the remaining ones at the end.
 
     Args:
         commands: arguments for Python, of process 0 first.
         devices: fake devices of each.
-        count: processes that they are told there are; as many as commands by default.
+        count: number of processes of the run; by default the number of commands.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -50,7 +50,7 @@ def started(
 
 
 def outputs_of(processes: Sequence[subprocess.Popen[str]], timeout: float = 300) -> list[str]:
-    """Waits for all and returns what each wrote."""
+    """Waits for all processes and returns the output of each."""
     outputs = [process.communicate(timeout=timeout)[0] for process in processes]
     for index, output in enumerate(outputs):
         print(f"process {index} of {len(processes)}:\n{output[-6000:]}")  # shown when the test fails

@@ -1,4 +1,4 @@
-"""Two real processes with gloo between them: one checkpoint of both, restored by one and by two, and a shared stop."""
+"""Two real processes connected by Gloo: a shared checkpoint, restored by one and by two, and a shared stop."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def _run_two(mode: str, directory: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
-    """Step 3, written by two processes."""
+    """A checkpoint of step 3, written by two processes."""
     path = tmp_path_factory.mktemp("run") / "checkpoints"
     assert _run_two("save", path) == [0, 0]
     return path

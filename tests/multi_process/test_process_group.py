@@ -1,4 +1,4 @@
-"""Processes that do not fit together, do not come or fail: each ends, in time, and says why."""
+"""If processes are inconsistent, missing or fail, all of them end in time and say why."""
 
 import json
 import signal
@@ -35,7 +35,7 @@ def test_different_data_are_refused_by_both(train_data, tmp_path):
         copy.mkdir()
         for part in ("scenes", "tokenizer.model"):
             (copy / part).symlink_to(train_data / part)
-    # The same path on two machines that hold different files: each process runs in a directory of its own.
+    # The same path with different files on two machines, simulated by two working directories.
     (copies[1] / "tokenizer.model").unlink()
     (copies[1] / "tokenizer.model").write_bytes((train_data / "tokenizer.model").read_bytes() + b"\x12\x00")
     command = ["-c", RUN_IN, "{}", str(tmp_path / "run")]
@@ -58,7 +58,7 @@ sys.exit(main(config_of(".", 8), sys.argv[2]))
 """
 
 
-def test_a_process_that_waits_in_vain_says_for_whom(train_data, tmp_path):
+def test_a_process_that_times_out_names_the_missing_ones(train_data, tmp_path):
     limits = {"distributed.initialization_timeout": 3, "distributed.heartbeat_timeout": 10}
     with started([train(train_data, tmp_path / "run", **limits)], count=2) as processes:
         (output,) = outputs_of(processes)

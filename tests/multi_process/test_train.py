@@ -1,4 +1,4 @@
-"""A run of two real processes equals a run of one, also when it resumes the run of one and is killed in between."""
+"""A run of two real processes equals a run of one, also if it resumes the run of one and is killed in between."""
 
 import functools
 import itertools
@@ -83,7 +83,7 @@ def assert_same_run(run_dir: Path, expected_dir: Path, tolerance: float) -> None
 def test_two_processes_train_as_one_does(train_data, one_of_eight, tmp_path):
     run_dir = tmp_path / "run"
     run(train_data, run_dir, processes=2, devices=8)
-    # Sums over eight devices are added in another order when they come from two processes.
+    # Sums over eight devices have another order of summation with two processes.
     assert_same_run(run_dir, one_of_eight, tolerance=1e-6)
     (params, meta), (expected, _) = restore_params(run_dir), restore_params(one_of_eight)
     assert meta["step"] == STEPS
@@ -101,7 +101,7 @@ def kill(train_data: Path, run_dir: Path, victim: int, logged: int, saved: int) 
         workers[victim].send_signal(signal.SIGKILL)
         outputs = outputs_of(workers)
     assert workers[victim].returncode == -signal.SIGKILL
-    # JAX aborts a process that waits for a lost one, unless the collective between them failed before.
+    # JAX aborts a process that waits for a lost one, unless a collective between them fails first.
     assert workers[1 - victim].returncode in (EXIT_LOST, -signal.SIGABRT)
     assert f"slap: process {1 - victim} of 2" in outputs[1 - victim]
     assert "another process of the run was lost" in outputs[1 - victim]
@@ -119,7 +119,7 @@ def test_two_processes_resume_a_run_of_one_and_each_is_killed_once(train_data, o
     kill(train_data, run_dir, victim=0, logged=6, saved=5)
     kill(train_data, run_dir, victim=1, logged=11, saved=10)
     outputs = run(train_data, run_dir, processes=2, devices=2, settings=CONTRASTIVE)
-    assert_same_run(run_dir, one_of_two, tolerance=0.0)  # two summands have only one order
+    assert_same_run(run_dir, one_of_two, tolerance=0.0)  # a sum of two terms has only one order
     assert_same_bits(run_dir, one_of_two)
     assert ["since the run first started; other: " in output for output in outputs] == [True, False]
     sessions = json.loads((run_dir / "goodput.json").read_text())["sessions"]

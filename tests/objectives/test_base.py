@@ -32,7 +32,7 @@ pytestmark = pytest.mark.compile
 
 
 def equations(jaxpr):
-    """All equations of a program, of its loops and calls too."""
+    """Yields all equations of a program, including those in loops and calls."""
     for equation in jaxpr.eqns:
         yield equation
         for value in jax.tree.leaves(equation.params):
@@ -93,7 +93,7 @@ def test_every_patch_is_masked_about_equally_often():
     np.testing.assert_allclose(fraction[0, :24], 0.5, atol=0.12)
 
 
-def test_mask_of_a_row_does_not_depend_on_the_rows_around_it():
+def test_the_mask_of_a_row_does_not_depend_on_other_rows():
     keys = row_keys(2)
     both = random_mask(keys, MASKED_SEGMENTS, 3, 0.5)
     np.testing.assert_array_equal(both[1:], random_mask(keys[1:], MASKED_SEGMENTS[1:], 3, 0.5))
@@ -117,7 +117,7 @@ NAMES = ("contrastive", "distillation", "captioning")
 
 
 def two_sources(first: float, second: float):
-    """Two rows of clips from two sources, "first" (0) and "second" (1), that count differently in every objective."""
+    """Two rows of clips from two sources, "first" (0) and "second" (1), with different factors for every objective."""
     config = tiny_config()
     config.data.rows = 2
     with config.data.train.unlocked():
@@ -126,7 +126,7 @@ def two_sources(first: float, second: float):
         config.data.train[name] = source("unused", "train", objectives=dict.fromkeys(NAMES, factor))
     batch = tiny_batch(config)
     keys, valid = np.array(batch.clip_key), np.array(batch.clip_valid)
-    keys[0, 1] = keys[0, 0]  # two parts of one recording, no negatives of each other
+    keys[0, 1] = keys[0, 0]  # two parts of one recording, not negatives of each other
     valid[1, 3] = False
     generator = np.random.default_rng(3)
     sources = generator.permutation(np.arange(keys.size) % 2).reshape(keys.shape).astype(np.int32)
@@ -135,7 +135,7 @@ def two_sources(first: float, second: float):
 
 
 def without(batch: PackedBatch, clips: np.ndarray) -> PackedBatch:
-    """The batch with those clips' places left empty."""
+    """Returns the batch with the slots of these clips emptied."""
 
     def emptied(segments: Any) -> np.ndarray:
         gone = np.take_along_axis(np.pad(clips, ((0, 0), (1, 0))), np.asarray(segments), axis=1)
@@ -175,17 +175,17 @@ def assert_same_value_and_gradient(ours, expected, *arguments: jax.Array):
 
 def test_weights_are_looked_up_by_source_and_empty_slots_count_nothing():
     config, batch, expected = two_sources(0.5, 3.0)
-    found = clip_weights(batch, config.data.train, "captioning")
-    np.testing.assert_array_equal(found, expected)
-    assert found is not None and set(np.asarray(found).ravel()) == {0.0, 0.5, 3.0}
-    per_token = token_weights(found, jnp.asarray(batch.text_segment_ids))
+    result = clip_weights(batch, config.data.train, "captioning")
+    np.testing.assert_array_equal(result, expected)
+    assert result is not None and set(np.asarray(result).ravel()) == {0.0, 0.5, 3.0}
+    per_token = token_weights(result, jnp.asarray(batch.text_segment_ids))
     for row, column in np.ndindex(*per_token.shape):
         segment = batch.text_segment_ids[row, column]
         assert per_token[row, column] == (expected[row, segment - 1] if segment else 0.0)
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])
-def test_sources_that_count_alike_have_no_weights(factor):
+def test_sources_with_equal_factors_have_no_weights(factor):
     config, batch, _ = two_sources(factor, factor)
     assert all(clip_weights(batch, config.data.train, name) is None for name in NAMES)
 
@@ -285,9 +285,9 @@ def test_captioning_equals_a_dense_one(factors):
     assert_same_value_and_gradient(ours, dense, audio_tokens)
 
 
-def test_nothing_that_counts_gives_zeros_and_no_nan():
+def test_zero_weights_give_zeros_and_no_nan():
     config, batch, weights = two_sources(0.0, 1.0)
-    batch = without(batch, weights > 0)  # a batch that has but clips of the source with factor 0
+    batch = without(batch, weights > 0)  # only clips of the source with factor 0
     objective = Contrastive(config, rngs=nnx.Rngs(0))
     embeddings = jnp.ones((*batch.clip_valid.shape, config.model.embed_dim))
 
@@ -315,11 +315,11 @@ def test_a_source_of_factor_zero_trains_as_if_it_were_not_in_the_batch():
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
     jax.tree.map(
-        lambda ours, wanted: np.testing.assert_allclose(ours, wanted, atol=2e-6), gradients, expected_gradients
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=2e-6), gradients, expected_gradients
     )
 
 
-def test_sources_that_count_alike_are_the_program_of_one_source():
+def test_sources_with_equal_factors_compile_to_the_program_of_one_source():
     texts = set()
     for factor, names in ((1.0, ("first",)), (1.0, ("first", "second")), (2.0, ("first", "second"))):
         config, batch, _ = two_sources(factor, factor)

@@ -25,7 +25,7 @@ def plain(hidden, table):
 
 
 def losses_and_gradients(losses, hidden=HIDDEN, table=TABLE):
-    """Squares the losses, so that every token has another cotangent."""
+    """Squares the losses, so that every token has a different cotangent."""
     gradients = jax.grad(lambda h, t: jnp.sum(losses(h, t) ** 2), argnums=(0, 1))(hidden, table)
     return losses(hidden, table), *gradients
 
@@ -36,7 +36,7 @@ def in_chunks(chunk: int, real=EVERY):
 
 # One chunk or several of the vocabulary (37) and of the rows (2 of 5 tokens), with and without padding of the last.
 @pytest.mark.parametrize(("chunk", "at_a_time"), [(10, 2), (10, 4), (10, 1_000), (1_000, 2), (1_000, 4), (37, 1_000)])
-def test_equals_the_plain_cross_entropy(monkeypatch, chunk, at_a_time):
+def test_loss_equals_the_plain_cross_entropy(monkeypatch, chunk, at_a_time):
     monkeypatch.setattr(captioning, "TOKENS_AT_A_TIME", at_a_time)
     _, correct = token_losses(HIDDEN, TABLE, TARGETS, EVERY, chunk)
     np.testing.assert_array_equal(correct, jnp.argmax(HIDDEN @ TABLE.T, axis=-1) == TARGETS)
@@ -45,7 +45,7 @@ def test_equals_the_plain_cross_entropy(monkeypatch, chunk, at_a_time):
 
 
 @pytest.mark.parametrize("at_a_time", [2, 1_000])
-def test_tokens_that_are_not_real_give_zeros_and_are_not_computed(monkeypatch, at_a_time):
+def test_padding_tokens_give_zeros_and_are_not_computed(monkeypatch, at_a_time):
     monkeypatch.setattr(captioning, "TOKENS_AT_A_TIME", at_a_time)
     real = jnp.array([[True, False, True, False, False], [True, False, False, False, False]])
     losses, correct = token_losses(HIDDEN, TABLE, TARGETS, real, 10)
@@ -59,14 +59,14 @@ def test_tokens_that_are_not_real_give_zeros_and_are_not_computed(monkeypatch, a
         jax.tree.map(np.testing.assert_array_equal, spoilt, result)
 
 
-def test_no_real_token_gives_zeros_and_no_nan(monkeypatch):
+def test_a_batch_of_padding_gives_zeros_and_no_nan(monkeypatch):
     monkeypatch.setattr(captioning, "TOKENS_AT_A_TIME", 2)
     for value in losses_and_gradients(in_chunks(10, jnp.zeros((2, 5), bool))):
         np.testing.assert_array_equal(value, 0.0)
 
 
 def test_gradient_of_the_table_is_accumulated_in_fp32():
-    """300 equal contributions: accumulated in bf16, the sum would stop at 256 of them."""
+    """Accumulated in bf16, a sum of 300 equal terms would stop growing at 256."""
     count = 300
     hidden = jnp.ones((1, count, 4), jnp.bfloat16)
     table = jnp.zeros((2, 4), jnp.float32)
@@ -77,7 +77,7 @@ def test_gradient_of_the_table_is_accumulated_in_fp32():
 
 
 @pytest.mark.parametrize(("sizes", "words"), [((8, 1, 1), 38), ((2, 2, 2), 37), ((2, 2, 2), 38), ((1, 1, 8), 40)])
-def test_is_the_same_on_every_mesh_and_sends_no_rows(monkeypatch, mesh_of, sizes, words):
+def test_loss_is_the_same_on_every_mesh_and_sends_no_rows(monkeypatch, mesh_of, sizes, words):
     """37 words cannot be sharded over two `tensor` devices."""
     monkeypatch.setattr(captioning, "TOKENS_AT_A_TIME", 2)
     mesh = mesh_of(*sizes)

@@ -1,4 +1,4 @@
-"""The classification loss against NumPy, on one device and in parts on four; clips without a label do not count."""
+"""The classification loss against NumPy, on one device and accumulated on four; unlabelled clips do not count."""
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +132,7 @@ def test_without_the_objective_the_batch_has_no_labels():
         ({"mixup_alpha": 0.0}, "mixup_alpha is 0.0"),
     ],
 )
-def test_settings_that_cannot_work_are_named(settings, message):
+def test_impossible_settings_are_errors_that_name_them(settings, message):
     config = labelled_config(**settings)
     with pytest.raises(ConfigError, match=message):
         validate(config)

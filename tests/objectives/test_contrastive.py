@@ -1,4 +1,4 @@
-"""Contrastive losses against open_clip's and a dense one, on one and many devices, and the memory that they take."""
+"""Contrastive losses against those of open_clip and a dense one, on one and several devices, and their memory."""
 
 import functools
 import math
@@ -68,7 +68,7 @@ def dense_sigmoid_loss(audio, text, scale, bias, keys, weights=None):
 
 
 def distinct(count: int, padding: int = 0) -> ClipKeys:
-    """Keys of clips that are all negatives of each other, and of empty slots after them."""
+    """Returns keys of clips that are all negatives of each other, followed by empty slots."""
     numbers = jnp.arange(count + padding)
     return ClipKeys(numbers < count, numbers, numbers)
 
@@ -192,7 +192,7 @@ def batch_of(captions: list[list[int]], keys: list[int], length: int = 32) -> Pa
     )
 
 
-def test_same_recording_and_same_caption_are_no_negatives():
+def test_same_recording_and_same_caption_are_not_negatives():
     batch = batch_of([[1, 5, 6, 2], [1, 6, 5, 2], [1, 5, 6, 2], [1, 9, 2]], keys=[10, 11, 12, 11])
     keys = clip_keys(batch)
     expected = np.ones((5, 5), bool)
@@ -211,7 +211,7 @@ def test_caption_keys_do_not_depend_on_the_position_in_the_row():
     assert keys[0, 0] != keys[0, 1]
 
 
-def test_spread_shows_collapse():
+def test_embedding_spread_detects_collapse():
     valid = jnp.ones(4, bool)
     collapsed = jnp.tile(jnp.array([[0.6, 0.8]]), (4, 1))
     opposite = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -224,7 +224,7 @@ COLLECTIVE = r"(all-gather|all-to-all|reduce-scatter|collective-permute|all-redu
 
 
 def largest_array(program: str) -> int:
-    """Elements of the largest array that a compiled program names."""
+    """Returns the number of elements of the largest array in a compiled program."""
     return max((math.prod(map(int, shape.split(","))) for shape in re.findall(r"\w\[(\d[\d,]*)\]", program)), default=1)
 
 
@@ -242,15 +242,16 @@ def test_no_array_is_larger_than_a_tile_or_the_clips_of_the_device(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_temporaries_are_those_of_the_clips_of_the_device(form):
+def test_temporaries_scale_with_the_clips_of_a_device(form):
     def temporaries(clips: int, count: int) -> int:
         return temporary_bytes(tiled(form, BLOCK), clips, EMBED_DIM, jax.devices()[:count])
 
     of_512, of_256, of_128 = (temporaries(1_024, count) for count in (2, 4, 8))
-    assert of_128 < 0.75 * of_256 and of_256 < 0.75 * of_512  # half of what grows with the clips, and the same tile
-    # A batch twice as large on twice as many devices takes the same: nothing grows with the batch itself.
+    # Half of the part that grows with the clips, plus a constant tile.
+    assert of_128 < 0.75 * of_256 and of_256 < 0.75 * of_512
+    # Twice the batch on twice the devices needs the same memory: nothing grows with the global batch.
     assert temporaries(2_048, 8) == of_256
-    # A straight line: twice as many clips add twice as much, where scores of all of them would add four times.
+    # Memory is linear: twice as many clips add twice as much. All scores would add four times as much.
     assert of_512 - of_256 < 2.5 * (of_256 - of_128)
 
 

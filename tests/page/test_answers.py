@@ -70,7 +70,7 @@ def test_classify_and_caption(model, folder):
     assert answers.caption(model, str(folder / "low.wav"), 2) == "tone 0 again"
 
 
-def test_missing_inputs(model):
+def test_missing_inputs_are_errors(model):
     """Each question names what is missing."""
     for ask, message in (
         (lambda: answers.timeline(model, "x.wav", " \n"), "there are 0 texts; type 1 to 8"),
@@ -106,7 +106,7 @@ def test_search(model, folder):
         search_page(other, index, "tone 1", None, False, 1)
 
 
-def test_a_hit_whose_file_is_gone(model, folder):
+def test_a_hit_of_a_deleted_file(model, folder):
     update_index(model, folder)
     index = SearchIndex(folder)
     (folder / "low.wav").unlink()

@@ -1,4 +1,4 @@
-"""A companion says what its process could not say itself, and nothing when all was well."""
+"""The companion process reports how its parent crashed, and nothing after a normal exit."""
 
 import signal
 import subprocess
@@ -37,7 +37,7 @@ def run(end: str) -> tuple[int, str]:
         ("words.close(); words.close()", 0, ""),
     ],
 )
-def test_what_is_said(end, code, said):
+def test_messages_by_exit(end, code, said):
     assert run(end) == (code, said)
 
 
@@ -50,7 +50,7 @@ def test_signals_work_as_before_when_closed():
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_lost_companion_does_no_harm():
+def test_a_lost_companion_is_harmless():
     words = crash_message.CrashMessage((sys.executable, "-c", "pass"))
     words._companion.wait(timeout=60)
     words.set("to nobody")

@@ -1,6 +1,6 @@
 """Start-up from the environment, and batches placed on a mesh.
 
-Processes that were started differently are told apart, fact by fact.
+Differences between processes are reported setting by setting.
 """
 
 import logging
@@ -55,7 +55,7 @@ def test_initialize_alone_starts_no_service(monkeypatch):
     assert jax.config.values["jax_enable_compilation_cache"]  # which only processes of one run on CPUs do without
 
 
-def test_initialize_hands_on_the_explicit_values_and_the_timeouts(monkeypatch, caplog):
+def test_initialize_passes_the_explicit_values_and_the_timeouts(monkeypatch, caplog):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *values, **settings: calls.append((values, settings)))
     limits = ConfigDict({"initialization_timeout": 20, "heartbeat_timeout": 30})
@@ -71,7 +71,7 @@ def test_initialize_hands_on_the_explicit_values_and_the_timeouts(monkeypatch, c
     assert calls[1] == ((), timeouts)
 
 
-def test_whom_a_process_waits_for():
+def test_the_other_processes_are_described():
     slurm = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
     assert distributed.others(slurm) == "all 4 tasks of the SLURM step (this is task 2)"
     assert distributed.others({"SLAP_DISTRIBUTED": "auto"}) == "all hosts of the TPU slice"
@@ -107,12 +107,12 @@ def test_place_batch_splits_rows_and_keeps_values_under_a_transfer_guard():
         assert array.dtype == getattr(batch, field).dtype
 
 
-def test_alone_gathering_gives_the_own_value():
+def test_gathering_with_one_process_returns_its_value():
     distributed.barrier("alone")
     assert distributed.allgather_json({"a": [1, None]}) == [{"a": [1, None]}]
 
 
-def test_one_process_agrees_with_itself_and_asks_nobody(monkeypatch):
+def test_one_process_is_consistent_without_communication(monkeypatch):
     asked = []
     monkeypatch.setattr(agreement, "allgather_text", lambda *arguments: asked.append(arguments))
     require_consistency("anything", {"a": 1}, seconds=0.0)
@@ -126,10 +126,10 @@ def test_facts_have_the_names_of_settings():
     assert {"version.slap_jax", "version.jax", "version.jaxlib"} <= set(facts)
 
 
-def test_every_difference_with_its_values_and_who_has_them():
+def test_differences_are_listed_with_values_and_hosts():
     same = {"config.seed": 0, "config.data.rows": 8, "version.jax": "0.10.2"}
-    told = [same, same, {**same, "config.data.rows": 16}, {"config.seed": 0, "config.data.rows": 8}, same, same]
-    message = describe_differences(told, ["a", "b", "c", "d", "e", "f"])
+    facts = [same, same, {**same, "config.data.rows": 16}, {"config.seed": 0, "config.data.rows": 8}, same, same]
+    message = describe_differences(facts, ["a", "b", "c", "d", "e", "f"])
     assert message.splitlines()[:3] == [
         "the processes of this run differ:",
         "  config.data.rows: 8 on process 0 (a), 1 (b), 3 (d) and 2 more; 16 on process 2 (c)",

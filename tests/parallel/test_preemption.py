@@ -1,4 +1,4 @@
-"""A request to stop: noticed after the step, saved, and never swallowing a second Ctrl-C."""
+"""A request to stop is handled after the step, saves, and does not swallow a second Ctrl-C."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def test_a_repeated_sigterm_still_lets_the_checkpoint_be_written(stop):
     assert stop.reached(1)
 
 
-def test_old_handlers_come_back():
+def test_old_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     request = StopRequest()
     assert signal.getsignal(signal.SIGTERM) != before[0]
@@ -47,7 +47,7 @@ def test_old_handlers_come_back():
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_outside_the_main_thread_signals_stay_as_they_are():
+def test_outside_the_main_thread_signals_are_unchanged():
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=StopRequest)
     thread.start()

@@ -1,6 +1,6 @@
-"""The mesh: sizes resolve or raise, and only the data axis crosses hosts' rows.
+"""The mesh: sizes are resolved or rejected, and the axes follow hosts and slices.
 
-Every parameter of the full-size model is split as intended, and optimiser and teacher follow the parameters.
+Every parameter of the full-size model is sharded as intended, as are optimiser state and teacher.
 """
 
 import functools
@@ -38,7 +38,7 @@ def _parallel(data: int, fsdp: int, tensor: int) -> ConfigDict:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "devices", "sizes"),
+    ("requested", "devices", "sizes"),
     [
         ((-1, 1, 1), 8, (8, 1, 1)),
         ((-1, 2, 2), 8, (2, 2, 2)),
@@ -47,14 +47,14 @@ def _parallel(data: int, fsdp: int, tensor: int) -> ConfigDict:
         ((4, 2, 1), 8, (4, 2, 1)),
     ],
 )
-def test_sizes(wanted, devices, sizes):
-    assert mesh_sizes(_parallel(*wanted), devices) == sizes
+def test_sizes(requested, devices, sizes):
+    assert mesh_sizes(_parallel(*requested), devices) == sizes
 
 
-@pytest.mark.parametrize(("wanted", "devices"), [((3, 1, 1), 8), ((-1, 3, 1), 8), ((-1, -1, 1), 8)])
-def test_impossible_sizes_name_what_was_found(wanted, devices):
+@pytest.mark.parametrize(("requested", "devices"), [((3, 1, 1), 8), ((-1, 3, 1), 8), ((-1, -1, 1), 8)])
+def test_impossible_sizes_are_errors(requested, devices):
     with pytest.raises(ConfigError, match=r"config\.parallel=.*write"):
-        mesh_sizes(_parallel(*wanted), devices)
+        mesh_sizes(_parallel(*requested), devices)
 
 
 def test_mesh_has_auto_axes_and_keeps_tensor_neighbours_together():
@@ -70,7 +70,7 @@ def test_mesh_over_some_of_the_devices():
     assert mesh.devices.ravel().tolist() == jax.devices()[3:4]
 
 
-def test_rows_are_split_over_data_and_fsdp():
+def test_rows_are_sharded_over_data_and_fsdp():
     mesh = create_mesh(_parallel(2, 2, 2))
     assert batch_sharding(mesh).spec == PartitionSpec(("data", "fsdp"))
     rows = jax.device_put(np.arange(8), batch_sharding(mesh))
@@ -117,7 +117,7 @@ def test_a_tensor_group_over_two_hosts_is_refused():
 P = PartitionSpec
 COLUMN, ROW = ("fsdp", "tensor"), ("tensor", "fsdp")
 
-# What a reader expects, by the end of the path; stacked layers have one more dimension in front, which stays whole.
+# Expected sharding by the end of the path. Stacked layers have one more leading dimension, which is not sharded.
 INTENDED = {
     "query/kernel": COLUMN,
     "key/kernel": COLUMN,
@@ -140,7 +140,7 @@ WHOLE = {"scale", "bias", "probe", "mask_token", "log_scale"}
 
 
 def path_name(path) -> str:
-    """As the rules see it."""
+    """Returns the path of a parameter as the rules see it."""
     return "/" + paths.path_name(path)
 
 
@@ -157,7 +157,7 @@ def _mesh(data: int, fsdp: int, tensor: int) -> jax.sharding.Mesh:
 
 
 @pytest.mark.compile
-def test_every_parameter_is_split_as_intended():
+def test_every_parameter_is_sharded_as_intended():
     mesh_shape = {"data": 2, "fsdp": 2, "tensor": 2}
     for path, leaf in jax.tree_util.tree_flatten_with_path(_state().params)[0]:
         name = path_name(path)
@@ -179,13 +179,13 @@ def test_every_rule_is_needed():
 
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2), (1, 1, 8), (1, 2, 4)])
 def test_the_full_size_model_divides(sizes):
-    """No matrix falls back to whole: a device holds its share of all but the small parameters."""
+    """No matrix is replicated: each device holds a part of all but the small parameters."""
     mesh_shape = dict(_mesh(*sizes).shape)
     for path, leaf in jax.tree_util.tree_flatten_with_path(_state().params)[0]:
         name = path_name(path)
-        wanted = next(axes for pattern, axes in RULES if re.search(pattern, name))
+        expected = next(axes for pattern, axes in RULES if re.search(pattern, name))
         kept = [axis for axis in partition_spec(name, leaf.shape, mesh_shape) if axis]
-        assert kept == [axis for axis in wanted if axis], name
+        assert kept == [axis for axis in expected if axis], name
 
 
 def test_optimizer_and_teacher_follow_the_parameters():

@@ -1,4 +1,4 @@
-"""A run directory as training leaves it, and a model that knows the answers it should give."""
+"""A run directory as training writes it, and a model that returns known answers."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ SOUNDS = ("kick drum", "low tone", "hiss", "bell")
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationClip:
-    """The fields that the report reads of an evaluation clip."""
+    """The fields of an evaluation clip that the report reads."""
 
     id: str
     waveform: np.ndarray

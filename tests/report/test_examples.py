@@ -21,7 +21,7 @@ def knowing_set(count: int = 10, confused: tuple[int, ...] = ()) -> EmbeddedSet:
     return embed_set(KnowingModel(clips, confused), "clips", clips, count, 16_000)
 
 
-def test_hits_and_misses_are_told_apart():
+def test_hits_and_misses_are_distinguished():
     examples = retrieval_examples(knowing_set(10, confused=(1, 4)), hits=3, misses=3)
     assert [query.rank == 1 for query in examples] == [True, True, True, False, False]
     for query in examples:
@@ -31,7 +31,7 @@ def test_hits_and_misses_are_told_apart():
     assert {query.target for query in examples if query.rank > 1} == {1, 4}
 
 
-def test_a_clip_with_the_same_caption_is_right_too():
+def test_a_clip_with_the_same_caption_is_also_correct():
     clips = make_clips(4)
     twin = dataclasses.replace(clips[3], captions=["something else", clips[0].captions[0].upper()])
     model = KnowingModel([*clips[:3], twin])
@@ -47,7 +47,7 @@ def test_the_limit_keeps_the_size_of_the_set():
     assert (embedded.total, len(embedded.clips), embedded.audio.shape) == (6, 4, (4, 6))
 
 
-def test_matrix_groups_are_together_and_pairs_on_the_diagonal():
+def test_the_matrix_keeps_groups_together_and_pairs_on_the_diagonal():
     matrix = similarity_matrix(knowing_set(12), size=9)
     assert matrix.label == "sound"
     assert matrix.groups == sorted(matrix.groups)
@@ -75,6 +75,6 @@ def test_captions_come_from_every_set_in_turn():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_sample_depends_on_the_seed_alone(seed):
+def test_the_sample_depends_on_the_seed_only(seed):
     one = retrieval_examples(knowing_set(10, (3,)), seed=seed)
     assert one == retrieval_examples(knowing_set(10, (3,)), seed=seed)

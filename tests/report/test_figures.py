@@ -86,7 +86,7 @@ def test_numbers(value, text):
     assert number(value) == text
 
 
-def test_words_for_numbers():
+def test_numbers_in_words():
     assert [duration(seconds) for seconds in (None, 5, 65, 7_260)] == ["–", "5 s", "1 min 5 s", "2 h 1 min"]
     assert [count(value) for value in (None, 950, 12_300, 2_500_000)] == ["–", "950", "12.3 k", "2.5 M"]
     assert [ordinal(rank) for rank in (1, 2, 13, 1_023)] == ["1st", "2nd", "13th", "1,023rd"]

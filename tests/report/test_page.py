@@ -1,4 +1,4 @@
-"""The page of `slap report`: complete, self-contained, escaped, and honest about what is missing."""
+"""The page of `slap report` is complete, self-contained and escaped, and states what is missing."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.report.run_dir import KnowingModel, make_clips, write_metrics, write_
 pytestmark = pytest.mark.compile
 
 SNAPSHOT = Path(__file__).with_name("page.txt")
-# Elements that HTML closes by itself.
+# HTML elements without an end tag.
 VOID = {"meta", "img", "br", "link", "input", "hr", "source", "line", "rect", "circle", "path", "use", "image"}
 
 
@@ -72,7 +72,7 @@ def check(html: str) -> Checker:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A run directory as training leaves it; tests copy it."""
+    """A run directory as training writes it; tests copy it."""
     run_dir = tmp_path_factory.mktemp("runs") / "run"
     write_run(run_dir, make_clips(2))
     return run_dir
@@ -140,7 +140,7 @@ def test_a_score_is_placed_between_its_interval_and_chance(report):
     assert 'cx="118.0"' in strip and 'x="80.0"' in strip and 'width="60.8"' in strip and 'x1="23.0"' in strip
 
 
-def test_texts_of_others_are_escaped(report):
+def test_foreign_texts_are_escaped(report):
     _, html, _ = report
     assert "tiny &lt;run&gt;" in html
     assert "tiny <run>" not in html
@@ -176,12 +176,12 @@ def test_missing_parts_become_sentences_and_a_report_replaces_an_older_one(run_d
     absent = [line for line in check(html).text if re.match("p: (This run|No |There is|Not in)", line)]
     assert len(absent) == 7, absent  # retrieval, zero-shot, listen, captions, similarity, packing, files
     assert "trained with the contrastive objective" in html
-    assert "span: total" not in check(html).text  # it would repeat the only objective
+    assert "span: total" not in check(html).text  # it would equal the only objective
     numbers = json.loads((run_dir / "report.json").read_text())
     assert numbers["retrieval"] == {} and numbers["zero_shot"] == {} and numbers["train"]["steps"] == 5
 
 
-def test_a_model_that_fails_costs_only_its_parts(run_dir):
+def test_a_model_that_fails_loses_only_its_sections(run_dir):
     class Failing:
         def embed_audio(self, audio):
             raise ValueError("broken export")
@@ -217,7 +217,7 @@ def test_results_of_one_direction_alone(run_dir):
         ({"config.json": None, "metrics.jsonl": "", "evaluation.json": "[]"}, ReportError, "holds a list"),
     ],
 )
-def test_no_run_directory_is_a_clear_error(written, tmp_path, files, error, message):
+def test_a_missing_run_directory_is_an_error(written, tmp_path, files, error, message):
     if files is not None:
         (tmp_path / "run").mkdir()
     for name, text in (files or {}).items():

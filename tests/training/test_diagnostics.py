@@ -56,7 +56,7 @@ def test_a_stuck_process_says_where(tmp_path):
         [sys.executable, "-c", STUCK, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        first, second = wait_for_files(tmp_path, 2)[:2]  # it writes again when the wait goes on
+        first, second = wait_for_files(tmp_path, 2)[:2]  # it writes again if the wait continues
     finally:
         process.kill()
     output = process.communicate()[0]

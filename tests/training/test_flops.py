@@ -47,7 +47,7 @@ def _config(width: int = 256) -> ConfigDict:
 def _counts(
     clips: int = 1, columns: int = COLUMNS, text: int = TEXT, model: ConfigDict | None = None
 ) -> dict[str, float]:
-    """Of `clips` equal clips, each filling a row of its own."""
+    """Returns the counts of `clips` equal clips, each filling one row."""
     counts = length_counts(model or _config().model, np.full(clips, 4.0 * columns), np.full(clips, float(text)))
     return {"clips": clips, **{name: float(count) for name, count in counts.items()}}
 
@@ -253,7 +253,7 @@ def test_whole_step_with_its_backward_pass(objectives):
     traced = _traced(step, state, batch)
     parts = flops.train_step_parts(config, _counts(clips=2), dense_attention=True)
     parts["front_end"] -= 2.5 * 512 * 9 * 2 * 16 * COLUMNS  # no matrix product
-    # The rule of three is not exact at the edges: nothing is differentiated below the patch embedding.
+    # Three times the forward pass is not exact: nothing is differentiated below the patch embedding.
     assert sum(parts.values()) == pytest.approx(traced, rel=0.03)
 
 

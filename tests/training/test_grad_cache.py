@@ -1,4 +1,4 @@
-"""Computing a batch in parts changes nothing: the loss, its metrics and its gradient are the whole batch's."""
+"""Computing a batch in parts gives the loss, metrics and gradient of the whole batch."""
 
 import functools
 from typing import Any
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.compile
 
 @functools.cache
 def state_of(form, weights):
-    """The state at the start; it depends on no other setting that is tested here."""
+    """The initial state, which does not depend on the settings under test."""
     config = tiny_config(**dict(weights))
     config.objectives.contrastive.form = form
     return jax.device_get(
@@ -74,7 +74,7 @@ def test_parts_are_of_every_device_on_a_mesh(whole):
 
 
 def contrastive_config(form):
-    """Clips enough that every device has some of each part, in several tiles."""
+    """Enough clips that every device has some of each part, in several tiles."""
     config = tiny_config(distillation=0.0, captioning=0.0)
     config.data.rows = 16
     config.objectives.contrastive.update(form=form, block=4)
@@ -99,7 +99,7 @@ def test_every_contrastive_form_in_parts_on_a_mesh_has_the_gradient_of_the_whole
 
 
 def test_a_loss_of_all_pairs_of_rows_is_not_the_sum_over_parts():
-    """The case that adding up the parts' own losses gets wrong."""
+    """Summing the losses of the parts would get this case wrong."""
     rows = jnp.asarray(np.random.default_rng(0).standard_normal((8, 3)), jnp.float32)
     params = jnp.ones((3, 2))
 

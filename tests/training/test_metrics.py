@@ -45,7 +45,7 @@ def test_metrics_come_one_step_late_and_without_implicit_transfers(tmp_path):
 
 def test_write_does_not_wait_for_the_step_just_dispatched(tmp_path):
     class Scalar:
-        """Stands for a device scalar that is not there before the next step is dispatched."""
+        """A device scalar that is not available before the next step is dispatched."""
 
         finished = False
 
@@ -229,7 +229,7 @@ def test_evaluation_results_are_a_line_of_their_own(tmp_path):
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """A clock that advances only on request."""
 
     def __init__(self):
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""Schedules, which leaves decay, and learning-rate factors by path."""
+"""Schedules, the parameters that decay, and learning-rate factors by path."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.compile
 
 
 def rates(steps: tuple[int, ...], **changes) -> list[float]:
-    """The learning rates of some of 100 updates, of which the first 10 warm up to 1."""
+    """Returns the learning rates at some of 100 updates, of which the first 10 warm up to 1."""
     optimizer = default_config().optimizer
     optimizer.update(learning_rate=1.0, warmup_steps=10, **changes)
     schedule = learning_rate_schedule(optimizer, 100)
@@ -81,7 +81,7 @@ def test_learner_is_made_of_shapes_only():
 
 
 def layer_loop(config, decay: float) -> dict[str, list[float]]:
-    """The factor of every layer of both encoders from the lowest, layer by layer, and of what lies below them."""
+    """The factors of all layers of both encoders, from the lowest, and of the parameters below them."""
     found = {}
     for name in ("audio_encoder", "text_encoder"):
         layers = config.model[name].layers

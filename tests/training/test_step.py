@@ -1,4 +1,4 @@
-"""The step: equal on every mesh, deterministic, skips what is not finite; an objective of weight 0 costs nothing."""
+"""The step is equal on every mesh and deterministic, skips non-finite gradients, and omits objectives of weight 0."""
 
 import dataclasses
 import functools

@@ -1,6 +1,6 @@
-"""Goodput over restarts: every second of a run has one reason, and steps done twice count once.
+"""Goodput over restarts: every second of a run has one reason, and repeated steps count once.
 
-Phases of the training script: only the innermost counts, and the present one too.
+Phases of the training script: only the innermost counts, including the current one.
 """
 
 import json
@@ -37,7 +37,7 @@ def test_steps_lost_by_a_later_restart_count_as_repeated_too():
     runs = [
         session(0, 10, 0, 10, device=10),
         session(10, 20, 10, 20, device=10),
-        session(20, 40, 5, 25, device=20),  # its newest checkpoint was gone, it went back to step 5
+        session(20, 40, 5, 25, device=20),  # its newest checkpoint was lost, so it resumed from step 5
     ]
     shares = time_fractions(runs)
     assert shares["training"] == pytest.approx((5 + 20) / 40)

@@ -1,4 +1,4 @@
-"""A run whose text tower starts from a ModernBERT folder, as far as captions written by its export."""
+"""A run whose text tower starts from a ModernBERT folder, up to captions generated from its export."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def folder(train_data, tmp_path_factory):
 def config(train_data, folder):
     config = use_modernbert(tiny_config(str(train_data)), folder)
     config.data.update(text_tokens=128, max_caption_tokens=32)  # more pieces in a caption than elsewhere in the tests
-    config.objectives.distillation.weight = 0.0  # another objective says nothing here
+    config.objectives.distillation.weight = 0.0  # the other objectives are not needed here
     config.train.steps = STEPS
     config.optimizer.warmup_steps = 0
     return config
@@ -51,7 +51,7 @@ def test_from_the_folder_to_an_export_that_writes_captions(config, folder, tmp_p
     exported = export_run(tmp_path / "run")
     assert (exported / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
     assert str(folder) not in (exported / "config.json").read_text()
-    (folder / "config.json").rename(folder / "moved.json")  # neither an export nor a run that goes on wants the folder
+    (folder / "config.json").rename(folder / "moved.json")  # neither an export nor a resumed run needs the folder
     try:
         model = slap_jax.load(exported)
         check_start(config, tmp_path / "run")
@@ -61,7 +61,7 @@ def test_from_the_folder_to_an_export_that_writes_captions(config, folder, tmp_p
         (folder / "moved.json").rename(folder / "config.json")
     texts = model.embed_text(["a low tone", "a Low tone", "two beeps, then silence"])
     np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1.0, atol=1e-5)
-    assert np.abs(texts[0] - texts[1]).max() > 1e-4  # this vocabulary knows capitals
+    assert np.abs(texts[0] - texts[1]).max() > 1e-4  # this vocabulary is case-sensitive
     np.testing.assert_array_equal(model.embed_text(["a low tone"])[0], texts[0])
     noise = np.random.default_rng(0).normal(0.0, 0.1, 16_000).astype(np.float32)
     assert model.embed_audio([(noise, 16_000)]).shape == (1, config.model.embed_dim)

@@ -1,4 +1,4 @@
-"""Labels "key=value", and what a clip says to the objectives: a caption of its captions or labels, and its classes."""
+"""Labels "key=value", and the targets of a clip: a caption, from its captions or labels, and its classes."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,7 +73,7 @@ def reads_captions(config: ConfigDict) -> bool:
 
 
 def choose_caption(record: Record, policy: CaptionPolicy, generator: np.random.Generator) -> str:
-    """Chooses a caption of a record, or makes one from its labels; the result depends on the arguments alone.
+    """Chooses a caption of a record, or makes one from its labels; the result depends only on the arguments.
 
     Args:
         record: has captions, labels or both.

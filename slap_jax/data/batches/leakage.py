@@ -83,7 +83,7 @@ def check_leakage(train: Mapping[str, PathAndSplit], evaluation: Mapping[str, Pa
     if same_id:
         logging.warning(
             "%d evaluation clips have the id of a training clip, but other samples:\n%s\nif they are the same "
-            "recordings in another encoding, results on them mean nothing: prepare the training data without them "
+            "recordings in another encoding, results on them are meaningless: prepare the training data without them "
             "(slap prepare ... %s); otherwise give the collections different sources",
             _count(same_id),
             _describe(same_id, train, evaluation),
@@ -93,7 +93,7 @@ def check_leakage(train: Mapping[str, PathAndSplit], evaluation: Mapping[str, Pa
         raise LeakageError(
             f"evaluation clips are in the training data, {_count(same_audio)} in all:\n"
             f"{_describe(same_audio, train, evaluation)}\n"
-            "results on clips that were trained on mean nothing: prepare the training data without them "
+            "results on clips that were trained on are meaningless: prepare the training data without them "
             f"(slap prepare ... {_exclude_options(evaluation)}), or remove the source or the evaluation set from the "
             "config"
         )

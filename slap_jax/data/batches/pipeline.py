@@ -1,4 +1,4 @@
-"""Packed batches for training: what a step sees depends on the config and the step, and on nothing else."""
+"""Packed batches for training: the batch of a step depends only on the config and the step."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,9 @@
-"""Packed rows: which clips share a row is decided from their sizes alone; then each clip is decoded into its place.
+"""Packed rows: first clips are assigned to rows by their sizes, then each clip is decoded into its place.
 
 A few rows are open at a time. A clip goes into the fullest open row that has room for it; if none has, the fullest row
-is emitted and a new one is opened. Compared with Grain's first-fit, which fills rows side by side and emits all of them
-at once, rows are fuller with fewer of them open (docs/data_format.md, "How full rows get"), come one by one instead of
-in bursts, and the state is the list of the clips in the open rows, so that resuming decodes nothing.
+is emitted and a new one is opened. Grain's first-fit fills all open rows and then emits them at once. Here rows are
+fuller with fewer of them open (docs/data_format.md, "How full rows get") and come one at a time instead of in bursts.
+The state is the list of the clips in the open rows, so resuming decodes nothing.
 
     clip references ─ ClipPlanner ─ RowPacker ─ RowAssembler ─► PackedBatch
     (stream.py)       (clips.py)    one thread  decode threads
@@ -32,7 +32,7 @@ from slap_jax.data.tokenizer import Tokenizer
 # Records that each read thread of a shard holds ready, compressed, for storage with a high latency.
 _READ_AHEAD = 16
 
-# Stands for a clip of a restored open row, which is read again only when its row is emitted.
+# Placeholder for a clip of a restored open row, which is read again only when its row is emitted.
 _NOT_READ = object()
 
 Item = TypeVar("Item")
@@ -124,7 +124,7 @@ class RowPacker(Generic[Item]):
             index = max(range(len(self._rows)), key=self._fullness)
             emitted = self._rows.pop(index).placed
             best = _OpenRow()
-            # The oldest row stays first, and `max` takes the first of equally full rows, so no row waits for ever.
+            # The oldest row stays first, and `max` takes the first of equally full rows, so no row waits forever.
             self._rows.append(best)
         best.add(Placed(item, columns, tokens))
         return emitted

@@ -93,7 +93,7 @@ class WorkerRows:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What a worker does; picklable."""
+    """The task of a worker; picklable."""
 
     config: ConfigDict
     fractions: list[float]

@@ -1,4 +1,4 @@
-"""What a collection lists: one `Entry` per usable clip, one `Rejection` per clip that is left out.
+"""The items of a collection: one `Entry` per usable clip, one `Rejection` per clip that is left out.
 
 Listing decodes no audio. An entry names where its encoded audio is stored, and `read_audio.py` reads it, in any order
 and in any process. Preparation writes entries to JSON lines with `entry_to_json` and reads them back with

@@ -1,8 +1,8 @@
-"""Checks what a collection says about one clip and makes an `Entry` of it.
+"""Checks the fields of one clip and builds its `Entry`.
 
-Every reader (manifest, folder, tars, tables) brings its clips to the keys of a manifest and calls `make_entry`. A fault
-of one clip raises `RejectedClip`, which the reader turns into a `Rejection`; only a collection that cannot be read at
-all raises `CollectionError`.
+Every reader (manifest, folder, tars, tables) converts its clips to the keys of a manifest and calls `make_entry`. A
+fault of one clip raises `RejectedClip`, which the reader turns into a `Rejection`. Only a collection that cannot be
+read at all raises `CollectionError`.
 """
 
 import json

@@ -4,8 +4,8 @@
 rows are read with `pyarrow`, which `datasets` builds on, because the readers of `datasets`
 
 - select whole columns only, so that listing would read all audio;
-- raise for the whole file at the first class number or text that does not fit, where here that row alone is rejected,
-  and the intact rows of a damaged file are kept;
+- raise for the whole file at the first class number or text that does not fit; here only that row is rejected, and
+  the intact rows of a damaged file are kept;
 - have no random access to Parquet without a copy of it in a cache, and treat "[1]" in a file name as a wildcard.
 
 Nothing here accesses the network.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 
-# What `save_to_disk` writes next to the tables of several splits, and of one.
+# The files that `save_to_disk` writes next to the tables of several splits, and of one.
 SPLITS_FILE = "dataset_dict.json"
 STATE_FILE = "state.json"
 

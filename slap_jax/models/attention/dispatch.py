@@ -100,10 +100,10 @@ def attention(
 def select_backend(
     backend: str, q_length: int, kv_length: int, window: int | None, causal: bool, cross: bool, platform: str
 ) -> str:
-    """Chooses a backend, and logs the choice and its reason once per kind of call, whatever the lengths.
+    """Chooses a backend, and logs the choice and its reason once per kind of call, for all lengths.
 
     Args:
-        backend: one of `BACKENDS`; any but "auto" is used as it is, or refused.
+        backend: one of `BACKENDS`; any but "auto" is used as given, or is an error.
         q_length: queries in a row.
         kv_length: keys in a row.
         window: keys seen on each side, None for all.

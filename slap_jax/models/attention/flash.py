@@ -3,7 +3,7 @@
 The algorithm, and the letters m, l, acc, alpha and D, are those of `chunked.py`. Scores are kept in base 2, so that the
 kernels compute p = 2^(s - m) with s = q . k log2(e) / sqrt(d).
 
-`jax.experimental.pallas.ops.gpu.attention` does not serve: it has one set of segment ids for queries and keys, so it
+`jax.experimental.pallas.ops.gpu.attention` cannot be used: it has one set of segment ids for queries and keys, so it
 cannot read a memory of another length; a query without keys gets the mean of all values; and it visits every tile of a
 row, most of which belong to other clips. Here the loop over keys covers the span of `tiles.tile_spans`, cut to the
 window and to the past, so one kernel serves global, local, causal and cross-attention. In local layers the span also

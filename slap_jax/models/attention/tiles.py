@@ -88,7 +88,7 @@ def overlapping_tiles(
     """
     (q_low, q_high), (kv_low, kv_high) = _id_ranges(q_segment_ids, q_tile), _id_ranges(kv_segment_ids, kv_tile)
     overlap = (q_high[:, :, None] >= kv_low[:, None]) & (kv_high[:, None] >= q_low[:, :, None])
-    overlap &= (q_high[:, :, None] >= 0) & (kv_high[:, None] >= 0)  # not for tiles of nothing but fill
+    overlap &= (q_high[:, :, None] >= 0) & (kv_high[:, None] >= 0)  # not for tiles that are all fill
     return overlap & reachable_tiles(q_segment_ids.shape[1], kv_segment_ids.shape[1], q_tile, kv_tile, mask)
 
 

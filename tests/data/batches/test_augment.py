@@ -84,7 +84,7 @@ def test_a_room_is_a_convolution_that_starts_at_the_direct_sound_and_keeps_the_e
     np.testing.assert_allclose(in_room(waveform, direct_only), waveform, atol=1e-5)
 
 
-def test_all_three_depend_on_the_position_alone(folder):
+def test_augmentations_depend_on_the_position_only(folder):
     chosen = settings(
         gain_db=3.0,
         noise_dir=str(folder / "noise"),
@@ -117,7 +117,7 @@ def test_turning_one_augmentation_on_does_not_change_the_draws_of_the_others(fol
         gain(first, generator_at(1, position))
         both(second, generator_at(1, position))
         equal += np.array_equal(first, second)
-    assert 15 < equal < 45  # the clips that got no room have the same gain
+    assert 15 < equal < 45  # clips without a room response have the same gain
 
 
 def test_a_long_noise_is_cropped_at_random_and_a_short_one_repeats(folder, tmp_path):

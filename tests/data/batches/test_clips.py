@@ -1,4 +1,4 @@
-"""Classes in batches, and mixup: energies, fractions as targets, and partners that depend on the position alone."""
+"""Classes in batches, and mixup: energies, fractions as targets, and partners that depend on the position only."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def test_classes_are_in_the_slots_of_their_clips_and_captions_are_not_read(datas
 
 
 @pytest.mark.process
-def test_workers_and_a_resume_give_the_same_mixtures(dataset, tokenizer):
+def test_mixtures_are_the_same_with_workers_and_after_a_resume(dataset, tokenizer):
     config = labelled(tiny_config(dataset, tokenizer), mixup_probability=0.5)
     expected = batches(config, tokenizer, 3)
     labels = np.concatenate([batch.clip_labels[batch.clip_valid] for batch in expected])
@@ -103,7 +103,7 @@ def test_targets_add_up():
     np.testing.assert_allclose(targets, [0.75, 1.0, 0.25])
 
 
-def test_labels_that_cannot_be_used_are_named(dataset, tokenizer):
+def test_unusable_labels_are_errors_that_name_them(dataset, tokenizer):
     settings = labelled(tiny_config(dataset, tokenizer)).objectives.classification
     silence = np.zeros(160, np.int16)
     reader = LabelReader(settings)

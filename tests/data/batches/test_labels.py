@@ -50,7 +50,7 @@ def test_the_policy_of_a_config_is_the_default_with_its_changes():
     ],
     ids=["uniform", "first", "paraphrase", "paraphrase always"],
 )
-def test_captions_come_as_often_as_the_policy_says(chosen, expected):
+def test_caption_frequencies_follow_the_policy(chosen, expected):
     assert fractions(record("a", "b", "c"), chosen) == pytest.approx(expected, abs=0.03)
 
 
@@ -106,7 +106,7 @@ def test_which_labels_are_tags():
     assert tag_texts(labels, ()) == ["dog", "3", "loud", "small dog", "b=c"]
 
 
-def test_choice_depends_on_record_policy_and_generator_alone():
+def test_the_choice_depends_on_record_policy_and_generator_only():
     clip = record(SHORT, MEDIUM, LONG, labels=("rain", "wind"))
     chosen = policy(choice="by_length", tag_probability=0.3)
 

@@ -12,7 +12,7 @@ from slap_jax.data.records import RecordsError, dataset_directory, make_record
 
 
 def clip(number: int, name: str, collection: str):
-    """A record whose samples depend on its number alone."""
+    """A record whose samples depend on its number only."""
     return make_record(name, (np.arange(800) * (number + 1) % 251).astype(np.int16), ["a tone"], source=collection)
 
 
@@ -59,7 +59,7 @@ def test_equal_samples_under_any_id_are_an_error_and_an_equal_id_is_a_warning(da
 
 
 def test_two_collections_with_equal_file_names_train(tmp_path, caplog):
-    """Folders of one name give equal sources, and files 000.wav, 001.wav, ... give equal ids."""
+    """Folders of the same name have equal sources, and their files 000.wav, 001.wav, ... have equal ids."""
     for directory, first in (("dev", 0), ("eval", 50)):
         clips = [clip(first + number, f"{number:03d}", "audio") for number in range(3)]
         prepare_records({"train": (3, clips)}, tmp_path / directory, {}, log=lambda line: None)
@@ -68,7 +68,7 @@ def test_two_collections_with_equal_file_names_train(tmp_path, caplog):
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith("3 evaluation clips have the id of")
 
 
-def test_joined_splits_are_looked_into_and_only_some_clips_are_named(data):
+def test_leakage_is_checked_in_joined_splits_and_reported_with_examples(data):
     big = str(data / "big")
     evaluation = {"some": (big, "more"), "all": (big, "more+test")}
     with pytest.raises(LeakageError) as error:

@@ -154,7 +154,7 @@ def test_every_clip_comes_equally_often_with_each_of_its_captions(dataset, token
     clips = epochs(tiny_config(dataset, tokenizer), tokenizer, 60)
     counts = collections.Counter(key for key, _, _ in clips)
     assert len(counts) == 24
-    # Whole epochs, but for clips that wait in rows not given yet.
+    # Whole epochs, except for clips in rows that are still open.
     assert max(counts.values()) - min(counts.values()) <= 0.25 * len(clips) / 24
     captions = collections.defaultdict(set)
     for key, _, tokens in clips:
@@ -260,7 +260,7 @@ def test_the_batch_names_the_source_of_each_clip(dataset, tokenizer, tmp_path):
     train.close()
 
 
-def test_temperature_draws_every_clip_equally_often(dataset, tokenizer, tmp_path):
+def test_temperature_1_draws_every_clip_equally_often(dataset, tokenizer, tmp_path):
     config = tiny_config(dataset, tokenizer, temperature=1.0)
     tiny_dataset(tmp_path / "second", count=6, name="second")
     config.data.train.second = source(str(tmp_path / "second"), "train")
@@ -282,7 +282,7 @@ def test_a_slow_device_stops_the_reading_and_memory_stays_bounded(dataset, token
     with Prefetch(TrainBatches(config, tokenizer), lambda batch: batch, depth=1) as prefetch:
         clips = int(next(prefetch).clip_valid.sum())
         before = -1
-        while before != len(reads):  # what is read ahead ends by itself, while no batch is taken
+        while before != len(reads):  # reading ahead stops, because no batch is taken
             before = len(reads)
             time.sleep(0.5)
         # At most: the batch given, one ready, one being placed, one planned, the open rows, and 16 records a thread.

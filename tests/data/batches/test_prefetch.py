@@ -7,7 +7,7 @@ from slap_jax.data.batches.prefetch import Prefetch
 
 
 class Numbers:
-    """Counts up; its state is how many it gave. Fails or ends at `last`."""
+    """Counts up, with the number of items as its state, and fails or ends at `last`."""
 
     def __init__(self, last=None, failure=None):
         self.given, self.last, self.failure = 0, last, failure
@@ -35,10 +35,10 @@ def test_order_placement_and_depth():
         assert [next(prefetch) for _ in range(20)] == [10 * number for number in range(1, 21)]
         wait_until(lambda: numbers.given >= 23)
         time.sleep(0.05)
-        assert numbers.given <= 24  # three held ready, one in hand
+        assert numbers.given <= 24  # three ready, one being placed
 
 
-def test_state_is_that_of_the_last_returned_not_of_the_last_read():
+def test_state_is_that_of_the_last_returned_batch():
     numbers = Numbers()
     with Prefetch(numbers, lambda number: number, depth=5) as prefetch:
         assert prefetch.state == {"given": 0}
@@ -56,7 +56,7 @@ def test_reading_happens_while_the_caller_works():
 
 
 @pytest.mark.parametrize("where", ["reading", "placing"])
-def test_failures_surface_after_the_batches_before_them_and_stay(where):
+def test_errors_are_raised_after_the_batches_before_them_and_persist(where):
     def put(number):
         if where == "placing" and number == 4:
             raise OSError("disk")
@@ -72,11 +72,11 @@ def test_failures_surface_after_the_batches_before_them_and_stay(where):
     prefetch.close()
 
 
-def test_end_of_data_ends_the_loop():
+def test_the_end_of_the_data_ends_the_iteration():
     assert list(Prefetch(Numbers(last=4), lambda number: number, depth=2)) == [1, 2, 3, 4]
 
 
-def test_close_stops_the_thread_even_if_nothing_was_taken():
+def test_close_stops_the_thread_even_before_the_first_batch():
     before = threading.active_count()
     prefetch = Prefetch(Numbers(), lambda number: number, depth=1)
     wait_until(lambda: threading.active_count() > before)

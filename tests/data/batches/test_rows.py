@@ -56,7 +56,7 @@ def test_a_row_is_emitted_only_when_no_open_row_has_room_for_the_next_item():
 
 
 @pytest.mark.parametrize(("columns", "tokens"), [(1, 1), (20, 2), (7, 20)])
-def test_no_row_waits_for_ever_if_all_are_equally_full(columns, tokens):
+def test_every_row_is_emitted_eventually_if_all_are_equally_full(columns, tokens):
     packer: RowPacker[int] = RowPacker(COLUMNS, TEXT, SLOTS, bins=6)
     per_row = min(COLUMNS // columns, TEXT // tokens, SLOTS)
     for item in range(600):
@@ -154,7 +154,7 @@ def test_assembled_rows_equal_packed_decoded_clips(dataset, tokenizer, threads):
             np.testing.assert_array_equal(actual, getattr(expected, field.name)[0], err_msg=field.name)
 
 
-def test_a_plan_depends_on_the_position_alone(dataset, tokenizer):
+def test_a_plan_depends_on_the_position_only(dataset, tokenizer):
     config = tiny_config(dataset, tokenizer)
     sources = open_sources(config)
     first, again = (ClipPlanner(config, tokenizer, sources) for _ in range(2))

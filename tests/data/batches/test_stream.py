@@ -33,7 +33,7 @@ def test_fractions_hold_in_every_part_of_the_stream():
     for first in range(0, 400, 40):
         assert sum(reference.source == 1 for reference in stream[first : first + 40]) == pytest.approx(10, abs=1)
     positions = [reference.position for reference in stream if reference.source == 0]
-    assert positions == list(range(300))  # the small source starts its next epochs by itself
+    assert positions == list(range(300))  # the small source starts its next epoch independently
 
 
 def test_the_shuffle_depends_on_the_source_and_the_seed():
@@ -112,7 +112,7 @@ def test_closed_shards_keep_their_state():
     assert host.get_state()["7"] == {"next_index": 4}
 
 
-def test_shards_that_do_not_divide_are_refused():
+def test_hosts_that_do_not_divide_the_shards_are_refused():
     with pytest.raises(ConfigError, match="not a multiple of the 3 hosts"):
         host_shards(8, 0, 3)
 

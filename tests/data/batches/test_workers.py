@@ -51,7 +51,7 @@ def test_workers_give_the_same_batches_and_states_as_threads(dataset, tokenizer,
     assert not workers_of_this_test()
 
 
-def test_an_error_in_a_worker_is_the_callers(tokenizer, tmp_path):
+def test_an_error_in_a_worker_is_raised_in_the_caller(tokenizer, tmp_path):
     tiny_dataset(tmp_path)
     damage_audio(tmp_path, "train", "clip-5")
     train = TrainBatches(tiny_config(tmp_path, tokenizer, workers=1), tokenizer)
@@ -61,7 +61,7 @@ def test_an_error_in_a_worker_is_the_callers(tokenizer, tmp_path):
     assert not workers_of_this_test()
 
 
-def test_signals_to_the_job_leave_workers_to_their_host_and_a_killed_worker_is_one_error(dataset, tokenizer, expected):
+def test_workers_ignore_signals_and_a_killed_worker_is_one_error(dataset, tokenizer, expected):
     batches, _ = expected
     train = TrainBatches(tiny_config(dataset, tokenizer, workers=1), tokenizer)
     first = global_batches([train], 1)
@@ -78,7 +78,7 @@ def test_signals_to_the_job_leave_workers_to_their_host_and_a_killed_worker_is_o
 
 
 def test_a_worker_loads_only_what_it_uses():
-    """Each worker pays for the imports at every start of a run."""
+    """Every worker spends the time for these imports at every start of a run."""
     program = (
         "import sys, slap_jax.data.batches.workers\n"
         "print([name for name in sys.argv[1:] if name in sys.modules])\n"

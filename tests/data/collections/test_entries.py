@@ -40,7 +40,7 @@ def test_the_json_of_an_entry_is_stable():
     )
 
 
-def test_the_file_of_a_location():
+def test_location_file_paths():
     assert file_of(FILE) == Path("/data/a.wav")
     assert file_of(ArchiveMember(Path("a.tar"), "m", 0, 1)) == Path("a.tar")
     assert file_of(TableCell(Path("t.parquet"), "audio", 0)) == Path("t.parquet")

@@ -128,7 +128,7 @@ def test_bad_sidecars_reject_their_clip_only(tmp_path, sidecar, data, reason):
     assert (rejection.where, rejection.id, rejection.reason) == ("a.wav", "a.wav", reason)
 
 
-def test_links_are_followed_but_never_in_a_circle(tmp_path):
+def test_links_are_followed_but_not_in_circles(tmp_path):
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     write_tone(elsewhere / "deep" / "a.wav")
     (elsewhere / "deep" / "a.txt").write_text("a tone")

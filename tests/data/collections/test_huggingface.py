@@ -103,7 +103,7 @@ def test_one_split_saved_to_disk(tmp_path, folder, stated, split):
     assert (entry.id, entry.split, entry.source) == ("data-00000-of-00001/0", split, f"{tmp_path.name}/{folder}")
 
 
-def test_a_chosen_split_is_that_of_all_clips(tmp_path):
+def test_a_chosen_split_applies_to_all_clips(tmp_path):
     write_parquet(tmp_path / "train-00000-of-00001.parquet", clips(1))
     assert listed(HuggingFaceTables(tmp_path, split="mine"))[0][0].split == "mine"
 

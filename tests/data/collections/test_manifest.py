@@ -152,7 +152,7 @@ def test_empty_captions_among_good_ones_are_dropped(audio):
     assert entries[0].captions == ("a tone",) and not rejections
 
 
-def test_equal_ids_are_left_to_the_preparation(audio):
+def test_equal_ids_are_kept_for_the_preparation(audio):
     entries, rejections = listed(Manifest(write_manifest(audio, [line(), line()])))
     assert [entry.id for entry in entries] == ["a.wav", "a.wav"] and not rejections
 

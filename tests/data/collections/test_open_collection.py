@@ -83,7 +83,7 @@ def test_a_missing_source_is_one_line(root, source):
 
 
 @pytest.mark.parametrize("source", ["folder/a.wav", "empty"])
-def test_any_other_source_shows_the_kinds(root, source):
+def test_an_unrecognised_source_lists_the_kinds(root, source):
     (root / "empty").mkdir()
     with pytest.raises(CollectionError, match=r"(?s)a manifest.*WebDataset.*Hugging Face.*docs/collections\.md"):
         open_collection(root / source)
@@ -156,7 +156,7 @@ def test_a_folder_whose_name_is_not_utf8_has_a_printable_source(tmp_path):
     assert [entry.source for entry in entries] == [f"{tmp_path.name}/caf\\udce9"] * 2 and not rejections
 
 
-def test_folders_of_one_name_are_different_sources(tmp_path):
+def test_folders_with_the_same_name_are_different_sources(tmp_path):
     sources = set()
     for folder in ("dev/audio", "eval/audio"):
         write_tone(tmp_path / folder / "000.wav")

@@ -54,7 +54,7 @@ def test_members_of_an_archive(tmp_path):
     assert reason_of_failure(member, "is missing") == "missing_file"
 
 
-def test_cells_of_a_table_in_any_order_and_from_many_threads(table):
+def test_cells_of_a_table_are_read_in_any_order_by_many_threads(table):
     rows = [(31 * number) % 50 for number in range(200)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for column in ("audio", "plain"):
@@ -62,7 +62,7 @@ def test_cells_of_a_table_in_any_order_and_from_many_threads(table):
             assert cells == [CONTENTS[row] for row in rows]
 
 
-def test_a_table_that_was_written_again(table, tmp_path):
+def test_a_rewritten_table_is_read_again(table, tmp_path):
     assert read_audio(TableCell(table, "plain", 0)) == CONTENTS[0]
     write = write_parquet if table.suffix == ".parquet" else write_arrow
     write(tmp_path / "new", table_of({"plain": [b"new"]})).rename(table)

@@ -181,7 +181,7 @@ def test_bad_samples_are_rejected_between_good_ones(tmp_path, members, reason, w
     assert words in rejection.detail
 
 
-def test_a_key_that_comes_again_is_left_to_the_preparation(tmp_path):
+def test_a_repeated_key_is_kept_for_the_preparation(tmp_path):
     archive = write_tar(tmp_path / "0.tar", [*sample("x"), *sample("y"), *sample("x")])
     assert [entry.id for entry in listed(WebDataset(archive))[0]] == ["0/x", "0/y", "0/x"]
 
@@ -219,7 +219,7 @@ def test_damaged_tars(tmp_path):
     archive.write_bytes(data)
     (tmp_path / "b.tar").write_bytes(b"")
     (tmp_path / "c.tar").write_bytes(b"This is no tar at all. " * 100)
-    (tmp_path / "d.tar").write_bytes(bytes(10_240))  # a tar of nothing
+    (tmp_path / "d.tar").write_bytes(bytes(10_240))  # an empty tar
     write_tar(tmp_path / "f.tar", sample("0"))
     entries, _ = listed(WebDataset(tmp_path))
     assert [entry.id for entry in entries] == ["a/0", "f/0"]

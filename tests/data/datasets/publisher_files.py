@@ -1,4 +1,4 @@
-"""Files as publishers lay them out, made in a moment."""
+"""Small copies of datasets in the layouts of their publishers."""
 
 import csv
 import json

@@ -36,7 +36,7 @@ def publish(root, folder=""):
         ("audio/train/r1nicOVtvkQ.wav", "audio/test/7fmOlUlwoNg.wav"),
         ("audio/Yr1nicOVtvkQ.wav", "audio/Y7fmOlUlwoNg.flac"),  # AudioSet's way
         ("audio/r1nicOVtvkQ_130.wav", "audio/Y7fmOlUlwoNg_20.wav"),  # aac-datasets
-        ("train/91139.wav", "test/103548.wav"),  # audiocaps-download, whichever of the five it took
+        ("train/91139.wav", "test/103548.wav"),  # audiocaps-download, for any of its five names
     ],
 )
 def test_clips_are_found_under_the_names_that_downloads_give_them(tmp_path, train, test):
@@ -61,7 +61,7 @@ def test_captions_of_a_clip_are_gathered_from_its_lines(tmp_path):
     assert "academic" in entries[0].licence and not rejections
 
 
-def test_missing_and_wordless_clips_are_rejected_and_quotes_read(tmp_path):
+def test_missing_and_uncaptioned_clips_are_rejected_and_quotes_are_parsed(tmp_path):
     publish(tmp_path)
     for name in ("r1nicOVtvkQ", "-BUDGBjjwyaqE", "silent"):
         write_wav(tmp_path / f"audio/train/{name}.wav")
@@ -74,7 +74,7 @@ def test_missing_and_wordless_clips_are_rejected_and_quotes_read(tmp_path):
     assert "vanished" in rejections[0].detail and rejections[0].where == "train.csv:4"
 
 
-def test_a_caption_with_a_comma_but_no_quotes_is_no_shorter_caption(tmp_path):
+def test_a_caption_with_an_unquoted_comma_is_rejected(tmp_path):
     publish(tmp_path)
     (tmp_path / "train.csv").write_text(",".join(HEADER) + "\n1,abc,0,A dog barks, then howls\n\n")
     write_wav(tmp_path / "audio/train/abc.wav")

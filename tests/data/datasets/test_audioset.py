@@ -108,7 +108,7 @@ def test_vanished_videos_and_unknown_classes_are_left_out(tmp_path):
 
 
 def test_the_table_is_read_as_clips_are_taken(tmp_path):
-    """The two million lines are never held: lines behind those taken may still be broken."""
+    """The two million lines are read lazily: a broken line is not noticed before it is reached."""
     publish(tmp_path)
     with (tmp_path / "unbalanced_train_segments.csv").open("ab") as file:
         file.write(b"---1_cCGK4M, 0.000, 10.000, /m/09x0r\n" * 10_000 + b"\xff\n")
@@ -126,7 +126,7 @@ def test_the_table_is_read_as_clips_are_taken(tmp_path):
         ("a_0\t0\n", r"audioset_eval_strong.tsv:3 is broken: the line has 2 fields; expected 4"),
     ],
 )
-def test_broken_strong_labels_are_an_error_with_their_place(tmp_path, line, message):
+def test_broken_strong_labels_are_an_error_with_their_line(tmp_path, line, message):
     with (publish_strong(publish(tmp_path)) / "audioset_eval_strong.tsv").open("a") as file:
         file.write(line)
     with pytest.raises(LayoutError, match=message):

@@ -16,7 +16,7 @@ def five(word):
 
 
 def publish(root):
-    """Splits with the names as they are: spaces at either end, two in a row, commas, the same in two splits."""
+    """Splits with the published file names: spaces at either end, double spaces, commas, one name in two splits."""
     names = {
         "development": [" Ambience Birds.wav", "DeLorean DMC-12  - Approach, Stop.wav", "Breaking Glass .wav"],
         "validation": ["City Ambience w_ Car Passing_1-2.wav"],
@@ -51,13 +51,13 @@ def test_one_name_in_two_splits_is_two_clips(tmp_path):
     assert len(entries) == 2 and entries[0].id != entries[1].id
 
 
-@pytest.mark.parametrize("found", ["Breaking Glass.wav", "Breaking  Glass .flac"])
-def test_spaces_that_an_archive_program_changed_do_not_matter(tmp_path, found):
+@pytest.mark.parametrize("file_name", ["Breaking Glass.wav", "Breaking  Glass .flac"])
+def test_spaces_that_an_archive_program_changed_do_not_matter(tmp_path, file_name):
     folder = publish(tmp_path) / "development"
     (folder / "Breaking Glass .wav").unlink()
-    write_wav(folder / found)
+    write_wav(folder / file_name)
     entries, rejections = listed(Clotho(tmp_path, splits="development"))
-    assert entries[-1].audio == AudioFile(folder / found) and not rejections
+    assert entries[-1].audio == AudioFile(folder / file_name) and not rejections
 
 
 def test_a_changed_name_that_could_be_two_files_is_missing(tmp_path):
@@ -95,7 +95,7 @@ def test_a_missing_table_is_named_with_the_whole_layout(tmp_path):
         listed(Clotho(tmp_path))
 
 
-def test_a_broken_line_of_metadata_is_an_error_with_its_place(tmp_path):
+def test_a_broken_line_of_metadata_is_an_error_with_its_number(tmp_path):
     with (publish(tmp_path) / "clotho_metadata_evaluation.csv").open("a") as file:
         file.write("cut off,birds\n")
     with pytest.raises(LayoutError, match=r"clotho_metadata_evaluation.csv:3 is broken: the line has 2 fields"):

@@ -16,7 +16,7 @@ def publish(root, *names):
     return root
 
 
-def test_a_name_tells_emotion_level_actor_and_sentence(tmp_path):
+def test_file_names_give_emotion_level_actor_and_sentence(tmp_path):
     publish(tmp_path, "1001_DFA_ANG_XX", "1002_IEO_HAP_HI", "1076_MTI_SAD_XX", "1091_TIE_NEU_LO")
     entries, rejections = listed(CremaD(tmp_path))
     assert rejections == [FAULTY]
@@ -37,7 +37,7 @@ def test_a_name_tells_emotion_level_actor_and_sentence(tmp_path):
     assert entries[0].licence == "ODbL-1.0"
 
 
-def test_the_publishers_table_tells_what_is_missing(tmp_path):
+def test_missing_clips_of_the_publishers_table_are_rejected(tmp_path):
     publish(tmp_path, "1001_DFA_ANG_XX", "1002_IEO_HAP_HI")
     names = ["1002_IEO_HAP_HI", "1001_IEO_FEA_LO", "1001_DFA_ANG_XX"]
     write_csv(
@@ -53,7 +53,7 @@ def test_the_publishers_table_tells_what_is_missing(tmp_path):
     )
 
 
-def test_the_file_that_was_misnamed_in_earlier_copies(tmp_path):
+def test_a_file_misnamed_in_earlier_copies_is_corrected(tmp_path):
     publish(tmp_path, "1040_ITH_SAD_X")
     (entry,), _ = listed(CremaD(tmp_path))
     write_csv(tmp_path / "SentenceFilenames.csv", [("Stimulus_Number", "Filename"), (1, "1040_ITH_SAD_XX")])
@@ -63,7 +63,7 @@ def test_the_file_that_was_misnamed_in_earlier_copies(tmp_path):
     assert entry.labels[:2] == ("label=sad", "level=unspecified")
 
 
-def test_names_of_another_form_are_left_out(tmp_path):
+def test_file_names_of_another_form_are_skipped(tmp_path):
     publish(tmp_path, "1001_DFA_JOY_XX", "noise")
     entries, rejections = listed(CremaD(tmp_path))
     assert not entries

@@ -39,7 +39,7 @@ def test_a_missing_clip_is_left_out(tmp_path):
     assert (rejection.where, rejection.id, rejection.reason) == ("esc50.csv:3", "1-28135-B-11", "missing_file")
 
 
-def test_a_fold_or_class_that_is_none_is_left_out(tmp_path):
+def test_invalid_folds_and_classes_are_skipped(tmp_path):
     clips = [("1-1-A-0.wav", 6, 0, "dog", False, 1, "A"), ("1-2-A-0.wav", 1, 0, "", False, 2, "A")]
     entries, rejections = listed(Esc50(publish(tmp_path, clips)))
     assert not entries
@@ -54,13 +54,13 @@ def test_a_fold_or_class_that_is_none_is_left_out(tmp_path):
     ]
 
 
-def test_no_audio_at_all_is_an_error(tmp_path):
+def test_a_folder_without_audio_is_an_error(tmp_path):
     (publish(tmp_path) / "audio").rename(tmp_path / "sounds")
     with pytest.raises(LayoutError, match=r"has no audio; ESC-50 from https://github.com/karolpiczak/ESC-50 is laid"):
         listed(Esc50(tmp_path))
 
 
-def test_another_table_is_an_error(tmp_path):
+def test_a_table_of_another_form_is_an_error(tmp_path):
     write_csv(publish(tmp_path) / "meta/esc50.csv", [("filename", "label")])
     with pytest.raises(LayoutError, match="no column 'fold' among filename, label; expected filename, fold, category"):
         listed(Esc50(tmp_path))

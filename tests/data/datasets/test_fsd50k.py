@@ -51,7 +51,7 @@ def test_chosen_splits_need_no_other_files(tmp_path):
         listed(Fsd50k(tmp_path, splits="eval"))
 
 
-def test_without_the_metadata_all_have_the_licence_of_the_whole(tmp_path):
+def test_without_metadata_every_clip_has_the_licence_of_the_dataset(tmp_path):
     publish(tmp_path)
     (tmp_path / "FSD50K.metadata/dev_clips_info_FSD50K.json").unlink()
     entries, _ = listed(Fsd50k(tmp_path, splits="train+val"))

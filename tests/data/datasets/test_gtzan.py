@@ -12,7 +12,7 @@ NAMES = ("blues.00000", "blues.00029", "jazz.00054", "rock.00099")
 def publish(root, folder="genres_original", suffix="wav"):
     for name in NAMES:
         write_wav(root / folder / name.partition(".")[0] / f"{name}.{suffix}")
-    # In the best-known copy this file is broken, and macOS left files beside the others.
+    # In the best-known copy this file is broken, and macOS added hidden files.
     (root / folder / f"jazz/jazz.00054.{suffix}").write_bytes(b"\x00" * 211)
     (root / folder / f"jazz/._jazz.00055.{suffix}").write_bytes(b"\x00" * 211)
     return root
@@ -61,6 +61,6 @@ def test_the_fault_filtered_split(tmp_path):
     ]
 
 
-def test_a_missing_list_says_where_it_is_from(tmp_path):
+def test_a_missing_list_is_an_error_with_its_source(tmp_path):
     with pytest.raises(LayoutError, match=r"has no train_filtered.txt; (.|\n)*coreyker/dnn-mgr"):
         listed(Gtzan(publish(tmp_path), splits="train+valid+test"))

@@ -74,7 +74,7 @@ def test_a_broken_file_of_captions(tmp_path, content, words):
         listed(Macs(tmp_path))
 
 
-def test_a_competence_that_is_no_number(tmp_path):
+def test_a_competence_that_is_not_a_number_is_an_error(tmp_path):
     write_csv(publish(tmp_path) / "MACS_competence.csv", [("annotator_id", "competence"), (7, "high")], delimiter="\t")
     with pytest.raises(LayoutError, match=r"MACS_competence.csv has a competence that is not a number"):
         listed(Macs(tmp_path))

@@ -16,7 +16,7 @@ def publish(root, *names):
     return root
 
 
-def test_a_name_tells_emotion_intensity_statement_and_actor(tmp_path):
+def test_file_names_give_emotion_intensity_statement_and_actor(tmp_path):
     entries, rejections = listed(Ravdess(publish(tmp_path, SPEECH, FEARFUL, SONG)))
     assert not rejections
     assert [(entry.id, entry.split, entry.labels) for entry in entries] == [
@@ -54,7 +54,7 @@ def test_songs_on_request(tmp_path):
     ]
 
 
-def test_second_copies_and_videos_are_passed_over(tmp_path):
+def test_second_copies_and_videos_are_skipped(tmp_path):
     publish(tmp_path, SPEECH, f"audio_speech_actors_01-24/{SPEECH}", f"audio_speech_actors_01-24/{FEARFUL}")
     (tmp_path / "Actor_01/01-01-01-01-01-01-01.mp4").write_bytes(b"video")
     entries, rejections = listed(Ravdess(tmp_path))
@@ -65,7 +65,7 @@ def test_second_copies_and_videos_are_passed_over(tmp_path):
     ]
 
 
-def test_names_of_another_form_are_left_out(tmp_path):
+def test_file_names_of_another_form_are_skipped(tmp_path):
     publish(tmp_path, "Actor_01/03-01-09-01-01-01-01.wav", "Actor_01/03-07-01-01-01-01-01.wav", "Actor_01/03-01.wav")
     entries, rejections = listed(Ravdess(tmp_path))
     assert not entries

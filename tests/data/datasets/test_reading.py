@@ -21,7 +21,7 @@ def test_labels_are_words(value, words):
     assert label("label", value) == words
 
 
-def test_folders_are_listed_once_in_spite_of_links_and_loops(tmp_path):
+def test_folders_are_listed_once_despite_links_and_loops(tmp_path):
     (tmp_path / "root/b/deep").mkdir(parents=True)
     (tmp_path / "root/.git").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -54,7 +54,7 @@ def test_audio_of_a_folder_is_neither_hidden_nor_text(tmp_path):
     assert list_audio(tmp_path / "absent") == []
 
 
-def test_lines_have_their_places(tmp_path):
+def test_lines_have_their_numbers(tmp_path):
     (tmp_path / "names.txt").write_bytes("\ufeffa/b.wav \r\n\n -c.wav\n".encode())
     assert list(read_lines(tmp_path / "names.txt")) == [("names.txt:1", "a/b.wav"), ("names.txt:3", "-c.wav")]
 
@@ -70,7 +70,7 @@ def test_a_file_is_found_by_its_first_name_in_the_first_folder(tmp_path):
     assert files.find("absent") is None
 
 
-def test_a_name_that_fits_two_files_loosely_is_none(tmp_path):
+def test_a_name_that_loosely_matches_two_files_matches_none(tmp_path):
     for name in ("c: d.wav", "c_ d.wav"):
         write_wav(tmp_path / name)
     files = AudioFileIndex([tmp_path])

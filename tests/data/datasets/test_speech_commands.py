@@ -20,7 +20,7 @@ def publish(root):
     return root
 
 
-def test_what_no_list_names_is_for_training(tmp_path):
+def test_clips_in_no_list_are_for_training(tmp_path):
     entries, (rejection,) = listed(SpeechCommands(publish(tmp_path)))
     assert [(entry.id, entry.split, entry.labels, entry.where) for entry in entries] == [
         ("backward/0165e0e8_nohash_0", "train", ("label=backward",), "backward/0165e0e8_nohash_0.wav"),
@@ -50,7 +50,7 @@ def test_the_separate_test_archive_has_twelve_classes(tmp_path):
     ]
 
 
-def test_a_listed_word_that_is_none_of_the_35(tmp_path):
+def test_a_listed_word_outside_the_35_is_rejected(tmp_path):
     (publish(tmp_path) / "testing_list.txt").write_text("_background_noise_/white_noise.wav\n")
     entries, (rejection,) = listed(SpeechCommands(tmp_path, splits="test"))
     assert not entries

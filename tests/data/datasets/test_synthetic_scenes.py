@@ -65,7 +65,7 @@ def onsets(waveform, seconds=0.01):
     return starts[np.diff(starts, prepend=-1.0) > 0.06]
 
 
-def test_a_scene_depends_on_seed_index_and_side_alone():
+def test_a_scene_depends_on_seed_index_and_side_only():
     first = scene(3, 17)
     others = [scene(4, 17), scene(3, 18), scene(3, 17, held_out=True)]
     again = scene(3, 17)
@@ -110,14 +110,14 @@ def test_no_unseen_combination_is_in_training_and_one_is_in_every_held_out_scene
 
 def test_every_part_of_a_held_out_scene_occurs_in_training(training_scenes, held_out_scenes):
     def parts(scenes):
-        found = set()
+        result = set()
         for made in scenes:
             for position, sound in enumerate(made.composition.sounds):
-                found.add((made.composition.structure, position, sound.kind))
+                result.add((made.composition.structure, position, sound.kind))
                 values = zip(itertools.count(), sound.attributes) if len(sound.attributes) > 1 else [(0, "any")]
-                found.update((sound.kind, slot, value) for slot, value in values)
-                found.update(sound.attributes)
-        return found
+                result.update((sound.kind, slot, value) for slot, value in values)
+                result.update(sound.attributes)
+        return result
 
     assert parts(held_out_scenes) <= parts(training_scenes)
 
@@ -160,7 +160,7 @@ def test_a_caption_belongs_to_one_composition_only():
         assert len(set(captions)) == len(captions) >= 3
         for caption in captions:
             owners[caption].add(composition)
-    assert all(len(found) == 1 for found in owners.values())
+    assert all(len(result) == 1 for result in owners.values())
 
 
 def test_labels_name_the_class_of_single_sounds(training_scenes, held_out_scenes):
@@ -212,7 +212,7 @@ def test_tones_have_the_pitch_and_the_harmonics_of_their_names(pitch, timbre):
 
 
 @pytest.mark.parametrize("pitch", PITCH_RANGES)
-def test_chirps_go_the_way_they_say(pitch):
+def test_chirps_rise_or_fall_as_labelled(pitch):
     for kind, rises in (("rising chirp", True), ("falling chirp", False)):
         waveform = render(kind, pitch, seconds=1.0)
         quarter = len(waveform) // 4
@@ -221,7 +221,7 @@ def test_chirps_go_the_way_they_say(pitch):
 
 
 @pytest.mark.parametrize("kind", NOISE_BANDS)
-def test_noises_fill_their_band_and_change_as_they_say(kind):
+def test_noises_fill_their_band_and_change_as_labelled(kind):
     low, high = NOISE_BANDS[kind]
     for change in ("steady", "swelling", "fading"):
         waveform = render(kind, change)
@@ -288,7 +288,7 @@ def test_records_keep_the_samples_and_what_is_known_about_them():
         (dict(seed=0, index=0, max_seconds=2.5), "max_seconds=2.5"),
     ],
 )
-def test_impossible_arguments_are_named(arguments, word):
+def test_impossible_arguments_are_errors(arguments, word):
     with pytest.raises(ValueError, match=word):
         scene(**arguments)
 

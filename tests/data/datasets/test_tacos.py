@@ -39,7 +39,7 @@ def publish(root):
     write_csv(root / "annotations_weak.csv", [("filename", "text"), *weak])
     rows = [
         ("11.mp3", "door, footsteps", 11, ZERO, "human", "walking", 60.0, 30.0, 33.0),
-        # The part is said to end after the original does.
+        # The stated end of the part is after that of the original.
         ("22.mp3", "", 22, "http://creativecommons.org/licenses/by-nc/4.0/", "nature", "wind", 10.0, 6.0, 36.0),
         ("33.mp3", "", 33, ZERO, "", "", 1.0, 0.0, 1.0),
     ]
@@ -64,7 +64,7 @@ def test_clips_with_regions(tmp_path):
     assert first.labels == ("superclass=human", "subclass=walking", "tag=door", "tag=footsteps")
     assert (first.licence, first.duration_s, first.source) == ("CC0-1.0", 3.0, "tacos")
     assert (second.split, second.licence, second.duration_s) == ("test", "CC-BY-NC-4.0", 4.0)
-    assert second.audio == AudioFile(tmp_path / "audio/22.flac")  # converted, and found all the same
+    assert second.audio == AudioFile(tmp_path / "audio/22.flac")  # converted to another format, but still found
     assert [(rejection.id, rejection.reason, rejection.where) for rejection in rejections] == [
         ("33.mp3", "missing_file", "development_split.csv:3"),
         ("44.mp3", "empty_caption", "test_split.csv:3"),

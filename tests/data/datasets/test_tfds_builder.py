@@ -38,7 +38,7 @@ def test_a_published_dataset_is_a_tfds_builder(tmp_path):
     assert "tensorflow" not in sys.modules
 
 
-def test_what_it_prepared_is_found_by_builder_and_by_records(tmp_path):
+def test_prepared_data_is_readable_by_builder_and_by_records(tmp_path):
     folder = publish(tmp_path / "ESC-50")
     dataset_builder("esc50", folder, tmp_path / "data").download_and_prepare(workers=1, log=lambda line: None)
     lines: list[str] = []
@@ -48,8 +48,8 @@ def test_what_it_prepared_is_found_by_builder_and_by_records(tmp_path):
     assert "already prepared" in lines[0]
     (record,) = open_split(tmp_path / "data" / "esc50", "fold2")
     assert (record.source, record.captions, record.labels[:2]) == ("esc50", (), ("label=dog", "fold=2"))
-    found = tfds.builder_from_directory(tmp_path / "data" / "esc50" / str(again.version))
-    assert found.info.citation == again.info.citation
+    result = tfds.builder_from_directory(tmp_path / "data" / "esc50" / str(again.version))
+    assert result.info.citation == again.info.citation
 
 
 def test_an_unknown_name_is_an_error(tmp_path):

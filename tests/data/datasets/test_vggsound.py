@@ -51,7 +51,7 @@ def test_lines_of_another_form_are_left_out(tmp_path):
     ]
 
 
-def test_a_start_that_is_no_number_is_an_error_with_its_place(tmp_path):
+def test_a_start_that_is_not_a_number_is_an_error_with_its_line(tmp_path):
     write_csv(publish(tmp_path) / "vggsound.csv", [("youtube_id", "start", "label", "test")])
     with pytest.raises(LayoutError, match=r"vggsound.csv:1: start_seconds is 'start', not a number"):
         listed(VggSound(tmp_path))

@@ -66,7 +66,7 @@ def test_fields(tmp_path):
 @pytest.mark.parametrize(
     ("exclude", "expected"),
     [
-        ({}, {"audiocaps_test": 1, "clotho": 2, "esc50_urbansound8k": 1}),  # 156 counts for the first list it is on
+        ({}, {"audiocaps_test": 1, "clotho": 2, "esc50_urbansound8k": 1}),  # 156 belongs to the first list that has it
         ({"exclude": "audiocaps+clotho_test"}, {"audiocaps": 2, "clotho_test": 1}),
         ({"exclude": "esc50_urbansound8k"}, {"esc50_urbansound8k": 2}),
         ({"exclude": "none"}, {}),
@@ -93,7 +93,7 @@ def test_bad_items_are_rejected_one_by_one(tmp_path):
     ]
 
 
-def test_a_source_without_audio_is_an_error_that_tells_how_to_do_without(tmp_path):
+def test_a_source_without_audio_is_an_error_with_a_remedy(tmp_path):
     publish(tmp_path, items={name: data for name, data in ITEMS.items() if name.startswith("SoundBible")})
     write_json(tmp_path / "json_files/FreeSound/fsd_final.json", {"data": [item("1")]})
     with pytest.raises(LayoutError, match=r"no FLAC files of FreeSound.*splits=SoundBible"):
@@ -109,21 +109,21 @@ def test_a_source_without_audio_is_an_error_that_tells_how_to_do_without(tmp_pat
         (b'{"data": [{"id": "1", "caption": "caf\xe9"}]}', "not UTF-8"),
     ],
 )
-def test_files_that_did_not_arrive_whole(tmp_path, content, words):
+def test_incomplete_files_are_errors(tmp_path, content, words):
     path = publish(tmp_path) / "json_files/SoundBible/sb_final.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(LayoutError, match=words):
         listed(WavCaps(tmp_path, splits="SoundBible"))
 
 
-def test_a_list_that_is_no_blacklist(tmp_path):
+def test_a_malformed_blacklist_is_an_error(tmp_path):
     write_json(publish(tmp_path) / "json_files/blacklist/blacklist_exclude_all_ac.json", ["156"])
     with pytest.raises(LayoutError, match=r"blacklist_exclude_all_ac.json is not JSON like"):
         listed(WavCaps(tmp_path))
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 1 << 20])
-def test_items_are_the_same_however_the_text_is_cut_into_blocks(tmp_path, monkeypatch, block):
+def test_items_do_not_depend_on_the_block_size(tmp_path, monkeypatch, block):
     items = [{"a": 'quote " ] and } é'}, {"b": [1, {"c": []}]}, {}, {"d": 2.5}]
     path = tmp_path / "items.json"
     path.write_text('{"n": 1, "data" : [' + ",\n ".join(map(json.dumps, items)) + '\n] , "more": 3}')

@@ -26,7 +26,7 @@ def test_all_captions_if_there_is_room(mixture):
     assert captions[48:] == ["the sea waves"] * 10
 
 
-def test_a_source_gives_its_share_of_the_mixture(mixture):
+def test_sources_are_sampled_by_their_fraction_of_the_mixture(mixture):
     captions = list(sample_captions(mixture, 16))
     assert len(captions) == 16 and captions[12:] == ["the sea waves"] * 4
     numbers = [next(n for n in range(24) if caption in tiny_captions(n)) for caption in captions[:12]]

@@ -21,7 +21,7 @@ from tests.data.tiny_data import encoded, tone, write_manifest
 
 
 class Beeps(PublishedDataset):
-    """Two splits of a publisher who states little: a table of names and two captions."""
+    """A minimal dataset with two splits: a table of names and two captions."""
 
     name = "beeps"
     version = "1.0.0"
@@ -65,7 +65,7 @@ def checked(root, decode=10, **options):
 
 @dataclasses.dataclass
 class Listed:
-    """A collection of given entries."""
+    """A collection of the given entries."""
 
     items: list
     name: str = "listed"
@@ -178,7 +178,7 @@ def test_intended_exclusions_are_neither_rejections_nor_missing(tmp_path):
     assert "up to 50 of them" in report.notes[0]
 
 
-def test_audio_that_no_clip_names(tmp_path):
+def test_audio_without_an_entry_is_reported(tmp_path):
     publish(tmp_path)
     write_wav(tmp_path / "deep" / "stray.flac", container="FLAC")
     write_wav(tmp_path / ".hidden" / "stray.wav")
@@ -188,7 +188,7 @@ def test_audio_that_no_clip_names(tmp_path):
     assert report.ready and report.notes == ["audio files that belong to no clip: 1"]
 
 
-def test_decoding_shows_what_the_files_are(tmp_path):
+def test_decoding_reports_the_formats(tmp_path):
     good = encoded(tone(0.2, rate=44_100), 44_100)
     stereo = encoded(np.stack([tone(0.1), tone(0.1)], axis=1))
     contents = {0: good, 1: stereo, 2: encoded(np.zeros(1_600)), 3: b"this is text", 4: b"", 5: good[: len(good) // 2]}
@@ -258,7 +258,7 @@ def test_memory_does_not_grow_with_the_clips(tmp_path, monkeypatch):
     assert peak(4_000) - peak(1_000) < 3_000 * 100
 
 
-def test_the_command_names_its_verdict_by_the_exit_code(tmp_path, monkeypatch):
+def test_the_exit_code_is_the_verdict(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "beeps", Beeps)
     publish(tmp_path)
     lines = []

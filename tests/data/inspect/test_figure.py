@@ -14,7 +14,7 @@ from tests.data.tiny_data import tiny_config, tiny_dataset, tone
 
 
 def panels_of(path) -> list[np.ndarray]:
-    """Cuts a picture into its 3 x 4 panels."""
+    """Divides a picture into its 3 x 4 panels."""
     picture = matplotlib.image.imread(path)[..., :3]
     return [panel for line in np.array_split(picture, 3) for panel in np.array_split(line, 4, axis=1)]
 

@@ -37,7 +37,7 @@ def test_mean_and_deviation_are_those_of_all_frames(dataset):
     np.testing.assert_allclose(statistics.band_std, frames.std(axis=0), atol=1e-4)
 
 
-def test_of_a_mixture_they_are_those_of_its_stream(dataset, tmp_path):
+def test_mean_and_deviation_of_a_mixture_are_those_of_its_stream(dataset, tmp_path):
     other = tmp_path / "other"
     loud = [make_record(f"{i}", tone(0.5 + 0.1 * i, 900.0), ["a tone"]) for i in range(5)]
     prepare_records({"train": (5, loud)}, other, {"loud": 5}, log=lambda line: None)
@@ -46,7 +46,7 @@ def test_of_a_mixture_they_are_those_of_its_stream(dataset, tmp_path):
     statistics = measure_mixture(config)
     assert statistics.fractions == {"tiny": 0.25, "loud": 0.75}
     parts = [frames_of(open_split(path, "train"), config.audio) for path in (dataset, other)]
-    # 24 clips of which one in 4 is drawn, 5 of which three in 4 are drawn: what a frame of each counts.
+    # The weight of a frame: 24 clips make up 1/4 of the draws, 5 clips make up 3/4.
     weights = np.concatenate([np.full(len(parts[0]), 0.25 / 24), np.full(len(parts[1]), 0.75 / 5)])
     frames = np.concatenate(parts).astype(np.float64)
     mean = np.average(frames.mean(axis=1), weights=weights)
@@ -56,14 +56,14 @@ def test_of_a_mixture_they_are_those_of_its_stream(dataset, tmp_path):
     )
 
 
-def test_temperature_changes_the_shares(dataset, tmp_path):
+def test_temperature_changes_the_fractions(dataset, tmp_path):
     config = split_config(dataset)
     config.data.train.small = source(str(tiny_dataset(tmp_path / "small", 6, 2)), "train")
     config.data.temperature = 1.0
     assert measure_mixture(config).fractions == {"tiny": 0.8, "small": 0.2}
 
 
-def test_what_is_known_of_every_clip(dataset, tokenizer):
+def test_facts_about_every_clip(dataset, tokenizer):
     statistics = measure_mixture(split_config(dataset, "train+test"), tokenizer)
     measured, records = statistics.sources["tiny"].measured, list(open_split(dataset, "train+test"))
     assert statistics.sources["tiny"].clips == len(measured) == 30
@@ -79,7 +79,7 @@ def test_what_is_known_of_every_clip(dataset, tokenizer):
     assert statistics.sources["tiny"].longest == pytest.approx(max(record.duration_s for record in records))
 
 
-def test_durations_are_of_every_clip_though_few_are_measured(dataset):
+def test_durations_cover_every_clip_although_few_are_measured(dataset):
     statistics = measure_mixture(split_config(dataset), clips=3).sources["tiny"]
     assert len(statistics.measured) == 3 and statistics.timed == statistics.clips == 24
     assert statistics.seconds == pytest.approx(sum(record.duration_s for record in open_split(dataset, "train")))
@@ -106,7 +106,7 @@ def test_sample_is_seeded(dataset):
     assert chosen(0) == chosen(0) != chosen(1) and len(set(chosen(0))) == 5
 
 
-def test_forecast_is_what_training_packs(dataset, tokenizer):
+def test_the_forecast_matches_the_packing_of_training(dataset, tokenizer):
     config = tiny_config(dataset, tokenizer)
     packing = measure_mixture(config, tokenizer).packing
     train = TrainBatches(config, tokenizer)
@@ -126,13 +126,13 @@ def test_labels_stand_in_for_captions_and_clips_with_neither_are_left_out(tmp_pa
     ]
     prepare_records({"train": (3, records)}, tmp_path, {"labels": 1}, log=lambda line: None)
     statistics = measure_mixture(split_config(tmp_path), tokenizer)
-    found = {clip.record.id: clip for clip in statistics.sources["tiny"].measured}
-    assert {name: clip.has_caption for name, clip in found.items()} == {
+    result = {clip.record.id: clip for clip in statistics.sources["tiny"].measured}
+    assert {name: clip.has_caption for name, clip in result.items()} == {
         "labelled": True,
         "bare": False,
         "captioned": True,
     }
-    assert found["labelled"].tokens > 2 and found["labelled"].caption_tokens == () and found["bare"].tokens == 0
+    assert result["labelled"].tokens > 2 and result["labelled"].caption_tokens == () and result["bare"].tokens == 0
     with pytest.raises(StatisticsError, match="caption"):
         bare = tmp_path / "bare"
         prepare_records({"train": (1, records[1:2])}, bare, {"labels": 2}, log=lambda line: None)
@@ -154,7 +154,7 @@ def test_clipping_is_a_run_at_full_scale(samples, clipped):
     assert is_clipped(np.array(samples, np.int16)) is clipped
 
 
-def test_nothing_to_measure(dataset, tmp_path):
+def test_data_without_clips_is_an_error(dataset, tmp_path):
     with pytest.raises(RecordsError):
         measure_mixture(split_config(tmp_path))
     with pytest.raises(StatisticsError, match="0 sources"):

@@ -17,16 +17,16 @@ def test_clips_that_tile_a_row_fill_it():
     assert (result.enough.slots, result.enough.text_tokens, result.enough_fill) == (4, 32, 1.0)
 
 
-def test_rows_hold_what_was_given_and_no_more_than_fits():
+def test_rows_hold_the_given_clips_and_no_more_than_fit():
     columns, tokens = sizes(3_000)
     rows = pack_sizes(columns, tokens, RowSize(columns=200, slots=8, text_tokens=96, bins=4))
     assert len(rows) > 100 and (rows <= [200, 96, 8]).all()
     assert (rows.sum(axis=0) <= [columns.sum(), tokens.sum(), 3_000]).all()
-    # What is missing is in the four open rows.
+    # The missing clips are in the four open rows.
     assert columns.sum() - rows[:, 0].sum() <= 4 * 200 and 3_000 - rows[:, 2].sum() <= 4 * 8
 
 
-def test_shares_are_those_of_the_rows():
+def test_fractions_are_those_of_the_rows():
     columns, tokens = sizes(3_000)
     room = RowSize(columns=200, slots=8, text_tokens=128, bins=4)
     rows, result = pack_sizes(columns, tokens, room), forecast(columns, tokens, room)
@@ -40,7 +40,7 @@ def test_shares_are_those_of_the_rows():
     ("slots", "text_tokens", "limits"),
     [(3, 512, ("slots",)), (32, 40, ("text_tokens",)), (3, 30, ("slots", "text_tokens")), (32, 512, ())],
 )
-def test_says_what_keeps_rows_from_filling_and_what_would_be_enough(slots, text_tokens, limits):
+def test_reports_the_limiting_size_and_a_sufficient_value(slots, text_tokens, limits):
     columns, tokens = sizes(4_000)
     result = forecast(columns, tokens, RowSize(columns=200, slots=slots, text_tokens=text_tokens, bins=8))
     assert result.limits == limits
@@ -72,7 +72,7 @@ def test_too_few_clips_for_a_row():
         forecast(np.array([2, 2]), np.array([2, 2]), RowSize(64, 4, 32, 2))
 
 
-def test_as_many_clips_as_make_a_good_forecast():
+def test_enough_clips_for_a_good_forecast():
     room = RowSize(columns=512, slots=32, text_tokens=1_024, bins=32)
     count = clips_needed(40.0, room)
     columns = np.random.default_rng(0).integers(10, 71, count)

@@ -68,7 +68,7 @@ def test_rows_after_a_checkpoint_are_those_of_training(config, tokenizer):
         read_rows(other, tokenizer, rows=1, step=3, start=(3, state))
 
 
-def test_sounds_are_the_stored_ones_bit_for_bit(shown, config):
+def test_written_sounds_equal_the_stored_ones_bit_for_bit(shown, config):
     _, _, output = shown
     stored = {
         (name, record.id): record.waveform()
@@ -117,7 +117,7 @@ def test_an_epoch_has_every_clip_of_its_source_once(config, tokenizer):
         assert min(epochs) == 0 and any(sorted(numbers) == list(range(count)) for numbers in epochs.values())
 
 
-def test_what_is_cut_is_printed(shown):
+def test_cut_clips_and_captions_are_printed(shown):
     rows, printed, _ = shown
     clips = [clip for row in rows for clip in row.clips]
     for clip in clips:
@@ -143,7 +143,7 @@ def test_pictures_show_the_rows(shown, config):
     assert mel.shape == (16 * 16, 64) and (mel[unused:] == np.float32(np.log(1e-5))).all()
 
 
-def test_a_second_call_leaves_nothing_of_the_first(config, tokenizer, tmp_path):
+def test_a_second_call_removes_the_files_of_the_first(config, tokenizer, tmp_path):
     (tmp_path / "mine.wav").write_bytes(b"kept")
     show(config, tokenizer, tmp_path, rows=2, log=lambda line: None)
     first = {path.name for path in tmp_path.iterdir()}
@@ -152,7 +152,7 @@ def test_a_second_call_leaves_nothing_of_the_first(config, tokenizer, tmp_path):
     assert second == {"mine.wav", CLIPS_FILE, "row0.png", *(clip["file"] for clip in listed(tmp_path))} != first
 
 
-def test_a_list_of_somebody_else_is_not_overwritten(config, tokenizer, tmp_path):
+def test_a_foreign_file_is_not_overwritten(config, tokenizer, tmp_path):
     manifest = '{"path": "dog.wav", "caption": "a dog"}\n'
     (tmp_path / CLIPS_FILE).write_text(manifest)
     with pytest.raises(ShowError, match="another folder"):

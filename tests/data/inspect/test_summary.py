@@ -19,7 +19,7 @@ def summary(dataset, tokenizer):
     return summarise(measure_mixture(tiny_config(dataset, tokenizer, max_caption_tokens=15), tokenizer), AUDIO)
 
 
-def test_is_json_and_says_what_was_measured(summary, dataset):
+def test_summary_is_json_and_says_what_was_measured(summary, dataset):
     assert json.loads(json.dumps(summary)) == summary
     source = summary["sources"]["tiny"]
     assert (source["clips"], source["measured"], source["split"]) == (24, 24, "train")
@@ -55,7 +55,7 @@ def test_without_a_tokenizer_there_are_no_tokens(dataset, tokenizer):
     assert any("text not counted (no tokenizer)" in line for line in summary_lines(summary))
 
 
-def test_hours_are_estimated_where_the_durations_of_the_others_are_unknown(dataset, tokenizer, tmp_path):
+def test_hours_are_estimated_if_some_durations_are_unknown(dataset, tokenizer, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(dataset, copy)
     shutil.rmtree(dataset_directory(copy) / INDEX, ignore_errors=True)
@@ -73,7 +73,7 @@ def test_small_pieces():
     assert list(counts(["b", "a", "a", "c"]).items()) == [("a", 2), ("b", 1), ("c", 1)]
 
 
-def test_lines_tell_what_to_set_and_what_limits_rows(dataset, tokenizer, tmp_path):
+def test_lines_say_what_to_set_and_what_limits_the_rows(dataset, tokenizer, tmp_path):
     config = tiny_config(dataset, tokenizer, slots=1, max_seconds=1.0)
     config.data.train.other = tiny_config(tiny_dataset(tmp_path / "other", 6, 2, "other"), tokenizer).data.train.tiny
     summary = summarise(measure_mixture(config, tokenizer), AUDIO)

@@ -14,14 +14,14 @@ def path(tmp_path_factory):
 
 def test_clips_of_the_split_are_known_by_id_and_by_audio(path):
     excluded = excluded_clips([f"{path}:test"])
-    for split, wanted in (("test", True), ("train", False)):
+    for split, expected in (("test", True), ("train", False)):
         for record in open_split(path, split):
-            assert excluded.has_id(record.source, record.id) is wanted
+            assert excluded.has_id(record.source, record.id) is expected
             assert not excluded.has_id("elsewhere", record.id)
-            assert excluded.has_audio(hash_audio(record.waveform())) is wanted
+            assert excluded.has_audio(hash_audio(record.waveform())) is expected
 
 
-def test_several_splits_and_none(path):
+def test_several_splits_or_no_split_are_excluded(path):
     both = excluded_clips([f"{path}:test", f"{path}:train+test"])
     assert len(both.ids) == len(both.audio) == 11
     nothing = excluded_clips([])
@@ -38,30 +38,30 @@ def test_hashes_at_the_ends_are_found(path):
     np.testing.assert_array_equal(excluded.audio, np.sort(excluded.audio))
 
 
-def test_what_is_no_split_of_prepared_data(path):
+def test_a_missing_split_of_prepared_data_is_an_error(path):
     with pytest.raises(ExclusionError, match=r"--exclude 'data/esc50' is not PATH:SPLIT of prepared data"):
         excluded_clips(["data/esc50"])
     with pytest.raises(RecordsError, match="has no split 'dev'"):
         excluded_clips([f"{path}:dev"])
 
 
-def test_groups_are_those_of_a_dictionary():
+def test_groups_equal_those_of_a_dictionary():
     hashes = np.random.default_rng(0).integers(0, 60, 100).astype(np.uint64) << np.uint64(57)
     expected: dict[int, list[int]] = {}
     for record, value in enumerate(hashes.tolist()):
         expected.setdefault(value, []).append(record)
-    found = find_duplicates([hashes[:33], hashes[33:33], hashes[33:]])
+    result = find_duplicates([hashes[:33], hashes[33:33], hashes[33:]])
     groups = [group for group in expected.values() if len(group) > 1]
-    assert [group.tolist() for group in found.groups] == groups  # in the order of their first records
-    assert found.later.tolist() == sorted(record for group in groups for record in group[1:])
+    assert [group.tolist() for group in result.groups] == groups  # in the order of their first records
+    assert result.later.tolist() == sorted(record for group in groups for record in group[1:])
 
 
-def test_none_and_all():
+def test_no_or_only_duplicates():
     for hashes in ([], [np.arange(5, dtype=np.uint64)]):
-        found = find_duplicates(hashes)
-        assert found.groups == [] and found.later.tolist() == []
-    found = find_duplicates([np.full(5, 7, np.uint64)])
-    assert [group.tolist() for group in found.groups] == [[0, 1, 2, 3, 4]] and found.later.tolist() == [1, 2, 3, 4]
+        result = find_duplicates(hashes)
+        assert result.groups == [] and result.later.tolist() == []
+    result = find_duplicates([np.full(5, 7, np.uint64)])
+    assert [group.tolist() for group in result.groups] == [[0, 1, 2, 3, 4]] and result.later.tolist() == [1, 2, 3, 4]
 
 
 def test_hash_set_equals_a_python_set():

@@ -15,7 +15,7 @@ from tests.data.tiny_data import tiny_dataset
 
 @dataclasses.dataclass
 class Listed:
-    """A collection that lists what it is given."""
+    """A collection that lists the given entries."""
 
     items: list
     name: str = "listed"
@@ -85,7 +85,7 @@ def test_ids_are_unique_within_a_source(tmp_path, monkeypatch):
     assert "an earlier clip of source 'lab' has the id 'clip-0'" in lines[1]["detail"]
 
 
-def test_clips_to_be_left_out_are_told_by_their_id(tmp_path):
+def test_excluded_clips_are_recognised_by_id(tmp_path):
     data = tiny_dataset(tmp_path / "data", count=3, test_count=2)
     listed = [dataclasses.replace(clip, source="tiny") for clip in entries(6)]
     plan = make_plan(Listed(listed), None, exclude=[f"{data}:test"])
@@ -101,7 +101,7 @@ def test_listing_only_writes_nothing_and_has_the_same_digest(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["time", "size", "caption", "order", "rejection", "block", "archive"])
-def test_the_digest_follows_all_that_the_records_depend_on(tmp_path, change):
+def test_the_digest_depends_on_everything_that_changes_the_records(tmp_path, change):
     files = [tmp_path / f"{index}.wav" for index in range(2)]
     for file in files:
         file.write_bytes(b"12")
@@ -128,7 +128,7 @@ def test_the_digest_follows_all_that_the_records_depend_on(tmp_path, change):
 
 @dataclasses.dataclass
 class Long:
-    """A collection that makes its entries as it lists them."""
+    """A collection that generates its entries lazily."""
 
     count: int
     name: str = "long"

@@ -39,7 +39,7 @@ def quiet(*arguments, workers: int = 1, **settings):
 
 
 def rejected(output: Path) -> list[dict]:
-    """Reads what was left out: of the attempt that was refused, if there is one, else of the data set."""
+    """Reads the rejections of the refused attempt if there is one, else of the data set."""
     refused = sorted((output / ".staging").rglob(REJECTED), key=lambda file: len(file.parts))
     (file,) = refused[:1] or output.glob(f"*/*/{REJECTED}")
     return [json.loads(line) for line in file.read_text().splitlines()]
@@ -145,7 +145,7 @@ def test_default_limit_is_one_percent_and_at_least_ten(tmp_path):
         quiet(manifest_of(tmp_path / "b", 1, 11), tmp_path / "out")
 
 
-def test_all_rejected_is_an_error_whatever_the_limit(tmp_path):
+def test_rejecting_every_clip_is_an_error_at_any_limit(tmp_path):
     manifest = manifest_of(tmp_path / "in", good=0, bad=3)
     with pytest.raises(PrepareError, match="all 3 clips"):
         quiet(manifest, tmp_path / "out", max_rejected=100)
@@ -262,7 +262,7 @@ def test_a_longer_manifest_decodes_only_what_is_new(tmp_path, monkeypatch):
     assert shard_files(output) == shard_files(tmp_path / "at_once")
 
 
-def test_duplicates_are_said_dropped_and_taken_back(tmp_path, monkeypatch):
+def test_duplicates_are_reported_dropped_and_restored(tmp_path, monkeypatch):
     manifest = manifest_of(tmp_path / "in", good=5)
     for copy in ("4.wav", "2.wav"):  # train and test
         shutil.copyfile(tmp_path / "in" / "0.wav", tmp_path / "in" / copy)
@@ -279,7 +279,7 @@ def test_duplicates_are_said_dropped_and_taken_back(tmp_path, monkeypatch):
     assert quiet(manifest, tmp_path / "out").clips == kept.clips  # those that were dropped are decoded again
 
 
-def test_excluded_clips_are_told_by_audio_and_do_not_count_as_rejected(tmp_path):
+def test_excluded_clips_are_recognised_by_audio_and_not_counted_as_rejected(tmp_path):
     quiet(manifest_of(tmp_path / "evaluation", good=3), tmp_path / "benchmark", name="benchmark")
     manifest, benchmark = manifest_of(tmp_path / "in", good=7), f"{tmp_path / 'benchmark'}:train+test"
     prepared = quiet(manifest, tmp_path / "out", name="lab", exclude=[benchmark], max_rejected=0)
@@ -289,7 +289,7 @@ def test_excluded_clips_are_told_by_audio_and_do_not_count_as_rejected(tmp_path)
     assert not quiet(manifest, tmp_path / "out", name="lab").reused
 
 
-def test_a_collection_can_be_given_opened(tmp_path):
+def test_an_open_collection_is_accepted(tmp_path):
     collection = Manifest(manifest_of(tmp_path / "in"), name="opened")
     assert quiet(collection, tmp_path / "out").directory == tmp_path / "out" / "slap_clips" / "1.0.0"
     assert open_split(tmp_path / "out", "train")[0].source == "opened"
@@ -305,7 +305,7 @@ def test_too_many_rejections_in_the_listing_stop_before_decoding(tmp_path, monke
     assert not names and len(rejected(tmp_path / "out")) == 4
 
 
-def test_two_preparations_of_one_data_set_do_not_meet(tmp_path):
+def test_two_preparations_of_one_data_set_are_an_error(tmp_path):
     manifest, output = manifest_of(tmp_path / "in"), tmp_path / "out"
     with Staging(output, DatasetIdentity()):
         with pytest.raises(StagingError, match=r"another `slap prepare` is running in .*slap_clips; wait for it"):
@@ -314,18 +314,18 @@ def test_two_preparations_of_one_data_set_do_not_meet(tmp_path):
     assert not output.exists() and quiet(manifest, output).clips == {"train": 4, "test": 2}
 
 
-def test_shards_that_do_not_arrive_are_an_error(tmp_path):
+def test_missing_shards_are_an_error(tmp_path):
     with pytest.raises(PrepareError, match=r"2 of 2 shards are missing in .*every worker must see this folder"):
         quiet(manifest_of(tmp_path / "in"), tmp_path / "out", runner=lambda plans, staging: None)
 
 
-def test_unreadable_manifest_touches_nothing(tmp_path):
+def test_an_unreadable_manifest_changes_nothing(tmp_path):
     with pytest.raises(CollectionError):
         quiet(tmp_path / "none.jsonl", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_made_records_are_not_made_twice(tmp_path):
+def test_generated_records_are_not_generated_twice(tmp_path):
     def records():
         yield from (tiny_record(index, 0.1) for index in range(3))
 

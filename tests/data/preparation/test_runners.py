@@ -1,6 +1,6 @@
-"""Preparation in several processes, and what is left when they are killed or interrupted.
+"""Preparation in several processes, and the files that remain after a kill or an interrupt.
 
-Preparation as an Apache Beam pipeline gives what preparation on this machine gives, byte for byte.
+Preparation as an Apache Beam pipeline writes the same bytes as local preparation.
 """
 
 import functools
@@ -67,7 +67,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 def start(manifest: Path, output: Path) -> subprocess.Popen[str]:
     words = ["prepare", str(manifest), str(output), "--shard-records", str(CLIPS_PER_SHARD), "--workers", "2"]
-    # As from a terminal: a shell has its background jobs ignore Ctrl-C, and their children inherit that.
+    # As from a terminal. A shell makes its background jobs ignore Ctrl-C, and their children inherit that.
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from slap_jax.cli import main; sys.exit(main())"
@@ -99,7 +99,7 @@ def workers(parent: int) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("moment", ["workers start", "workers work"])
-def test_control_c_ends_quietly_and_leaves_no_half_file(manifest, tmp_path, moment):
+def test_ctrl_c_ends_quietly_and_leaves_no_partial_file(manifest, tmp_path, moment):
     process = start(manifest, tmp_path)
     wait_for(lambda: workers(process.pid) if moment == "workers start" else finished(tmp_path))
     os.killpg(process.pid, signal.SIGINT)
@@ -158,7 +158,7 @@ def test_the_data_set_does_not_depend_on_the_runner(beam_manifest, tmp_path, fla
     assert quiet(beam_manifest, tmp_path / "beam", *flags).reused
 
 
-def test_finished_shards_are_not_made_again(beam_manifest, tmp_path):
+def test_finished_shards_are_not_written_again(beam_manifest, tmp_path):
     quiet(beam_manifest, tmp_path / "out", "--runner=DirectRunner")
     before = {path.name: path.stat().st_ino for path in (tmp_path / "out").glob("*/*/*.array_record-*")}
     write_tone(tmp_path / "in" / "8.wav", 0.2)  # in the last shard
@@ -172,7 +172,7 @@ def test_an_unknown_runner_is_one_error(beam_manifest, tmp_path):
         quiet(beam_manifest, tmp_path / "out", "--runner=NoRunner")
 
 
-def test_a_shard_that_cannot_be_written_is_said(beam_manifest, tmp_path):
+def test_a_shard_that_cannot_be_written_is_reported(beam_manifest, tmp_path):
     def run_without_folder(plans, staging):
         run_beam(plans, tmp_path / "missing", ["--runner=DirectRunner"])
 

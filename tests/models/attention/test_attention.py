@@ -13,11 +13,11 @@ from tests.models.attention.oracle import KINDS, check, inputs, oracle, segment_
 
 pytestmark = pytest.mark.compile
 
-LENGTH = 100  # no multiple of any block or tile
+LENGTH = 100  # not a multiple of any block or tile
 LENGTHS = [[3, 40, 1, 30, 20], [100]]  # padding in the first row, none in the second
 
 
-# "local_causal" needs what "local" and "causal" need each; the others are the ends of the range of windows.
+# "local_causal" combines "local" and "causal"; the other cases are the ends of the range of windows.
 CASES = {
     "dense": ("global", "local_causal", "self_only"),
     "chunked": ("global", "wide", "causal", "local_causal"),

@@ -1,4 +1,4 @@
-"""The choice of a backend: by size and platform, used as it is when forced, refused when impossible, logged once."""
+"""The choice of a backend: by size and platform, forced by config, an error if impossible, logged once."""
 
 import logging
 

@@ -15,7 +15,7 @@ from tests.models.attention.oracle import KINDS, check, inputs, oracle, segment_
 pytestmark = pytest.mark.compile
 
 LENGTH = 300  # three tiles of splash, the last of them not full
-LENGTHS = [[3, 140, 1, 60, 40], [300], [128, 50]]  # clips over the edges of tiles, padding in rows 0 and 2
+LENGTHS = [[3, 140, 1, 60, 40], [300], [128, 50]]  # clips across tile boundaries, padding in rows 0 and 2
 KERNELS = {
     "splash": functools.partial(splash_attention, tiles=(128, 128), interpret=True),
     "flash": functools.partial(flash_attention, tiles=(64, 32), interpret=True),
@@ -28,7 +28,7 @@ def rows_of(kernel, q_segment_ids, kv_segment_ids, kind=None):
     return lambda q, k, v: kernel(q, k, v, q_segment_ids, kv_segment_ids, kind.get("window"), kind.get("causal", False))
 
 
-# "local_causal" needs what "local" and "causal" need each.
+# "local_causal" combines "local" and "causal".
 @pytest.mark.parametrize(
     "name, kind",
     [
@@ -77,7 +77,7 @@ def test_segments_in_any_order_are_still_respected(kernel):
         (flash_attention, 600, 64, "global"),
     ],
 )
-def test_own_choice_of_tiles_fits_every_length_and_head(pack, kernel, length, dim, kind):
+def test_default_tiles_fit_every_length_and_head(pack, kernel, length, dim, kind):
     segments, _ = pack([[length // 2, length // 3], [length]], length)
     function = rows_of(functools.partial(kernel, interpret=True), segments, segments, KINDS[kind])
     check(function, inputs(2, length, length, dim=dim), segment_mask(segments, segments, **KINDS[kind]))

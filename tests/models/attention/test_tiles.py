@@ -1,4 +1,4 @@
-"""The tiles that kernels visit: all that hold an allowed pair, and for packed rows no others."""
+"""Kernels visit all tiles with an allowed pair, and for packed rows no others."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +24,7 @@ def visited(q_segment_ids, kv_segment_ids, kind):
 
 
 def needed(q_segment_ids, kv_segment_ids, kind):
-    """Tiles with an allowed pair, by looking at every pair."""
+    """Returns the tiles with an allowed pair, by testing every pair."""
     mask = segment_mask(q_segment_ids, kv_segment_ids, kind.window, kind.causal)
     rows, queries, keys = mask.shape
     return mask.reshape(rows, queries // Q_TILE, Q_TILE, keys // KV_TILE, KV_TILE).any((2, 4))
