@@ -287,9 +287,9 @@ def _weigh_negatives(values: Float[Array, "N M"], audio_facts: Clips, text_facts
 
 # Reductions over all N x N pairs of the global batch, one tile at a time.
 #
-# Every device keeps the audio of its own clips. Blocks of captions travel round the ring of devices together with their
-# partial results, and have met all audio when they are back home. Memory grows with the clips of one device instead of
-# the global batch, and only one tile of scores exists at a time.
+# Every device keeps the audio of its own clips. Blocks of captions and their partial results travel once around the
+# ring of devices and have then met all audio. Memory grows with the clips of one device instead of the global batch,
+# and only one tile of scores exists at a time.
 
 
 def reduce_over_pairs(

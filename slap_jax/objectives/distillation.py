@@ -6,8 +6,8 @@ so that long clips do not dominate.
 
 Letters: i runs over the N valid tokens of the global batch and j over the P prototypes. The scores z_i . c_j are
 products of unit vectors. No tensor of tokens by prototypes is kept: scores are 30 times longer than the vectors they
-come from, so each pass computes them again for a chunk of tokens at a time, and devices sum one number per prototype in
-each iteration of Sinkhorn-Knopp.
+are computed from, so each pass computes them again for a chunk of tokens at a time, and devices sum one number per
+prototype in each iteration of Sinkhorn-Knopp.
 
 At the base size (12 layers of 768, 8,192 prototypes of 256) the scores of a masked token cost 4.2 MFLOP and the tower's
 passes 2.4 GFLOP, so computing them three more times adds 0.5 %. Keeping them would take 8.7 GB over all devices for

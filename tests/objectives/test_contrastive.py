@@ -290,7 +290,7 @@ def sums_of_pairs(audio, text, block):
         (24, 1, (1, 1, 8)),
     ],
 )
-def test_every_pair_is_met_once_and_results_return_home(mesh_of, clips, block, sizes):
+def test_every_pair_is_visited_once_and_results_return_to_their_device(mesh_of, clips, block, sizes):
     audio, text = np.arange(1.0, clips + 1), np.arange(1.0, 2 * clips + 1).reshape(clips, 2)
     pairs = audio[:, None] + text[:, 0] ** 2
     mesh = mesh_of(*sizes)
@@ -302,7 +302,7 @@ def test_every_pair_is_met_once_and_results_return_home(mesh_of, clips, block, s
     np.testing.assert_array_equal(column, text_sums[:, None])
 
 
-def test_merge_need_not_be_a_sum():
+def test_merge_can_be_any_reduction():
     audio, text = jnp.asarray([3.0, 1.0, 2.0]), jnp.asarray([1.0, 5.0, 2.0])
 
     def tile(audio, text):

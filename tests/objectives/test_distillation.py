@@ -97,15 +97,15 @@ def scores_of(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def assign(scores: np.ndarray, valid: np.ndarray, temperature: float, iterations: int, chunk: int = 0) -> np.ndarray:
-    """The assignment [R, M, P] of given scores: the products of themselves with the unit matrix."""
+    """Returns the assignment [R, M, P] of given scores, using the unit matrix as prototypes."""
     prototypes = jnp.eye(scores.shape[-1])
     potentials, _ = sinkhorn_knopp(jnp.asarray(scores), prototypes, jnp.asarray(valid), temperature, iterations, chunk)
     return softmax(scores / temperature - np.asarray(potentials))
 
 
-# One chunk, by 0 and by a limit beyond the row; chunks of one token, and such as do not divide the row.
+# One chunk (0, or a size beyond the row), chunks of one token, and chunks that do not divide the row.
 @pytest.mark.parametrize(("iterations", "chunk"), [(1, 0), (3, 0), (1, 3), (3, 3), (3, 1), (3, 64)])
-def test_equals_numpy(iterations, chunk):
+def test_sinkhorn_equals_numpy(iterations, chunk):
     scores = scores_of((4, 10, 16))
     ours = assign(scores, np.ones((4, 10), bool), 0.05, iterations, chunk)
     expected = numpy_sinkhorn(scores.reshape(40, 16), 0.05, iterations)
@@ -136,7 +136,7 @@ def test_assignments_are_balanced_over_the_prototypes():
 
 
 @pytest.mark.parametrize("chunk", [0, 2])
-def test_nothing_valid_gives_no_nan(chunk):
+def test_no_valid_token_gives_no_nan(chunk):
     potentials, usage = sinkhorn_knopp(
         jnp.asarray(scores_of((1, 5, 8))), jnp.eye(8), jnp.zeros((1, 5), bool), 0.05, 3, chunk
     )
@@ -200,7 +200,7 @@ def in_chunks(student, prototypes, rest: dict, chunk: int):
 
 
 def plain(student, prototypes, rest: dict):
-    """All scores at once, Sinkhorn-Knopp on the whole matrix, gradients by JAX."""
+    """The loss with all scores in memory, Sinkhorn-Knopp on the whole matrix, and gradients by JAX."""
     scores = rest["teacher"] @ rest["teacher_prototypes"] / 0.05
     valid = rest["valid"][..., None]
     assignment = jnp.where(valid, jnp.exp(scores - jnp.max(jnp.where(valid, scores, -jnp.inf))), 0.0)
@@ -223,7 +223,7 @@ def assert_close(result, expected):
 
 
 @pytest.mark.parametrize("chunk", [0, 3])  # 3 does not divide the row
-def test_equals_the_plain_loss(chunk):
+def test_loss_equals_the_plain_one(chunk):
     of = arrays()
     result = value_and_gradient(in_chunks, of, chunk=chunk)
     assert_close(result, value_and_gradient(plain, of))
@@ -231,21 +231,21 @@ def test_equals_the_plain_loss(chunk):
     np.testing.assert_allclose(in_chunks(of["student"], of["prototypes"], of, chunk), result[0], rtol=1e-6)
 
 
-def test_the_gradient_is_scaled_by_what_follows():
+def test_the_gradient_is_scaled_by_the_cotangent():
     of = arrays()
     once = value_and_gradient(in_chunks, of, chunk=4)[1]
     thrice = value_and_gradient(lambda *args: 3 * in_chunks(*args, chunk=4), of)[1]
     assert_close(thrice, jax.tree.map(lambda x: 3 * x, once))
 
 
-def test_nothing_valid_gives_zero_and_no_nan():
+def test_no_valid_token_gives_zero_and_no_nan():
     of = arrays() | {"valid": jnp.zeros((ROWS, LENGTH), bool), "weights": jnp.zeros((ROWS, LENGTH))}
     loss, gradients = value_and_gradient(in_chunks, of, chunk=4)
     assert loss == 0
     assert not any(np.any(np.asarray(leaf)) for leaf in gradients)
 
 
-def test_places_after_the_last_weight_are_not_computed():
+def test_positions_after_the_last_weight_are_not_computed():
     of = arrays()
     spoilt = of | {name: of[name].at[:, LENGTH - 2 :].set(jnp.nan) for name in ("student", "teacher")}
     assert_close(value_and_gradient(in_chunks, spoilt, chunk=2), value_and_gradient(in_chunks, of, chunk=2))
@@ -287,7 +287,7 @@ def test_devices_sum_one_number_per_prototype_and_iteration_and_send_no_tokens(m
 
 
 def test_memory_does_not_grow_with_the_tokens_of_a_row(mesh_of):
-    """No tensor of all tokens by prototypes, forward or backward."""
+    """No pass, forward or backward, has a tensor of all tokens by prototypes."""
     mesh = mesh_of(8, 1, 1)
     temporary = []
     for length in (64, 512):
