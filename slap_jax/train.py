@@ -61,7 +61,7 @@ def main(config: ConfigDict, run_dir: str | Path) -> int:
     """Trains until `config.train.steps`, or until asked to stop.
 
     Args:
-        config: from a config file, overrides applied.
+        config: config from a config file, overrides applied.
         run_dir: receives config, metrics and checkpoints; an existing run is resumed.
 
     Returns:

@@ -40,11 +40,11 @@ class CompiledStep:
         arguments: bytes of one device, by kind.
         memory: what the compiler reports.
         choices: attention backends.
-        collectives: of the program; None if it was rejected.
+        collectives: collectives of the program; None if it was rejected.
         arrays: the largest arrays that the program stores, with their bytes.
         seconds: duration of the compilation.
         trace_seconds: duration of tracing and lowering.
-        mesh: of the devices.
+        mesh: mesh of the devices.
     """
 
     arguments: dict[str, int]
@@ -182,7 +182,7 @@ def largest_fitting(measure: Callable[[int], tuple[bool, int | None]], start: in
     Args:
         measure: returns whether n fits, and its bytes if known.
         start: first n to try.
-        capacity: in bytes.
+        capacity: capacity in bytes.
         limit: largest n to try.
     """
     known: dict[int, int] = {}

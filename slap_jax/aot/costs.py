@@ -48,9 +48,9 @@ class Costs:
     """Sums over a program, for one device.
 
     Attributes:
-        flops: of matrix products.
-        seconds: of matrix products at the device's peak for their dtypes and precision.
-        bytes: of their operands and results, and of those of kernels.
+        flops: FLOPs of the matrix products.
+        seconds: duration of the matrix products at the device's peak for their dtypes and precision.
+        bytes: bytes of their operands and results, and of those of kernels.
         kernels: number of calls of Pallas kernels.
         open_loops: number of loops of unknown length with matrix products, which the sums do not include.
     """
@@ -74,11 +74,11 @@ class Roofline:
     """Lower bound on the seconds of a step, and its parts. FLOPs are those of all devices together.
 
     Attributes:
-        useful_flops: by `slap_jax.training.flops`.
-        computed_flops: of the program, kernels included.
+        useful_flops: useful FLOPs according to `slap_jax.training.flops`.
+        computed_flops: FLOPs of the program, kernels included.
         recomputed_flops: the part of them due to rematerialisation.
         seconds: "compute", "memory", "links" and "network".
-        peak_flops: of all devices.
+        peak_flops: peak FLOPs per second of all devices.
     """
 
     useful_flops: float
@@ -118,11 +118,11 @@ def roofline(
     Args:
         config: the whole configuration.
         topology: the devices.
-        costs: of the rows of one device.
+        costs: costs of the rows of one device.
         costs_without_remat: the same without rematerialisation.
         in_kernels: the attention kinds that the costs do not include.
         tensor_shards: number of devices that share each row.
-        state_bytes: of one device, by kind.
+        state_bytes: bytes of the state on one device, by kind.
         sent_bytes: bytes that one device sends over the links and over the network.
     """
     chip, n_devices = topology.chip, topology.n_devices
@@ -171,7 +171,7 @@ def kernel_flops(
 
     Args:
         config: the whole configuration.
-        counts: of the batch.
+        counts: counts of the batch.
         in_kernels: the members of `ATTENTION_KINDS` that a kernel computes.
         twice: whether rematerialisation runs the forward kernel a second time.
     """
@@ -212,7 +212,7 @@ def gradient_costs(config: ConfigDict, rows: int, chip: Chip) -> Costs:
 
     Args:
         config: the whole configuration.
-        rows: of one device.
+        rows: number of rows of one device.
         chip: for the speed of each dtype.
     """
     loss, arguments = loss_of_rows(config, rows)

@@ -111,7 +111,7 @@ def find_collectives(hlo: str, n_devices: int, slices: int = 1) -> Collectives:
     Args:
         hlo: `compiled.as_text()`.
         n_devices: number of partitions of the program.
-        slices: of a TPU topology; the devices of each slice are contiguous.
+        slices: number of slices of a TPU topology; the devices of each slice are contiguous.
     """
     peers = tuple(range(0, n_devices, n_devices // slices))
     programs, entry = computations(hlo)

@@ -14,7 +14,7 @@ def format_report(result: Mapping[str, Any]) -> str:
     """Returns the report with one fact per line.
 
     Args:
-        result: of `slap_jax.aot.report`.
+        result: result of `slap_jax.aot.report`.
     """
     verdict = {True: "fits", False: "DOES NOT FIT", None: "not known to fit"}[result["fits"]]
     mesh = ", ".join(f"{axis} {size}" for axis, size in result["mesh"].items() if size > 1) or "one device"

@@ -49,7 +49,7 @@ class Chip:
         link_bandwidth: bytes per second that it sends over all its fast links (ICI, NVLink), one way.
         network_bandwidth: bytes per second to devices of other slices (TPU) or hosts (GPU), one way.
         fp32_fraction: speed of fp32 matrix products of full precision as a fraction of the bf16 peak.
-        dimensions: of a TPU slice's torus; 0 for GPUs.
+        dimensions: dimensions of a TPU slice's torus; 0 for GPUs.
         largest: chips in the largest TPU slice; GPUs in a host.
         devices_per_chip: number of JAX devices.
     """
@@ -94,7 +94,7 @@ class Topology:
     Attributes:
         name: as the user wrote it.
         chip: one of the devices.
-        shape: of one TPU slice; (hosts, GPUs per host) for GPUs.
+        shape: shape of one TPU slice; (hosts, GPUs per host) for GPUs.
         slices: number of TPU slices, connected by the data centre's network.
     """
 

@@ -36,7 +36,7 @@ class BestCheckpoint:
         """Opens `RUN/best` and reads what earlier processes of the run evaluated.
 
         Args:
-            config: of the run.
+            config: config of the run.
             run_dir: the run directory.
             restored_step: step the run resumes from, 0 for a new run; evaluations of later steps are dropped because
                 they run again.

@@ -28,7 +28,7 @@ def read_model(directory: str | os.PathLike[str], step: int | None = None) -> Ex
 
     Args:
         directory: a directory that `slap train` or `slap export` wrote.
-        step: of a run's checkpoint; None for the newest.
+        step: step of a run's checkpoint; None for the newest.
 
     Returns:
         The model; `config` is the run's whole config if a run directory was given.
@@ -66,7 +66,7 @@ def export_run(
     Args:
         run_dir: a directory that `slap train` wrote.
         out_dir: None for `run_dir/export`.
-        step: of the checkpoint; None for the newest.
+        step: step of the checkpoint; None for the newest.
 
     Returns:
         The export directory.

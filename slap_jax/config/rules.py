@@ -291,7 +291,7 @@ def check_rules(config: ConfigDict, rules: Mapping[str, Rule], prefix: str = "co
 
     Args:
         config: a group that has all the settings; see `check_keys`.
-        rules: by path below the group.
+        rules: rules by path below the group.
         prefix: what messages call the group.
     """
     for path, rule in rules.items():

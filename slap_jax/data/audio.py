@@ -69,8 +69,8 @@ def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "")
 
     Args:
         source: path, encoded bytes, or a binary buffer.
-        sample_rate: of the result, in Hz.
-        name: for error messages, if the source is not a path.
+        sample_rate: sample rate of the result, in Hz.
+        name: name for error messages, if the source is not a path.
 
     Returns:
         Samples [n], n >= 1. Integer formats are scaled to [-1, 1); float files keep their values.
@@ -88,7 +88,7 @@ def audio_blocks(source: Source, name: str = "") -> tuple[int, Iterator[Float[np
 
     Args:
         source: as for `decode_audio`.
-        name: for error messages, if the source is not a path.
+        name: name for error messages, if the source is not a path.
 
     Returns:
         The file's own sample rate in Hz, and an iterator over its mono float32 samples, which may raise too.
@@ -120,8 +120,8 @@ def prepare_waveform(
     Args:
         array: [n] or [n, channels]; integers are scaled by the range of their type, floats are kept (full scale 1.0).
         rate: sample rate of `array`, in Hz.
-        sample_rate: of the result, in Hz.
-        name: for error messages.
+        sample_rate: sample rate of the result, in Hz.
+        name: name for error messages.
 
     Returns:
         Samples [n], n >= 1.
@@ -178,7 +178,7 @@ def flac_samples(data: bytes, name: str = "record") -> int:
 
     Args:
         data: the stream, or at least its first 26 bytes.
-        name: for error messages.
+        name: name for error messages.
 
     Raises:
         AudioError: the data are not a FLAC stream, or its writer did not know the number.
@@ -200,7 +200,7 @@ def decode_flac_into(data: bytes, out: Int16[np.ndarray, " n"], start: int = 0, 
         data: mono FLAC of 16 bits.
         out: contiguous; receives the samples from `start` to `start + n`.
         start: first sample to decode.
-        name: for error messages.
+        name: name for error messages.
 
     Raises:
         AudioError: the bytes are damaged, or hold fewer samples.
@@ -323,7 +323,7 @@ def _container_blocks(
 
     Args:
         source: path, or the encoded bytes.
-        name: for error messages.
+        name: name for error messages.
         refused: why libsndfile cannot read it.
 
     Returns:

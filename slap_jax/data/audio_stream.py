@@ -23,8 +23,8 @@ def stream_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "")
 
     Args:
         source: path, encoded bytes, or a binary buffer, in any format of `decode_audio`.
-        sample_rate: of the result, in Hz.
-        name: for error messages, if the source is not a path.
+        sample_rate: sample rate of the result, in Hz.
+        name: name for error messages, if the source is not a path.
 
     Yields:
         Samples [n], n >= 1.
@@ -45,8 +45,8 @@ def stream_array(
     Args:
         array: as for `prepare_waveform`.
         rate: sample rate of `array`, in Hz.
-        sample_rate: of the result, in Hz.
-        name: for error messages.
+        sample_rate: sample rate of the result, in Hz.
+        name: name for error messages.
 
     Yields:
         Samples [n], n >= 1.

@@ -63,7 +63,7 @@ class Distribution:
         Args:
             lowest: lower bound, a multiple of `bin_width`.
             highest: upper bound; numbers beyond a bound are counted at the bound.
-            bin_width: of the histogram.
+            bin_width: width of the bins of the histogram.
             fine: number of fine bins in each bin of the histogram.
         """
         self._lowest, self._bin_width, self._fine = lowest, bin_width, fine

@@ -122,7 +122,7 @@ def waveform_chunks(
     """Decodes clips in chunks, so that memory does not grow with their number.
 
     Args:
-        clips: of a set.
+        clips: clips of a set.
         samples: length of each clip.
         indices: the clips to decode, in this order; None for all.
 

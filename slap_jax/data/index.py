@@ -97,7 +97,7 @@ def write_index(folder: Path, count: int, parts: Iterable[Mapping[str, np.ndarra
     """Writes the index of a split; sorting takes about 24 bytes of memory per record.
 
     Args:
-        folder: to create.
+        folder: folder to create.
         count: number of records in the split.
         parts: consecutive chunks of the columns samples, id_hash and audio_hash.
     """

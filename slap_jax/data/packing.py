@@ -77,7 +77,7 @@ def pack_rows(
     """Packs clips first-fit in the given order: each goes into the first row with room, or into a new row.
 
     Args:
-        clips: in the order in which they are placed.
+        clips: clips in the order in which they are placed.
         columns: C of a row.
         slots: K of a row.
         text_tokens: T of a row.
@@ -149,14 +149,14 @@ def write_slot(
     """Writes everything but the samples of a clip into a row.
 
     Args:
-        batch: of NumPy arrays that are zero where the clip goes.
+        batch: batch of NumPy arrays that are zero where the clip goes.
         row: index of the row.
-        slot: of the clip.
+        slot: slot of the clip.
         column: first column of the clip.
         columns: number of columns that it owns.
         token: index of its first text token in the row.
         tokens: ids of its caption.
-        key: of the recording.
+        key: key of the recording.
         source: index of its source.
     """
     batch.audio_segment_ids[row, column : column + columns] = slot + 1

@@ -60,7 +60,7 @@ def block_signals(*signals: signal.Signals) -> Iterator[None]:
     of its input.
 
     Args:
-        *signals: to block; those that arrived in the meantime are raised again, once each, after the block.
+        *signals: signals to block; those that arrived in the meantime are raised again, once each, after the block.
     """
     arrived: set[int] = set()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)

@@ -37,7 +37,7 @@ class PackedRow:
 
     Attributes:
         batch: one row, in NumPy.
-        captions: of the slots that hold a clip, in slot order.
+        captions: captions of the slots that hold a clip, in slot order.
         log_mel: [C * 16, mels], natural log; the floor in padding.
         audio: `config.audio`.
     """
@@ -88,7 +88,7 @@ def row_figure(row: PackedRow, theme: Theme, with_captions: bool, title: str = "
     """Draws the waveform, log-mel, slots and text of a row. Call it within `drawing(theme)`.
 
     Args:
-        row: to draw.
+        row: row to draw.
         theme: colours.
         with_captions: whether to write the captions below the row.
         title: written above the row.

@@ -34,8 +34,8 @@ def export_model(
         source: run directory or export directory.
         format: one of `FORMATS`.
         out_dir: export directory to write; None for `export` in the run, or for the export itself.
-        step: of a run's checkpoint; None for the newest.
-        licence: of the weights, for the model card; "" keeps an export's card.
+        step: step of a run's checkpoint; None for the newest.
+        licence: licence of the weights, for the model card; "" keeps an export's card.
 
     Returns:
         The export directory, or the file or directory of the format inside it.

@@ -38,11 +38,11 @@ class DataSource:
     """One source of the training mixture.
 
     Attributes:
-        name: in `config.data.train`.
-        split: of the data set.
-        weight: in the mixture, relative to the other sources.
+        name: name in `config.data.train`.
+        split: split of the data set.
+        weight: weight in the mixture, relative to the other sources.
         clips: number of clips in the split; None if the data are not on this machine.
-        licence: of the data set as a whole; "" if it states none.
+        licence: licence of the data set as a whole; "" if it states none.
         clip_licences: licence -> fraction of the sampled records; "" counts those without a licence.
     """
 
@@ -59,10 +59,10 @@ class Metric:
     """One number of `evaluation.json`.
 
     Attributes:
-        kind: of evaluation, like "retrieval".
+        kind: kind of evaluation, like "retrieval".
         set: name of the evaluation set.
-        name: of the metric.
-        value: of the metric.
+        name: name of the metric.
+        value: value of the metric.
         interval: ends of the 95 % interval, if there is one.
         count: number of scored items, "" if unknown.
     """
@@ -89,9 +89,9 @@ def write_card(
     Args:
         export: the model.
         directory: the export directory.
-        sources: of the training data; None if unknown.
+        sources: sources of the training data; None if unknown.
         evaluation: contents of the run's `evaluation.json`; empty if it was not evaluated.
-        licence: of the weights; "" if not stated.
+        licence: licence of the weights; "" if not stated.
         started_from: names of the models whose parameters training started from.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData

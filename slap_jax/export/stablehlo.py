@@ -38,7 +38,7 @@ def write_stablehlo(model: Export, directory: str | os.PathLike[str]) -> Path:
     """Writes `audio`, `text` and, if the model has a decoder, `caption` programs into an export directory.
 
     Args:
-        model: of that export.
+        model: model of that export.
         directory: the export; the programs are written to its `stablehlo/`.
 
     Returns:

@@ -20,9 +20,9 @@ class DecodedFile:
     """A file whose samples are already in memory; errors and warnings still name the file.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         samples: mono float32 samples [n].
-        sample_rate: in Hz.
+        sample_rate: sample rate in Hz.
     """
 
     path: str

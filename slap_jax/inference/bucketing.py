@@ -30,7 +30,7 @@ def bucket_size(length: int, smallest: int = 1) -> int:
     """Returns the bucket of a length: 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, ...; less than 25 % above the length.
 
     Args:
-        length: in columns or tokens, at least 1.
+        length: length in columns or tokens, at least 1.
         smallest: the first bucket; shorter items are padded to it.
     """
     size = smallest

@@ -26,7 +26,7 @@ class Captioner:
         """Sets up the program; it is compiled at the first call.
 
         Args:
-            embedder: of the same config; it forms the batches.
+            embedder: embedder of the same config; it forms the batches.
             max_tokens: caption length at which decoding stops, with or without EOS.
             beam: beam width, see `CaptionDecoder.beam`; 1 is greedy decoding.
 

@@ -40,8 +40,8 @@ class Classifier:
         """Sets up the program; it is compiled at the first call.
 
         Args:
-            config: of a run with the classification objective, or of its export.
-            embedder: of the same config; it forms the batches.
+            config: config of a run with the classification objective, or of its export.
+            embedder: embedder of the same config; it forms the batches.
         """
         settings = config.objectives.classification
         self.label: str = settings.label
@@ -59,7 +59,7 @@ class Classifier:
         """Returns the fp32 probability of each class; every clip is one row, however long.
 
         Args:
-            params: of a run; `model` and `objectives/classification` are read.
+            params: parameters of a run; `model` and `objectives/classification` are read.
             waveforms: mono samples at `config.audio.sample_rate`, float or int16.
         """
         outputs = self._embedder.map_audio(self.program(params), waveforms)
@@ -85,7 +85,7 @@ class TrainedClassifier:
     """A classifier with its parameters: `load_classifier(dir).predict(files)`.
 
     Attributes:
-        config: of the run or export.
+        config: config of the run or export.
         classes: Y names.
         multi_label: whether a clip may have several classes.
     """
@@ -109,7 +109,7 @@ class TrainedClassifier:
 
         Args:
             clips: as for `slap_jax.inference.model.SlapModel.embed_audio`.
-            sample_rate: of bare samples, in Hz.
+            sample_rate: sample rate of bare samples, in Hz.
 
         Raises:
             AudioError: a clip that cannot be read; the message gives its index in the list.
@@ -126,7 +126,7 @@ def read_classifier(directory: str | os.PathLike[str], step: int | None = None) 
 
     Args:
         directory: run directory, its `best`, or an export of it.
-        step: of a run's checkpoint; None for the newest.
+        step: step of a run's checkpoint; None for the newest.
 
     Raises:
         FinetuneError: the model has no classification head.

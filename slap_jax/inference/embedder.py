@@ -73,7 +73,7 @@ class Embedder:
     without recompiling.
 
     Attributes:
-        config: of the run, changed as `inference_config` says.
+        config: config of the run, changed as `inference_config` says.
         bucketing: forms the batches.
         per_column: samples per column.
         patches: F, frequency patches per column.
@@ -83,7 +83,7 @@ class Embedder:
         """Sets up the programs; each is compiled at its first call.
 
         Args:
-            config: of a run or an export; `audio` and `model` are read.
+            config: config of a run or an export; `audio` and `model` are read.
             mesh: shards the rows over its devices; the parameters must be on it.
             tokens_per_call: see `LengthBucketing`.
         """

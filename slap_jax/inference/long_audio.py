@@ -63,7 +63,7 @@ class Segment(NamedTuple):
     Attributes:
         recording: index in the list.
         start: first sample.
-        length: in samples.
+        length: length in samples.
     """
 
     recording: int
@@ -75,8 +75,8 @@ class Windows(NamedTuple):
     """Embeddings of overlapping windows of a recording.
 
     Attributes:
-        start: of each window, in seconds.
-        end: of each window, in seconds; the last one is the end of the recording.
+        start: start of each window, in seconds.
+        end: end of each window, in seconds; the last one is the end of the recording.
         embeddings: fp32 unit vectors.
     """
 
@@ -89,8 +89,8 @@ class Frames(NamedTuple):
     """Dense features of a recording, one per column of patches (160 ms).
 
     Attributes:
-        start: of each column, in seconds.
-        end: of each column, in seconds; the last one is the end of the recording.
+        start: start of each column, in seconds.
+        end: end of each column, in seconds; the last one is the end of the recording.
         features: fp32, the mean over the patches (frequency bands) of a column.
     """
 
@@ -103,8 +103,8 @@ class Scores(NamedTuple):
     """Similarity of each moment of a recording with texts.
 
     Attributes:
-        start: of each column, in seconds.
-        end: of each column, in seconds; the last one is the end of the recording.
+        start: start of each column, in seconds.
+        end: end of each column, in seconds; the last one is the end of the recording.
         scores: cosine, -1 to 1, of the embedding of the column with each text.
     """
 
@@ -117,8 +117,8 @@ class WindowCaptions(NamedTuple):
     """Captions of windows of a recording.
 
     Attributes:
-        start: of each window, in seconds.
-        end: of each window, in seconds; the last one is the end of the recording.
+        start: start of each window, in seconds.
+        end: end of each window, in seconds; the last one is the end of the recording.
         texts: caption of each window.
     """
 
@@ -156,7 +156,7 @@ def windows_of_training(config: ConfigDict) -> WindowSpec:
     """Returns the windows of recordings that are longer than the clips a model was trained on.
 
     Args:
-        config: of a run or an export; `data.max_seconds` and `audio` are read.
+        config: config of a run or an export; `data.max_seconds` and `audio` are read.
     """
     seconds = config.data.get("max_seconds", _USUAL_MAX_SECONDS)
     return _context_windows(int(seconds * config.audio.sample_rate), samples_per_column(config.audio))
@@ -167,7 +167,7 @@ def regular_windows(seconds: float, hop: float | None, rate: int, overlap: float
 
     Args:
         seconds: length of a window.
-        hop: from the start of a window to the start of the next; None for `(1 - overlap) * seconds`.
+        hop: time from the start of a window to the start of the next; None for `(1 - overlap) * seconds`.
         rate: sample rate, in Hz.
         overlap: fraction of a window that it shares with the next, if `hop` is None.
 

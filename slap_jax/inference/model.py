@@ -48,7 +48,7 @@ class SlapModel:
     cropped or repeated.
 
     Attributes:
-        config: of the export.
+        config: config of the export.
         embed_dim: E, the size of the embeddings.
         params: on the device, `{"model": ..., "objectives": ...}`.
     """
@@ -59,7 +59,7 @@ class SlapModel:
         Args:
             config: `audio`, `model`, `objectives.contrastive` and `data.max_caption_tokens` are read.
             params: `{"model": ..., "objectives": ...}`; the caption decoder is optional.
-            tokenizer: of the run.
+            tokenizer: tokenizer of the run.
 
         Raises:
             ExportError: the parameters do not have the shapes that the config describes.
@@ -129,7 +129,7 @@ class SlapModel:
             audio: for each clip a path, the bytes of an audio file, a pair (samples, sample rate), or bare samples.
                 Samples are [n] or [n, channels], as soundfile returns them. Integers are scaled by the range of their
                 type; floats have full scale 1. Channels are averaged and the rate is converted.
-            sample_rate: of bare samples, in Hz.
+            sample_rate: sample rate of bare samples, in Hz.
             window_seconds: longer recordings are embedded in windows of this length. "trained" means the longest
                 clips of training; None embeds every recording whole.
 
@@ -154,7 +154,7 @@ class SlapModel:
             clip: one clip, as in the list for `embed_audio`.
             seconds: length of a window.
             hop: seconds from the start of a window to the start of the next; None for half a window.
-            sample_rate: of bare samples, in Hz.
+            sample_rate: sample rate of bare samples, in Hz.
 
         Returns:
             Windows that start at 0, hop, 2 hop, ...; the last one ends with the recording and may be shorter. A
@@ -174,7 +174,7 @@ class SlapModel:
 
         Args:
             clip: one clip, as in the list for `embed_audio`.
-            sample_rate: of bare samples, in Hz.
+            sample_rate: sample rate of bare samples, in Hz.
 
         Raises:
             AudioError: see `embed_audio`.
@@ -188,7 +188,7 @@ class SlapModel:
         Args:
             clip: one clip, as in the list for `embed_audio`.
             texts: as for `embed_text`.
-            sample_rate: of bare samples, in Hz.
+            sample_rate: sample rate of bare samples, in Hz.
 
         Raises:
             AudioError: see `embed_audio`.
@@ -316,7 +316,7 @@ class SlapModel:
             seconds: length of a window.
             hop: seconds from the start of a window to the start of the next; None for windows without overlap.
             beam: as for `caption`.
-            sample_rate: of bare samples, in Hz.
+            sample_rate: sample rate of bare samples, in Hz.
 
         Raises:
             AudioError: see `embed_audio`.

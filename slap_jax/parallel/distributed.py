@@ -191,7 +191,7 @@ def require_consistency(name: str, facts: Mapping[str, Any], seconds: float) -> 
     Processes that differ would compile different programs and wait for each other forever.
 
     Args:
-        name: of the comparison, unique in a run.
+        name: name of the comparison, unique in a run.
         facts: nested mappings of JSON values.
         seconds: time limit of the wait for the others.
 
@@ -283,7 +283,7 @@ def allgather_text(name: str, text: str, seconds: float) -> list[str]:
 
     Args:
         name: unique in a run.
-        text: of this process; keep it short, because the coordinator sends it to every process.
+        text: text of this process; keep it short, because the coordinator sends it to every process.
         seconds: time limit of the wait for the others.
 
     Raises:

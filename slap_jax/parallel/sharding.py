@@ -120,7 +120,7 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh_shape: dict[str, int]
     Args:
         path: `/`-joined, with a leading `/`. Rules match its end, so `optimizer/.../mu/model/x/kernel` is sharded as
             `model/x/kernel` is.
-        shape: of the array.
+        shape: shape of the array.
         mesh_shape: axis name -> size. A dimension that its axis does not divide is replicated.
     """
     axes = next(axes for pattern, axes in RULES if re.search(pattern, path))

@@ -15,7 +15,7 @@ class EmbeddedSet:
     """Clips of an evaluation set with their embeddings.
 
     Attributes:
-        name: of the set.
+        name: name of the set.
         total: number of clips in the set; `clips` may be the first of them only.
         clips: each has `id`, `waveform`, `captions`, `labels`.
         audio: unit embeddings of the clips.
@@ -50,10 +50,10 @@ def embed_set(model: Any, name: str, clips: Sequence[Any], limit: int, sample_ra
 
     Args:
         model: has `embed_audio(list of (array, rate)) -> [n, E]` and `embed_text(list of str) -> [n, E]`.
-        name: of the set.
-        clips: of the set; clips without a caption are skipped.
+        name: name of the set.
+        clips: clips of the set; clips without a caption are skipped.
         limit: largest number of clips to embed.
-        sample_rate: of the waveforms, in Hz.
+        sample_rate: sample rate of the waveforms, in Hz.
     """
     chosen = [clip for clip in clips if clip.captions][:limit]
     return EmbeddedSet(
@@ -109,7 +109,7 @@ def retrieval_examples(
         hits: number of queries whose right clip came first.
         misses: number of the others.
         top: number of clips to list for each query.
-        seed: of the sampling.
+        seed: seed of the sampling.
 
     Returns:
         Hits, then misses; fewer if the set has fewer. No caption appears twice.
@@ -143,8 +143,8 @@ class Matrix:
     """A part of a set, ordered so that similar captions are neighbours.
 
     Attributes:
-        similarity: of captions (rows) with clips (columns).
-        captions: of the rows.
+        similarity: similarity of captions (rows) with clips (columns).
+        captions: captions of the rows.
         groups: name of the group of each row; "" if the set has no label to group by.
         relevant: whether the clip of the column is right for the caption of the row.
         label: the label key that names the groups; "" for none.
@@ -214,9 +214,9 @@ def caption_examples(
     Args:
         model: has `caption(list of (array, rate)) -> list of str`.
         clips: (name of the set, clip).
-        sample_rate: of the waveforms, in Hz.
+        sample_rate: sample rate of the waveforms, in Hz.
         count: number of clips.
-        seed: of the sampling.
+        seed: seed of the sampling.
 
     Returns:
         (name of the set, clip, generated caption).

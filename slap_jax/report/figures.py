@@ -240,8 +240,8 @@ def example_row(clips: Sequence[Any], tokenizer: Any, config: ConfigDict, seed: 
     Args:
         clips: evaluation clips with `id`, `waveform` (int16), `captions` and `key`.
         tokenizer: has `encode(text, max_tokens)`.
-        config: of the run; a row is as long as in training.
-        seed: of the order in which clips are packed.
+        config: config of the run; a row is as long as in training.
+        seed: seed of the order in which clips are packed.
 
     Returns:
         The fullest of the packed rows; None if no clip fits a row.

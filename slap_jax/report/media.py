@@ -42,7 +42,7 @@ class Chart:
     Attributes:
         light: SVG as a data URI.
         dark: likewise.
-        description: for readers who cannot see it.
+        description: description for readers who cannot see it.
     """
 
     light: str
@@ -55,7 +55,7 @@ def chart(draw: Callable[[Theme], "Figure"], description: str, tight: bool = Fal
 
     Args:
         draw: returns the figure in the colours of a theme; called within `drawing(theme)`.
-        description: for readers who cannot see it.
+        description: description for readers who cannot see it.
         tight: cut off empty margins.
     """
 
@@ -75,7 +75,7 @@ def audio_data_uri(waveform: Shaped[np.ndarray, " n"], sample_rate: int, seconds
 
     Args:
         waveform: int16, or float in [-1, 1].
-        sample_rate: in Hz.
+        sample_rate: sample rate in Hz.
         seconds: longer clips are cut there.
     """
     import soundfile
@@ -91,7 +91,7 @@ def spectrogram_data_uri(waveform: Shaped[np.ndarray, " n"], audio: ConfigDict, 
     """Draws the log-mel of the beginning of a clip, as the model computes it, with one pixel per frame and mel bin.
 
     Args:
-        waveform: at the sample rate of `audio`.
+        waveform: samples at the sample rate of `audio`.
         audio: the audio settings.
         seconds: longer clips are cut there.
     """

@@ -28,9 +28,9 @@ class Watchdog:
 
         Args:
             run_dir: receives `stacks/process-N-TIME.txt`.
-            seconds: in one phase until the stacks are written; written again after 2, 4, 8 ... times as long; 0 is
+            seconds: time in one phase until the stacks are written; written again after 2, 4, 8 ... times as long; 0 is
                 never.
-            timer: of the training script.
+            timer: timer of the training script.
             clock: that of `timer`.
         """
         self._directory = Path(run_dir) / "stacks"
@@ -107,7 +107,7 @@ class ProfileWindow:
         """Ends the trace after the last step of the range, once the devices have finished it.
 
         Args:
-            number: of the step just dispatched.
+            number: number of the step just dispatched.
             results: its outputs.
         """
         if self._running and number >= self._window[-1]:

@@ -58,7 +58,8 @@ def replace_params(state: TrainState, params: dict[str, Any], origin: str) -> Tr
 
     Args:
         state: a new run's first state.
-        params: of the other run; it may lack objectives, and may hold objectives that this run does not train.
+        params: parameters of the other run; it may lack objectives, and may hold objectives that this run does not
+            train.
         origin: the setting that they come from, for messages.
 
     Raises:

@@ -69,7 +69,7 @@ class MetricWriter:
             total_steps: length of the run, for the progress bar and the time left; 0 is unknown.
             log_every: steps between two lines; the first and the last step of the run always get a line.
             restored_step: finished steps of the checkpoint that the run resumes from, 0 for a new run.
-            timer: of the training script; fetching metrics is its phase "device".
+            timer: timer of the training script; fetching metrics is its phase "device".
             throughput: rates and MFU; by default the rates alone, timed by `timer`.
             gauges: each returns more metrics for a line, given the step.
             stream: receives progress, standard error by default.
@@ -225,7 +225,7 @@ class Throughput:
         """Starts with no steps.
 
         Args:
-            timer: of the training script.
+            timer: timer of the training script.
             config: the whole configuration; None leaves out FLOPs and MFU.
             peak_flops: per second, of all devices; 0 leaves out FLOPs and MFU.
         """

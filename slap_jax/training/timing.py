@@ -113,7 +113,7 @@ class Goodput:
 
         Args:
             run_dir: holds `goodput.json`.
-            timer: of this process, running since it started.
+            timer: timer of this process, running since it started.
             restored_step: finished steps of the checkpoint that this session resumes from.
             enabled: False in all processes but the first, which neither read nor write.
             clock: returns the seconds since 1970.

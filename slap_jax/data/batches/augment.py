@@ -32,7 +32,7 @@ class Augmenter:
     Attributes:
         active: whether any augmentation is on.
         rejected: one text for each file in the folders whose header cannot be read, with the reason.
-        fingerprint: of the settings and the files, as JSON values.
+        fingerprint: fingerprint of the settings and the files, as JSON values.
     """
 
     def __init__(self, settings: ConfigDict):
@@ -64,7 +64,7 @@ class Augmenter:
 
         Args:
             samples: 16 kHz mono, the part of the clip that is trained on.
-            generator: of the clip's position in the stream.
+            generator: random generator of the clip's position in the stream.
         """
         settings = self._settings
         # Always drawn, so that turning one augmentation on does not change the draws of the others.

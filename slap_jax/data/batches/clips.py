@@ -84,7 +84,7 @@ class ClipPlanner:
 
         Args:
             config: the whole config; `seed`, `audio`, `data` and `objectives` are used.
-            tokenizer: of the captions.
+            tokenizer: tokenizer of the captions.
             sources: the opened splits, in the order of `config.data.train`.
         """
         data = config.data
@@ -137,11 +137,11 @@ def draw_partner(
     """Decides at random whether a clip is mixed, and with what.
 
     Args:
-        classes: of the clip; a clip without a label is never mixed, because its target would be unknown.
+        classes: classes of the clip; a clip without a label is never mixed, because its target would be unknown.
         samples: length of the clip's crop.
-        records: of the clip's source, from which the partner is drawn.
+        records: records of the clip's source, from which the partner is drawn.
         labels: reads the classes of a record, and holds the mixup settings.
-        generator: of the clip's position in the stream.
+        generator: random generator of the clip's position in the stream.
 
     Raises:
         AudioError: the partner's record is damaged.

@@ -77,7 +77,7 @@ def choose_caption(record: Record, policy: CaptionPolicy, generator: np.random.G
 
     Args:
         record: has captions, labels or both.
-        policy: of the record's source.
+        policy: policy of the record's source.
         generator: drawn from in a fixed order.
 
     Raises:

@@ -38,7 +38,7 @@ class TrainBatches:
 
         Args:
             config: the whole config, validated; `seed`, `audio` and `data` are used.
-            tokenizer: of `config.data.tokenizer`.
+            tokenizer: tokenizer of `config.data.tokenizer`.
             process_index: index of this host.
             process_count: number of hosts; divides `config.data.virtual_shards`.
 
@@ -83,7 +83,7 @@ class TrainBatches:
         """Resumes from a state that may have been saved by another number of hosts or workers.
 
         Args:
-            state: of `get_state`, with the `states` of all hosts merged.
+            state: result of `get_state`, with the `states` of all hosts merged.
 
         Raises:
             DataMismatchError: the data or settings have changed. With `config.data.allow_mismatch` each shard resumes
@@ -115,7 +115,7 @@ class TrainBatches:
         """Returns the number of epochs of each source so far, estimated from this host's shards.
 
         Args:
-            state: of `get_state`; by default the current one.
+            state: result of `get_state`; by default the current one.
         """
         states = (self.get_state() if state is None else state)["states"]
         taken = [sum(shard["taken"][number] for shard in states.values()) for number in range(len(self._clips))]

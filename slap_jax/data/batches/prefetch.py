@@ -27,8 +27,8 @@ class Prefetch(Generic[Result]):
     An error of either call, the end of the data included, is raised by `next()` after the batches before it.
 
     Attributes:
-        state: of `batches` after the batch that `next()` returned last; batches that were only read ahead do not count,
-            so a checkpoint that stores it skips nothing.
+        state: state of `batches` after the batch that `next()` returned last; batches that were only read ahead do not
+            count, so a checkpoint that stores it skips nothing.
     """
 
     def __init__(self, batches: StatefulIterator[Any], put: Callable[[Any], Result], depth: int):

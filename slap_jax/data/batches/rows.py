@@ -96,7 +96,7 @@ class RowPacker(Generic[Item]):
         """Places an item.
 
         Args:
-            item: to place.
+            item: item to place.
             columns: that it occupies, at most C.
             tokens: that it occupies, at most T.
 
@@ -236,9 +236,9 @@ def planned_rows(
 
     Args:
         config: the whole config; `seed`, `audio`, `data` and `objectives` are used.
-        tokenizer: of `config.data.tokenizer`.
-        sources: of `open_sources`.
-        fractions: of each source in the stream.
+        tokenizer: tokenizer of `config.data.tokenizer`.
+        sources: result of `open_sources`.
+        fractions: fraction of each source in the stream.
         shards: indices of the virtual shards.
     """
     data = config.data
@@ -315,7 +315,7 @@ class RowAssembler:
         Args:
             config: the whole config; `seed`, `audio`, `data` and `objectives` are used.
             sources: the opened splits, in the order of `config.data.train`.
-            augmenter: of `config.data.augment`.
+            augmenter: augmenter of `config.data.augment`.
         """
         self._data, self._samples_per_column = config.data, samples_per_column(config.audio)
         self._classes = classes_in_batch(config)

@@ -37,7 +37,8 @@ class ClipReference:
 
     Attributes:
         source: index of the source in the mixture.
-        position: in the endless stream of that source over all shards; epoch = position // clips of the source.
+        position: position in the endless stream of that source over all shards; epoch = position // clips of the
+            source.
         record: index of the record in the source's split.
     """
 
@@ -73,8 +74,8 @@ def clip_references(
 
     Args:
         clips: source -> number of its clips.
-        fractions: of each source in the stream.
-        seed: of the run.
+        fractions: fraction of each source in the stream.
+        seed: seed of the run.
         shard: index of the virtual shard.
         num_shards: D.
     """

@@ -46,7 +46,7 @@ class WorkerRows:
 
         Args:
             config: the whole config.
-            fractions: of each source in the stream.
+            fractions: fraction of each source in the stream.
             shards: indices of the virtual shards.
             workers: number of processes; at most one per shard is started.
         """

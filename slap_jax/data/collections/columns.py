@@ -82,7 +82,7 @@ def find_columns(
     """Finds the columns that clips are made of, by type and name where the user names none.
 
     Args:
-        features: of the table.
+        features: features of the table.
         table: what errors call it.
         audio: column of encoded audio, or of paths, that the user names.
         captions: columns of captions that the user names, best first.
@@ -155,7 +155,7 @@ def label_texts(column: str, value: Any, class_names: Sequence[str] = ()) -> lis
     Args:
         column: its name.
         value: a text, a number, an object, or a list of these; None is no label.
-        class_names: of the numbers; -1 stands for an unknown class.
+        class_names: names of the class numbers; -1 is an unknown class.
 
     Raises:
         RejectedClip: the value has another type, or is a number without a name.

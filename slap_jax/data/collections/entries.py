@@ -66,7 +66,7 @@ class Entry:
         regions: (onset in s, offset in s, caption).
         source: the collection that the clip comes from.
         caption_source: who or what wrote the captions.
-        licence: of the audio.
+        licence: licence of the audio.
         duration_s: seconds as stated by the collection, which detects truncated files; None if not stated.
         where: file and line, for messages.
     """
@@ -119,7 +119,7 @@ class Collection(Protocol):
     """Anything that lists clips: a manifest, a folder, tars, tables, a published dataset.
 
     Attributes:
-        name: of the collection; the `source` of clips that state none.
+        name: name of the collection; the `source` of clips that state none.
     """
 
     name: str

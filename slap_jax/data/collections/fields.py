@@ -62,7 +62,7 @@ def make_entry(
     """Checks the fields of a clip, which docs/collections.md lists under "Manifest".
 
     Args:
-        fields: by the keys of a manifest; other keys are ignored.
+        fields: values by the keys of a manifest; other keys are ignored.
         audio: where the audio is stored.
         id: default of the field `id`.
         split: default of the field `split`.

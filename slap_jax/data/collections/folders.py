@@ -45,8 +45,8 @@ class SidecarFolder:
         """Reads nothing.
 
         Args:
-            folder: with audio files; a first-level folder called like a split ("train", "test" ...) names the split.
-            name: of the collection; by default that of the folder and the folder above.
+            folder: folder with audio files; a first-level folder named like a split ("train", "test") gives the split.
+            name: name of the collection; by default that of the folder and the folder above.
 
         Raises:
             CollectionError: `folder` is not a folder.
@@ -101,9 +101,9 @@ class AudioFolder:
         """Reads nothing.
 
         Args:
-            folder: with metadata files at any depth, whose `file_name` is relative to the metadata file.
-            name: of the collection; by default that of the folder and the folder above.
-            split: of all clips; by default the outermost folder called like a split.
+            folder: folder with metadata files at any depth, whose `file_name` is relative to the metadata file.
+            name: name of the collection; by default that of the folder and the folder above.
+            split: split of all clips; by default the outermost folder called like a split.
             caption_columns: columns of the captions, best first; by default recognised by name.
             label_columns: columns of the labels; by default recognised by name.
 

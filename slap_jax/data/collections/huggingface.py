@@ -72,8 +72,8 @@ class HuggingFaceTables:
         Args:
             source: a table, or a folder with tables at any depth.
             audio_root: folder that the paths of rows without audio bytes are relative to; by default that of `source`.
-            name: of the collection; by default that of the folder and the folder above.
-            split: of all clips; by default taken from the names of files and folders.
+            name: name of the collection; by default that of the folder and the folder above.
+            split: split of all clips; by default taken from the names of files and folders.
             audio_column: column of the audio; by default recognised by type.
             caption_columns: columns of the captions, best first; by default recognised by name.
             label_columns: columns of the labels; by default those of class numbers, and others recognised by name.

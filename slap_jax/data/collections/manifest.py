@@ -45,10 +45,10 @@ class Manifest:
         """Checks the header of a CSV file; reads no clip.
 
         Args:
-            path: of the manifest.
+            path: path of the manifest.
             audio_root: folder that relative paths are relative to and that no path may leave; by default the folder of
                 the manifest.
-            name: of the collection; by default that of `audio_root` and the folder above.
+            name: name of the collection; by default that of `audio_root` and the folder above.
 
         Raises:
             CollectionError: the file is missing or unreadable, or a CSV file lacks columns.

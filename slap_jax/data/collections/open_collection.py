@@ -44,9 +44,10 @@ def open_collection(
     Args:
         source: a file, a folder, or a pattern of tars.
         audio_root: folder that the paths in a manifest or a table are relative to; by default that of `source`.
-        name: of the collection; by default its folder and the folder above, such as "clotho/audio".
+        name: name of the collection; by default its folder and the folder above, such as "clotho/audio".
         kind: key of `KINDS`; by default determined from the files.
-        **options: of the class of the kind; empty values count as not given, and columns may be joined: "title+text".
+        **options: options of the class of the kind; empty values count as not given, and columns may be joined:
+        "title+text".
 
     Raises:
         CollectionError: the files fit no kind or several, or the kind has no such option.

@@ -21,7 +21,7 @@ class Expected:
     Attributes:
         clips: number of clips.
         captions: captions per clip, the minimum where it varies; 0 for datasets with labels only.
-        hours: of audio; None if unknown.
+        hours: hours of audio; None if unknown.
     """
 
     clips: int
@@ -35,12 +35,12 @@ class PublishedDataset(abc.ABC):
     `slap_jax.data.datasets.docs_page` generates docs/datasets.md from the class attributes.
 
     Attributes:
-        name: of the dataset, of its output folder, and the `source` of its records.
+        name: name of the dataset, of its output folder, and the `source` of its records.
         version: the publisher's version as three numbers.
         title: full name.
         homepage: where to get it.
-        licence: of audio and annotations, in one line.
-        citation: of the paper.
+        licence: licence of audio and annotations, in one line.
+        citation: citation of the paper.
         content: the clips, in a few words.
         annotations: the captions, labels and regions, in a few words.
         expected: split -> published size.

@@ -68,8 +68,8 @@ class WebDataset:
 
         Args:
             source: a tar, a folder with tars at any depth, or a pattern like "shards/{000..099}.tar" or "*/*.tar".
-            name: of the collection; by default that of the folder of the tars and the folder above.
-            split: of all clips; by default taken from the names of folders and tars.
+            name: name of the collection; by default that of the folder of the tars and the folder above.
+            split: split of all clips; by default taken from the names of folders and tars.
             caption_columns: keys of the JSON that hold captions, best first; by default recognised by name.
             label_columns: keys of the JSON that hold labels; by default recognised by name.
 
@@ -170,7 +170,7 @@ def files_of_pattern(pattern: str) -> list[Path]:
     """Returns the files that match a pattern: braces in their order, wildcards sorted.
 
     Args:
-        pattern: with braces as in the shell ("{000..099}", "{a,b}") and wildcards ("*").
+        pattern: pattern with braces as in the shell ("{000..099}", "{a,b}") and wildcards ("*").
 
     Raises:
         CollectionError: a file that braces name is missing, nothing matches a wildcard, or there are far too many.

@@ -49,7 +49,7 @@ def read_table(
         path: the file.
         columns: required columns; without a header line, the names of all columns in order.
         delimiter: separates the fields.
-        encoding: of the file.
+        encoding: encoding of the file.
         header: whether the first line names the columns.
         comment: prefix of lines to skip; "" for none.
         spaces: whether a space after a delimiter belongs to the field.
@@ -110,7 +110,7 @@ def read_grouped_table(
         key: column with the name of the clip.
         columns: the other required columns.
         delimiter: separates the fields.
-        encoding: of the file.
+        encoding: encoding of the file.
 
     Returns:
         Value of `key` -> the fields of its rows, in order.
@@ -166,7 +166,7 @@ def read_json_list(path: Path, key: str) -> Iterator[Any]:
 
     Args:
         path: UTF-8 file of the form {..., "key": [item, item, ...], ...}.
-        key: of the list; it must be in the first block, and not be nested in what precedes it.
+        key: key of the list; it must be in the first block, and not be nested in what precedes it.
 
     Raises:
         LayoutError: the file is not JSON, has no such list, is truncated, or is a Git LFS pointer.
@@ -208,7 +208,7 @@ class AudioFileIndex:
         """Lists the folders.
 
         Args:
-            folders: in order of preference; folders that do not exist are skipped.
+            folders: folders in order of preference; folders that do not exist are skipped.
         """
         # Stem -> folder and suffix. Millions of files share these pairs: 160 bytes a file instead of 600 for a path.
         self._files: dict[str, tuple[Path, str]] = {}
@@ -332,14 +332,14 @@ def labelled_clip(
     """Builds the entry of a clip that has labels but no captions.
 
     Args:
-        dataset: of the clip.
+        dataset: dataset of the clip.
         audio: its file, or None if it is missing.
         id: unique within the dataset.
         split: one of `dataset.expected`.
         labels: formatted by `label`, the class first.
         where: file and line, for messages.
         regions: (onset s, offset s, caption).
-        licence: of this clip; defaults to the licence of the dataset.
+        licence: licence of this clip; defaults to the licence of the dataset.
 
     Returns:
         The entry; a rejection if the audio is missing, the split is unknown or there is no class.

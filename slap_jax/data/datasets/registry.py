@@ -52,7 +52,7 @@ def open_dataset(name: str, root: str | os.PathLike[str], **options: Any) -> Pub
     Args:
         name: one of `DATASETS`.
         root: the folder, laid out as its publisher distributes it.
-        **options: of the dataset; docs/datasets.md lists them.
+        **options: options of the dataset; docs/datasets.md lists them.
 
     Raises:
         LayoutError: the name or an option is unknown, or the folder does not exist.

@@ -209,8 +209,8 @@ def scene(
     """Generates one scene, determined by the arguments.
 
     Args:
-        seed: of the dataset.
-        index: of the scene in the dataset.
+        seed: seed of the dataset.
+        index: index of the scene in the dataset.
         held_out: whether the scene has a held-out combination.
         mean_seconds: mean of the log-normal distribution of durations. The mean of the scenes is slightly higher,
             because each sound has a minimum duration.
@@ -273,7 +273,7 @@ def scene_records(seed: int, count: int, held_out: bool = False, **durations: fl
     """Generates scenes 0 to count - 1 as records.
 
     Args:
-        seed: of the dataset.
+        seed: seed of the dataset.
         count: number of scenes.
         held_out: whether the scenes have held-out combinations.
         **durations: passed to `scene`.
@@ -308,7 +308,7 @@ def prepare_scenes(
 
     Args:
         output: directory to write to.
-        seed: of the scenes.
+        seed: seed of the scenes.
         train: number of training scenes; 0 omits the split.
         test: number of held-out scenes; 0 omits the split.
         log: receives each line of the summary.

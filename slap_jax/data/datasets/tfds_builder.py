@@ -61,7 +61,7 @@ def dataset_builder(
         name: as for `slap prepare --dataset`.
         manual_dir: the folder, laid out as its publisher distributes it.
         data_dir: receives `NAME/VERSION/`.
-        **options: of the dataset.
+        **options: options of the dataset.
 
     Raises:
         LayoutError: the name or an option is unknown, or the folder does not exist.

@@ -20,7 +20,7 @@ def sample_captions(data: ConfigDict, max_captions: int, seed: int = 0) -> Itera
     Args:
         data: `config.data`, of which `train` and `temperature` are used.
         max_captions: over all sources.
-        seed: of the sample.
+        seed: seed of the sample.
 
     Raises:
         RecordsError: a source is not prepared or lacks the split.

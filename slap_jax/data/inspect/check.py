@@ -68,9 +68,9 @@ def check(
     """Checks a published dataset or any other collection and logs a report.
 
     Args:
-        name: of a published dataset; "collection" or "manifest" for a manifest, a folder, tars or tables.
-        folder: of the dataset, or the path of the collection.
-        options: of the dataset.
+        name: name of a published dataset; "collection" or "manifest" for a manifest, a folder, tars or tables.
+        folder: folder of the dataset, or the path of the collection.
+        options: options of the dataset.
         decode: number of clips to decode.
         as_json: whether the report is JSON instead of text.
         log: receives the report.
@@ -97,10 +97,10 @@ def check_collection(
     Memory holds one 8-byte hash per id, file and caption.
 
     Args:
-        collection: to check.
+        collection: collection to check.
         folder: searched for audio files that belong to no clip.
         decode: number of clips to decode.
-        seed: of the sample.
+        seed: seed of the sample.
     """
     report = CheckReport(collection.name, str(folder))
     if isinstance(collection, PublishedDataset):

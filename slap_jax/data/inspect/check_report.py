@@ -33,7 +33,7 @@ class SplitCheck:
 
     Attributes:
         clips: usable clips, as far as known without decoding.
-        captions: of these clips.
+        captions: number of captions of these clips.
         published_clips: according to the publisher; None if unknown.
         published_captions: per clip, the minimum where it varies; None if unknown.
     """
@@ -84,7 +84,7 @@ class CheckReport:
     """All findings; docs/looking_at_data.md documents them as the keys of the JSON form.
 
     Attributes:
-        name: of the collection.
+        name: name of the collection.
         folder: that was searched for audio files.
         splits: split -> size.
         rejected: reason -> clips that `slap prepare` will reject.

@@ -64,7 +64,7 @@ class SourceStatistics:
     """Statistics of one source.
 
     Attributes:
-        path: of the prepared data.
+        path: path of the prepared data.
         split: name, or several joined by "+".
         clips: number of clips in the split.
         measured: the decoded clips in stored order.
@@ -89,9 +89,9 @@ class MixtureStatistics:
     """Statistics of a training mixture.
 
     Attributes:
-        sources: in the order of the config.
-        fractions: of each source in the stream of clips.
-        mean: of the log-mel over all frames and bands of the stream, for `config.audio.mean`.
+        sources: sources in the order of the config.
+        fractions: fraction of each source in the stream of clips.
+        mean: mean of the log-mel over all frames and bands of the stream, for `config.audio.mean`.
         std: standard deviation, for `config.audio.std`.
         band_mean: mean of each band.
         band_std: standard deviation of each band.
@@ -116,9 +116,9 @@ def measure_mixture(
 
     Args:
         config: `audio` (except mean and std) and `data` are used.
-        tokenizer: of the captions; None leaves tokens uncounted and text out of the forecast.
+        tokenizer: tokenizer of the captions; None leaves tokens uncounted and text out of the forecast.
         clips: largest number of clips to decode per source.
-        seed: of the sample, its captions and crops.
+        seed: seed of the sample, its captions and crops.
 
     Raises:
         RecordsError: a source is not prepared or lacks the split.
@@ -156,12 +156,12 @@ def measure_source(
     """Measures a seeded sample of one source.
 
     Args:
-        name: of the source in `config.data.train`.
+        name: name of the source in `config.data.train`.
         records: its split.
         config: `audio` and `data` are used.
-        tokenizer: of the captions, or None.
+        tokenizer: tokenizer of the captions, or None.
         clips: largest number of clips to decode.
-        seed: of the sample, its captions and crops.
+        seed: seed of the sample, its captions and crops.
 
     Raises:
         StatisticsError: the split has no clips.

@@ -40,7 +40,7 @@ class Forecast:
     """Forecast of packed rows.
 
     Attributes:
-        row_size: of the forecast rows.
+        row_size: size of the forecast rows.
         rows: number of packed rows.
         fill: fraction of used columns.
         text_fill: fraction of used text tokens; None if no tokens were given.
@@ -66,8 +66,8 @@ def forecast(columns: Int[np.ndarray, " n"], tokens: Int[np.ndarray, " n"] | Non
     """Packs clips of the given sizes and determines which limits matter.
 
     Args:
-        columns: of each clip in the order of the stream; `clips_needed` gives a sufficient number.
-        tokens: of each caption; None ignores text.
+        columns: number of columns of each clip in stream order; `clips_needed` gives a sufficient number.
+        tokens: number of tokens of each caption; None ignores text.
         row_size: size of the rows.
 
     Raises:

@@ -83,10 +83,10 @@ class ShownRow:
     """A row of a global batch.
 
     Attributes:
-        step: of training, from 0.
-        row: of the global batch, from 0.
+        step: training step, from 0.
+        row: row of the global batch, from 0.
         batch: this row alone.
-        clips: in slot order.
+        clips: clips in slot order.
     """
 
     step: int
@@ -108,10 +108,10 @@ def show(
 
     Args:
         config: the whole config.
-        tokenizer: of `config.data.tokenizer`.
+        tokenizer: tokenizer of `config.data.tokenizer`.
         output: receives `row<n>.png`, a WAV file per clip, and `clips.jsonl`; files of an earlier call are removed.
         rows: number of rows.
-        step: of training, from 0.
+        step: training step, from 0.
         start: an earlier step and the data state of its checkpoint, where planning starts.
         log: receives each line.
 
@@ -156,9 +156,9 @@ def read_rows(
 
     Args:
         config: the whole config.
-        tokenizer: of `config.data.tokenizer`.
+        tokenizer: tokenizer of `config.data.tokenizer`.
         rows: number of rows.
-        step: of the first row, from 0.
+        step: step of the first row, from 0.
         start: an earlier step and the data state of its checkpoint, where planning starts; None starts at step 0.
 
     Raises:

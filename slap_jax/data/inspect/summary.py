@@ -21,7 +21,7 @@ def summarise(statistics: MixtureStatistics, audio: ConfigDict) -> dict[str, Any
     """Returns the statistics of a mixture as JSON values.
 
     Args:
-        statistics: of `measure_mixture`.
+        statistics: result of `measure_mixture`.
         audio: `config.audio`.
     """
     return {

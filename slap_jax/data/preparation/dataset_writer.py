@@ -31,12 +31,12 @@ class DatasetIdentity:
     """Name, version and description of a dataset.
 
     Attributes:
-        name: of the dataset; its files begin with it.
+        name: name of the dataset; its files begin with it.
         version: three numbers.
         description: one sentence or more.
         homepage: where the data come from.
-        licence: of audio and annotations.
-        citation: of the paper.
+        licence: licence of audio and annotations.
+        citation: citation of the paper.
     """
 
     name: str = DATASET
@@ -103,9 +103,9 @@ def write_dataset(
     """Moves shards into a new dataset and writes its metadata.
 
     Args:
-        directory: of the dataset; must not exist.
-        identity: of the dataset.
-        shards: in order, split by split; a split without records is left out.
+        directory: directory of the dataset; must not exist.
+        identity: identity of the dataset.
+        shards: shards in order, split by split; a split without records is left out.
         drop_duplicates: whether to keep only the first of clips with equal audio.
 
     Returns:

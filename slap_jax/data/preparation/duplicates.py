@@ -91,7 +91,7 @@ def find_duplicates(hashes: Iterable[UInt64[np.ndarray, " n"]]) -> Duplicates:
     """Groups records by equal `hash_audio`.
 
     Args:
-        hashes: of all records, in pieces.
+        hashes: hashes of all records, in pieces.
     """
     joined = np.concatenate([np.empty(0, np.uint64), *hashes])
     order = np.argsort(joined, kind="stable")

@@ -45,7 +45,7 @@ class Block:
     """A file of entries.
 
     Attributes:
-        digest: of the entries, the sizes and modification times of their audio files, and the decoding settings.
+        digest: digest of the entries, the sizes and modification times of their audio files, and the decoding settings.
         clips: number of entries.
     """
 
@@ -62,7 +62,7 @@ class ShardPlan:
         blocks: files of the entries.
         clips: number of entries.
         exclude: "PATH:SPLIT" of prepared data whose clips are left out.
-        digest: of everything that the shard depends on.
+        digest: digest of everything that the shard depends on.
         file: name of the shard.
     """
 
@@ -82,7 +82,7 @@ class Plan:
         blocks: split -> its blocks; splits in the order of their first clips.
         exclude: "PATH:SPLIT" of prepared data whose clips are left out.
         rejected: reason -> number of clips rejected during the listing.
-        rejections_digest: of these rejections.
+        rejections_digest: digest of these rejections.
     """
 
     blocks: dict[str, list[Block]]
@@ -139,7 +139,7 @@ def make_plan(
     """Lists a collection in one pass, holding 8 bytes per id and one block per split in memory.
 
     Args:
-        collection: to list. Repeated ids within a source and excluded ids become rejections.
+        collection: collection to list. Repeated ids within a source and excluded ids become rejections.
         folder: receives blocks and rejections; None only computes the digests.
         clips_per_block: largest number of entries in a block.
         exclude: "PATH:SPLIT" of prepared data whose clips are left out.

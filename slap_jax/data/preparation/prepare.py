@@ -45,7 +45,7 @@ class Prepared:
     """The contents of a prepared dataset.
 
     Attributes:
-        directory: of the dataset, with its `dataset_info.json`; `open_split` accepts it or a folder above it.
+        directory: directory of the dataset, with its `dataset_info.json`; `open_split` accepts it or a folder above it.
         clips: split -> number of clips.
         seconds: split -> total duration.
         rejected: reason -> number of clips left out.

@@ -125,7 +125,7 @@ def run_beam(plans: Sequence[ShardPlan], staging: Path, flags: Sequence[str]) ->
     Args:
         plans: the shards to make.
         staging: folder of the preparation; every worker must see it and the audio files under the same paths.
-        flags: of the pipeline, including `--runner`. `DirectRunner` runs in this process.
+        flags: flags of the pipeline, including `--runner`. `DirectRunner` runs in this process.
 
     Raises:
         BeamError: Beam is not installed, cannot start the pipeline, or the pipeline failed.

@@ -59,7 +59,7 @@ class ShardSummary:
     """Index columns and rejections of a shard; array element i describes record i.
 
     Attributes:
-        digest: of everything that the shard depends on; "" for generated records.
+        digest: digest of everything that the shard depends on; "" for generated records.
         samples: lengths at 16 kHz.
         id_hash: `hash_id` of the records.
         audio_hash: `hash_audio` of the records.
@@ -185,10 +185,10 @@ def write_shard(
     """Writes a shard and then its summary, both atomically.
 
     Args:
-        file: of the shard; its folder exists.
-        summary_file: of the summary; its folder exists.
+        file: file of the shard; its folder exists.
+        summary_file: file of the summary; its folder exists.
         clips: the records in order, interleaved with the rejections.
-        digest: of everything that the shard depends on.
+        digest: digest of everything that the shard depends on.
 
     Raises:
         ShardError: the disk is full, or the folder is not writable.
@@ -229,8 +229,8 @@ def filter_shard(source: Path, target: Path, is_kept: Bool[np.ndarray, " n"]) ->
     """Copies some records of a shard to another shard.
 
     Args:
-        source: to read.
-        target: to write; its folder exists.
+        source: file to read.
+        target: file to write; its folder exists.
         is_kept: which records to copy.
 
     Raises:

@@ -47,7 +47,7 @@ class Staging:
 
         Args:
             output: directory that receives the dataset.
-            identity: of the dataset.
+            identity: identity of the dataset.
         """
         self._output, self._version = output.absolute(), identity.version
         self._final = self._output / identity.name

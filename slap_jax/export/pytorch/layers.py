@@ -182,7 +182,7 @@ class Block(nn.Module):
             past: keys and values of the previous tokens.
             memory: keys and values of the cross-attention.
             memory_mask: False for padding in the memory.
-            mask: of the self-attention.
+            mask: mask of the self-attention.
 
         Returns:
             Features [B, T, W], and keys and values of all tokens so far.
@@ -218,7 +218,7 @@ class Transformer(nn.Module):
             x: embedded tokens.
             angles: rotary angles of the tokens, [N, d / 2].
             valid: [B, N], False for padding; only padding attends to padding.
-            local_angles: of the local layers; None for the same angles.
+            local_angles: rotary angles of the local layers; None for the same angles.
         """
         global_mask = valid[:, None, :, None] == valid[:, None, None, :]  # [B, 1, N, N]
         positions = torch.arange(x.shape[1], device=x.device)
