@@ -4,6 +4,8 @@ import ast
 import re
 import shlex
 
+import pytest
+
 from slap_jax.checkpoints.model_dir import export
 from slap_jax.cli import create_parser
 from slap_jax.config.files import read_config
@@ -31,6 +33,7 @@ def launched(text: str) -> list[list[str]]:
     return [line[line.index("train") :] for line in words if "train" in line]
 
 
+@pytest.mark.compile
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     config = tiny_config()
     tiny_tokenizer(tmp_path / "words.model")
