@@ -27,7 +27,7 @@ class Rule:
 
     Attributes:
         text: completes the message "config.x is 0; write ...".
-        accepts: returns whether a value is valid, whatever its type.
+        accepts: returns whether a value, of any type, is valid.
     """
 
     text: str

@@ -180,7 +180,7 @@ def _angles(positions: Int[Array, "R N"], pairs: int, base: float) -> Float[Arra
 
 
 def rotation_1d(positions: Int[Array, "R N"], head_dim: int, base: float) -> Rotation:
-    """Returns the tables of a sequence, in which pair r turns by `position * base^(-2 r / head_dim)`.
+    """Returns the tables of a sequence, in which pair r is rotated by `position * base^(-2 r / head_dim)`.
 
     Args:
         positions: index of each token in its clip or caption.
@@ -194,18 +194,18 @@ def rotation_1d(positions: Int[Array, "R N"], head_dim: int, base: float) -> Rot
 def rotation_2d(
     positions: Int[Array, "R C"], freq_patches: int, head_dim: int, base_time: float, base_frequency: float
 ) -> Rotation:
-    """Returns the tables of audio tokens, in which half of the pairs turn with time and half with frequency.
+    """Returns the tables of audio tokens, in which half of the pairs rotate with time and half with frequency.
 
-    Pair r < d/4 turns by `position * base_time^(-4 r / d)` and pair d/4 + r by `f * base_frequency^(-4 r / d)`, where f
-    is the frequency patch of token `column * F + f` (paper equation 11).
+    Pair r < d/4 is rotated by `position * base_time^(-4 r / d)` and pair d/4 + r by `f * base_frequency^(-4 r / d)`,
+    where f is the frequency patch of token `column * F + f` (paper equation 11).
 
     Args:
         positions: index of each column in its clip.
         freq_patches: F, tokens in a column.
         head_dim: d, size of an attention head, a multiple of 4.
         base_time: base of the time axis, 10,000 by default.
-        base_frequency: base of the frequency axis, 100 by default: over four positions a larger base hardly turns most
-            pairs.
+        base_frequency: base of the frequency axis, 100 by default: over four positions a larger base hardly rotates
+            most pairs.
     """
     quarter = head_dim // 4
     rows, columns = positions.shape
@@ -220,7 +220,7 @@ def rotation_2d(
 def rotate(x: Float[Array, "R N H d"], rotation: Rotation) -> Float[Array, "R N H d"]:
     """Rotates queries or keys by their positions, in fp32; returns the dtype of x.
 
-    Element r of a head and element r + d/2 form pair r, which turns by the angle a:
+    Element r of a head and element r + d/2 form pair r, which is rotated by the angle a:
 
         (x_r, x_{r + d/2}) -> (x_r cos a - x_{r + d/2} sin a, x_{r + d/2} cos a + x_r sin a)
     """

@@ -302,8 +302,8 @@ def reduce_over_pairs(
     Args:
         tile: maps a block of audio and a block of captions to two partial results, one per audio and one per caption.
             Clips beyond the last one are zeros.
-        audio: what the tile reads of each clip's audio, arrays [N, ...].
-        text: what the tile reads of each clip's caption, arrays [N, ...].
+        audio: inputs of the tile for each clip's audio, arrays [N, ...].
+        text: inputs of the tile for each clip's caption, arrays [N, ...].
         block: maximum number of audio, and of captions, in a tile.
         merge: combines two partial results elementwise; associative and commutative.
         identity: neutral element of `merge`.
@@ -320,8 +320,8 @@ def reduce_over_pairs(
 def ring_axes(num_clips: int) -> tuple[str, ...]:
     """Returns the mesh axes over which the clips are split: all of them if they divide N, else those of the batch.
 
-    Devices along `tensor` hold the same rows. Splitting the clips over them too shares the pairs out; otherwise they
-    all compute the same pairs.
+    Devices along `tensor` hold the same rows. Splitting the clips over them too divides the pairs among them; otherwise
+    they all compute the same pairs.
     """
     return AXES if num_clips % math.prod(map(axis_size, AXES)) == 0 else BATCH_AXES
 
@@ -337,7 +337,7 @@ def _reduce_local(
                 audio_part, text_part = tile(audio_block, text_block)
                 audio_acc[audio_block] = merge(audio_acc[audio_block], audio_part)
                 text_acc = merge(text_acc, text_part)
-            text_block, text_acc = what the neighbour had
+            text_block, text_acc = those of the neighbour
     """
     num_clips = jax.tree.leaves(audio)[0].shape[0]
     audio_blocks, text_blocks = _split_into_blocks(audio, block), _split_into_blocks(text, block)
