@@ -18,7 +18,8 @@ from slap_jax.checkpoints.model_dir import (
     load_export,
 )
 from slap_jax.checkpoints.run import has_checkpoint, restore_params
-from slap_jax.config.exported import complete_exported
+from slap_jax.config.exported import complete_exported, validate_exported
+from slap_jax.config.rules import ConfigError
 
 EXPORT_DIRECTORY = "export"  # inside a run directory
 
@@ -96,10 +97,15 @@ def run_config(run_dir: str | os.PathLike[str]) -> ConfigDict:
     try:
         config = ConfigDict(json.loads(path.read_text(encoding="utf-8")))
         for section in ("audio", "model", "data", "objectives"):
-            config[section]
+            config[section].keys()
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
         raise ExportError(
             f"{path} is not the config of a run ({type(error).__name__}: {error}); restore it, or copy `config` from "
             "the `meta` of a checkpoint"
         ) from None
-    return complete_exported(config)
+    config = complete_exported(config)
+    try:
+        validate_exported(config)
+    except ConfigError as error:
+        raise ExportError(f"{path}: {error}. It was edited, or another version wrote it; restore the file") from None
+    return config

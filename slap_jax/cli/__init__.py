@@ -1,6 +1,7 @@
 """The `slap` command: one short function for each verb. Imports are inside, so that `slap --help` is instant."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -42,8 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (UserError, OSError) as error:  # anything else is a bug and keeps its traceback
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {_explain(error)}", file=sys.stderr)
         return 2
+
+
+def _explain(error: UserError | OSError) -> str:
+    """Returns the message of an error; of the file system's, the path, what is wrong with it and what to do."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    file = error.filename if error.filename2 is None else error.filename2  # of a rename, the name that was given
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "free space on the disk" if full else "correct the path, or give another one"
+    return f"{os.fsdecode(file)}: {error.strerror}; {advice}"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,9 @@ def probe(options: argparse.Namespace) -> int:
     name, settings = parse_data_argument(options.data)
     if not settings.label:
         raise ArgumentError(f"--data {options.data!r} names no label to predict; write NAME=PATH:SPLIT:LABEL")
-    key, _, count = (options.folds or "").partition(":")
-    if count and not count.isdigit():
-        raise ArgumentError(f"--folds {options.folds!r} is not LABEL or LABEL:NUMBER")
+    key, colon, count = (options.folds or "").partition(":")
+    if colon and not re.fullmatch("[1-9][0-9]*", count):
+        raise ArgumentError(f"--folds {options.folds!r} is not LABEL or LABEL:NUMBER with a number above 0")
     scorer = ModelScorer(options.model, options.step)
     clips = load_evaluation(settings.path, settings.split)
     data = read_clip_set(name, clips, scorer.vocabulary, scorer.max_tokens, settings.split)

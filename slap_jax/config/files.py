@@ -1,7 +1,11 @@
 """Config files and the command line: `--config FILE.py:steps=100,small --config.a.b=value`."""
 
+import contextlib
 import importlib.util
-from collections.abc import Sequence
+import inspect
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from slap_jax.config.rules import ConfigError, unknown_setting
+from slap_jax.errors import UserError
 
 
 def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -20,11 +25,21 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         overrides: `--config.a.b=value`, or `--config.a.b` and `value`.
 
     Raises:
-        ConfigError: the file does not exist or has no `get_config`, or an override names an unknown setting or has a
-            value of the wrong type.
+        ConfigError: the file does not exist, fails or has no `get_config`, or an override names an unknown setting or
+            has a value of the wrong type.
     """
     file, colon, argument = path.partition(":")
-    config = _run_file(file)(*([argument] if colon else []))
+    get_config, arguments = _run_file(file), [argument] if colon else []
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError as error:
+        given = f"{argument!r} was given" if colon else "none was given"
+        raise ConfigError(
+            f"config file {file!r}: get_config{inspect.signature(get_config)} cannot be called ({error}): after "
+            f"FILE.py:, {given}; correct the command, or let get_config take one argument with a default"
+        ) from None
+    with _blame(file):
+        config = get_config(*arguments)
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{file}: get_config returned {type(config).__name__}; return a ConfigDict")
     return apply_overrides(config, overrides)
@@ -84,17 +99,37 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     return values
 
 
-def _run_file(file: str):
+def _run_file(file: str) -> Callable[..., Any]:
     if not Path(file).is_file():
         raise ConfigError(f"config file {file!r} does not exist; give a Python file with get_config()")
     spec = importlib.util.spec_from_file_location("slap_config", file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"config file {file!r} is not a Python file; give one with get_config()")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    with _blame(file):
+        spec.loader.exec_module(module)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
         raise ConfigError(f"config file {file!r} has no get_config(); it must return a ConfigDict")
-    return module.get_config
+    return get_config
+
+
+@contextlib.contextmanager
+def _blame(file: str) -> Iterator[None]:
+    """Turns any error of the code in a config file into a `ConfigError` that names the line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == os.path.abspath(file)
+        ]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = f", line {line}" if line else ""
+        raise ConfigError(f"config file {file!r}{where}: {type(error).__name__}: {error}; correct the file") from error
 
 
 def _check_known(config: ConfigDict, override: str) -> None:

@@ -19,6 +19,7 @@ SPECIAL = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}
 
 # NFKC, collapsed white space, lower case: the case of captions differs between collections and carries no meaning.
 NORMALISATION = "nmt_nfkc_cf"
+_LEAST_COVERAGE = 0.98  # of characters; SentencePiece accepts no less
 
 
 class TokenizerError(UserError, ValueError):
@@ -58,9 +59,12 @@ class Tokenizer(abc.ABC):
         Args:
             text: one caption.
             max_tokens: at least 2.
+
+        Raises:
+            TokenizerError: `max_tokens` is below 2.
         """
         if max_tokens < 2:
-            raise ValueError(f"max_tokens is {max_tokens}; the start and end tokens alone take 2")
+            raise TokenizerError(f"max_tokens is {max_tokens}; write 2 or more: the start and end tokens alone take 2")
         return [self.bos, *self._pieces(text)[: max_tokens - 2], self.eos]
 
     def length(self, text: str) -> int:
@@ -203,8 +207,11 @@ def train_tokenizer(
         The trained tokenizer.
 
     Raises:
-        TokenizerError: there are no captions, or `vocab_size` is too small for the characters that occur.
+        TokenizerError: there are no captions, `vocab_size` is too small for the characters that occur, or
+            `character_coverage` is below 0.98 or above 1.
     """
+    if not _LEAST_COVERAGE <= character_coverage <= 1.0:
+        raise TokenizerError(f"character_coverage is {character_coverage}; write a number from {_LEAST_COVERAGE} to 1")
     captions = [caption for caption in captions if caption.strip()]
     if not captions:
         raise TokenizerError("there are no captions to train a tokenizer on; give a prepared split that has some")

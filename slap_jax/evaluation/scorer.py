@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.checkpoints.model_dir import exported_params, model_id
+from slap_jax.checkpoints.model_dir import check_shapes, exported_params, model_id
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.data.audio import AudioError
 from slap_jax.data.records import RecordsError, open_split
@@ -80,12 +80,15 @@ class ModelScorer:
 
         Raises:
             CaptioningError: an extra score is unknown.
+            ExportError: the parameters do not have the shapes that the config describes.
             AudioError, RecordsError, ProbeError: no task could be evaluated; the error is that of the first.
         """
         unknown = [name for name in extra_scores if name not in EXTRA_SCORES]
         if unknown:
             raise CaptioningError(f"there is no caption score {unknown[0]!r}; choose of {', '.join(EXTRA_SCORES)}")
-        embedder, params = Embedder(self.config), jax.device_put(self._model.params)
+        embedder = Embedder(self.config)
+        check_shapes(self._model.params["model"], embedder.abstract_params(), "model")
+        params = jax.device_put(self._model.params)
         generator = CaptionWriter(embedder, self.vocabulary, self.max_tokens, beam).generator(params, extra_scores)
         progress = _print_progress if sys.stderr.isatty() else None
         results: dict[str, Any] = {"retrieval": {}, "zero_shot": {}}

@@ -17,6 +17,7 @@ from slap_jax.checkpoints.model_dir import CONFIG, is_export, load_export
 from slap_jax.checkpoints.read_model import run_config
 from slap_jax.checkpoints.run import has_checkpoint
 from slap_jax.config.defaults import columns_of, default_config, source
+from slap_jax.config.rules import RULES, require
 from slap_jax.data.records import Records, dataset_directory, open_split, parse_dir_split, split_sizes, split_summaries
 from slap_jax.finetune.classes import find_classes, require_captions
 from slap_jax.inference.classifier import FinetuneError
@@ -217,6 +218,8 @@ def _choose_rows(config: ConfigDict, splits: Sequence[Records], max_seconds: flo
     """Chooses rows as long as the longest clip, and as many as hold about `clips_per_step` clips."""
     data = config.data
     data.max_seconds = float(max_seconds or data.max_seconds)
+    rule = RULES["data.max_seconds"]
+    require(rule.accepts(data.max_seconds), f"max_seconds is {data.max_seconds}; write {rule.text}")
     data.columns = columns_of(data.max_seconds, config.audio)
     per_clip = _columns_per_clip(config, splits)
     data.rows = _ROWS * max(1, round(clips_per_step * per_clip / (_FILL * data.columns * _ROWS)))

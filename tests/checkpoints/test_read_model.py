@@ -11,6 +11,7 @@ from slap_jax.checkpoints.model_dir import ExportError
 from slap_jax.checkpoints.read_model import export_run, read_model
 from slap_jax.checkpoints.run import CheckpointError
 from slap_jax.cli import main
+from slap_jax.evaluation.scorer import ModelScorer
 from slap_jax.finetune.config import base_config
 from slap_jax.inference.model import SlapModel
 from slap_jax.params import flatten
@@ -114,3 +115,31 @@ def test_an_export_without_weights_is_not_taken_for_a_run(run, capsys):
         base_config(str(exported))  # of `slap finetune`
     assert main(["export", str(exported), "--format", "pytorch"]) == 2
     assert "lacks model.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda config: config.update(data="here"),
+        lambda config: config["data"].update(max_caption_tokens=0),
+        lambda config: config["model"]["audio_encoder"].update(width="wide"),
+        lambda config: config["model"].pop("embed_dim"),
+        lambda config: config["audio"].update(mels=0),
+    ],
+)
+def test_an_edited_config_of_a_run_is_named(run, edit):
+    directory, _ = run
+    config = json.loads((directory / "config.json").read_text())
+    edit(config)
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=r"run/config\.json.*restore"):
+        read_model(directory)
+
+
+def test_parameters_of_another_size_are_named(run):
+    directory, _ = run
+    config = json.loads((directory / "config.json").read_text())
+    config["model"]["audio_encoder"]["width"] *= 2
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match="does not hold the parameters that its config describes"):
+        ModelScorer(directory).score([])

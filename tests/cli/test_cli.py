@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -120,6 +121,27 @@ def test_train_passes_the_config(root, monkeypatch):
         (["train", "--config", "no.py", "--run-dir", "x"], "slap train: config file 'no.py' does not exist"),
         (["report", "{root}/none"], "slap report: "),
         (["scenes", "{root}/x", "--train", "0", "--test", "0"], "--train and --test are both 0"),
+        (["probe", "x", "--data", "a=b:c:d", "--folds", "fold:0"], "--folds 'fold:0' is not LABEL or LABEL:NUMBER"),
+        (["probe", "x", "--data", "a=b:c:d", "--folds", "fold:²"], "--folds 'fold:²' is not LABEL or LABEL:NUMBER"),
+        (
+            [
+                "finetune",
+                "--model",
+                "{root}/run",
+                "--task",
+                "retrieval",
+                "--data",
+                "{root}/scenes",
+                "--run-dir",
+                "x",
+                "--max-seconds=nan",
+            ],
+            "slap finetune: max_seconds is nan; write a number above 0",
+        ),
+        (
+            ["tokenizer", "{root}/scenes", "--vocab-size", "40", "--output", "x", "--character-coverage", "2"],
+            "slap tokenizer: character_coverage is 2.0; write a number from 0.98 to 1",
+        ),
         (["ablations", "--config", "x.py", "--run-dir", "x", "--seeds", "a"], "--seeds 'a' is not a list of integers"),
     ],
 )
@@ -127,6 +149,75 @@ def test_user_errors_are_one_line(root, capsys, command, message):
     assert main([word.format(root=root) for word in command]) == 2
     error = capsys.readouterr().err
     assert message.format(root=root) in error and error.count("\n") == 1
+
+
+PATHS = (  # commands that write to {path}, or below it
+    ["evaluate", "{root}/run/export", "--data", "a={root}/scenes:test", "--output", "{path}"],
+    ["prepare", "{root}/recorded", "{path}"],
+    ["scenes", "{path}", "--train", "1"],
+    ["tokenizer", "{root}/scenes", "--vocab-size", "40", "--output", "{path}"],
+    ["stats", "{root}/scenes", "--clips", "3", "--output", "{path}"],
+    ["export", "{root}/run", "--output", "{path}"],
+    ["embed", "--text", "rain", "--model", "{root}/run/export", "--output", "{path}/x.npz"],
+    ["frames", "{root}/recorded/0.wav", "--model", "{root}/run/export", "--output", "{path}"],
+    ["index", "{root}/recorded", "--model", "{root}/run/export", "--index", "{path}"],
+)
+
+
+@pytest.mark.parametrize("command", PATHS, ids=lambda command: command[0])
+def test_an_output_that_cannot_be_written_is_named(root, tmp_path, capsys, command):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "below"
+    assert main([word.format(root=root, path=path) for word in command]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/file" in error and "Errno" not in error and error.count("\n") == 1
+
+
+DAMAGED = {  # file below the folder -> commands that read it
+    "scenes/slap_clips/1.0.0/dataset_info.json": (
+        ["stats", "{copy}/scenes"],
+        ["tokenizer", "{copy}/scenes", "--vocab-size", "40", "--output", "x.model"],
+        ["evaluate", "{root}/run/export", "--data", "a={copy}/scenes:test"],
+        ["probe", "{root}/run/export", "--data", "a={copy}/scenes:test:structure", "--folds", "structure"],
+        ["prepare", "{root}/recorded", "x", "--exclude", "{copy}/scenes:test"],
+        ["finetune", "--model", "{root}/run", "--task", "retrieval", "--data", "{copy}/scenes", "--run-dir", "x"],
+    ),
+    "scenes/slap_clips/1.0.0/slap_records.json": (
+        ["stats", "{copy}/scenes"],
+        ["evaluate", "{root}/run/export", "--data", "a={copy}/scenes:test"],
+        ["finetune", "--model", "{root}/run", "--task", "retrieval", "--data", "{copy}/scenes", "--run-dir", "x"],
+    ),
+    "scenes/slap_clips/1.0.0/index/test/id_hash_order.npy": (
+        ["prepare", "{root}/recorded", "x", "--exclude", "{copy}/scenes:test"],
+    ),
+    "run/config.json": (
+        ["evaluate", "{copy}/run"],
+        ["export", "{copy}/run", "--output", "x"],
+        ["score", "{copy}/run"],
+        ["doctor", "{copy}/run"],
+        ["report", "{copy}/run"],
+        ["finetune", "--model", "{copy}/run", "--task", "retrieval", "--data", "{root}/scenes", "--run-dir", "x"],
+    ),
+    "run/export/config.json": (
+        ["embed", "--text", "rain", "--json", "--model", "{copy}/run/export"],
+        ["doctor", "{copy}/run/export"],
+        ["export", "{copy}/run/export", "--format", "pytorch", "--output", "x"],
+        ["index", "{root}/recorded", "--index", "x", "--model", "{copy}/run/export"],
+    ),
+}
+
+
+@pytest.mark.parametrize("file", DAMAGED)
+def test_a_damaged_file_is_named_by_every_command(root, tmp_path, monkeypatch, capsys, file):
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    for content in (b"", b"{", b"[]", b"7", b"\xe9"):
+        (copy / file).write_bytes(content)
+        for command in DAMAGED[file]:
+            assert main([word.format(root=root, copy=copy) for word in command]) == 2, (content, command)
+            error = capsys.readouterr().err
+            assert str(copy / file) in error and error.count("\n") == 1, (content, command, error)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +230,9 @@ def test_user_errors_are_one_line(root, capsys, command, message):
         ["train", "--run-dir", "x"],
         ["scenes", "x", "--seed", "-1"],
         ["search", "rain", "-k", "0", "--model", "x"],
+        ["search", "rain", "-k", "99999999999", "--model", "x"],
+        ["caption", "x.wav", "--beam", "99999999999", "--model", "x"],
+        ["scenes", "x", "--seed", "99999999999999999999"],
     ],
 )
 def test_misuse_prints_the_usage(capsys, command):

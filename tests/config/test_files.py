@@ -90,3 +90,40 @@ def test_arguments_are_typed_and_unknown_ones_named():
         parse_arg("stpes=3", steps=1)
     with pytest.raises(ConfigError, match="steps='many' is not a int"):
         parse_arg("steps=many", steps=1)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def get_config(:\n", "broken.py', line 1: SyntaxError: .*; correct the file"),
+        ("\nimport no_such_package\n", "broken.py', line 2: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("def get_config():\n    return 1 / 0\n", "broken.py', line 2: ZeroDivisionError: division by zero; correct"),
+        (
+            "from slap_jax.config import default_config\n\ndef get_config():\n    default_config().data.rows = 'x'\n",
+            "broken.py', line 4: TypeError: .*'rows'",
+        ),
+        ("get_config = 3\n", "broken.py' has no get_config"),
+        (
+            "def get_config(a, b):\n    pass\n",
+            r"get_config\(a, b\) cannot be called .*: after FILE.py:, none was given",
+        ),
+    ],
+)
+def test_errors_in_a_config_file_name_the_line(tmp_path, monkeypatch, code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text(code)
+    for path in (tmp_path / "broken.py", "broken.py"):
+        with pytest.raises(ConfigError, match=message):
+            read_config(str(path))
+
+
+def test_an_argument_that_a_config_file_does_not_take(tmp_path):
+    (tmp_path / "plain.py").write_text("def get_config():\n    pass\n")
+    with pytest.raises(ConfigError, match=r"get_config\(\) cannot be called .*: after FILE.py:, 'small' was given"):
+        read_config(f"{tmp_path / 'plain.py'}:small")
+
+
+def test_an_error_for_users_passes_through_a_config_file(tmp_path):
+    (tmp_path / "picky.py").write_text("from slap_jax.config import parse_arg as get_config\n")
+    with pytest.raises(ConfigError, match=r"^config argument 'fast' is unknown"):
+        read_config(f"{tmp_path / 'picky.py'}:fast")

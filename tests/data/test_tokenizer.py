@@ -34,7 +34,7 @@ def test_truncation_keeps_the_ends(tokenizer, limit):
 
 
 def test_limit_below_two_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="max_tokens is 1"):
+    with pytest.raises(TokenizerError, match="max_tokens is 1; write 2 or more"):
         tokenizer.encode("a", 1)
 
 
@@ -174,3 +174,9 @@ def test_files_that_are_not_a_vocabulary_are_errors(tmp_path, folder, monkeypatc
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(TokenizerError, match=r"needs the package tokenizers .*pip install 'slap-jax\[modernbert\]'"):
         load_tokenizer(folder / "tokenizer.json")
+
+
+@pytest.mark.parametrize("coverage", [0.9, 1.01, float("nan")])
+def test_an_impossible_character_coverage(tmp_path, coverage):
+    with pytest.raises(TokenizerError, match=r"character_coverage is .*; write a number from 0.98 to 1"):
+        train_tokenizer(CAPTIONS, tmp_path / "words.model", 60, character_coverage=coverage)

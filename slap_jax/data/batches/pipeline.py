@@ -89,6 +89,11 @@ class TrainBatches:
             DataMismatchError: the data or settings have changed. With `config.data.allow_mismatch` each shard resumes
                 from its position in the stream instead, and the clips in its open rows are dropped.
         """
+        if not state.keys() >= {"num_shards", "fingerprint", "states"}:
+            raise DataMismatchError(
+                f"the checkpoint's data position has {', '.join(state) or 'nothing'}; expected num_shards, fingerprint "
+                "and states: resume from a checkpoint that this version of `slap train` wrote"
+            )
         states = dict(state["states"])
         missing = [str(shard) for shard in self._shards if str(shard) not in states]
         if state["num_shards"] != self._num_shards or missing:

@@ -19,6 +19,7 @@ from jaxtyping import Float32
 from slap_jax.data.datasets.scene_sounds import SAMPLE_RATE, SOUND_KINDS
 from slap_jax.data.preparation.prepare import Prepared, prepare_records
 from slap_jax.data.records import Record, make_record
+from slap_jax.errors import UserError
 
 SOURCE = "synthetic_scenes"
 SCENES_VERSION = 1  # increased when scenes change for a given seed and index, so that they are prepared again
@@ -46,6 +47,10 @@ GAP_SECONDS = (0.08, 0.25)  # silence between two sounds in order
 BACKGROUND_LEVEL = 0.3
 PEAKS = (0.3, 0.9)
 _KIND_ORDER = list(SOUND_KINDS)
+
+
+class SceneError(UserError, ValueError):
+    """A number, seed or duration of scenes that cannot be made."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,15 +223,15 @@ def scene(
         max_seconds: maximum duration, at least 5.
 
     Raises:
-        ValueError: the durations are not in order, or seed or index is negative.
+        SceneError: the durations are not in order, or seed or index is negative.
     """
     if not 0 < min_seconds <= mean_seconds <= max_seconds or max_seconds < 5:
-        raise ValueError(
+        raise SceneError(
             f"scene durations min_seconds={min_seconds}, mean_seconds={mean_seconds}, max_seconds={max_seconds}: "
             "expected 0 < min_seconds <= mean_seconds <= max_seconds and max_seconds >= 5"
         )
     if seed < 0 or index < 0:
-        raise ValueError(f"scene seed={seed}, index={index}: expected both to be at least 0")
+        raise SceneError(f"scene seed={seed}, index={index}: expected both to be at least 0")
     generator = np.random.default_rng([seed, index, int(held_out)])
     composition = draw_composition(generator, held_out)
     sounds = composition.sounds
@@ -315,10 +320,10 @@ def prepare_scenes(
         **durations: `mean_seconds`, `min_seconds` and `max_seconds` of `scene`.
 
     Raises:
-        ValueError: there is no scene to make, or the durations are not in order.
+        SceneError: there is no scene to make, or the durations are not in order.
     """
     if min(train, test) < 0 or max(train, test) == 0:
-        raise ValueError(f"scenes train={train}, test={test}: expected at least 0 of each and more than 0 in total")
+        raise SceneError(f"scenes train={train}, test={test}: expected at least 0 of each and more than 0 in total")
     sizes = {"train": train, "test": test}
     splits = {
         split: (size, scene_records(seed, size, held_out=split == "test", **durations))

@@ -12,6 +12,7 @@ from slap_jax.data.datasets.synthetic_scenes import (
     HELD_OUT_VARIANTS,
     STRUCTURES,
     Composition,
+    SceneError,
     Sound,
     captions_of,
     describe,
@@ -289,7 +290,7 @@ def test_records_keep_the_samples_and_what_is_known_about_them():
     ],
 )
 def test_impossible_arguments_are_errors(arguments, word):
-    with pytest.raises(ValueError, match=word):
+    with pytest.raises(SceneError, match=word):
         scene(**arguments)
 
 
@@ -319,5 +320,5 @@ def test_unchanged_arguments_write_nothing_and_changed_ones_everything(tmp_path,
 
 @pytest.mark.parametrize("train, test", [(0, 0), (-1, 5)])
 def test_no_scenes_are_refused(tmp_path, train, test):
-    with pytest.raises(ValueError, match=f"train={train}, test={test}"):
+    with pytest.raises(SceneError, match=f"train={train}, test={test}"):
         prepare_scenes(tmp_path, train=train, test=test)
