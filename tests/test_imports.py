@@ -47,7 +47,7 @@ def imports() -> dict[str, set[str]]:
     return result
 
 
-def test_rooms_import_only_what_stands_above_them_in_the_list(imports):
+def test_rooms_import_only_rooms_above_them(imports):
     order = {name: number for number, name in enumerate(rooms_in_order())}
     assert {room(file) for file in imports} == set(order)
     wrong = [
@@ -72,7 +72,7 @@ def test_few_files_are_in_no_room(imports):
 @pytest.mark.parametrize(
     ("module", "more"), [("slap_jax.train", ()), ("slap_jax.data.batches.workers", ("flax", "optax"))]
 )
-def test_training_and_its_data_workers_load_only_what_they_use(module, more):
+def test_training_and_its_data_workers_load_only_used_modules(module, more):
     """Every process of a run pays for an import at every start."""
     heavy = ("datasets", "lancedb", "matplotlib", "numba", "pyarrow", "scipy", "sklearn", "tensorboardX", "tensorflow")
     heavy = (*heavy, "tensorflow_datasets", "torch", *more)

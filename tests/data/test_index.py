@@ -7,7 +7,7 @@ from slap_jax.data.index import SplitIndex, hash_audio, hash_bytes, hash_id, ope
 from slap_jax.data.records import RecordsError, open_split
 
 
-def test_the_index_says_what_the_records_say(dataset):
+def test_the_index_matches_the_records(dataset):
     records, index = open_split(dataset, "train"), open_index(dataset, "train")
     assert len(index) == len(records) == 24
     assert index.samples.tolist() == [len(record.waveform()) for record in records]

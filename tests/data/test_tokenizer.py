@@ -135,7 +135,7 @@ def test_json_truncation_keeps_the_ends(json_tokenizer, limit):
     assert json_tokenizer.encode(JSON_CAPTIONS[2], limit) == [*whole[: limit - 1], json_tokenizer.eos]
 
 
-def test_a_caption_is_never_longer_or_padded_by_what_the_file_says(json_tokenizer, folder, tmp_path):
+def test_a_caption_ignores_the_padding_and_truncation_of_the_file(json_tokenizer, folder, tmp_path):
     described = json.loads((folder / "tokenizer.json").read_text())
     described["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     padding = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_type_id": 0}

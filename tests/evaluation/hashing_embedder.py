@@ -1,4 +1,4 @@
-"""An embedder without a model: random vectors that depend on the content alone, for tests of protocols."""
+"""An embedder without a model: random vectors that depend only on the content, for tests of protocols."""
 
 import zlib
 

@@ -1,4 +1,4 @@
-"""Every data set of the suites in its publisher's layout, a few clips each, and prepared as a user would."""
+"""Every data set of the suites with a few clips, in its publisher's layout, and prepared with `slap prepare`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.inference.tiny import noise
 
 
 def write_noise(path: Path, seed: int, seconds: float = 0.1) -> None:
-    """Writes a clip unlike any other."""
+    """Writes a clip that differs from all others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(noise(seed, seconds)))
 

@@ -43,7 +43,7 @@ def no_java(monkeypatch):
 
 
 def cider_d(written, references):
-    """CIDEr-D as Vedantam et al. (2015), section 4, and its clipping and length penalty, define it."""
+    """CIDEr-D as defined by Vedantam et al. (2015), section 4, with its clipping and length penalty."""
 
     def grams(text, n):
         words = text.split()
@@ -69,37 +69,37 @@ def cider_d(written, references):
     return scores.mean()
 
 
-def test_cider_d_bleu_and_rouge_are_those_of_pycocoevalcap(no_java):
+def test_cider_d_bleu_and_rouge_equal_pycocoevalcap(no_java):
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
     written, references = random_captions(0, 40)
-    found = caption_scores(written, references, resamples=50)
+    result = caption_scores(written, references, resamples=50)
     truths, guesses = dict(enumerate(references)), {clip: [text] for clip, text in enumerate(written)}
-    assert found["cider_d"] == pytest.approx(Cider().compute_score(truths, guesses)[0], abs=1e-12)
-    assert found["rouge_l"] == pytest.approx(Rouge().compute_score(truths, guesses)[0], abs=1e-12)
+    assert result["cider_d"] == pytest.approx(Cider().compute_score(truths, guesses)[0], abs=1e-12)
+    assert result["rouge_l"] == pytest.approx(Rouge().compute_score(truths, guesses)[0], abs=1e-12)
     bleu, _ = Bleu(4).compute_score(truths, guesses, verbose=0)
-    assert [found[f"bleu_{n}"] for n in range(1, 5)] == pytest.approx(bleu, abs=1e-8)
-    assert found["cider_d"] == pytest.approx(cider_d(written, references), abs=1e-9)
+    assert [result[f"bleu_{n}"] for n in range(1, 5)] == pytest.approx(bleu, abs=1e-8)
+    assert result["cider_d"] == pytest.approx(cider_d(written, references), abs=1e-9)
 
 
 def test_intervals_are_about_the_values(no_java):
-    found = caption_scores(*random_captions(1, 60), resamples=200)
+    result = caption_scores(*random_captions(1, 60), resamples=200)
     for name in ("cider_d", "rouge_l", "bleu_1", "bleu_4"):
-        low, high = found[f"{name}_interval"]
-        assert low < found[name] < high, name
+        low, high = result[f"{name}_interval"]
+        assert low < result[name] < high, name
 
 
 @pytest.mark.process
 def test_the_published_example_with_java():
-    found = caption_scores(WRITTEN, REFERENCES, resamples=20)
-    assert found["tokeniser"] == "ptb" and found["not_computed"] == {}
-    assert {name: round(found[name], 4) for name in EXAMPLE} == EXAMPLE
+    result = caption_scores(WRITTEN, REFERENCES, resamples=20)
+    assert result["tokeniser"] == "ptb" and result["not_computed"] == {}
+    assert {name: round(result[name], 4) for name in EXAMPLE} == EXAMPLE
 
 
 @pytest.mark.process
-def test_tokens_are_those_of_the_field():
+def test_tokens_equal_those_of_ptb():
     (guesses, truths), name = tokenise([["A dog's bark, LOUD!"], [""]], [["Two\nlines."], ["It isn't so - really;"]])
     assert name == "ptb"
     assert guesses == {0: ["a dog 's bark loud"], 1: [""]}
@@ -107,9 +107,9 @@ def test_tokens_are_those_of_the_field():
 
 
 def test_without_java_the_results_say_so(no_java):
-    found = caption_scores(["A man, speaking!"], [["a man speaking"]], resamples=5)
-    assert found["tokeniser"] == "words" and found["bleu_3"] == pytest.approx(1.0)
-    assert found["not_computed"] == {"meteor": "needs Java: install a Java runtime that provides `java`"}
+    result = caption_scores(["A man, speaking!"], [["a man speaking"]], resamples=5)
+    assert result["tokeniser"] == "words" and result["bleu_3"] == pytest.approx(1.0)
+    assert result["not_computed"] == {"meteor": "needs Java: install a Java runtime that provides `java`"}
 
 
 @pytest.mark.process
@@ -124,20 +124,20 @@ def test_a_broken_java_is_an_error(monkeypatch, tmp_path):
         captioning._meteor({0: ["rain"]}, {0: ["rain"]})
 
 
-def test_spice_and_fense_say_what_they_need(no_java):
-    found = caption_scores(WRITTEN, REFERENCES, resamples=5, extra=("spice", "fense"))
-    assert found["not_computed"]["spice"].startswith(
+def test_spice_and_fense_name_their_requirements(no_java):
+    result = caption_scores(WRITTEN, REFERENCES, resamples=5, extra=("spice", "fense"))
+    assert result["not_computed"]["spice"].startswith(
         "needs stanford-corenlp-3.6.0.jar and stanford-corenlp-3.6.0-models"
     )
-    assert "pip install aac-metrics && aac-metrics-download" in found["not_computed"]["fense"]
-    assert "spice" not in found and "spider" not in found
+    assert "pip install aac-metrics && aac-metrics-download" in result["not_computed"]["fense"]
+    assert "spice" not in result and "spider" not in result
 
 
 def test_spider_is_the_mean_of_cider_d_and_spice(no_java, monkeypatch):
     scores = {"spice": lambda *texts: {"spice": np.array([0.2, 0.4])}}
     monkeypatch.setattr(captioning, "EXTRA_SCORES", scores)
-    found = caption_scores(WRITTEN, REFERENCES, resamples=5, extra=("spice",))
-    assert found["spider"] == pytest.approx((found["cider_d"] + 0.3) / 2)
+    result = caption_scores(WRITTEN, REFERENCES, resamples=5, extra=("spice",))
+    assert result["spider"] == pytest.approx((result["cider_d"] + 0.3) / 2)
 
 
 def task_of(captions, tokenizer):
@@ -151,13 +151,14 @@ def test_each_clip_with_references_is_captioned_once(no_java, tokenizer):
     task = task_of([["a dog barks"], [], ["rain falls", "it rains"]], tokenizer)
     written = {160: "a dog barks", 162: ""}
     generator = CaptionGenerator(lambda waveforms: [written[len(waveform)] for waveform in waveforms], {"beam": 3})
-    found = evaluate(HashingEmbedder(), {}, [task], resamples=5, generator=generator)["captioning"]["tiny"]
-    assert (found["n_clips"], found["n_captions"], found["captions_per_clip"], found["n_empty"]) == (2, 3, [1, 2], 1)
-    assert found["decoding"] == {"beam": 3} and found["set_size"] == 3
-    assert found["examples"][1] == {"written": "", "references": ["rain falls", "it rains"]}
+    result = evaluate(HashingEmbedder(), {}, [task], resamples=5, generator=generator)["captioning"]["tiny"]
+    counts = [result[name] for name in ("n_clips", "n_captions", "captions_per_clip", "n_empty")]
+    assert counts == [2, 3, [1, 2], 1]
+    assert result["decoding"] == {"beam": 3} and result["set_size"] == 3
+    assert result["examples"][1] == {"written": "", "references": ["rain falls", "it rains"]}
 
 
-def test_what_is_missing_is_named(no_java, tokenizer, monkeypatch):
+def test_missing_requirements_are_named(no_java, tokenizer, monkeypatch):
     task = task_of([["a dog barks"], ["rain"]], tokenizer)
     with pytest.raises(CaptioningError, match="'tiny' is for captioning, and this model has no caption decoder"):
         evaluate(HashingEmbedder(), {}, [task])

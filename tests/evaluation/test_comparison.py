@@ -42,13 +42,13 @@ def results(**changes):
     return {"retrieval": {}, "zero_shot": zero_shot, "model": MODEL, **changes}
 
 
-def lines_of(found, title):
-    (section,) = [section for section in compare({"mine.json": found}) if section.title.startswith(f"{title},")]
+def lines_of(result, title):
+    (section,) = [section for section in compare({"mine.json": result}) if section.title.startswith(f"{title},")]
     ours = [line for line in section.lines if line.ours]
     return ours, {(line.model, line.setting): line for line in section.lines if not line.ours}
 
 
-def test_our_line_says_what_it_is():
+def test_our_line_states_its_protocol():
     (fixed, ensemble), _ = lines_of(results(), "esc50")
     assert fixed.model == "mine step 7 (0123456789ab)" and fixed.clips == 2_000 and fixed.setting == ZERO_SHOT
     assert fixed.values == {"accuracy": 50.0} and fixed.intervals["accuracy"] == pytest.approx((40.0, 60.0))
@@ -57,7 +57,7 @@ def test_our_line_says_what_it_is():
     assert vggsound.notes == ["12,722 of the 15,496 published clips"]
 
 
-def test_a_median_rank_is_no_percentage():
+def test_a_median_rank_is_not_a_percentage():
     ranks = {"t2a_r1": 0.3, "t2a_r1_interval": [0.2, 0.4], "t2a_medr": 4.0, "t2a_medr_interval": [3.0, 6.0]}
     entry = {**ranks, "n_clips": 975, "n_captions": 4_875, "set_size": 975, "n_published": 975, **ABOUT}
     (ours,), _ = lines_of(results(retrieval={"audiocaps": entry}), "audiocaps")
@@ -65,19 +65,19 @@ def test_a_median_rank_is_no_percentage():
     assert ours.values["t2a_medr"] == 4.0 and ours.intervals["t2a_medr"] == (3.0, 6.0)
 
 
-def test_what_differs_is_named():
+def test_differences_are_named():
     _, others = lines_of(results(), "esc50")
     assert others["Cacophony", ZERO_SHOT].notes == ["number of clips not stated", "prompt not stated"]
     assert others["WavCaps HTSAT-BERT", ZERO_SHOT].notes == ["another prompt; ours: “This is a sound of {}.”"]
     _, others = lines_of(results(), "vggsound")
     assert "ours lacks clips of the set" in others["Cacophony", ZERO_SHOT].notes
     assert not any("on 12,722 clips" in note for note in others["Cacophony", ZERO_SHOT].notes)
-    found = results()
-    found["zero_shot"]["vggsound"]["n"] = 15_000
-    assert "on 12,722 clips; ours: 15,000" in lines_of(found, "vggsound")[1]["Cacophony", ZERO_SHOT].notes
+    result = results()
+    result["zero_shot"]["vggsound"]["n"] = 15_000
+    assert "on 12,722 clips; ours: 15,000" in lines_of(result, "vggsound")[1]["Cacophony", ZERO_SHOT].notes
 
 
-def test_the_same_protocol_has_nothing_against_it():
+def test_the_same_protocol_has_no_objection():
     _, others = lines_of(results(), "gtzan")
     assert [line.notes for line in others.values()] == [[]]
     _, others = lines_of(results(), "esc50")
@@ -94,21 +94,21 @@ def test_settings_are_compared():
         "sources": ["audiocaps"],
         **ABOUT,
     }
-    found = results(retrieval={"audiocaps": scores})
-    ours, others = lines_of(found, "audiocaps")
+    result = results(retrieval={"audiocaps": scores})
+    ours, others = lines_of(result, "audiocaps")
     assert ours[0].setting == ZERO_SHOT and ours[0].intervals == {"t2a_r1": (0.0, 20.0)}
     assert "in training; ours: zero-shot" in others["AuroLA-7B", IN_TRAINING].notes
     assert others["AuroLA-7B, PT", ZERO_SHOT].notes == ["number of clips not stated"]
     assert others["AuroLA-7B, PT", ZERO_SHOT].values == {"t2a_r1": 43.3, "a2t_r1": 53.0}
-    found["model"] = {**MODEL, "setting": None, "trained_on": ["audiocaps", "wavcaps"]}
-    assert "zero-shot; ours: in training" in lines_of(found, "audiocaps")[1]["AuroLA-7B, PT", ZERO_SHOT].notes
-    found["model"] = {**MODEL, "setting": None, "trained_on": None}
-    others = lines_of(found, "audiocaps")[1]
+    result["model"] = {**MODEL, "setting": None, "trained_on": ["audiocaps", "wavcaps"]}
+    assert "zero-shot; ours: in training" in lines_of(result, "audiocaps")[1]["AuroLA-7B, PT", ZERO_SHOT].notes
+    result["model"] = {**MODEL, "setting": None, "trained_on": None}
+    others = lines_of(result, "audiocaps")[1]
     assert "training data of one of the two not stated" in others["AuroLA-7B, PT", ZERO_SHOT].notes
 
 
 def test_zero_shot_is_stated_and_never_guessed():
-    """A folder named "train" says nothing, and clips of a collection may have another source in the training data."""
+    """A folder named "train" means nothing, and clips of a collection may have another source in the training data."""
     entry = {"sources": ["audiocaps"]}
     assert setting({"trained_on": ["train"]}, entry) == UNKNOWN
     assert setting({"trained_on": ["wavcaps"]}, entry) == UNKNOWN
@@ -124,8 +124,8 @@ def test_a_probe_is_not_a_fine_tuned_network():
     ours, others = lines_of(results(probe={"audioset_knn_dense": probe}, zero_shot={}), "audioset")
     assert ours[0].how == "knn on dense features"
     assert others["EAT large, 20 epochs", FINE_TUNED].notes[0] == "whole network fine-tuned; ours: frozen features"
-    found = results(probe={"esc50_linear_global": {**probe, "accuracy": 0.9}}, zero_shot={})
-    assert lines_of(found, "esc50")[1]["M2D", UNKNOWN].notes[0] == "another probe protocol"
+    result = results(probe={"esc50_linear_global": {**probe, "accuracy": 0.9}}, zero_shot={})
+    assert lines_of(result, "esc50")[1]["M2D", UNKNOWN].notes[0] == "another probe protocol"
 
 
 def test_a_fine_tuned_network_compares_with_others():
@@ -133,14 +133,14 @@ def test_a_fine_tuned_network_compares_with_others():
     ours, others = lines_of(results(classification={"audioset": scores}, zero_shot={}), "audioset")
     assert ours[0].setting == FINE_TUNED and ours[0].values == {"map": 30.0}
     assert others["EAT large, 20 epochs", FINE_TUNED].notes == ["number of clips not stated"]
-    found = results(classification={"esc50": {**scores, "accuracy": 0.9}}, zero_shot={})
-    assert lines_of(found, "esc50")[1]["M2D", UNKNOWN].notes[0] == "probe on frozen features; ours: fine-tuned"
+    result = results(classification={"esc50": {**scores, "accuracy": 0.9}}, zero_shot={})
+    assert lines_of(result, "esc50")[1]["M2D", UNKNOWN].notes[0] == "probe on frozen features; ours: fine-tuned"
 
 
-def test_classes_that_lack_make_a_test_easier():
-    found = results()
-    found["zero_shot"]["esc50"] |= {"n_classes": 40, "n_classes_published": 50}
-    ours, others = lines_of(found, "esc50")
+def test_missing_classes_make_a_test_easier():
+    result = results()
+    result["zero_shot"]["esc50"] |= {"n_classes": 40, "n_classes_published": 50}
+    ours, others = lines_of(result, "esc50")
     assert ours[0].notes == ["40 of the 50 classes"]
     assert "ours lacks classes of the set" in others["Cacophony", ZERO_SHOT].notes
 
@@ -173,8 +173,8 @@ def test_every_figure_belongs_to_a_suite_and_has_a_source():
 
 @pytest.mark.parametrize("render", [markdown, html])
 def test_pages_show_everything(render):
-    found = results(missing={"clotho, retrieval": "data/clotho is not there; prepare it with `slap prepare <x>`"})
-    files = {"mine.json": found}
+    result = results(missing={"clotho, retrieval": "data/clotho is not there; prepare it with `slap prepare <x>`"})
+    files = {"mine.json": result}
     page = render(compare(files), missing_sets(files))
     for text in (
         "esc50, zero-shot classification",
@@ -196,7 +196,7 @@ def test_several_files_are_lines_of_one_table():
     assert models == ["mine step 7 (0123456789ab)"] * 2 + ["other step 7 (0123456789ab)"] * 2
 
 
-def test_files_that_are_no_results(tmp_path):
+def test_files_that_are_not_results_are_errors(tmp_path):
     (tmp_path / "text.json").write_text("{")
     (tmp_path / "list.json").write_text(json.dumps({"rows": 1}))
     for name, message in (("none.json", "cannot be read"), ("text.json", "cannot be read"), ("list.json", "holds no")):

@@ -48,26 +48,26 @@ def results(embedder, tokenizer):
     return evaluate(embedder, PARAMS, [task_of(CLIPS, tokenizer, "kind", "sound")], resamples=200)
 
 
-def test_equals_the_parts_put_together(results, embedder, tokenizer):
+def test_evaluation_equals_its_parts(results, embedder, tokenizer):
     audio = embedder.audio(PARAMS, [clip.waveform for clip in CLIPS])
     pairs = [(index, caption) for index, clip in enumerate(CLIPS) for caption in clip.captions]
     owner, captions = np.array([index for index, _ in pairs]), [caption for _, caption in pairs]
     text = embedder.text(PARAMS, [tokenizer.encode(caption, 24) for caption in captions])
     expected = retrieval(audio, text, owner, captions, resamples=200)
-    found = results["retrieval"]["tiny"]
-    assert {name: found[name] for name in expected} == expected
+    result = results["retrieval"]["tiny"]
+    assert {name: result[name] for name in expected} == expected
     prompts = embedder.text(PARAMS, [tokenizer.encode(prompt, 24) for prompt in class_prompts("ab", "sound")])
     right = [int(np.argmax(audio[index] @ prompts.T)) == index % 2 for index in range(9)]
     assert results["zero_shot"]["tiny"]["accuracy"] == np.mean(right)
 
 
-def test_results_say_what_they_are(results):
-    found = results["retrieval"]["tiny"]
-    assert found["n_clips"] == 10 and found["n_captions"] == 19 and found["crop"] == "none" and found["split"] == "test"
-    assert len(found["split_fingerprint"]) == 16
-    found = results["zero_shot"]["tiny"]
-    assert found["n"] == 9 and found["chance"] == 0.5 and found["classes"] == ["a", "b"]
-    assert found["template"] == "sound" and found["label"] == "kind"
+def test_results_describe_themselves(results):
+    result = results["retrieval"]["tiny"]
+    assert result["n_clips"] == 10 and result["n_captions"] == 19
+    assert result["crop"] == "none" and result["split"] == "test" and len(result["split_fingerprint"]) == 16
+    result = results["zero_shot"]["tiny"]
+    assert result["n"] == 9 and result["chance"] == 0.5 and result["classes"] == ["a", "b"]
+    assert result["template"] == "sound" and result["label"] == "kind"
 
 
 def test_written_as_json(results, tmp_path):
@@ -77,11 +77,11 @@ def test_written_as_json(results, tmp_path):
 
 
 def test_scalars_are_the_numbers_of_curves(results):
-    found = scalars(results)
-    assert found["retrieval/tiny/t2a_r1"] == results["retrieval"]["tiny"]["t2a_r1"]
-    assert found["zero_shot/tiny/accuracy"] == results["zero_shot"]["tiny"]["accuracy"]
-    assert all(isinstance(value, float) for value in found.values())
-    assert not any("interval" in name or "n_clips" in name for name in found)
+    result = scalars(results)
+    assert result["retrieval/tiny/t2a_r1"] == results["retrieval"]["tiny"]["t2a_r1"]
+    assert result["zero_shot/tiny/accuracy"] == results["zero_shot"]["tiny"]["accuracy"]
+    assert all(isinstance(value, float) for value in result.values())
+    assert not any("interval" in name or "n_clips" in name for name in result)
 
 
 def test_the_table_has_chance_and_n_next_to_each_number(results):
@@ -106,7 +106,7 @@ def test_same_results_on_a_mesh_and_while_parameters_change(tokenizer, results):
         assert sharded["retrieval"]["tiny"][name] == pytest.approx(results["retrieval"]["tiny"][name])
 
 
-def test_under_a_transfer_guard(embedder, tokenizer):
+def test_works_under_a_transfer_guard(embedder, tokenizer):
     task = task_of(CLIPS, tokenizer, "kind")
     params = jax.device_put(PARAMS)
     expected = evaluate(embedder, params, [task], resamples=10)
@@ -116,10 +116,10 @@ def test_under_a_transfer_guard(embedder, tokenizer):
 
 def test_sets_without_captions_or_labels(embedder, tokenizer):
     bare = [EvaluationClip(clip.id, clip.waveform, (), clip.labels, clip.key) for clip in CLIPS[:3]]
-    found = evaluate(embedder, PARAMS, [task_of(bare, tokenizer, "kind", name="bare")], resamples=10)
-    assert found["retrieval"] == {} and found["zero_shot"]["bare"]["n"] == 3
-    found = evaluate(embedder, PARAMS, [task_of([*bare, *CLIPS[3:6]], tokenizer, name="mixed")], resamples=10)
-    assert found["zero_shot"] == {} and found["retrieval"]["mixed"]["n_clips"] == 3
+    result = evaluate(embedder, PARAMS, [task_of(bare, tokenizer, "kind", name="bare")], resamples=10)
+    assert result["retrieval"] == {} and result["zero_shot"]["bare"]["n"] == 3
+    result = evaluate(embedder, PARAMS, [task_of([*bare, *CLIPS[3:6]], tokenizer, name="mixed")], resamples=10)
+    assert result["zero_shot"] == {} and result["retrieval"]["mixed"]["n_clips"] == 3
 
 
 def test_clips_without_captions_are_logged(tokenizer, caplog):
@@ -148,7 +148,7 @@ def test_a_set_of_labels_alone_is_read_from_records(tokenizer, tmp_path):
     assert measure.labels.classes == ["a", "b"] and list(measure.labels.index) == [0, 1, 0, 1]
 
 
-def test_fingerprint_depends_on_what_is_scored(tokenizer):
+def test_fingerprint_depends_on_the_scored_clips(tokenizer):
     def fingerprint(clips):
         return read_clip_set("tiny", clips, tokenizer, 24).fingerprint
 
@@ -158,7 +158,7 @@ def test_fingerprint_depends_on_what_is_scored(tokenizer):
     assert fingerprint([other, *CLIPS[1:]]) != fingerprint(CLIPS)
 
 
-def test_bad_tasks(tokenizer):
+def test_unknown_tasks_are_errors(tokenizer):
     with pytest.raises(ConfigError, match="evaluation set 'empty' holds no clips"):
         task_of([], tokenizer, name="empty")
     with pytest.raises(ZeroShotError, match="no clip has the label 'genre'; labels found: kind"):

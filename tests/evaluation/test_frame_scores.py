@@ -1,4 +1,4 @@
-"""Texts against time: segments, what is positive, and AUROC against scikit-learn."""
+"""Texts over time: segments, their positives, and AUROC against scikit-learn."""
 
 import numpy as np
 import pytest
@@ -50,27 +50,27 @@ def segment_scores(embedder, task, texts):
 def test_classes_are_pooled_over_clips(tokenizer):
     regions = [[(0.0, 1.5, "a dog"), (2.2, 4.0, "rain")], [(1.0, 2.0, "a dog")], [(0.5, 3.5, "rain")]]
     task = task_of(tokenizer, [*regions, []], [4.0, 3.0, 4.96, 2.0])
-    found = evaluate(HashingEmbedder(), {}, [task], resamples=50)["frames"]["tiny"]
+    result = evaluate(HashingEmbedder(), {}, [task], resamples=50)["frames"]["tiny"]
     scores = np.concatenate(list(segment_scores(HashingEmbedder(), task, ["a dog", "rain"]))[:3])
     dog = [*(1, 1, 0, 0), *(0, 1, 0), *(0, 0, 0, 0, 0)]
     rain = [*(0, 0, 1, 1), *(0, 0, 0), *(1, 1, 1, 1, 0)]
-    assert found["by"] == "class" and found["n_clips"] == 3 and found["n_segments"] == 12
+    assert result["by"] == "class" and result["n_clips"] == 3 and result["n_segments"] == 12
     expected = np.mean([roc_auc_score(dog, scores[:, 0]), roc_auc_score(rain, scores[:, 1])])
-    assert found["auroc"] == pytest.approx(expected, abs=1e-9)
-    assert found["interval"][0] <= found["auroc"] <= found["interval"][1]
+    assert result["auroc"] == pytest.approx(expected, abs=1e-9)
+    assert result["interval"][0] <= result["auroc"] <= result["interval"][1]
 
 
 def test_sentences_are_scored_within_their_clip(tokenizer):
     regions = [[(0.0, 1.5, "a dog outside"), (0.0, 4.0, "all the time")], [(1.1, 1.9, "rain twice")]]
     task = task_of(tokenizer, regions, [4.0, 3.0])
-    found = evaluate(HashingEmbedder(), {}, [task], resamples=50)["frames"]["tiny"]
+    result = evaluate(HashingEmbedder(), {}, [task], resamples=50)["frames"]["tiny"]
     texts = ["a dog outside", "rain twice"]
     first, second = segment_scores(HashingEmbedder(), task, texts)
     expected = [roc_auc_score([1, 1, 0, 0], first[:, 0]), roc_auc_score([0, 1, 0], second[:, 1])]
-    assert found["by"] == "region" and found["n_texts"] == 3 and found["n_scored"] == 2
-    assert found["auroc"] == pytest.approx(np.mean(expected))
+    assert result["by"] == "region" and result["n_texts"] == 3 and result["n_scored"] == 2
+    assert result["auroc"] == pytest.approx(np.mean(expected))
 
 
-def test_a_set_without_regions_is_refused(tokenizer):
+def test_a_set_without_regions_is_an_error(tokenizer):
     with pytest.raises(ConfigError, match="'tiny': frames needs clips with timed regions, and it has none"):
         task_of(tokenizer, [[], []], [1.0, 1.0])

@@ -25,7 +25,7 @@ TAGS = ("bell", "dog", "rain")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Twelve clips with one to three of the tags; in `test`, also one without, and one with a tag that no other has."""
+    """Twelve clips with one to three tags each; `test` also has one without a tag and one with a unique tag."""
     generator = np.random.default_rng(0)
     directory = tmp_path_factory.mktemp("tags") / "tags"
     splits = {}
@@ -64,10 +64,10 @@ def test_macro_map_equals_scikit_learn(trained, data):
     sets = {"test": source(str(data), "test")}
     scores = HeadEvaluation(config, embedder, sets)(params, resamples=50)["test"]
     records = [record for record in open_split(data, "test") if any("tag=" in label for label in record.labels)]
-    found = Classifier(config, embedder)(params, [record.waveform() for record in records])
-    assert np.all((found > 0) & (found < 1)) and np.abs(found.sum(axis=1) - 1).max() > 0.1  # sigmoids
+    result = Classifier(config, embedder)(params, [record.waveform() for record in records])
+    assert np.all((result > 0) & (result < 1)) and np.abs(result.sum(axis=1) - 1).max() > 0.1  # sigmoids
     truth = np.array([[f"tag={tag}" in record.labels for tag in TAGS] for record in records])
-    expected = np.mean([average_precision_score(truth[:, y], found[:, y]) for y in range(3)])
+    expected = np.mean([average_precision_score(truth[:, y], result[:, y]) for y in range(3)])
     assert scores["map"] == pytest.approx(expected, abs=1e-9)
     assert scores["n"] == 13 and scores["n_unknown"] == 1 and scores["classes"] == list(TAGS)
     low, high = scores["interval"]
@@ -76,7 +76,7 @@ def test_macro_map_equals_scikit_learn(trained, data):
     assert f"{scores['map']:.3f}" in table and "test, tag" in table
 
 
-def test_one_class_a_clip_counts_unknown_ones_as_wrong(trained, tmp_path):
+def test_with_one_class_per_clip_unknown_classes_are_wrong(trained, tmp_path):
     config, params = trained
     config = config.copy_and_resolve_references()
     config.objectives.classification.multi_label = False
@@ -91,7 +91,7 @@ def test_one_class_a_clip_counts_unknown_ones_as_wrong(trained, tmp_path):
     assert scores["chance"] == pytest.approx(1 / 3) and scores["majority"] == pytest.approx(1 / 3)
 
 
-def test_several_classes_where_the_model_knows_one_are_refused(trained, data):
+def test_several_classes_are_an_error_if_the_model_has_one_per_clip(trained, data):
     config = trained[0].copy_and_resolve_references()
     config.objectives.classification.multi_label = False
     with pytest.raises(FinetuneError, match=r"has \d values of the label 'tag', and the model was trained for one"):
@@ -123,7 +123,7 @@ def test_a_head_of_other_classes_starts_from_zero(trained):
     head = replaced["objectives"]["classification"]["head"]
     assert head["output"]["kernel"].shape == (32, 2) and not np.any(head["output"]["kernel"])
     embedding = "audio_encoder", "patch_embedding", "kernel"
-    found, expected = replaced["model"], params["model"]
+    result, expected = replaced["model"], params["model"]
     for key in embedding:
-        found, expected = found[key], expected[key]
-    np.testing.assert_array_equal(found, expected)
+        result, expected = result[key], expected[key]
+    np.testing.assert_array_equal(result, expected)

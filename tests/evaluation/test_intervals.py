@@ -29,41 +29,41 @@ def test_equals_sklearn_with_ties_and_weights(ours, sklearns, seed):
     scores, truth = random_scores(seed)
     times = np.random.default_rng(seed).integers(0, 4, (3, len(scores))).astype(float)
     for y in range(scores.shape[1]):
-        found = ours(scores[:, y], truth[:, y], np.concatenate([np.ones((1, len(scores))), times]))
+        result = ours(scores[:, y], truth[:, y], np.concatenate([np.ones((1, len(scores))), times]))
         expected = [sklearns(truth[:, y], scores[:, y], sample_weight=weights) for weights in [None, *times]]
-        assert found == pytest.approx(expected, abs=1e-9)
+        assert result == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("ours", [average_precisions, areas_under_roc])
-def test_a_number_that_is_none_ranks_last(ours):
+def test_nan_ranks_last(ours):
     truth, ones = np.array([True, False, False]), np.ones((1, 3))
     assert ours(np.array([0.5, np.nan, 0.1]), truth, ones) == [1.0]
     assert ours(np.array([np.nan, 0.2, 0.1]), truth, ones) == ours(np.array([-9.0, 0.2, 0.1]), truth, ones)
 
 
-def test_a_constant_score_earns_what_chance_does():
+def test_a_constant_score_equals_chance():
     truth = np.array([[True], [False], [False], [False]])
-    found = mean_average_precision(np.zeros((4, 1)), truth, resamples=50)
-    assert found["map"] == found["chance"] == 0.25
+    result = mean_average_precision(np.zeros((4, 1)), truth, resamples=50)
+    assert result["map"] == result["chance"] == 0.25
     assert areas_under_roc(np.zeros(4), truth[:, 0], np.ones((1, 4))) == [0.5]
 
 
 def test_macro_map_equals_sklearn_and_leaves_out_classes_without_clips():
     scores, truth = random_scores(7, classes=6)
     truth[:, 2] = False
-    found = mean_average_precision(scores, truth, resamples=100)
+    result = mean_average_precision(scores, truth, resamples=100)
     kept = truth.any(axis=0)
     expected = average_precision_score(truth[:, kept], scores[:, kept], average="macro")
-    assert found["map"] == pytest.approx(expected, abs=1e-9)
-    assert (found["n"], found["n_classes"], found["n_classes_scored"]) == (60, 6, 5)
-    low, high = found["interval"]
-    assert low < found["map"] < high
+    assert result["map"] == pytest.approx(expected, abs=1e-9)
+    assert (result["n"], result["n_classes"], result["n_classes_scored"]) == (60, 6, 5)
+    low, high = result["interval"]
+    assert low < result["map"] < high
     with pytest.raises(ZeroShotError, match="none has a class"):
         mean_average_precision(scores, np.zeros_like(truth))
 
 
 def test_clusters_are_drawn_whole():
-    """Items that repeat their clip tell no more than the clip: the interval stays as wide."""
+    """Items that repeat their clip add no information, so the interval stays as wide."""
     scores, truth = random_scores(3, items=40, classes=2)
     settings = {"seed": 1, "resamples": 200}
     alone = resampled_mean(areas_under_roc, scores, truth, np.arange(40), **settings)
@@ -74,7 +74,7 @@ def test_clusters_are_drawn_whole():
     assert apart[2] - apart[1] < 0.7 * (alone[2] - alone[1])
 
 
-def test_seeded():
+def test_intervals_are_seeded():
     values = np.random.default_rng(0).random((50, 2))
     first = cluster_interval(values, np.arange(50), seed=3)
     again = cluster_interval(values, np.arange(50), seed=3)
@@ -92,7 +92,7 @@ def test_width_is_that_of_the_normal_approximation():
     assert abs((high - low)[0] / expected - 1) < 0.1
 
 
-def test_covers_the_truth_95_times_of_100():
+def test_intervals_cover_the_truth_95_times_of_100():
     generator = np.random.default_rng(1)
     covered = 0
     for trial in range(300):
@@ -111,13 +111,13 @@ def test_repeated_queries_of_a_clip_do_not_narrow_it():
     assert (high_wrong - low_wrong)[0] < 0.6 * (high - low)[0]
 
 
-def test_unequal_clusters_weigh_by_their_queries():
+def test_unequal_clusters_are_weighted_by_their_queries():
     values = np.array([[1.0], [0.0], [0.0], [0.0]])
     low, high = cluster_interval(values, np.array([7, 2, 2, 2]))
     assert (low[0], high[0]) == (0.0, 1.0)
 
 
-def test_the_size_of_a_block_does_not_matter(monkeypatch):
+def test_the_block_size_does_not_matter(monkeypatch):
     values = np.random.default_rng(0).random((300, 1))
     expected = cluster_interval(values, np.arange(300), resamples=50)
     monkeypatch.setattr("slap_jax.evaluation.intervals._MOST_DRAWN", 2_000)  # 6 resamples a block
@@ -126,7 +126,7 @@ def test_the_size_of_a_block_does_not_matter(monkeypatch):
 
 @pytest.mark.parametrize("clips", [20, 21])
 def test_medians_are_those_of_the_drawn_clips(clips):
-    """Against drawing clip by clip and joining their queries, with the same seed."""
+    """Compares with drawing clip by clip and joining their queries, with the same seed."""
     generator = np.random.default_rng(2)
     clusters = np.sort(generator.integers(clips, size=70))
     clusters[:clips] = np.arange(clips)

@@ -1,4 +1,4 @@
-"""Probes: scikit-learn's numbers, folds that never see their test clips, and one clear message where a part lacks."""
+"""Probes: scores equal scikit-learn, folds never see their test clips, and missing parts give one clear message."""
 
 import sys
 
@@ -57,37 +57,37 @@ def test_a_fixed_split_equals_sklearn(tokenizer):
     table, truth = table_of(0, 90)
     parts = ["test" if n % 3 == 0 else "train" for n in range(90)]
     task = task_of(tokenizer, [(f"label={CLASSES[y]}",) for y in truth], parts=parts, test_part="test")
-    found = probe_of(PlacedEmbedder(table), task, resamples=50)
+    result = probe_of(PlacedEmbedder(table), task, resamples=50)
     test = np.array(parts) == "test"
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(table[~test], truth[~test])
     knn = KNeighborsClassifier(10, metric="cosine").fit(table[~test], truth[~test])
-    assert found["tiny_linear_global"]["accuracy"] == pytest.approx(linear.score(table[test], truth[test]))
+    assert result["tiny_linear_global"]["accuracy"] == pytest.approx(linear.score(table[test], truth[test]))
     votes = np.sort(knn.predict_proba(table[test]), axis=1)
-    assert abs(found["tiny_knn_global"]["accuracy"] - knn.score(table[test], truth[test])) <= np.mean(
+    assert abs(result["tiny_knn_global"]["accuracy"] - knn.score(table[test], truth[test])) <= np.mean(
         votes[:, -1] == votes[:, -2]  # ties, which we break by similarity
     )
-    assert found["tiny_linear_dense"]["accuracy"] == found["tiny_linear_global"]["accuracy"]
-    about = found["tiny_linear_dense"]
+    assert result["tiny_linear_dense"]["accuracy"] == result["tiny_linear_global"]["accuracy"]
+    about = result["tiny_linear_dense"]
     assert (about["n"], about["n_train"], about["n_classes"], about["dimensions"]) == (30, 60, 3, 6)
     low, high = about["interval"]
     assert low < about["accuracy"] < high
 
 
 def test_a_fold_is_predicted_by_the_others(tokenizer):
-    """In each fold the classes lie elsewhere, so a probe that saw its test clips would score far better."""
+    """The classes move between folds, so a probe that saw its test clips would score far better."""
     generator = np.random.default_rng(1)
     folds, truth = np.repeat(np.arange(4), 12), np.tile(np.arange(3), 16)
     table = np.eye(12, dtype=np.float32)[3 * folds + truth] + 0.01 * generator.normal(size=(48, 12)).astype(np.float32)
     labels = [(f"label={CLASSES[y]}", f"fold={fold}") for y, fold in zip(truth, folds, strict=True)]
-    found = probe_of(PlacedEmbedder(table), task_of(tokenizer, labels, folds=("fold", 0)), resamples=20)
-    scores = [found[f"tiny_{classifier}_global"] for classifier in ("linear", "knn")]
+    result = probe_of(PlacedEmbedder(table), task_of(tokenizer, labels, folds=("fold", 0)), resamples=20)
+    scores = [result[f"tiny_{classifier}_global"] for classifier in ("linear", "knn")]
     assert all(score["accuracy"] < 0.7 for score in scores)
     for score in scores:
         assert list(score["fold_accuracies"]) == ["0", "1", "2", "3"] and score["n_train"] == 36
         assert score["accuracy"] == pytest.approx(np.mean(list(score["fold_accuracies"].values())))
 
 
-def test_speakers_are_dealt_out_to_folds(tokenizer):
+def test_speakers_are_distributed_over_folds(tokenizer):
     labels = [(f"label={CLASSES[n % 3]}", f"actor={1000 + n // 6}") for n in range(30)]
     task = task_of(tokenizer, labels, folds=("actor", 2))
     (measure,) = task.measures
@@ -103,23 +103,23 @@ def test_several_labels_equal_one_against_the_rest(tokenizer):
     parts = ["test" if n % 2 else "train" for n in range(80)]
     kept, test = truth.any(axis=1), np.array(parts) == "test"
     task = task_of(tokenizer, labels, multi_label=True, parts=parts, test_part="test")
-    found = probe_of(PlacedEmbedder(table), task, resamples=20)
+    result = probe_of(PlacedEmbedder(table), task, resamples=20)
     linear = make_pipeline(StandardScaler(), OneVsRestClassifier(LogisticRegression(max_iter=1_000)))
     linear.fit(table[kept & ~test], truth[kept & ~test])
     scores = linear.decision_function(table[kept & test])
     expected = average_precision_score(truth[kept & test], scores, average="macro")
-    assert found["tiny_linear_global"]["map"] == pytest.approx(expected, abs=1e-3)
-    assert 0 < found["tiny_knn_dense"]["map"] <= 1
+    assert result["tiny_linear_global"]["map"] == pytest.approx(expected, abs=1e-3)
+    assert 0 < result["tiny_knn_dense"]["map"] <= 1
 
 
-def test_clips_without_the_label_take_no_part(tokenizer):
+def test_clips_without_the_label_are_ignored(tokenizer):
     table, truth = table_of(4, 30)
     labels = [(f"label={CLASSES[y]}", f"fold={n % 2}")[n == 7 :] for n, y in enumerate(truth)]
-    found = probe_of(PlacedEmbedder(table), task_of(tokenizer, labels, folds=("fold", 0)), resamples=20)
-    assert found["tiny_knn_global"]["n"] == 29
+    result = probe_of(PlacedEmbedder(table), task_of(tokenizer, labels, folds=("fold", 0)), resamples=20)
+    assert result["tiny_knn_global"]["n"] == 29
 
 
-def test_what_a_probe_cannot_do_is_told(tokenizer, monkeypatch):
+def test_impossible_probes_are_errors(tokenizer, monkeypatch):
     table, truth = table_of(5, 6)
     labels = [(f"label={CLASSES[y]}",) for y in truth]
     with pytest.raises(ProbeError, match="'tiny' has no folds or splits to probe with"):

@@ -1,4 +1,4 @@
-"""Retrieval against trec_eval (stored), an independent WavCaps loop, and the properties that peers get wrong."""
+"""Retrieval against trec_eval (stored) and an independent WavCaps loop, and properties that other code gets wrong."""
 
 import json
 import pathlib
@@ -31,7 +31,7 @@ def test_equals_trec_eval(name):
             assert results[f"{direction}_{metric}"] == pytest.approx(expected, abs=1e-9), (direction, metric)
 
 
-def test_golden_file_is_what_the_oracles_say_now():
+def test_golden_file_equals_the_oracles():
     import pytrec_eval
 
     case = GOLDEN["distinct_5"]
@@ -43,7 +43,7 @@ def test_golden_file_is_what_the_oracles_say_now():
 
 
 def test_equals_wavcaps_loop_on_distinct_captions():
-    """The definition spelled out with sorted lists, as the WavCaps paper and code state it."""
+    """The definition of the WavCaps paper and code, with sorted lists."""
     audio, text, owner, captions = random_set(0, clips=40, per_clip=5)
     results = retrieval(audio, text, owner, captions)
     ranks, precisions = [], []
@@ -81,7 +81,7 @@ def test_chance_is_one_over_clips_with_five_captions_each():
 
 
 @pytest.mark.parametrize("value", [0.3, 0.0, np.nan])
-def test_a_constant_similarity_earns_nothing(value):
+def test_a_constant_similarity_scores_zero(value):
     _, _, owner, captions = random_set(2, clips=30, per_clip=2)
     results = retrieval(np.full((30, 4), value), np.full((60, 4), value), owner, captions)
     for name in ("t2a_r1", "t2a_r10", "t2a_map10", "a2t_r1", "a2t_r10", "a2t_map10"):
@@ -127,7 +127,7 @@ def test_groups_follow_strip_and_casefold():
 
 
 @pytest.mark.parametrize("owner", [[0, 1, 1], [0, 1, 3]])
-def test_a_clip_without_caption_is_refused(owner):
+def test_a_clip_without_caption_is_an_error(owner):
     with pytest.raises(ValueError, match="must own a caption"):
         retrieval(np.eye(3), np.eye(3), np.array(owner), ["a", "b", "c"])
 

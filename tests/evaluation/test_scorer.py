@@ -33,7 +33,7 @@ def test_captions_do_not_depend_on_the_mesh_and_follow_the_parameters(embedder, 
     assert later is not None and later.write(CLIPS) != written
 
 
-def test_ids_beyond_the_vocabulary_spell_nothing(tokenizer):
+def test_ids_beyond_the_vocabulary_are_ignored(tokenizer):
     config = tiny_config()
     config.model.vocab_size = 2 * tokenizer.vocab_size
     params = tiny_run_params(config)
@@ -43,13 +43,13 @@ def test_ids_beyond_the_vocabulary_spell_nothing(tokenizer):
     assert captions is not None and captions.write(CLIPS[:1]) == [""]
 
 
-def test_a_run_without_a_decoder_writes_none(embedder, tokenizer, run_params):
+def test_a_run_without_a_decoder_has_no_captions(embedder, tokenizer, run_params):
     params = {"model": run_params["model"], "objectives": {}}
     assert CaptionWriter(embedder, tokenizer, 12).generator(params) is None
 
 
 def test_training_collections_are_those_of_the_records(tmp_path):
-    """Neither the name of the folder nor that of the source in the config says what a model was trained on."""
+    """The training collections come from the records, not from the names of folders or sources."""
     records = [make_record(f"{n}", noise(n, 0.1), ["rain"], source=("wavcaps", "macs")[n % 2]) for n in range(4)]
     prepare_records({"train": (4, records)}, tmp_path / "esc50", {}, log=lambda line: None)
     config = tiny_config()

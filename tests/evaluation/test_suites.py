@@ -45,7 +45,7 @@ def results(data, tokenizer):
         return evaluate(HashingEmbedder(), {}, tasks, resamples=20, generator=generator)
 
 
-def test_every_row_has_a_result_that_says_how_it_was_measured(results):
+def test_every_row_has_a_result_with_its_protocol(results):
     assert json.loads(json.dumps(results)) == results
     for row in SETS:
         keys = [f"{row.name}_{c}_{f}" for c in ("linear", "knn") for f in ("global", "dense")]
@@ -60,21 +60,21 @@ def test_every_row_has_a_result_that_says_how_it_was_measured(results):
             assert results[row.kind][f"{row.name}_ensemble"]["template"] == row.ensemble
 
 
-def test_missing_clips_are_told(results):
-    found = results["retrieval"]["audiocaps"]
-    assert (found["n_clips"], found["set_size"], found["n_published"]) == (4, 4, 975)
-    assert (found["n_captions"], found["n_distinct_captions"], found["captions_per_clip"]) == (20, 13, [5, 5])
+def test_missing_clips_are_reported(results):
+    result = results["retrieval"]["audiocaps"]
+    assert (result["n_clips"], result["set_size"], result["n_published"]) == (4, 4, 975)
+    assert (result["n_captions"], result["n_distinct_captions"], result["captions_per_clip"]) == (20, 13, [5, 5])
     assert "note: audiocaps has 4 clips; 975 were published" in table(results)
     assert "note: vggsound has 2 classes; 309 were published" in table(results)
-    found = {row.name: results[row.kind][row.name]["n_classes_published"] for row in suite_sets("zero_shot")}
-    assert (found["esc50"], found["speech_commands"], found["nsynth"], found["audioset"]) == (50, 35, 11, 527)
+    result = {row.name: results[row.kind][row.name]["n_classes_published"] for row in suite_sets("zero_shot")}
+    assert (result["esc50"], result["speech_commands"], result["nsynth"], result["audioset"]) == (50, 35, 11, 527)
     assert "n_classes_published" not in results["retrieval"]["audiocaps"]
 
 
 def test_accuracy_is_the_mean_of_unequal_folds(results, data, tokenizer):
-    found = results["zero_shot"]["urbansound8k"]
-    assert len(found["fold_accuracies"]) == 10 and found["n"] == 15
-    assert found["accuracy"] == pytest.approx(np.mean(list(found["fold_accuracies"].values())))
+    result = results["zero_shot"]["urbansound8k"]
+    assert len(result["fold_accuracies"]) == 10 and result["n"] == 15
+    assert result["accuracy"] == pytest.approx(np.mean(list(result["fold_accuracies"].values())))
     embedder, right = HashingEmbedder(), {}
     prompts = [f"This is a sound of {name}." for name in ("dog bark", "siren")]
     classes = embedder.text({}, [tokenizer.encode(prompt, 24) for prompt in prompts])
@@ -82,9 +82,9 @@ def test_accuracy_is_the_mean_of_unequal_folds(results, data, tokenizer):
         predicted = int(np.argmax(embedder.audio({}, [clip.waveform]) @ classes.T))
         fold = next(label for label in clip.labels if label.startswith("fold="))
         right.setdefault(fold, []).append(f"label={('dog bark', 'siren')[predicted]}" in clip.labels)
-    assert found["accuracy"] == pytest.approx(np.mean([np.mean(fold) for fold in right.values()]))
-    assert found["pooled_accuracy"] == pytest.approx(np.mean([one for fold in right.values() for one in fold]))
-    assert found["accuracy"] != found["pooled_accuracy"]
+    assert result["accuracy"] == pytest.approx(np.mean([np.mean(fold) for fold in right.values()]))
+    assert result["pooled_accuracy"] == pytest.approx(np.mean([one for fold in right.values() for one in fold]))
+    assert result["accuracy"] != result["pooled_accuracy"]
     assert list(results["zero_shot"]["esc50"]["fold_accuracies"]) == ["1", "2", "3", "4", "5"]
 
 
@@ -108,15 +108,15 @@ def test_classes_and_words_of_the_prompts(results, data, tokenizer):
 
 
 def test_several_labels_are_scored_by_macro_map(results, data, tokenizer):
-    found = results["zero_shot_multi_label"]["fsd50k"]
-    assert found["classes"] == ["Bark", "Dog", "Rain"] and found["n"] == 6 and found["n_classes_scored"] == 3
+    result = results["zero_shot_multi_label"]["fsd50k"]
+    assert result["classes"] == ["Bark", "Dog", "Rain"] and result["n"] == 6 and result["n_classes_scored"] == 3
     embedder = HashingEmbedder()
-    classes = embedder.text({}, [tokenizer.encode(f"{name} can be heard", 24) for name in found["classes"]])
+    classes = embedder.text({}, [tokenizer.encode(f"{name} can be heard", 24) for name in result["classes"]])
     clips = load_evaluation(data / "fsd50k", "eval")
     audio = embedder.audio({}, [clip.waveform for clip in clips])
-    truth = np.array([[f"label={name}" in clip.labels for name in found["classes"]] for clip in clips])
-    assert found["map"] == pytest.approx(average_precision_score(truth, audio @ classes.T, average="macro"), abs=1e-9)
-    assert found["chance"] == pytest.approx(truth.mean())
+    truth = np.array([[f"label={name}" in clip.labels for name in result["classes"]] for clip in clips])
+    assert result["map"] == pytest.approx(average_precision_score(truth, audio @ classes.T, average="macro"), abs=1e-9)
+    assert result["chance"] == pytest.approx(truth.mean())
 
 
 def test_probes_use_folds_actors_or_the_test_split(results):
@@ -135,10 +135,10 @@ def test_regions_are_classes_or_sentences(results):
 
 
 def test_captions_of_clips_with_references(results):
-    found = results["captioning"]["audiocaps"]
-    assert (found["n_clips"], found["n_captions"], found["n_distinct_written"]) == (4, 20, 1)
-    assert found["tokeniser"] == "words" and found["decoding"] == {"beam": 1}
-    assert found["not_computed"]["meteor"].startswith("needs Java")
+    result = results["captioning"]["audiocaps"]
+    assert (result["n_clips"], result["n_captions"], result["n_distinct_written"]) == (4, 20, 1)
+    assert result["tokeniser"] == "words" and result["decoding"] == {"beam": 1}
+    assert result["not_computed"]["meteor"].startswith("needs Java")
 
 
 def test_the_table_of_all_results(results):
@@ -148,7 +148,7 @@ def test_the_table_of_all_results(results):
     assert "gtzan_ensemble, label" in printed
 
 
-def test_what_is_not_prepared_is_listed_with_its_command(tmp_path, tokenizer):
+def test_unprepared_sets_are_listed_with_their_command(tmp_path, tokenizer):
     prepared = prepare_published(tmp_path / "published", tmp_path / "data", ("ravdess", "gtzan_filtered"))
     (prepared / "gtzan_filtered").rename(prepared / "gtzan")  # prepared, but another split
     tasks, missing = load_suite(suite_sets("zero_shot"), prepared, tokenizer, 24)
@@ -177,7 +177,7 @@ def test_suites():
         suite_sets("zeroshot")
 
 
-def test_rows_are_told_apart_by_name_and_kind():
+def test_rows_are_distinguished_by_name_and_kind():
     assert len({(row.name, row.kind) for row in SETS}) == len(SETS)
     assert all(row.dataset in DATASETS for row in SETS)
     for row in SETS:
@@ -233,7 +233,7 @@ def test_a_run_evaluates_its_suite(data, train_data, tmp_path, no_java):
     assert "captioning/audiocaps/cider_d" in lines[0] and "frames/audioset/auroc" in lines[0]
 
 
-def test_no_suite_is_no_task(tokenizer):
+def test_without_a_suite_there_is_no_task(tokenizer):
     assert loop_tasks(default_config(), tokenizer) == ([], {})
 
 
@@ -243,7 +243,7 @@ def test_clips_of_the_suite_are_not_trained_on(data, tokenizer):
         check_leakage({"esc50": (str(data / "esc50"), "fold1")}, sources)
 
 
-def test_mistakes(data, tokenizer):
+def test_suite_errors(data, tokenizer):
     with pytest.raises(ConfigError, match=r"there is no suite 'hearing'; choose one of paper, retrieval"):
         loop_tasks(config_of("hearing", data), tokenizer)
     with pytest.raises(ConfigError, match=r"none of its sets \(audioset, tacos\) can .* not prepared in .*'nowhere'"):

@@ -36,23 +36,23 @@ def unit(rows):
 
 
 def test_trap_duplicate_captions():
-    """Truth by the text of a caption, where a repeated text overwrites the clip that had it first."""
+    """Ground truth by caption text, where a repeated text overwrites the clip that had it first."""
     audio, text = unit([[1, 0], [0, 1]]), unit([[1, 0.1], [0.1, 1]])
-    found = retrieval(audio, text, np.array([0, 1]), ["a man speaking", "A man speaking "])
-    assert found["t2a_r1"] == found["a2t_r1"] == 1.0 and found["n_distinct_captions"] == 1
-    assert found["chance_r1"] == 1.0  # whichever clip is named, its caption fits
+    result = retrieval(audio, text, np.array([0, 1]), ["a man speaking", "A man speaking "])
+    assert result["t2a_r1"] == result["a2t_r1"] == 1.0 and result["n_distinct_captions"] == 1
+    assert result["chance_r1"] == 1.0  # whichever clip is named, its caption fits
 
 
 def test_trap_ties():
     """Ties in the order of an argsort: with clips in the order of their captions a constant model scores 100 %."""
     audio, text = np.ones((5, 3)), np.ones((5, 3))
-    found = retrieval(audio, text, np.arange(5), [str(n) for n in range(5)])
-    assert found["t2a_r1"] == found["a2t_r1"] == 0.0 and found["t2a_medr"] == 5
+    result = retrieval(audio, text, np.arange(5), [str(n) for n in range(5)])
+    assert result["t2a_r1"] == result["a2t_r1"] == 0.0 and result["t2a_medr"] == 5
 
 
 def test_trap_map_denominator():
-    """mAP@10 divided by the hits that were found, or averaged over the queries that had one."""
-    # Clip 0 has five captions, of which one is near it: found at rank 1. Clip 1 finds none of its own in the top ten.
+    """mAP@10 divided by the number of retrieved hits, or averaged over the queries that had one."""
+    # Clip 0 has five captions, of which one is near it: at rank 1. Clip 1 has none of its captions in the top ten.
     audio = unit([[1, 0, 0], [0, 1, 0]])
     own = [[1, 0, 0.1], *[[-1, 0, 0.1 * n] for n in range(1, 5)]]
     other = [[-1, -1, 0.1 * n] for n in range(1, 6)]
@@ -60,9 +60,9 @@ def test_trap_map_denominator():
     text = unit([*own, *other, *decoys])
     owner = np.array([0] * 5 + [1] * 5 + [2] * 10)
     audio = np.concatenate([audio, unit([[0.3, 0.9, 0.2]])])
-    found = retrieval(audio, text, owner, [str(n) for n in range(20)])
+    result = retrieval(audio, text, owner, [str(n) for n in range(20)])
     # Clip 0: (1 / 1) / 5. Clip 1: 0. Clip 2: its ten captions are the ten nearest.
-    assert found["a2t_map10"] == pytest.approx((1 / 5 + 0 + 1) / 3)
+    assert result["a2t_map10"] == pytest.approx((1 / 5 + 0 + 1) / 3)
 
 
 def test_trap_retrieval_within_batches(prepared, tokenizer, monkeypatch):
@@ -98,19 +98,19 @@ def test_trap_random_crops(prepared, tokenizer):
 
 
 def test_trap_missing_clips(tokenizer):
-    """Clips that could not be read are dropped and nobody is told: N and the size of the set stand in the results."""
+    """Unreadable clips are dropped silently; here the results state N and the size of the set."""
     clips = [EvaluationClip(f"{n}", np.full(99, n, np.int16), (f"sound {n}",), (), n) for n in range(4)]
     task = retrieval_task(read_clip_set("x", clips, tokenizer, 24, n_published=5))
-    found = evaluate(HashingEmbedder(), {}, [task], resamples=10)
-    entry = found["retrieval"]["x"]
+    result = evaluate(HashingEmbedder(), {}, [task], resamples=10)
+    entry = result["retrieval"]["x"]
     assert (entry["n_clips"], entry["set_size"], entry["n_published"]) == (4, 4, 5)
 
 
-def test_trap_captions_that_were_cut(tokenizer):
+def test_trap_truncated_captions(tokenizer):
     clips = [EvaluationClip(f"{n}", np.full(99, n, np.int16), ("rain " * 40 + str(n),), (), n) for n in range(2)]
     task = retrieval_task(read_clip_set("x", clips, tokenizer, 24))
-    found = evaluate(HashingEmbedder(), {}, [task], resamples=10)
-    assert found["retrieval"]["x"]["n_captions_cut"] == 2
+    result = evaluate(HashingEmbedder(), {}, [task], resamples=10)
+    assert result["retrieval"]["x"]["n_captions_cut"] == 2
 
 
 def test_equals_trec_eval_on_ties():
@@ -121,7 +121,7 @@ def test_equals_trec_eval_on_ties():
     audio, text = generator.integers(-1, 2, (40, 3)).astype(float), generator.integers(-1, 2, (90, 3)).astype(float)
     owner = np.concatenate([np.arange(40), generator.integers(0, 40, 50)])
     captions = [f"text {n}" for n in generator.integers(0, 60, 90)]
-    found = retrieval(audio, text, owner, captions)
+    result = retrieval(audio, text, owner, captions)
     owns = np.zeros((40, 90), bool)
     for clip in range(40):
         texts = {captions[caption] for caption in np.flatnonzero(owner == clip)}
@@ -136,4 +136,4 @@ def test_equals_trec_eval_on_ties():
         measures = {"success.1,5,10", "map_cut.10"}
         scores = pytrec_eval.RelevanceEvaluator(judged, measures).evaluate(run).values()
         for ours, theirs in (("r1", "success_1"), ("r5", "success_5"), ("r10", "success_10"), ("map10", "map_cut_10")):
-            assert found[f"{way}_{ours}"] == pytest.approx(np.mean([score[theirs] for score in scores]), abs=1e-9)
+            assert result[f"{way}_{ours}"] == pytest.approx(np.mean([score[theirs] for score in scores]), abs=1e-9)

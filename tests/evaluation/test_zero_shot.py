@@ -28,7 +28,7 @@ def test_accuracy_equals_sklearn():
     assert results["interval"][0] < results["accuracy"] < results["interval"][1]
 
 
-def test_sklearn_says_so_now():
+def test_stored_scores_equal_sklearn():
     from sklearn import metrics
 
     case = GOLDEN["classification"]
@@ -37,7 +37,7 @@ def test_sklearn_says_so_now():
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan])
-def test_a_constant_model_earns_nothing(value):
+def test_a_constant_model_scores_zero(value):
     results = zero_shot(np.full((9, 4), value), np.full((3, 4), value), np.zeros(9, int))
     assert results["accuracy"] == 0.0 and results["majority"] == 1.0
 

@@ -128,7 +128,7 @@ def test_empty_lists(embedder):
     assert embedder.frames(PARAMS, []) == [] and embedder.frame_embeddings(PARAMS, []) == []
 
 
-def test_one_clip_rows_are_what_packing_writes():
+def test_one_clip_rows_equal_packed_rows():
     segments, columns = one_clip_rows(jnp.array([2_560, 2_561, 0]), 3, 2_560)
     assert np.asarray(segments).tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
     assert np.asarray(columns).tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]

@@ -117,8 +117,8 @@ def test_two_processes_are_stopped_twice_and_train_to_the_end(started, train_dat
     run = start(started, train_data, run_dir, processes=2)
     wait_for_step(run, run_dir, 2)
 
-    # One process alone is told to stop: both save and stop, and the script starts both again. (On a machine that is
-    # busy beyond measure they may have lost each other before, and begun again.)
+    # SIGTERM to one process: both save and stop, and the script restarts both. (On a very busy machine they may have
+    # lost each other before, and restarted.)
     before = starts(log)
     assert set(before) == {0}
     os.kill(trainers(run.pid)[1], signal.SIGTERM)
@@ -127,7 +127,7 @@ def test_two_processes_are_stopped_twice_and_train_to_the_end(started, train_dat
     assert 2 <= second < STEPS
     wait_for_step(run, run_dir, second + 1)
 
-    # The script is told to stop: it saves and leaves the rest to whoever told it.
+    # SIGTERM to the script: it saves and does not restart the run.
     os.kill(run.pid, signal.SIGTERM)
     assert ended(run) == EXIT_PREEMPTED, log.read_text()[-4000:]
     with Checkpoints(run_dir / "checkpoints", handle_signals=False) as checkpoints:

@@ -114,7 +114,7 @@ def main(root: Path) -> None:
     for operation, index in (("delete", "create_table"), ("optimize", "add")):
         kills += kill_and_resume(folder, root / f"index_{index}", operation, expected)
     print(kills)
-    # After the last fork: a process that has used LanceDB ends by itself.
+    # After the last fork: a process that has used LanceDB exits on its own.
     assert len(search(FakeModel(), root / "index_add", "tone 0", approximate=True)) == 2
 
 

@@ -60,7 +60,7 @@ def test_an_index_of_the_old_format_has_to_be_built_again(folder):
     assert sorted(path.name for path in index.iterdir()) == ["files.lance", "windows.lance"]
 
 
-def test_other_files_beside_an_index_are_left_alone(folder, tmp_path):
+def test_other_files_next_to_an_index_are_kept(folder, tmp_path):
     (tmp_path / "index" / "data-000001").mkdir(parents=True)
     (tmp_path / "index" / "manifest.json").write_text("{}")
     update_index(FakeModel(), folder, tmp_path / "index", rebuild=True)

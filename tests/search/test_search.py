@@ -132,7 +132,7 @@ def test_a_text_and_a_sound_search_for_their_mean(folder):
         ({"text": "tone 1", "approximate": True}, "has no index for approximate search: make it with `slap index"),
     ],
 )
-def test_mistakes(folder, options, message):
+def test_mistakes_are_errors(folder, options, message):
     with pytest.raises(SearchError, match=message):
         search(FakeModel(), folder, **options)
 

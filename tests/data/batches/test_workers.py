@@ -77,7 +77,7 @@ def test_workers_ignore_signals_and_a_killed_worker_is_one_error(dataset, tokeni
     assert not workers_of_this_test()
 
 
-def test_a_worker_loads_only_what_it_uses():
+def test_a_worker_loads_only_used_modules():
     """Every worker spends the time for these imports at every start of a run."""
     program = (
         "import sys, slap_jax.data.batches.workers\n"

@@ -97,7 +97,7 @@ def test_folders_of_two_kinds_need_a_choice(root):
     assert entry.captions == ("folder",)
 
 
-def test_a_metadata_file_of_something_else_is_no_audiofolder(root):
+def test_a_foreign_metadata_file_is_not_an_audiofolder(root):
     (root / "folder" / "metadata.csv").write_text("who,when\nme,now\n")
     assert isinstance(open_collection(root / "folder"), SidecarFolder)
 

@@ -91,7 +91,7 @@ def test_both_releases_name_the_same_recordings(tmp_path):
     assert (first.source, first.id) == (second.source, second.id) == ("audiocaps", "r1nicOVtvkQ_130")
 
 
-def test_errors_show_what_is_expected(tmp_path):
+def test_errors_show_the_expected_layout(tmp_path):
     with pytest.raises(LayoutError, match=r"no dataset/train.csv or train.csv(.|\n)*val.csv"):
         listed(AudioCaps(tmp_path))
     publish(tmp_path)

@@ -138,7 +138,7 @@ def test_the_split_leaves_most_combinations_to_training_and_hides_some_of_every_
     assert 0.15 < len(held_out) / len(pairs) < 0.25
     assert {first for first, _ in held_out} == {second for _, second in held_out} == set(KINDS)
     reversed_too = [pair for pair in held_out if pair[::-1] in held_out]
-    assert len(reversed_too) < 0.2 * len(held_out)  # the other order is trained: only order tells them apart
+    assert len(reversed_too) < 0.2 * len(held_out)  # the other order is in training, so only the order differs
 
 
 def test_held_out_scenes_are_hard_enough_to_retrieve(held_out_scenes):
@@ -269,7 +269,7 @@ def test_a_steady_beat_is_even_and_a_gallop_is_not(rate, voice):
     assert np.diff(onsets(render("galloping beat", "slow", voice), 0.005))[0] > 0.4
 
 
-def test_records_keep_the_samples_and_what_is_known_about_them():
+def test_records_keep_the_samples_and_metadata():
     records = list(scene_records(5, 4)) + list(scene_records(5, 4, held_out=True)) + list(scene_records(6, 4))
     assert len({record.id for record in records}) == len({record.key for record in records}) == 12
     made, record = scene(5, 2, held_out=True), records[6]

@@ -53,7 +53,7 @@ def test_reports_the_limiting_size_and_a_sufficient_value(slots, text_tokens, li
             assert forecast(columns, tokens, room).fill < enough.fill
 
 
-def test_without_a_tokenizer_text_is_no_limit():
+def test_without_a_tokenizer_text_does_not_limit_rows():
     columns, tokens = sizes(3_000)
     room = RowSize(columns=200, slots=32, text_tokens=40, bins=8)
     without, with_text = forecast(columns, None, room), forecast(columns, tokens, room)

@@ -49,7 +49,7 @@ def shard_files(output: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(output.rglob("*.array_record-*"))}
 
 
-def test_records_hold_the_audio_and_what_the_manifest_says(tmp_path):
+def test_records_hold_the_audio_and_the_fields_of_the_manifest(tmp_path):
     manifest = manifest_of(tmp_path / "in")
     prepared = quiet(manifest, tmp_path / "out", name="lab")
     assert prepared.clips == {"train": 4, "test": 2} == split_sizes(tmp_path / "out")
@@ -249,7 +249,7 @@ def test_an_interrupted_exchange_is_undone(tmp_path, monkeypatch):
     assert split_sizes(output) == {"train": 3, "test": 1}
 
 
-def test_a_longer_manifest_decodes_only_what_is_new(tmp_path, monkeypatch):
+def test_a_longer_manifest_decodes_only_new_clips(tmp_path, monkeypatch):
     manifest, output = manifest_of(tmp_path / "in", good=9), tmp_path / "out"
     lines = manifest.read_text().splitlines(keepends=True)
     manifest.write_text("".join(lines[:6]))
