@@ -253,7 +253,7 @@ def _compare(measured: Measurements, stored: Mapping[str, Any], compute_dtype: s
     for kind, vectors in (("sounds", measured.sounds), ("texts", measured.texts)):
         if set(stored[kind]) != set(vectors):
             yield ModelFault(
-                f"other_{kind}", f"the fingerprint was made with other probe {kind}: export the model again"
+                f"other_{kind}", f"the fingerprint was computed with other probe {kind}: export the model again"
             )
             continue
         cosine = {name: float(np.dot(vector, stored[kind][name])) for name, vector in vectors.items()}

@@ -111,7 +111,7 @@ class LayerNorm(nnx.Module):
 
 
 def identity(x: Array) -> Array:
-    """Returns x: takes the place of a norm in a layer without one."""
+    """Returns x; replaces the norm in a layer without one."""
     return x
 
 

@@ -39,7 +39,7 @@ class DataWorkerError(UserError, RuntimeError):
 
 
 class WorkerRows:
-    """The rows of some shards, made by several processes; has the interface of `ShardRows`."""
+    """The rows of some shards, produced by several processes; has the interface of `ShardRows`."""
 
     def __init__(self, config: ConfigDict, fractions: Sequence[float], shards: Sequence[int], workers: int):
         """Starts no process before the first `next()`.

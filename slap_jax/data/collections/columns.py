@@ -29,7 +29,7 @@ _MANIFEST_COLUMNS = ("caption_source", "licence", "license", "duration_s", "regi
 
 @dataclasses.dataclass(frozen=True)
 class TableColumns:
-    """The columns that the clips of a table are made of.
+    """The columns of a table that describe its clips.
 
     Attributes:
         audio: column with the encoded bytes, "" if there are only paths.
@@ -79,7 +79,7 @@ def find_columns(
     labels: Sequence[str] = (),
     id: str = "",
 ) -> TableColumns:
-    """Finds the columns that clips are made of, by type and name where the user names none.
+    """Finds the columns that describe the clips: those that the user names, otherwise by type and name.
 
     Args:
         features: features of the table.

@@ -52,7 +52,7 @@ class RejectedClip(Exception):
         self.detail = detail
 
     def at(self, where: str, id: str = "") -> Rejection:
-        """Returns the rejection of the clip at a place."""
+        """Returns the rejection of the clip, with its location."""
         return Rejection(where, id, self.reason, self.detail)
 
 

@@ -103,7 +103,7 @@ def _read_group(path: Path, version: int, group: int, column: str) -> "pa.Chunke
 
 @functools.lru_cache(maxsize=_CACHED)
 def _open_table(path: Path, version: int) -> _Table:
-    """Opens a table; `version` keeps a table that was written again from being taken for the old one."""
+    """Opens a table; `version` keeps a rewritten table from being mistaken for the old one."""
     return _open_parquet(path) if path.suffix.lower() == ".parquet" else _open_arrow(path)
 
 

@@ -50,7 +50,7 @@ _KIND_ORDER = list(SOUND_KINDS)
 
 
 class SceneError(UserError, ValueError):
-    """A number, seed or duration of scenes that cannot be made."""
+    """Scenes with an impossible number, seed or duration."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,13 +285,13 @@ def scene_records(seed: int, count: int, held_out: bool = False, **durations: fl
     """
     side = "unseen" if held_out else "seen"
     for index in range(count):
-        made = scene(seed, index, held_out, **durations)
+        generated = scene(seed, index, held_out, **durations)
         yield make_record(
             id=f"{seed}-{side}-{index:06d}",
-            waveform=made.waveform,
-            captions=made.captions,
-            labels=tuple(made.labels),
-            regions=tuple(made.regions),
+            waveform=generated.waveform,
+            captions=generated.captions,
+            labels=tuple(generated.labels),
+            regions=tuple(generated.regions),
             source=SOURCE,
             caption_source="generated with the audio",
             licence="CC0-1.0",

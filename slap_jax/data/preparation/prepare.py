@@ -79,7 +79,7 @@ def prepare(
     """Writes the clips of a collection as records.
 
     The result does not depend on workers or runner. A second call with unchanged inputs writes nothing. If the
-    collection has changed, only shards with changed inputs are made again.
+    collection has changed, only shards with changed inputs are rebuilt.
 
     Args:
         source: a manifest, a folder with sidecars, tars or tables (docs/collections.md), or an opened collection such
