@@ -15,6 +15,10 @@ class UrlError(UserError):
     """A URL such as gs://bucket/data where a path is expected."""
 
 
+class PathNameError(UserError):
+    """A path whose name is not UTF-8."""
+
+
 def is_url(text: str) -> bool:
     """Returns whether a text is a URL: everything is read from and written to mounted file systems only."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
@@ -25,7 +29,18 @@ def require_path(text: str) -> str:
 
     Raises:
         UrlError: it is a URL.
+        PathNameError: it is not UTF-8, so libraries could not open it.
     """
+    refuse_url(text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = text.encode("utf-8", "backslashreplace").decode()
+        raise PathNameError(f"{shown} is not a path in UTF-8; rename the folder or file, or give another one") from None
+    return text
+
+
+def refuse_url(text: str) -> None:
+    """Raises `UrlError` if a text is a URL."""
     if is_url(text):
         raise UrlError(f"{text} is a URL; mount the bucket, for example with gcsfuse, and give the path of the mount")
-    return text

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from slap_jax.cli.arguments import ArgumentError
 from slap_jax.data.audio import AUDIO_SUFFIXES, AudioError
 from slap_jax.data.collections.entries import Rejection
-from slap_jax.errors import require_path
+from slap_jax.errors import refuse_url
 from slap_jax.inference.many_files import NoInputError, audio_files, over_files
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ class FileJobs:
         self.done = 0
         self.failures: list[str] = []
         self._program, self._hide_bar = program, True if quiet else None
-        self.files = list(dict.fromkeys(file for argument in arguments for file in self._find(require_path(argument))))
+        for argument in arguments:
+            refuse_url(argument)
+        self.files = list(dict.fromkeys(file for argument in arguments for file in self._find(argument)))
         if not self.files:
             raise NoInputError(
                 self.failures[0] if len(self.failures) == 1 else f"no audio files: {'; '.join(self.failures)}"

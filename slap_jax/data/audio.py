@@ -226,6 +226,15 @@ def source_name(source: Source) -> str:
     return os.fspath(source)
 
 
+def check_name(file: str) -> None:
+    """Raises `AudioError` if a path is not valid UTF-8: it can be neither printed nor written to a text file."""
+    try:
+        file.encode()
+    except UnicodeEncodeError:
+        shown = file.encode("utf-8", "backslashreplace").decode()
+        raise AudioError(f"{shown} has a name that is not UTF-8; rename it", "bad_name") from None
+
+
 def _open(source: Source, name: str) -> str | io.BytesIO:
     """Returns a path or buffer for soundfile, after checking for faults that libsndfile explains badly."""
     if isinstance(source, io.BytesIO):
@@ -235,6 +244,7 @@ def _open(source: Source, name: str) -> str | io.BytesIO:
             raise AudioError(f"{name} is empty (0 bytes); leave it out", "empty_audio")
         return io.BytesIO(source)
     path = Path(source)
+    check_name(str(path))
     if not path.is_file():
         state = "a directory" if path.is_dir() else "a pipe or device" if path.exists() else "missing"
         raise AudioError(f"{name} is {state}; expected an audio file: correct the path", "missing_file")

@@ -13,7 +13,7 @@ from typing import TypeGuard, TypeVar
 import numpy as np
 import soundfile
 
-from slap_jax.data.audio import AUDIO_SUFFIXES, AudioError
+from slap_jax.data.audio import AUDIO_SUFFIXES, AudioError, check_name
 from slap_jax.data.collections.entries import Rejection
 from slap_jax.data.collections.folders import walk_files
 from slap_jax.data.processes import map_in_order
@@ -81,15 +81,6 @@ def over_files(
                     yield file, next(results)
                 else:
                     yield file, _run_long(run_long, item)
-
-
-def check_name(file: str) -> None:
-    """Raises `AudioError` if a path is not valid UTF-8: it can be neither printed nor written to a text file."""
-    try:
-        file.encode()
-    except UnicodeEncodeError:
-        shown = file.encode("utf-8", "backslashreplace").decode()
-        raise AudioError(f"{shown} has a name that is not UTF-8; rename it", "bad_name") from None
 
 
 def _is_clip(item: Audio | AudioError, long_seconds: float) -> TypeGuard[DecodedFile]:

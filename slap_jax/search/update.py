@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from slap_jax.data.audio import AudioError
+from slap_jax.data.audio import AudioError, check_name
 from slap_jax.data.collections.entries import Rejection
 from slap_jax.inference.audio_input import DecodedFile
-from slap_jax.inference.many_files import NoInputError, audio_files, check_name, over_files
+from slap_jax.inference.many_files import NoInputError, audio_files, over_files
 from slap_jax.search.index import (
     INDEX_FOLDER,
     FileState,

@@ -1,6 +1,7 @@
 """Every command on tiny data, in the order of a user's work; user errors are one line with exit code 2."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -322,6 +323,30 @@ def test_a_url_is_refused_in_one_line(root, tmp_path, monkeypatch, capsys, comma
     error = capsys.readouterr().err
     assert re.fullmatch(r"slap[ a-z]*: gs://b\S* is a URL; mount the bucket, .* give the path of the mount\n", error)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prepare", "{bad}", "{tmp}/out"],
+        ["prepare", "{root}/recorded", "{bad}"],
+        ["prepare", "{root}/recorded", "{tmp}/out", "--exclude", "{bad}:test"],
+        ["data", "check", "collection", "{bad}"],
+        ["stats", "{bad}"],
+        ["evaluate", "{root}/run", "--data", "a={bad}:test"],
+        ["export", "{root}/run", "--output", "{bad}"],
+        ["index", "{bad}", "--model", "{root}/run/export"],
+        ["embed", "{bad}/0.wav", "--json", "--model", "{root}/run/export"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_path_that_is_not_utf8_is_refused_in_one_line(root, tmp_path, capsys, command):
+    bad = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    shutil.copytree(root / "recorded", bad)
+    assert main([word.format(root=root, bad=bad, tmp=tmp_path) for word in command]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"caf\\udce9\S* (is not a path in UTF-8; rename|has a name that is not UTF-8; rename)", error)
+    assert error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_a_text_may_look_like_a_url(root, capsys):

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import sys
 
@@ -152,6 +153,15 @@ def test_missing_file_and_directory(tmp_path):
         decode_audio(tmp_path / "nothing.wav")
     with pytest.raises(AudioError, match="a directory"):
         decode_audio(tmp_path)
+
+
+def test_a_path_that_is_not_utf8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "a.wav").write_bytes(encoded(tone(0.1)))
+    with pytest.raises(AudioError, match=r"caf\\udce9/a\.wav has a name that is not UTF-8; rename it") as caught:
+        decode_audio(folder / "a.wav")
+    assert caught.value.reason == "bad_name"
 
 
 def test_a_file_without_permission():

@@ -12,7 +12,15 @@ import soundfile
 from jaxtyping import Float, Int16
 from ml_collections import ConfigDict
 
-from slap_jax.data.audio import INT16_SCALE, SAMPLE_RATE, SOUND_SUFFIXES, AudioError, prepare_waveform, to_int16
+from slap_jax.data.audio import (
+    INT16_SCALE,
+    SAMPLE_RATE,
+    SOUND_SUFFIXES,
+    AudioError,
+    check_name,
+    prepare_waveform,
+    to_int16,
+)
 from slap_jax.data.processes import map_in_order
 from slap_jax.errors import UserError
 
@@ -149,7 +157,10 @@ def add_noise(
 def _header_fault(path: Path) -> str:
     """Returns why a file cannot be used, judging by its header; "" if it can."""
     try:
+        check_name(os.fspath(path))
         return "" if soundfile.info(os.fspath(path)).frames > 0 else "no samples"
+    except AudioError:
+        return "a name that is not UTF-8"
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         return str(error).rpartition(": ")[2].rstrip(".") or type(error).__name__
 

@@ -244,7 +244,7 @@ def _audio_format(location: AudioLocation) -> tuple[int, int] | None:
     audio = read_audio(location)
     try:
         info = soundfile.info(io.BytesIO(audio) if isinstance(audio, bytes) else str(audio))
-    except (soundfile.SoundFileError, RuntimeError):
+    except (soundfile.SoundFileError, RuntimeError, UnicodeEncodeError):  # the last is of the path
         return None
     return info.samplerate, info.channels
 

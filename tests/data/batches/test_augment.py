@@ -1,4 +1,6 @@
 import logging
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -160,6 +162,7 @@ def write_broken_files(directory) -> None:
     (directory / "text.wav").write_text("not audio")
     (directory / "empty.wav").write_bytes(b"")
     soundfile.write(directory / "none.wav", np.zeros(0), 16_000)
+    shutil.copy(directory / "none.wav", os.fsencode(directory) + b"/caf\xe9.wav")
 
 
 @pytest.mark.parametrize("kind", ["noise", "room"])
@@ -173,7 +176,7 @@ def test_broken_files_are_left_out_with_one_warning(tmp_path, kind, dataset, tok
         global_batches([train], 2)
         train.close()
     (warning,) = caplog.messages
-    assert "3 files cannot be read as audio and are not used" in warning
+    assert "4 files cannot be read as audio and are not used" in warning and "(a name that is not UTF-8)" in warning
     assert all(f"{name}.wav (" in warning for name in ("text", "empty", "none")) and "good.wav" not in warning
     fingerprint = Augmenter(config.data.augment).fingerprint[f"{kind} files"]
     assert [name.split()[0] for name in fingerprint] == ["good.wav"]
