@@ -139,7 +139,7 @@ def resuming(directory: Path) -> dict[str, float]:
 
 
 def shuffling(directory: Path) -> dict[str, float]:
-    """Measures the distance between neighbours in the first batches: 1/3 of the data set if the shuffle is global."""
+    """Measures the distance between neighbours in the first batches: 1/3 of the dataset if the shuffle is global."""
     config = benchmark_config(directory)
     sources = open_sources(config)
     shards = range(config.data.virtual_shards)

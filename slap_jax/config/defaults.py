@@ -44,7 +44,7 @@ def default_config() -> ConfigDict:
             f_min=0.0,
             f_max=8_000.0,
             log_floor=1e-5,
-            mean=-5.0,  # of the log-mel; `slap stats` prints both for a data set
+            mean=-5.0,  # of the log-mel; `slap stats` prints both for a dataset
             std=4.0,
             dft="auto",  # auto | matmul | rfft
             frames_per_column=16,
@@ -228,7 +228,7 @@ def source(
     objectives: Mapping[str, float] | None = None,
     captions: Mapping[str, Any] | None = None,
 ) -> ConfigDict:
-    """Describes one prepared data set for `config.data.train` or `config.data.evaluation`.
+    """Describes one prepared dataset for `config.data.train` or `config.data.evaluation`.
 
     Args:
         path: directory that `slap prepare` wrote.

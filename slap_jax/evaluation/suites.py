@@ -42,7 +42,7 @@ class SuiteSet:
         kind: of the measure.
         dataset: name for `slap prepare --dataset`.
         split: of the prepared data, several joined by "+".
-        folder: below the data directory; "" for the name of the data set.
+        folder: below the data directory; "" for the name of the dataset.
         template: the usual prompt.
         ensemble: name of a prompt ensemble, which is reported too.
         words: class -> text that replaces its name in the prompts.
@@ -203,7 +203,7 @@ def load_suite(
 
     Args:
         rows: from `suite_sets`.
-        data_dir: contains a folder for each data set, as written by `slap prepare`.
+        data_dir: contains a folder for each dataset, as written by `slap prepare`.
         tokenizer: of the model.
         max_tokens: `config.data.max_caption_tokens`.
 

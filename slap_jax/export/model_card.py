@@ -39,10 +39,10 @@ class DataSource:
 
     Attributes:
         name: name in `config.data.train`.
-        split: split of the data set.
+        split: split of the dataset.
         weight: weight in the mixture, relative to the other sources.
         clips: number of clips in the split; None if the data are not on this machine.
-        licence: licence of the data set as a whole; "" if it states none.
+        licence: licence of the dataset as a whole; "" if it states none.
         clip_licences: licence -> fraction of the sampled records; "" counts those without a licence.
     """
 

@@ -31,6 +31,6 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def published_data(tmp_path_factory) -> Path:
-    """A tiny version of every data set of the suites, prepared; not to be changed."""
+    """A tiny version of every dataset of the suites, prepared; not to be changed."""
     root = tmp_path_factory.mktemp("suites")
     return prepare_published(root / "published", root / "data")

@@ -1,4 +1,4 @@
-"""Every data set of the suites with a few clips, in its publisher's layout, and prepared with `slap prepare`."""
+"""Every dataset of the suites with a few clips, in its publisher's layout, and prepared with `slap prepare`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -167,7 +167,7 @@ def tacos(root: Path) -> None:
     write_csv(root / "annotations_strong.csv", strong)
 
 
-# Folder of the prepared data -> data set, options, what writes the publisher's folder.
+# Folder of the prepared data -> dataset, options, what writes the publisher's folder.
 PUBLISHERS: dict[str, tuple[str, dict[str, str], Callable[[Path], None]]] = {
     "audiocaps": ("audiocaps", {"splits": "test"}, audiocaps),
     "clotho": ("clotho", {"splits": "evaluation"}, clotho),

@@ -75,7 +75,7 @@ def publish_folder(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Every data set, prepared with the commands of the recipes."""
+    """Every dataset, prepared with the commands of the recipes."""
     root = tmp_path_factory.mktemp("recipes")
     named = {"audiocaps": publish_audiocaps, "clotho": publish_clotho, "esc50": publish_esc50, "mine": publish_folder}
     for name, publish in named.items():

@@ -20,7 +20,7 @@ def start(tmp_path: Path, body: str, *options: str) -> tuple[int, str, list[str]
     return ended.returncode, ended.stdout + ended.stderr, sorted(lines(tmp_path / "started"))
 
 
-def test_a_run_that_was_asked_to_stop_goes_on(tmp_path):
+def test_a_run_that_was_asked_to_stop_resumes(tmp_path):
     body = f'[[ $(wc -l <"{tmp_path}/started") -ge 3 ]] || exit {EXIT_PREEMPTED}'
     code, said, started = start(tmp_path, body)
     assert (code, started) == (0, ["0"] * 3)

@@ -68,7 +68,7 @@ def test_any_other_run_is_not(cluster, tmp_path, variables, code):
     assert not any("requeue" in line for line in called)
 
 
-def test_before_the_time_is_up_all_processes_are_told_to_save(cluster, tmp_path):
+def test_before_the_time_limit_all_processes_get_the_signal_to_save(cluster, tmp_path):
     srun = f'trap "exit {EXIT_PREEMPTED}" TERM; echo $$ >"{tmp_path}/srun_pid"; while true; do sleep 0.05; done'
     job = subprocess.Popen(["bash", str(LAUNCH / "gpu_slurm.sbatch"), *TRAIN], env=cluster | {"SRUN": srun}, cwd=ROOT)
     try:

@@ -54,8 +54,8 @@ def test_findings_of_all_hosts_appear_once_and_others_name_their_hosts():
     same, only_first = Finding("versions", OK, "jax 1"), Finding("aot", SKIPPED, "no compiler")
     fast, slow = Finding("speed", OK, "9 GB/s"), Finding("speed", OK, "8 GB/s")
     lost = Finding("data", PROBLEM, "no such directory", "mount it")
-    found = Finding("data", OK, "24 clips")
-    merged = merge([[same, fast, found, only_first], [same, slow, lost]], ["a", "b"])
+    passed = Finding("data", OK, "24 clips")
+    merged = merge([[same, fast, passed, only_first], [same, slow, lost]], ["a", "b"])
     assert merged == [
         same,
         Finding("speed", OK, "9 GB/s, on a"),

@@ -58,7 +58,7 @@ def test_a_pod_of_gke_keeps_what_its_cluster_has_set(python):
     assert "JAX_COORDINATOR_ADDRESS" not in seen
 
 
-def test_processes_are_told_of_each_other(python):
+def test_processes_know_their_coordinator(python):
     options = ("--coordinator", "host:4321", "--processes", "4", "--process-id", "3", "--local-devices", "0,1")
     ended, seen = run(python, "--platform", "gpu", *options)
     expected = {"SLAP_COORDINATOR": "host:4321", "SLAP_NUM_PROCESSES": "4", "SLAP_PROCESS_ID": "3"}

@@ -70,7 +70,7 @@ def test_a_run_from_request_to_end(cloud):
     assert "trained" in log and "platform tpu" in log
 
 
-def test_a_run_that_saved_goes_on_where_it_is(cloud):
+def test_a_run_that_saved_resumes_in_place(cloud):
     code, said, verbs = up(cloud, f'[[ $(wc -l <"{cloud}/started") -ge 2 ]] || exit {EXIT_PREEMPTED}')
     assert code == 0, said
     assert lines(cloud / "started") == ["start", "start"]

@@ -43,11 +43,11 @@ def compile_with(tpu: bool, variables: dict[str, str]) -> subprocess.CompletedPr
 
 @pytest.mark.parametrize(("platform", "variable"), [("gpu", "XLA_FLAGS"), ("tpu", "LIBTPU_INIT_ARGS")])
 def test_every_flag_is_known(platform, variable):
-    wanted = flags(platform)
-    assert list(wanted) == [variable]
-    compiled = compile_with(platform == "tpu", wanted)
+    expected = flags(platform)
+    assert list(expected) == [variable]
+    compiled = compile_with(platform == "tpu", expected)
     assert compiled.stdout == "compiled\n", compiled.stderr
     # The same program fails with an unknown flag, so the assertion above is meaningful.
-    unknown = compile_with(platform == "tpu", {variable: f"{wanted[variable]} --xla_not_a_flag=true"})
+    unknown = compile_with(platform == "tpu", {variable: f"{expected[variable]} --xla_not_a_flag=true"})
     assert unknown.returncode != 0
     assert "xla_not_a_flag" in unknown.stderr

@@ -106,7 +106,7 @@ def test_zero_seconds_is_never(tmp_path):
         assert threading.active_count() == before
 
 
-def test_a_directory_that_cannot_be_written_is_told_and_survived(tmp_path, caplog):
+def test_a_directory_that_cannot_be_written_is_reported_and_survived(tmp_path, caplog):
     (tmp_path / "stacks").write_text("a file")
     timer = StepTimer()
     with Watchdog(tmp_path, 0.05, timer):

@@ -49,13 +49,13 @@ def whole():
     return gradient_of(config, tiny_batch(config))
 
 
-def assert_same(found, expected):
-    metrics, gradient = found
+def assert_same(result, expected):
+    metrics, gradient = result
     for name, value in expected[0].items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
     largest = max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(expected[1]))
     jax.tree.map(
-        lambda ours, wanted: np.testing.assert_allclose(ours, wanted, atol=3e-6 * largest), gradient, expected[1]
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=3e-6 * largest), gradient, expected[1]
     )
 
 
@@ -93,9 +93,9 @@ def test_every_contrastive_form_in_parts_on_a_mesh_has_the_gradient_of_the_whole
     config = contrastive_config(form)
     config.train.accumulate = 2
     config.parallel.update(dict(zip(AXES, sizes, strict=True)))
-    found = gradient_of(config, tiny_batch(config), create_mesh(config.parallel))
-    assert_same(found, whole_contrastive(form))
-    assert float(np.abs(found[1]["objectives"]["contrastive"]["log_scale"])) > 0
+    result = gradient_of(config, tiny_batch(config), create_mesh(config.parallel))
+    assert_same(result, whole_contrastive(form))
+    assert float(np.abs(result[1]["objectives"]["contrastive"]["log_scale"])) > 0
 
 
 def test_a_loss_of_all_pairs_of_rows_is_not_the_sum_over_parts():

@@ -41,8 +41,8 @@ def test_cosine_ends_at_the_final_factor():
 
 
 def test_wsd_holds_then_decays_over_the_last_share():
-    found = rates((50, 80, 90, 100), schedule="wsd", decay_fraction=0.2)
-    np.testing.assert_allclose(found, [1.0, 1.0, 0.5, 0.0], atol=1e-6)
+    result = rates((50, 80, 90, 100), schedule="wsd", decay_fraction=0.2)
+    np.testing.assert_allclose(result, [1.0, 1.0, 0.5, 0.0], atol=1e-6)
 
 
 def test_matrices_decay_and_nothing_else():
@@ -82,11 +82,11 @@ def test_learner_is_made_of_shapes_only():
 
 def layer_loop(config, decay: float) -> dict[str, list[float]]:
     """The factors of all layers of both encoders, from the lowest, and of the parameters below them."""
-    found = {}
+    factors = {}
     for name in ("audio_encoder", "text_encoder"):
         layers = config.model[name].layers
-        found[name] = [decay ** (layers + 1 - layer) for layer in range(layers + 1)]  # 0: below the first
-    return found
+        factors[name] = [decay ** (layers + 1 - layer) for layer in range(layers + 1)]  # 0: below the first
+    return factors
 
 
 def test_layer_decay_equals_a_loop_over_the_layers():
@@ -125,10 +125,10 @@ def test_layer_decay_scales_updates_and_multiplies_other_factors():
     config.optimizer.layer_decay = 0.5
     config.optimizer.learning_rate_factors = (("global", 0.1),)
     both = create_optimizer(config.optimizer, 10)
-    found = flatten(both.update(gradients, both.init(params), params)[0])
+    result = flatten(both.update(gradients, both.init(params), params)[0])
     for path, update in flatten(expected).items():
         own = flatten(layer_decay_factors(params, 0.5))[path] * (0.1 if "global" in path else 1.0)
-        np.testing.assert_allclose(found[path], update * own, rtol=1e-5)
+        np.testing.assert_allclose(result[path], update * own, rtol=1e-5)
 
 
 def test_a_layer_before_the_stack_is_the_lowest():

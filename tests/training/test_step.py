@@ -77,9 +77,9 @@ def test_loss_gradient_and_update_do_not_depend_on_the_mesh(one_device, sizes):
     config = tiny_config()
     # Initialising takes half as long to compile as the step; one mesh, which splits every axis, makes its own state.
     start = None if sizes == (2, 2, 2) else one_device.start
-    found = on_mesh(config, tiny_batch(config), sizes, start)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found.start, one_device.start)
-    state, metrics = found.state, found.metrics
+    result = on_mesh(config, tiny_batch(config), sizes, start)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), result.start, one_device.start)
+    state, metrics = result.state, result.metrics
     expected_state, expected = one_device.state, one_device.metrics
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=2e-4, atol=1e-6, err_msg=name)

@@ -34,7 +34,7 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def listed(dataset: PublishedDataset) -> tuple[list[Entry], list[Rejection]]:
-    """Returns all entries and all rejections of a data set."""
+    """Returns all entries and all rejections of a dataset."""
     items = list(dataset.entries())
     entries = [item for item in items if isinstance(item, Entry)]
     return entries, [item for item in items if isinstance(item, Rejection)]

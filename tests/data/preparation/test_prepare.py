@@ -39,7 +39,7 @@ def quiet(*arguments, workers: int = 1, **settings):
 
 
 def rejected(output: Path) -> list[dict]:
-    """Reads the rejections of the refused attempt if there is one, else of the data set."""
+    """Reads the rejections of the refused attempt if there is one, else of the dataset."""
     refused = sorted((output / ".staging").rglob(REJECTED), key=lambda file: len(file.parts))
     (file,) = refused[:1] or output.glob(f"*/*/{REJECTED}")
     return [json.loads(line) for line in file.read_text().splitlines()]
