@@ -1,14 +1,12 @@
 """A trained classifier: probabilities of short clips, and of long recordings from windows in bounded memory."""
 
 import logging
-import weakref
 
 import numpy as np
 import pytest
 import soundfile
 
 from slap_jax.data.audio import AudioError
-from slap_jax.inference import long_audio
 from slap_jax.inference.classifier import TrainedClassifier
 from tests.inference.tiny import noise, shared_params, tiny_config
 
@@ -58,24 +56,9 @@ def test_a_long_recording_is_the_mean_of_its_windows(classifier):
     assert np.array_equal(values(short), classifier.probabilities([noise(1, 0.3)])[0])
 
 
-def test_a_long_file_is_never_in_memory(classifier, tmp_path, monkeypatch):
-    path = tmp_path / "long.flac"
-    soundfile.write(path, np.tile(noise(4, 1.0, 8_000), 60), 8_000)
-    alive, most, made = [], 0, 0
-    original = long_audio.cut_windows
-
-    def counted(*arguments):
-        nonlocal alive, most, made
-        for start, samples in original(*arguments):
-            alive = [*(one for one in alive if one() is not None), weakref.ref(samples)]
-            most, made = max(most, len(alive)), made + 1
-            yield start, samples
-            del samples
-
-    monkeypatch.setattr(long_audio, "cut_windows", counted)
-    monkeypatch.setattr("slap_jax.data.audio.BLOCK_FRAMES", 4_000)
-    assert len(classifier.predict([path])) == 1
-    assert made > 90 and most <= 8
+def test_a_long_file_is_never_in_memory(classifier, long_file, windows):
+    assert len(classifier.predict([long_file])) == 1
+    assert windows.made > 90 and windows.most <= 8
 
 
 def test_bad_and_silent_files_are_handled_as_by_the_model(classifier, tmp_path, caplog):

@@ -1,7 +1,6 @@
 """Recordings longer than the clips of training: windows with times, bounded memory, one result per moment."""
 
 import logging
-import weakref
 
 import numpy as np
 import pytest
@@ -111,28 +110,13 @@ def test_beams(model):
             model.caption([clip], beam=beam, sample_rate=16_000)
 
 
-def test_a_long_file_is_never_in_memory(model, tmp_path, monkeypatch):
+def test_a_long_file_is_never_in_memory(model, long_file, windows):
     """However long a recording is, the only windows in memory are those of the programs in flight."""
-    path = tmp_path / "long.flac"
-    soundfile.write(path, np.tile(noise(4, 1.0, 8_000), 60), 8_000)
-    alive, most, made = [], 0, 0
-    original = long_audio.cut_windows
-
-    def counted(*arguments):
-        nonlocal alive, most, made
-        for start, samples in original(*arguments):
-            alive = [*(one for one in alive if one() is not None), weakref.ref(samples)]
-            most, made = max(most, len(alive)), made + 1
-            yield start, samples
-            del samples
-
-    monkeypatch.setattr(long_audio, "cut_windows", counted)
-    monkeypatch.setattr("slap_jax.data.audio.BLOCK_FRAMES", 4_000)
-    assert model.embed_audio([path]).shape == (1, 16)
-    assert made > 90 and most <= 8
-    made = most = 0
-    assert model.frames(path).features.shape == (375, 32)
-    assert made > 90 and most <= 8
+    assert model.embed_audio([long_file]).shape == (1, 16)
+    assert windows.made > 90 and windows.most <= 8
+    windows.made = windows.most = 0
+    assert model.frames(long_file).features.shape == (375, 32)
+    assert windows.made > 90 and windows.most <= 8
 
 
 def test_damage_inside_a_long_file_is_an_error(model, tmp_path):
