@@ -21,6 +21,8 @@ from slap_jax.adapters.mteb_model import mteb_model
 from slap_jax.checkpoints.model_dir import export
 from tests.inference.tiny import noise, tiny_config, tiny_run_params, tiny_tokenizer
 
+pytestmark = pytest.mark.compile
+
 LABELS = ["a dog barks outside", "rain falls in a hall", "a long bell near the sea"]
 
 

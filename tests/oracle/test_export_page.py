@@ -9,6 +9,8 @@ from slap_jax.cli import main
 from tests.docs.run_page import ROOT
 from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):

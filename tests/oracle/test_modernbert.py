@@ -11,6 +11,8 @@ from slap_jax.models.encoders import TextEncoder
 from slap_jax.models.modernbert import read_modernbert
 from tests.tiny_modernbert import use_modernbert, write_folder
 
+pytestmark = pytest.mark.compile
+
 CAPTIONS = [
     "A dog barks, then rain falls on a tin roof.",
     "someone speaks  in a large hall",

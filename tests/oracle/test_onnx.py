@@ -14,6 +14,8 @@ from slap_jax.inference.embedder import Embedder
 from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params
 from tests.inference.tiny import tiny_tokenizer
 
+pytestmark = pytest.mark.compile
+
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "pytorch_module.npz")
 
 

@@ -20,6 +20,8 @@ from tests.golden.make_pytorch_module import padded
 from tests.inference.tiny import CAPTIONS, noise, tiny_tokenizer
 from tests.tiny_modernbert import SIZES, write_tokenizer
 
+pytestmark = pytest.mark.process
+
 TOLERANCE = 1e-4
 
 
