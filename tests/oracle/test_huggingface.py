@@ -14,7 +14,7 @@ from slap_jax.export.formats import export_model
 from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params
 from tests.inference.tiny import tiny_tokenizer
 
-pytestmark = pytest.mark.compile
+pytestmark = pytest.mark.process
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "pytorch_module.npz")
 USER = """
