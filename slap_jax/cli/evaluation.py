@@ -17,12 +17,16 @@ def evaluate(options: argparse.Namespace) -> int:
     from slap_jax.evaluation.evaluate import parse_data_argument
     from slap_jax.evaluation.scorer import ModelScorer
     from slap_jax.evaluation.suites import load_suite, suite_sets
-    from slap_jax.evaluation.task import load_tasks
+    from slap_jax.evaluation.task import DEFAULT_TEMPLATE, load_tasks
 
     if options.suite and options.data:
         raise ArgumentError("give either --suite or --data")
+    if options.suite and (options.measure or options.template or options.multi_label):
+        raise ArgumentError("--suite sets these: leave out --measure, --template and --multi-label")
     if options.suite and options.data_dir is None:
         raise ArgumentError("--suite needs --data-dir DIR, the folder that has a folder for each prepared dataset")
+    if options.data_dir is not None and not options.suite:
+        raise ArgumentError("--data-dir belongs to --suite SUITE; name single sets with --data")
     rows = suite_sets(options.suite) if options.suite else []
     scorer = ModelScorer(options.model, options.step)
     missing: dict[str, str] = {}
@@ -40,7 +44,7 @@ def evaluate(options: argparse.Namespace) -> int:
             sources,
             scorer.vocabulary,
             scorer.max_tokens,
-            options.template,
+            options.template or DEFAULT_TEMPLATE,
             measures,
             multi_label=options.multi_label,
         )
@@ -177,7 +181,6 @@ def add_verbs(verb: AddVerb) -> None:
     )
     add(
         "--template",
-        default="ensemble",
         help="without --suite: name of a prompt template, or a prompt with {} (ensemble)",
     )
     add("--beam", type=positive, default=1, metavar="N", help="captioning: beam size (1)")

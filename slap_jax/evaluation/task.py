@@ -226,7 +226,7 @@ def default_task(
         )
     if captioned < clips:
         effect = "only those take part in retrieval" if captioned > 1 else "it has no retrieval results"
-        logging.info("evaluation set %r: %d of %d clips have captions; %s", data.name, captioned, clips, effect)
+        logging.warning("evaluation set %r: %d of %d clips have captions; %s", data.name, captioned, clips, effect)
     tasks = [retrieval_task(data)] if captioned > 1 else []
     if label:
         tasks.append(zero_shot_task(data, label, templates, multi_label=multi_label))

@@ -1,21 +1,22 @@
 """One training step: the loss, its gradient, the update and the teacher; a pure function of state and batch.
 
-To know one step, read five files in this order:
+To understand one step, read five files in this order:
 
 1. `slap_jax/batch.py`: the packed batch, its rows, columns and slots
 2. `slap_jax/models/slap.py`: the towers, from waveform and tokens to embeddings
 3. `slap_jax/objectives/base.py`: the passes of student and teacher that objectives share
 4. `slap_jax/objectives/contrastive.py`: one objective; the others have the same two methods
-5. this file
+5. this file; `state.py` holds the state, and `optimizer.py` the update
 
 With parameters θ, teacher θ̄, gradient g and step t:
 
     L(θ) = Σ_o w_o L_o(θ, θ̄)            over the objectives o of weight w_o > 0
-    g    = ∇_θ L                        of the global batch, also when it is computed in parts (grad_cache.py)
+    g    = ∇_θ L                        over the global batch, even when it is computed in parts (grad_cache.py)
     θ    ← θ - η_t AdamW(clip(g))       optimizer.py
-    θ̄    ← m_t θ̄ + (1 - m_t) θ          for the paths that an objective asks for, with its momentum m_t
+    θ̄    ← m_t θ̄ + (1 - m_t) θ          for the parameters in an objective's `teacher_parameters`, with its momentum m_t
 
-A step whose loss or gradient is not finite leaves θ, θ̄ and the optimiser's moments as they were.
+Wherever θ̄ has no copy of a parameter, the teacher uses that of θ, without a gradient. A step whose loss or gradient is
+not finite leaves θ, θ̄ and the optimiser's moments as they were; only t advances.
 """
 
 import dataclasses
@@ -65,16 +66,16 @@ def make_train_step(
         metrics, gradient = loss.metrics_and_grad(state.params, batch)
         gradient_norm = optax.global_norm(gradient)
 
-        # The schedule follows the step, not the updates done: a skipped step does not delay the end of the decay.
-        optimizer = set_schedule_count(state.optimizer, state.step)
-        updates, optimizer = transform.update(gradient, optimizer, state.params)
+        # The schedule counts steps, not applied updates, so a skipped step does not delay the end of the decay.
+        opt_state = set_schedule_count(state.optimizer, state.step)
+        updates, opt_state = transform.update(gradient, opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         teacher = update_teacher(state.teacher, params, momentum_schedules, loss.progress)
 
         good = jnp.isfinite(gradient_norm) & jnp.isfinite(metrics["loss/total"])
-        params, teacher, optimizer = jax.tree.map(
+        params, teacher, opt_state = jax.tree.map(
             lambda new, old: jnp.where(good, new, old),
-            (params, teacher, optimizer),
+            (params, teacher, opt_state),
             (state.params, state.teacher, state.optimizer),
         )
         bad_steps = jnp.where(good, 0, state.bad_steps + 1)
@@ -84,7 +85,7 @@ def make_train_step(
             "learning_rate": jnp.asarray(schedule(state.step)),
             "bad_steps": bad_steps.astype(jnp.float32),
         }
-        return TrainState(state.step + 1, params, teacher, optimizer, bad_steps), metrics
+        return TrainState(state.step + 1, params, teacher, opt_state, bad_steps), metrics
 
     return train_step
 
@@ -93,7 +94,7 @@ class StepLoss:
     """L(θ) = Σ_o w_o L_o(θ, θ̄) of one step.
 
     It has two halves, so that the batch can pass through the towers in parts while the loss sees all of it: `forward`
-    runs the towers on some rows, `from_outputs` takes the loss of the outputs of all rows.
+    runs the towers on some rows, and `loss_from_outputs` computes the loss from the outputs of all rows.
 
     Attributes:
         progress: t / steps, in [0, 1].
@@ -106,15 +107,15 @@ class StepLoss:
             config: the whole configuration.
             graph: `graph_of(abstract_learner(config))`.
             teacher: θ̄, the averaged copies of some parameters.
-            step: t, the number of finished steps.
+            step: t, the number of finished steps, skipped ones included.
         """
         self.config, self.graph, self.teacher = config, graph, teacher
-        self.key = jax.random.fold_in(jax.random.key(config.seed), step + 1)  # 0 was the initialisation's
+        self.key = jax.random.fold_in(jax.random.key(config.seed), step + 1)  # `create_state` uses 0
         self.progress = step.astype(jnp.float32) / config.train.steps
 
     def __call__(self, params: Any, batch: PackedBatch) -> tuple[Float[Array, ""], Metrics]:
         """Returns L and the metrics of the objectives."""
-        return self.from_outputs(params, self.forward(params, number_rows(batch)), batch)
+        return self.loss_from_outputs(params, self.forward(params, with_row_numbers(batch)), batch)
 
     def metrics_and_grad(self, params: Any, batch: PackedBatch) -> tuple[Metrics, Any]:
         """Returns the metrics, `loss/total` among them, and ∇_θ L."""
@@ -123,9 +124,9 @@ class StepLoss:
         else:
             (_, metrics), gradient = value_and_grad_in_parts(
                 self.forward,
-                lambda params, outputs: self.from_outputs(params, outputs, batch),
+                lambda params, outputs: self.loss_from_outputs(params, outputs, batch),
                 params,
-                number_rows(batch),
+                with_row_numbers(batch),
                 self.config.train.accumulate,
             )
         return metrics, gradient
@@ -139,7 +140,7 @@ class StepLoss:
         )
         return {name: objective.forward(context) for name, objective in student.objectives.items()}
 
-    def from_outputs(self, params: Any, outputs: Outputs, batch: PackedBatch) -> tuple[Float[Array, ""], Metrics]:
+    def loss_from_outputs(self, params: Any, outputs: Outputs, batch: PackedBatch) -> tuple[Float[Array, ""], Metrics]:
         """Returns L and the metrics, from the outputs of `forward` for all rows of the batch."""
         student, teacher = self._student_and_teacher(params)
         context = BatchContext(batch, teacher.objectives, self.progress, self.config)
@@ -151,13 +152,14 @@ class StepLoss:
         return total, {"loss/total": total} | metrics
 
     def _student_and_teacher(self, params: Any) -> tuple[Learner, Learner]:
+        """Returns the learner with θ, and with θ̄ in place of the parameters that have an averaged copy."""
         averaged = jax.lax.stop_gradient(overlay(params, self.teacher))
         params = stop_frozen(params, self.config.optimizer.learning_rate_factors)
         return nnx.merge(self.graph, params), nnx.merge(self.graph, averaged)
 
 
 def teacher_momentum_schedules(learner: Learner) -> dict[str, Callable[[Array], Array]]:
-    """Returns the momentum m(progress) of each path that has an averaged copy."""
+    """Returns m(progress) of each parameter path with an averaged copy, such as "model/audio_encoder"."""
     return {
         path: objective.teacher_momentum
         for objective in learner.objectives.values()
@@ -178,34 +180,9 @@ def update_teacher(
     return teacher
 
 
-def number_rows(batch: PackedBatch) -> Rows:
+def with_row_numbers(batch: PackedBatch) -> Rows:
     """Returns all rows with their numbers, from which each row's randomness is derived."""
     return batch, jnp.arange(batch.clip_valid.shape[0])
-
-
-def batch_counts(batch: PackedBatch, config: ConfigDict) -> Metrics:
-    """Returns sums over the global batch that throughput, packing fill and FLOPs are computed from."""
-    slots = batch.clip_valid.shape[1]
-    columns = segment_counts(batch.audio_segment_ids, slots)[:, 1:].astype(jnp.float32)
-    text = segment_counts(batch.text_segment_ids, slots)[:, 1:].astype(jnp.float32)
-    seconds = columns * (samples_per_column(config.audio) / config.audio.sample_rate)
-    return {
-        "clips": jnp.sum(batch.clip_valid, dtype=jnp.float32),
-        "audio_seconds": jnp.sum(seconds),
-        "packing_fill": jnp.sum(columns) / batch.audio_segment_ids.size,
-        **length_counts(config.model, columns * patches_per_column(config.audio), text),
-        **source_counts(batch, seconds, list(config.data.train)),
-    }
-
-
-def source_counts(batch: PackedBatch, seconds: Float[Array, "R K"], names: Sequence[str]) -> Metrics:
-    """Returns the clips and seconds of audio of each source; empty for one source, whose counts are the batch's."""
-    counts: Metrics = {}
-    for number, name in enumerate(names if len(names) > 1 else ()):
-        from_source = batch.clip_valid & (batch.clip_source == number)
-        counts[f"clips/{name}"] = jnp.sum(from_source, dtype=jnp.float32)
-        counts[f"audio_seconds/{name}"] = jnp.sum(jnp.where(from_source, seconds, 0.0))
-    return counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,3 +247,28 @@ def global_batch_shapes(config: ConfigDict) -> PackedBatch:
     return batch_shapes(
         data.rows, data.columns, data.slots, data.text_tokens, per_column, classes=classes_in_batch(config)
     )
+
+
+def batch_counts(batch: PackedBatch, config: ConfigDict) -> Metrics:
+    """Returns sums over the global batch that throughput, packing fill and FLOPs are computed from."""
+    slots = batch.clip_valid.shape[1]
+    columns = segment_counts(batch.audio_segment_ids, slots)[:, 1:].astype(jnp.float32)
+    text = segment_counts(batch.text_segment_ids, slots)[:, 1:].astype(jnp.float32)
+    seconds = columns * (samples_per_column(config.audio) / config.audio.sample_rate)
+    return {
+        "clips": jnp.sum(batch.clip_valid, dtype=jnp.float32),
+        "audio_seconds": jnp.sum(seconds),
+        "packing_fill": jnp.sum(columns) / batch.audio_segment_ids.size,
+        **length_counts(config.model, columns * patches_per_column(config.audio), text),
+        **source_counts(batch, seconds, list(config.data.train)),
+    }
+
+
+def source_counts(batch: PackedBatch, seconds: Float[Array, "R K"], names: Sequence[str]) -> Metrics:
+    """Returns the clips and seconds of audio of each source; empty for one source, whose counts are the batch's."""
+    counts: Metrics = {}
+    for number, name in enumerate(names if len(names) > 1 else ()):
+        from_source = batch.clip_valid & (batch.clip_source == number)
+        counts[f"clips/{name}"] = jnp.sum(from_source, dtype=jnp.float32)
+        counts[f"audio_seconds/{name}"] = jnp.sum(jnp.where(from_source, seconds, 0.0))
+    return counts

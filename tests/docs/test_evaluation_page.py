@@ -157,6 +157,10 @@ def test_a_damaged_set_does_not_prevent_the_others_from_being_measured(page, cap
         (["--suite", "music", "--data-dir", "data"], "there is no suite 'music'; choose one of paper, retrieval"),
         (["--suite", "frames", "--data-dir", "nowhere"], "no set of suite 'frames' can be evaluated"),
         (["--suite", "frames", "--data", "a=b:c"], "give either --suite or --data"),
+        (["--suite", "frames", "--measure", "frames"], "leave out --measure, --template and --multi-label"),
+        (["--suite", "zero_shot", "--template", "plain"], "leave out --measure, --template and --multi-label"),
+        (["--suite", "zero_shot", "--multi-label"], "leave out --measure, --template and --multi-label"),
+        (["--data-dir", "data"], "--data-dir belongs to --suite SUITE"),
         (["--data", "a=data/mine:test", "--measure", "song"], "'song' is not a measure; choose of retrieval"),
         (
             ["--data", "a=data/mine:test", "--measure", "captioning", "--scores", "bert"],
