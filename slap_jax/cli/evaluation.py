@@ -25,7 +25,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise ArgumentError("--suite sets these: leave out --measure, --template and --multi-label")
     if options.suite and options.data_dir is None:
         raise ArgumentError("--suite needs --data-dir DIR, the folder that has a folder for each prepared dataset")
-    if options.data_dir is not None and not options.suite:
+    if options.data_dir and not options.suite:
         raise ArgumentError("--data-dir belongs to --suite SUITE; name single sets with --data")
     rows = suite_sets(options.suite) if options.suite else []
     scorer = ModelScorer(options.model, options.step)

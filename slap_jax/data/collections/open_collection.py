@@ -47,7 +47,7 @@ def open_collection(
         name: name of the collection; by default its folder and the folder above, such as "clotho/audio".
         kind: key of `KINDS`; by default determined from the files.
         **options: options of the class of the kind; empty values count as not given, and columns may be joined:
-        "title+text".
+            "title+text".
 
     Raises:
         CollectionError: the files fit no kind or several, or the kind has no such option.
