@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from slap_jax.ablations.table import AblationError, Outcome, markdown, put_into
+from slap_jax.ablations.table import AblationError, Outcome, damaged_result, markdown, put_into
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.config.files import read_config
 from slap_jax.data.tokenizer import load_tokenizer
@@ -189,7 +189,10 @@ def write_table(run_dir: Path, variants: Sequence[str], seeds: Sequence[int], co
 
 def _require_same(file: Path, settings: dict[str, Any]) -> None:
     """Raises if a finished run had another value of a setting. Settings that did not exist then are ignored."""
-    stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["settings"]
+    try:
+        stored: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged_result(file, error) from None
     for name, value in stored.items():
         if settings.get(name, value) != value:
             raise AblationError(

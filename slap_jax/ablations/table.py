@@ -40,6 +40,11 @@ class AblationError(UserError, ValueError):
     """Runs that fail or that cannot be compared."""
 
 
+def damaged_result(file: Path, error: Exception) -> AblationError:
+    """Returns the error for the result file of a run that cannot be read."""
+    return AblationError(f"{file} is damaged ({error!r}); delete it, and the run is evaluated again")
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """The outcome of a finished run.
@@ -60,16 +65,23 @@ class Outcome:
 
     @classmethod
     def read(cls, file: Path) -> "Outcome":
-        """Reads a file that `slap_jax.ablations.run.run` wrote."""
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        clips = facts["clips"]
-        values, counts = {}, {}
-        for direction, owner in (("t2a", np.array(facts["owner"])), ("a2t", np.arange(clips))):
-            counts[direction] = np.bincount(owner, minlength=clips)
-            hit = np.array(facts[direction]["rank"]) == 1
-            values[direction, "r1"] = np.bincount(owner, hit, minlength=clips)
-            values[direction, "map10"] = np.bincount(owner, facts[direction]["ap10"], minlength=clips)
-        return cls(facts["variant"], facts["seed"], facts, values, counts)
+        """Reads a file that `slap_jax.ablations.run.run` wrote.
+
+        Raises:
+            AblationError: it is damaged.
+        """
+        try:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            clips = facts["clips"]
+            values, counts = {}, {}
+            for direction, owner in (("t2a", np.array(facts["owner"])), ("a2t", np.arange(clips))):
+                counts[direction] = np.bincount(owner, minlength=clips)
+                hit = np.array(facts[direction]["rank"]) == 1
+                values[direction, "r1"] = np.bincount(owner, hit, minlength=clips)
+                values[direction, "map10"] = np.bincount(owner, facts[direction]["ap10"], minlength=clips)
+            return cls(facts["variant"], facts["seed"], facts, values, counts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged_result(file, error) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from slap_jax.atomic import write_text_atomic
-from slap_jax.checkpoints.run import Checkpoints, restore_meta
+from slap_jax.checkpoints.run import CheckpointError, Checkpoints, restore_meta
 from slap_jax.config.rules import ConfigError
 
 DIRECTORY = "best"  # inside a run directory
@@ -41,6 +41,9 @@ class BestCheckpoint:
             restored_step: step the run resumes from, 0 for a new run; evaluations of later steps are dropped because
                 they run again.
             enabled: False in all processes but the first. They take part in saving but write no other file.
+
+        Raises:
+            CheckpointError: `RUN/best.json` is damaged.
         """
         self._setting = config.train.best_metric
         self._name, self._lower_is_better = parse_best_metric(self._setting)
@@ -113,14 +116,19 @@ class BestCheckpoint:
 
     def _resume(self, restored_step: int) -> None:
         path = self._run_dir / HISTORY
-        history = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if history.get("metric") != self._setting:
-            return
-        self._evaluations = {
-            step: value if value is not None and math.isfinite(value) else None
-            for step, value in history["evaluations"]
-            if step <= restored_step
-        }
+        try:
+            history: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"metric": ""}
+            if history["metric"] != self._setting:
+                return
+            self._evaluations = {
+                step: value if value is not None and math.isfinite(value) else None
+                for step, value in history["evaluations"]
+                if step <= restored_step
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error!r}); restore it, or delete it to start the choice of the best step again"
+            ) from None
         step = self._checkpoints.latest()
         if step is not None:
             value = restore_meta(self._checkpoints.directory, step)["best"][self._name]

@@ -301,17 +301,25 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the lines of a `metrics.jsonl`; a last line cut off by a kill is left out.
 
     Raises:
-        MetricsError: a line before the last one is not JSON.
+        MetricsError: a line before the last one is not JSON, or a line does not hold a step and numbers.
     """
     texts = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     lines = []
     for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except json.JSONDecodeError:
             if number < len(texts):
                 raise MetricsError(f"{path}: line {number} is not JSON: {text[:80]!r}; delete that line") from None
+            break
+        if not (isinstance(line, dict) and isinstance(line.get("step"), int) and all(map(_is_metric, line.values()))):
+            raise MetricsError(f"{path}: line {number} is not a step with numbers: {text[:80]!r}; delete that line")
+        lines.append(line)
     return lines
+
+
+def _is_metric(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float))  # None: it was not finite
 
 
 def drop_after(path: Path, step: int) -> None:

@@ -93,7 +93,14 @@ def test_finished_runs_are_skipped_and_a_failed_one_stops_the_driver(tmp_path):
     assert len(read_outcomes(tmp_path, ["full", "sigmoid"], [0, 1])) == 3
     with pytest.raises(AblationError, match=r"full-seed0.json belongs to a run with train.steps=300, but now it is 7"):
         run_all(CORPUS, tmp_path, ["full"], [0], ["--config.train.steps=7"], start=start)
-    older = json.loads(result_file(tmp_path, "full", 0).read_text())
+    content = result_file(tmp_path, "full", 0).read_text()
+    for damaged in ("", "{", "[]", "7", '{"settings": 7}'):
+        result_file(tmp_path, "full", 0).write_text(damaged)
+        with pytest.raises(AblationError, match=r"full-seed0\.json is damaged .*; delete it"):
+            run_all(CORPUS, tmp_path, ["full"], [0], start=start)
+        with pytest.raises(AblationError, match=r"full-seed0\.json is damaged .*; delete it"):
+            read_outcomes(tmp_path, ["full"], [0])
+    older = json.loads(content)
     del older["settings"]["train.patience"]  # a setting that did not exist yet
     result_file(tmp_path, "full", 0).write_text(json.dumps(older))
     assert len(run_all(CORPUS, tmp_path, ["full"], [0], start=start)) == 1

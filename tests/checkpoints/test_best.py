@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slap_jax.checkpoints.best import BestCheckpoint
-from slap_jax.checkpoints.run import restore_params
+from slap_jax.checkpoints.run import CheckpointError, restore_params
 from slap_jax.config.defaults import source
 from slap_jax.config.rules import ConfigError
 from slap_jax.config.validate import validate
@@ -79,6 +79,13 @@ def test_a_resumed_run_that_evaluates_differently_keeps_the_best(tmp_path, after
     history = json.loads((tmp_path / "best.json").read_text())
     assert resumed.best == (history["step"], history["value"]) == (step, value)
     assert history["evaluations"] == [[10, 0.5], *map(list, after.items())]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xe9", b"{}", b'{"metric": "m", "evaluations": [1]}'])
+def test_a_damaged_history_is_named(tmp_path, content):
+    (tmp_path / "best.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"best\.json is damaged .*; restore it, or delete it"):
+        BestCheckpoint(config_with("m"), tmp_path, 10)
 
 
 def test_a_run_that_starts_again_forgets_the_best(tmp_path):

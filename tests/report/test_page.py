@@ -212,7 +212,7 @@ def test_results_of_one_direction_alone(run_dir):
         ({}, ExportError, "run holds neither"),
         ({"config.json": "{"}, ExportError, r"config\.json is not the config of a run"),
         ({"config.json": None}, ReportError, r"metrics\.jsonl is missing"),
-        ({"config.json": None, "metrics.jsonl": "{}\nhalf\n{}"}, ReportError, r"metrics\.jsonl: line 2"),
+        ({"config.json": None, "metrics.jsonl": '{"step": 1}\nhalf\n{}'}, ReportError, r"metrics\.jsonl: line 2"),
         ({"config.json": None, "metrics.jsonl": "", "evaluation.json": "{"}, ReportError, "json is not valid JSON"),
         ({"config.json": None, "metrics.jsonl": "", "evaluation.json": "[]"}, ReportError, "holds a list"),
     ],

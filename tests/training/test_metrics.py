@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  (made at run time)
 
 from slap_jax.training.flops import train_step_flops
-from slap_jax.training.metrics import FILE_NAME, MetricWriter, Throughput, drop_after, read_metrics
+from slap_jax.training.metrics import FILE_NAME, MetricsError, MetricWriter, Throughput, drop_after, read_metrics
 from slap_jax.training.timing import StepTimer
 from tests.tiny import tiny_config
 
@@ -61,6 +61,7 @@ def test_write_does_not_wait_for_the_step_just_dispatched(tmp_path):
         assert writer.write(3, {"loss/total": 3.0}) == {"loss/total": 2.0}
 
 
+@pytest.mark.compile
 def test_non_finite_values_are_null_in_the_file_and_seen_by_the_loop(tmp_path):
     with _writer(tmp_path) as writer:
         writer.write(1, {"loss/total": jnp.float32(jnp.nan), "gradient_norm": jnp.float32(jnp.inf)})
@@ -94,6 +95,13 @@ def test_reading_tolerates_a_truncated_last_line_but_not_damage_before_it(tmp_pa
     path.write_text('{"step": 1}\n{"step": 2, "loss\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl.*line 2"):
         read_metrics(path)
+
+
+@pytest.mark.parametrize("line", ["7", "null", "[]", '{"loss": 1.0}', '{"step": "x"}', '{"step": 2, "loss": "high"}'])
+def test_a_line_that_is_not_of_metrics_is_named(tmp_path, line):
+    (tmp_path / FILE_NAME).write_text(f'{{"step": 1, "loss": null}}\n{line}\n')
+    with pytest.raises(MetricsError, match=r"metrics.jsonl: line 2 is not a step with numbers: .*; delete that line"):
+        read_metrics(tmp_path / FILE_NAME)
 
 
 def test_drop_after_without_a_file_does_nothing(tmp_path):
