@@ -139,11 +139,18 @@ def parse_number(row: TableRow, column: str) -> float:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields (file and line number, text) for each non-empty line of a list."""
-    with path.open(encoding="utf-8-sig") as file:
-        for line_number, line in enumerate(file, start=1):
-            if line.strip():
-                yield f"{path.name}:{line_number}", line.strip()
+    """Yields (file and line number, text) for each non-empty line of a list.
+
+    Raises:
+        LayoutError: the file is not UTF-8 text.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for line_number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path.name}:{line_number}", line.strip()
+    except UnicodeDecodeError as error:
+        raise _not_text(path) from error
 
 
 def read_json_objects(path: Path) -> dict[str, dict[str, Any]]:
@@ -198,7 +205,11 @@ def read_json_list(path: Path, key: str) -> Iterator[Any]:
                 else:
                     yield item
     except UnicodeDecodeError as error:
-        raise LayoutError(f"{path} is not UTF-8 text; download it again") from error
+        raise _not_text(path) from error
+
+
+def _not_text(path: Path) -> LayoutError:
+    return LayoutError(f"{path} is not UTF-8 text; download it again")
 
 
 class AudioFileIndex:

@@ -152,7 +152,7 @@ data."""
             name, key, source = _EXCLUSIONS[exclusion]
             path = self.require(f"json_files/blacklist/{name}", f"data/json_files/blacklist/{name}")
             try:
-                ids = json.loads(path.read_text(encoding="utf-8"))[key]
+                ids = list(json.loads(path.read_text(encoding="utf-8"))[key])
             except (ValueError, KeyError, TypeError) as error:
                 raise LayoutError(f'{path} is not JSON like {{"{key}": [ids]}} ({error}); download it again') from error
             for publisher_id in ids:

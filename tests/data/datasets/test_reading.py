@@ -92,3 +92,9 @@ def test_a_name_that_loosely_matches_two_files_matches_none(tmp_path):
 )
 def test_licence_names(text, name):
     assert licence_name(text) == name
+
+
+def test_a_list_that_is_not_text_is_named(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"yes/one.wav\nno/caf\xe9.wav\n")
+    with pytest.raises(LayoutError, match=r"list\.txt is not UTF-8 text; download it again"):
+        list(read_lines(tmp_path / "list.txt"))

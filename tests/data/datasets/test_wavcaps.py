@@ -116,8 +116,9 @@ def test_incomplete_files_are_errors(tmp_path, content, words):
         listed(WavCaps(tmp_path, splits="SoundBible"))
 
 
-def test_a_malformed_blacklist_is_an_error(tmp_path):
-    write_json(publish(tmp_path) / "json_files/blacklist/blacklist_exclude_all_ac.json", ["156"])
+@pytest.mark.parametrize("lists", [["156"], {"AudioSet": 7, "FreeSound": 7}, 7])
+def test_a_malformed_blacklist_is_an_error(tmp_path, lists):
+    write_json(publish(tmp_path) / "json_files/blacklist/blacklist_exclude_all_ac.json", lists)
     with pytest.raises(LayoutError, match=r"blacklist_exclude_all_ac.json is not JSON like"):
         listed(WavCaps(tmp_path))
 
