@@ -104,8 +104,9 @@ def ablations(options: argparse.Namespace) -> int:
         from slap_jax.ablations.run import run
         from slap_jax.config.files import read_config
 
-        variant, _, seed = options.only.partition(":")
-        output = driver.result_file(options.run_dir, variant, int(seed))
+        variant, _, text = options.only.partition(":")
+        (seed,) = _seeds(text)
+        output = driver.result_file(options.run_dir, variant, seed)
         output.parent.mkdir(parents=True, exist_ok=True)
         return run(read_config(options.config, options.rest), variant, options.run_dir / output.stem, output)
     variants, seeds = options.variants.split(","), _seeds(options.seeds)

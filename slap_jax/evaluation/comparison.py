@@ -129,7 +129,7 @@ def read_results(paths: Iterable[str | os.PathLike[str]]) -> dict[str, dict[str,
         File -> results.
 
     Raises:
-        ComparisonError: a file is missing, is not JSON, or has no results.
+        ComparisonError: a file is missing, is not JSON, has no results, or results of another form.
     """
     files = {}
     for path in map(Path, paths):
@@ -139,8 +139,26 @@ def read_results(paths: Iterable[str | os.PathLike[str]]) -> dict[str, dict[str,
             raise ComparisonError(f"{path} cannot be read ({error}); give a file that `slap evaluate` wrote") from error
         if not isinstance(results, dict) or not any(kind in results for kind in KINDS):
             raise ComparisonError(f"{path} holds no results; give a file that `slap evaluate` wrote")
+        fault = _fault(results)
+        if fault:
+            raise ComparisonError(f"{path}: {fault}, so it is damaged; give a file that `slap evaluate` wrote")
         files[str(path)] = results
     return files
+
+
+def _fault(results: Mapping[str, Any]) -> str:
+    """Returns what is wrong with the form of results; "" if nothing is."""
+    for kind in ("model", "missing", *KINDS):
+        if not isinstance(results.get(kind, {}), dict):
+            return f"{kind} is not an object"
+    for kind, (_, metrics) in KINDS.items():
+        for name, entry in results.get(kind, {}).items():
+            if not isinstance(entry, dict):
+                return f"{kind}/{name} is not an object"
+            for metric in metrics:
+                if not isinstance(entry.get(metric, 0.0), (int, float)):
+                    return f"{kind}/{name}/{metric} is {entry[metric]!r}, not a number"
+    return ""
 
 
 @functools.cache

@@ -196,6 +196,22 @@ def test_several_files_are_lines_of_one_table():
     assert models == ["mine step 7 (0123456789ab)"] * 2 + ["other step 7 (0123456789ab)"] * 2
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"retrieval": 7}, "retrieval is not an object"),
+        ({"retrieval": {"x": [1]}}, "retrieval/x is not an object"),
+        ({"zero_shot": {"x": {"accuracy": "high"}}}, "zero_shot/x/accuracy is 'high', not a number"),
+        ({"zero_shot": {}, "model": "mine"}, "model is not an object"),
+        ({"zero_shot": {}, "missing": ["x"]}, "missing is not an object"),
+    ],
+)
+def test_results_of_another_form_are_named(tmp_path, content, message):
+    (tmp_path / "odd.json").write_text(json.dumps(content))
+    with pytest.raises(ComparisonError, match=f"odd.json: {message}, so it is damaged; give a file"):
+        read_results([tmp_path / "odd.json"])
+
+
 def test_files_that_are_not_results_are_errors(tmp_path):
     (tmp_path / "text.json").write_text("{")
     (tmp_path / "list.json").write_text(json.dumps({"rows": 1}))
