@@ -99,7 +99,7 @@ def row_figure(row: PackedRow, theme: Theme, with_captions: bool, title: str = "
     heights = [0.85, 1.45, 0.42, 0.36] + ([_LINE * lines] if lines else [])
     figure = new_figure(WIDTH, sum(heights) + 1.05)
     panels = list(figure.subplots(len(heights), 1, height_ratios=heights))
-    wave, mel, owner, text = panels[:4]
+    wave, mel, segments, text = panels[:4]
     seconds = len(row.audio_segment_ids) * row.column_seconds
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=theme.ink, parse_math=False)
@@ -119,9 +119,9 @@ def row_figure(row: PackedRow, theme: Theme, with_captions: bool, title: str = "
         axes.set_yticks([])
         for slot in range(len(row.captions)):
             axes.axvline(row.span(slot)[1], color=theme.muted, linewidth=0.6, alpha=0.8)
-    _draw_slots(owner, row.audio_segment_ids, row.column_seconds, theme)
-    owner.set_ylabel("owner", fontsize=8)
-    owner.set_xlabel("seconds in the row")
+    _draw_slots(segments, row.audio_segment_ids, row.column_seconds, theme)
+    segments.set_ylabel("segment", fontsize=8)
+    segments.set_xlabel("seconds in the row")
     _draw_slots(text, row.text_segment_ids, 1.0, theme)
     text.set_ylabel("text", fontsize=8)
     text.set_xlabel("text tokens in the row")

@@ -228,7 +228,7 @@ def _draw_most_frequent(
     axes.set_ylim(max_bars - 0.4, -0.6)
     axes.locator_params(axis="x", nbins=4, integer=True)
     if len(total) > len(shown):
-        axes.set_title(f"{axes.get_title()}; {len(total) - len(shown)} more")
+        axes.set_title(f"{axes.get_title(loc='left')}; {len(total) - len(shown)} more")
     axes.set_xlabel("measured clips")
 
 

@@ -3,6 +3,7 @@ import sys
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from slap_jax.config.defaults import default_config, source
 from slap_jax.data.inspect.figure import save_figure
@@ -40,6 +41,21 @@ def test_odd_data_are_drawn(tmp_path):
     config.data.update(columns=32, slots=8, packing_bins=4)  # small rows: a quick forecast
     save_figure(measure_mixture(config), tmp_path / "stats.png")
     assert len(panels_of(tmp_path / "stats.png")) == 12
+
+
+def test_a_panel_keeps_its_title_and_counts_what_it_leaves_out(tmp_path, monkeypatch):
+    labels = tuple(f"kind={number}" for number in range(20))
+    prepare_records(
+        {"train": (1, [make_record("one", tone(0.5), ["a"], labels=labels)])}, tmp_path, {}, log=lambda line: None
+    )
+    config = default_config()
+    config.data.train.one = source(str(tmp_path), "train")
+    config.data.update(columns=32, slots=8, packing_bins=4)
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    save_figure(measure_mixture(config), tmp_path / "stats.png")
+    titles = [axes.get_title(loc="left") for axes in figures[0].axes]
+    assert "Labels; 8 more" in titles and "Durations" in titles
 
 
 def test_missing_matplotlib_names_the_extra(dataset, tokenizer, tmp_path, monkeypatch):
