@@ -70,6 +70,10 @@ def validate_front_end(audio: ConfigDict) -> None:
         f"config.audio.mels is {audio.mels}, not a multiple of config.audio.mels_per_patch={audio.mels_per_patch}",
     )
     require(
+        audio.mels <= audio.n_fft // 2,
+        f"config.audio.mels is {audio.mels}; write at most half of config.audio.n_fft={audio.n_fft}",
+    )
+    require(
         audio.window_length <= audio.n_fft,
         f"config.audio.window_length is {audio.window_length}; write at most config.audio.n_fft={audio.n_fft}",
     )

@@ -98,9 +98,9 @@ def test_an_unknown_choice_is_an_error(path):
     ("path", "inside", "outside"),
     [
         ("parallel.fsdp", (1, 8), (0, -2)),
-        ("data.prefetch", (1,), (0,)),
+        ("data.prefetch", (1, 1_024), (0, 1_025)),
         ("data.virtual_shards", (1, 8), (0, -8)),
-        ("data.packing_bins", (1,), (0,)),
+        ("data.packing_bins", (1, 4_096), (0, 4_097)),
         ("audio.log_floor", (1e-30,), (0.0, -1e-5)),
         ("objectives.distillation.mask_ratio", (0.01, 0.99), (0.0, 1.0)),
         ("objectives.distillation.prototypes", (2,), (1,)),

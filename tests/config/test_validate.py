@@ -41,6 +41,7 @@ def test_shipped_configs_are_valid_and_say_how_to_run_them(path):
         ({"data__train__mine": "somewhere"}, "write config.data.train.mine = source(path, split)"),
         ({"data__augment": 3}, "config.data.augment is 3; expected a group of settings"),
         ({"data__train": 3}, "config.data.train is 3; expected a group of settings"),
+        ({"audio__mels": 100_000}, "config.audio.mels is 100000; write at most half of config.audio.n_fft=512"),
         ({"audio__mels": 60}, "config.audio.mels is 60, not a multiple of config.audio.mels_per_patch=16"),
         ({"audio__window_length": 600}, "config.audio.window_length is 600; write at most config.audio.n_fft=512"),
         ({"audio__n_fft": 4096}, "config.audio.n_fft is 4096; write at most the 2560 samples of a column"),
