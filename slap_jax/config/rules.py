@@ -292,7 +292,7 @@ def check_rules(config: ConfigDict, rules: Mapping[str, Rule], prefix: str = "co
     Args:
         config: a group that has all the settings; see `check_keys`.
         rules: rules by path below the group.
-        prefix: what messages call the group.
+        prefix: name of the group in messages.
     """
     for path, rule in rules.items():
         value = config
@@ -313,9 +313,9 @@ def check_keys(
     Args:
         config: the group to check.
         reference: a group that has every setting.
-        prefix: what messages call the group.
+        prefix: name of the group in messages.
         named_by_user: full names of groups whose entries the user names; these entries are not checked.
-        advice: what to do if a setting is missing.
+        advice: advice for a missing setting.
     """
     for key in config:
         name = f"{prefix}.{key}"

@@ -30,7 +30,7 @@ def validate(config: ConfigDict, process_count: int = 1, device_count: int | Non
     """Checks a config before anything is built.
 
     Args:
-        config: what a config file returned, with overrides applied.
+        config: result of a config file, with overrides applied.
         process_count: hosts that will run it.
         device_count: devices over all hosts; None skips the checks of the mesh.
 

@@ -56,7 +56,7 @@ class Record:
         regions: (onset s, offset s, caption) of parts of the clip.
         source: the collection that the clip comes from.
         caption_source: who or what wrote the captions.
-        licence: of the audio.
+        licence: licence of the audio.
     """
 
     id: str

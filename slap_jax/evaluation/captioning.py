@@ -65,9 +65,9 @@ def captioning(
 
     Args:
         data: the set.
-        generator: of the model; None if it has no caption decoder.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        generator: generator of the model; None if it has no caption decoder.
+        seed: seed of the bootstrap.
+        resamples: number of resamples of the bootstrap.
         progress: called after every chunk of clips.
 
     Returns:
@@ -120,8 +120,8 @@ def caption_scores(
     Args:
         written: one caption per clip.
         references: one or more per clip.
-        seed: of the bootstrap over clips.
-        resamples: of the bootstrap.
+        seed: seed of the bootstrap over clips.
+        resamples: number of resamples of the bootstrap.
         extra: names of `EXTRA_SCORES` to compute too.
 
     Returns:
@@ -223,7 +223,7 @@ def spice(written: list[str], references: list[list[str]], guesses: Tokenised, t
 
     Args:
         written: captions.
-        references: of each clip.
+        references: references of each clip.
         guesses: captions, tokenised.
         truths: references, tokenised.
 
@@ -254,7 +254,7 @@ def fense(written: list[str], references: list[list[str]], guesses: Tokenised, t
 
     Args:
         written: captions.
-        references: of each clip.
+        references: references of each clip.
         guesses: not used, since FENSE has a tokeniser.
         truths: not used.
 

@@ -25,8 +25,8 @@ class ClipSet:
         name: key of the results.
         split: name of the split, for the record.
         clips: whole clips, in a fixed order.
-        facts: of each clip.
-        tokenizer: of the model.
+        facts: the facts of each clip.
+        tokenizer: tokenizer of the model.
         max_tokens: length at which captions and prompts are truncated.
         n_published: clips that the published set has; None if unknown.
     """
@@ -88,7 +88,7 @@ class ClassLabels:
     """The classes of the clips of a set.
 
     Attributes:
-        key: of the label.
+        key: key of the label.
         classes: Y names.
         truth: [N, Y], the classes of each clip.
         multi_label: whether a clip may have several classes; otherwise it has one, or none.
@@ -125,7 +125,7 @@ def read_clip_set(
     Args:
         name: key of the results.
         clips: in a fixed order.
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         max_tokens: length at which captions are truncated, `config.data.max_caption_tokens`.
         split: name of the split, for the record.
         n_published: clips that the published set has.
@@ -151,7 +151,7 @@ def read_labels(
 
     Args:
         data: the set.
-        key: of the label.
+        key: key of the label.
         multi_label: whether a clip may have several values of the label.
         other_classes: further classes that no clip has; the classes of the clips come first, in alphabetical order.
         n_published: classes that the published set has.
@@ -174,7 +174,7 @@ def label_folds(data: ClipSet, key: str, count: int = 0) -> list[str]:
 
     Args:
         data: the set.
-        key: of the label.
+        key: key of the label.
         count: number of folds, to which the values are dealt in turn; 0 makes each value a fold.
 
     Raises:

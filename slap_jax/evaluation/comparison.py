@@ -65,11 +65,11 @@ class Published:
 
     Attributes:
         model: its name.
-        kind: of the measure, as in the results.
+        kind: kind of the measure, as in the results.
         set: name, as in the results.
-        setting: what the model had seen of the data: one of the four constants above.
+        setting: how much of the data the model had seen: one of the four constants above.
         source: where the figures were read.
-        url: of the exact version that was read.
+        url: URL of the exact version that was read.
         values: metric -> value, in percent.
         n: number of clips; None if the source does not state it.
         template: prompt; "" if the source does not state it, or there is none.
@@ -97,9 +97,9 @@ class Line:
         intervals: metric -> ends of the 95 % interval.
         clips: number of clips; None if unknown.
         how: prompt, classifier or decoding.
-        setting: what the model had seen of the data.
+        setting: how much of the data the model had seen.
         source: file, or publication.
-        notes: what is unusual about our result, or why a published one may not be comparable.
+        notes: peculiarities of our result, or reasons why a published one may not be comparable.
     """
 
     model: str
@@ -176,7 +176,7 @@ def compare(files: Mapping[str, Mapping[str, Any]]) -> list[Section]:
     """Makes a section for each set and kind that a file has results of.
 
     Args:
-        files: from `read_results`.
+        files: result of `read_results`.
     """
     sections = []
     for kind, (title, metrics) in KINDS.items():
@@ -214,7 +214,7 @@ def setting(model: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
 
     Args:
         model: `model` of the results; `trained_on` are collections.
-        entry: of the set; `sources` are the collections of its clips.
+        entry: entry of the set; `sources` are the collections of its clips.
     """
     if model.get("setting"):
         return str(model["setting"])

@@ -38,11 +38,11 @@ def evaluate(
     """Embeds every clip and caption once and scores them.
 
     Args:
-        embedder: of the model; reuse it between calls, because it holds the compiled programs.
+        embedder: embedder of the model; reuse it between calls, because it holds the compiled programs.
         params: `params["model"]` of a run.
-        tasks: from `slap_jax.evaluation.task` or a suite.
-        seed: of the bootstrap.
-        resamples: of the bootstrap, over clips.
+        tasks: tasks made by `slap_jax.evaluation.task`, or by a suite.
+        seed: seed of the bootstrap.
+        resamples: number of resamples of the bootstrap, over clips.
         generator: captions clips; captioning tasks need it.
         progress: called while clips are embedded.
 

@@ -38,11 +38,11 @@ def frame_scores(
     """Computes the segment AUROC of a set, as the module's docstring defines it.
 
     Args:
-        embedder: of the model.
-        params: of the model.
+        embedder: embedder of the model.
+        params: parameters of the model.
         data: the set; clips without regions take no part.
-        seed: of the bootstrap over clips.
-        resamples: of the bootstrap; fewer for very large sets.
+        seed: seed of the bootstrap over clips.
+        resamples: number of resamples of the bootstrap; fewer for very large sets.
         progress: called after every chunk of clips.
 
     Returns:
@@ -103,7 +103,7 @@ def positives(regions: Sequence[Region], seconds: Sequence[int], texts: Sequence
     """Returns whether a region with a text overlaps a segment, for S segments and X texts.
 
     Args:
-        regions: of the clip.
+        regions: regions of the clip.
         seconds: start of each segment.
         texts: distinct.
     """

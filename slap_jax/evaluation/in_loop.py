@@ -42,9 +42,9 @@ class LoopEvaluation:
         """Opens the evaluation sets; decodes no audio.
 
         Args:
-            config: of the run.
-            embedder: of the same config.
-            tokenizer: of the run.
+            config: config of the run.
+            embedder: embedder of the same config.
+            tokenizer: tokenizer of the run.
 
         Raises:
             RecordsError, FinetuneError: see `HeadEvaluation` and `CaptionLoss`.
@@ -69,8 +69,8 @@ class _LabelledSet:
     """The clips of a split that have the label.
 
     Attributes:
-        clips: of the whole split.
-        indices: of the clips with the label.
+        clips: clips of the whole split.
+        indices: indices of the clips with the label.
         truth: classes of these clips; a clip of a class that training did not have has none.
         about: for the record.
     """
@@ -89,7 +89,7 @@ class HeadEvaluation:
 
         Args:
             config: with `objectives.classification`, of a run or an export.
-            embedder: of the same config.
+            embedder: embedder of the same config.
             sets: name -> `source(path, split)`, as `config.data.evaluation`.
 
         Raises:
@@ -107,9 +107,9 @@ class HeadEvaluation:
         that training did not have; they count as wrong, and in mAP as negatives), label, classes and split.
 
         Args:
-            params: of a run.
-            seed: of the bootstrap.
-            resamples: of the bootstrap, over clips.
+            params: parameters of a run.
+            seed: seed of the bootstrap.
+            resamples: number of resamples of the bootstrap, over clips.
         """
         return {name: self._score(labelled, params, seed, resamples) for name, labelled in self._sets.items()}
 
@@ -178,8 +178,8 @@ def evaluate_classifier(
     Args:
         directory: run directory, its `best`, or an export of it.
         data: `NAME=PATH:SPLIT` each; the evaluation sets of the run by default.
-        step: of a run's checkpoint; None for the newest.
-        seed: of the bootstrap.
+        step: step of a run's checkpoint; None for the newest.
+        seed: seed of the bootstrap.
 
     Returns:
         `{"classification": {set: scores}, "model": {"path": ..., "step": ...}}`.
@@ -221,9 +221,9 @@ class CaptionLoss:
         """Opens the sets; decodes no audio.
 
         Args:
-            config: of a run with the captioning objective.
-            embedder: of the same config; it places the batches.
-            tokenizer: of the model.
+            config: config of a run with the captioning objective.
+            embedder: embedder of the same config; it places the batches.
+            tokenizer: tokenizer of the model.
             sets: name -> `source(path, split)`, as `config.data.evaluation`.
 
         Raises:

@@ -60,10 +60,10 @@ def resampled_mean(
 
     Args:
         score: `average_precisions` or `areas_under_roc`.
-        scores: of N items for Y classes.
+        scores: scores of N items for Y classes.
         truth: which classes each item has.
         clusters: clip of each item, 0, 1, ...
-        seed: of the resampling.
+        seed: seed of the resampling.
         resamples: number of bootstrap samples.
         level: fraction of the resampled means inside the interval.
 
@@ -98,7 +98,7 @@ def cluster_interval(
     Args:
         values: M numbers per query, such as hit or miss at ranks 1, 5 and 10; Q >= 1.
         clusters: clip of each query; any integers.
-        seed: of the resampling.
+        seed: seed of the resampling.
         resamples: number of bootstrap samples.
         level: fraction of the resampled means inside the interval.
 

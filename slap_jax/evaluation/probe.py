@@ -45,12 +45,12 @@ def probe(
     """Trains and tests both classifiers on both kinds of features.
 
     Args:
-        embedder: of the model.
-        params: of the model.
+        embedder: embedder of the model.
+        params: parameters of the model.
         data: the clips.
         measure: their labels and parts.
-        seed: of the bootstrap over test clips.
-        resamples: of the bootstrap.
+        seed: seed of the bootstrap over test clips.
+        resamples: number of resamples of the bootstrap.
         progress: called while clips are embedded.
 
     Returns:

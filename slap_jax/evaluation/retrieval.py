@@ -44,7 +44,7 @@ def rank_queries(
     """Ranks the candidates of each query.
 
     Args:
-        similarity: of Q queries with X candidates; higher is better.
+        similarity: similarity of Q queries with X candidates; higher is better.
         relevant: whether a candidate is relevant to a query; each query has at least one.
 
     Returns:
@@ -69,8 +69,8 @@ def retrieval(
         text: unit embeddings of all captions.
         owner: clip of each caption, 0..N-1; every clip owns at least one.
         captions: the texts, by which equal captions are recognised.
-        seed: of the bootstrap.
-        resamples: of the bootstrap, over clips.
+        seed: seed of the bootstrap.
+        resamples: number of resamples of the bootstrap, over clips.
 
     Returns:
         `{t2a,a2t}_{r1,r5,r10,map10,medr}` with their `..._interval` ([low, high], 95 %), `chance_r1` (of T2A),

@@ -30,7 +30,7 @@ class ModelScorer:
     """A model, read once.
 
     Attributes:
-        config: of the run or export.
+        config: config of the run or export.
         vocabulary: its tokenizer.
         max_tokens: length at which captions and prompts are truncated.
     """
@@ -39,8 +39,8 @@ class ModelScorer:
         """Reads a run directory or an export.
 
         Args:
-            directory: of the run or export.
-            step: of a run's checkpoint; None for the newest.
+            directory: directory of the run or export.
+            step: step of a run's checkpoint; None for the newest.
 
         Raises:
             ExportError, CheckpointError: see `slap_jax.checkpoints.read_model.read_model`.
@@ -68,12 +68,12 @@ class ModelScorer:
         """Evaluates one task after the other, with a progress line if standard error is a terminal.
 
         Args:
-            tasks: what to measure.
-            seed: of the bootstrap.
+            tasks: the tasks to measure.
+            seed: seed of the bootstrap.
             beam: beam width of captioning.
             extra_scores: names of `slap_jax.evaluation.captioning.EXTRA_SCORES`.
             missing: sets that could not be opened -> reason, for the record.
-            setting: what the model had seen of the sets, for the record.
+            setting: how much of the sets the model had seen; recorded with the results.
 
         Returns:
             The results of `evaluate`, with `model`, `bootstrap`, and `missing` if sets are missing or damaged.
@@ -136,8 +136,8 @@ class CaptionWriter:
         """Sets up the program; it is compiled at the first caption.
 
         Args:
-            embedder: of the model.
-            tokenizer: of the model.
+            embedder: embedder of the model.
+            tokenizer: tokenizer of the model.
             max_tokens: caption length at which decoding stops.
             beam: beam width; 1 is greedy decoding.
 
@@ -151,7 +151,7 @@ class CaptionWriter:
         """Returns the generator for `evaluate`, or None if the run has no caption decoder.
 
         Args:
-            params: of a run: `model` and, with the captioning objective, its decoder.
+            params: parameters of a run: `model` and, with the captioning objective, its decoder.
             extra_scores: see `CaptionGenerator`.
         """
         if not has_decoder(params):
@@ -174,7 +174,7 @@ def filter_supported(tasks: Sequence[EvaluationTask], decoder: bool) -> tuple[li
     """Leaves out tasks that need a caption decoder or a package that is missing.
 
     Args:
-        tasks: of any kind.
+        tasks: tasks of any kind.
         decoder: whether the model has a caption decoder.
 
     Returns:
@@ -200,7 +200,7 @@ def training_collections(config: ConfigDict) -> list[str] | None:
     """Returns the `source` of the records that a run was trained on, as far as they are known.
 
     Args:
-        config: of a run or an export; an export does not state its training data.
+        config: config of a run or an export; an export does not state its training data.
 
     Returns:
         The sources found in a sample of the records of each training split, sorted; None if the config names no

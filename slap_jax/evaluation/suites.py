@@ -39,10 +39,10 @@ class SuiteSet:
 
     Attributes:
         name: key of the results.
-        kind: of the measure.
+        kind: kind of the measure.
         dataset: name for `slap prepare --dataset`.
-        split: of the prepared data, several joined by "+".
-        folder: below the data directory; "" for the name of the dataset.
+        split: split of the prepared data, several joined by "+".
+        folder: folder below the data directory; "" for the name of the dataset.
         template: the usual prompt.
         ensemble: name of a prompt ensemble, which is reported too.
         words: class -> text that replaces its name in the prompts.
@@ -202,9 +202,9 @@ def load_suite(
     """Opens the sets of a suite that are prepared.
 
     Args:
-        rows: from `suite_sets`.
+        rows: result of `suite_sets`.
         data_dir: contains a folder for each dataset, as written by `slap prepare`.
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         max_tokens: `config.data.max_caption_tokens`.
 
     Returns:
@@ -224,8 +224,8 @@ def loop_tasks(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[Evaluatio
     """Opens the sets of `config.train.suite` for the training loop; logs a warning for each that cannot be evaluated.
 
     Args:
-        config: of the run.
-        tokenizer: of the run.
+        config: config of the run.
+        tokenizer: tokenizer of the run.
 
     Returns:
         The tasks, and "suite SET, KIND" -> (path, split) of the data that the run must not be trained on.

@@ -69,7 +69,7 @@ class Probe:
     """Classifiers on frozen features.
 
     Attributes:
-        labels: what they predict.
+        labels: the labels to predict.
         parts: fold or split of each clip.
         test_part: the part to test on, after training on the others; "" tests each part in turn.
     """
@@ -282,7 +282,7 @@ def load_tasks(
 
     Args:
         sources: name -> `source(path, split, label=...)`, as `config.data.evaluation`.
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         max_tokens: `config.data.max_caption_tokens`.
         template: for zero-shot classification.
         measures: some of `MEASURES`; none for those of `default_task`.

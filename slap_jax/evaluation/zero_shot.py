@@ -31,8 +31,8 @@ def zero_shot(
         classes: unit embeddings of the classes (`class_embeddings`).
         truth: class of each clip; clips with -1 are left out.
         folds: fold of each clip; the accuracy is then the unweighted mean of the accuracies of the folds.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        seed: seed of the bootstrap.
+        resamples: number of resamples of the bootstrap.
 
     Returns:
         `accuracy`, `interval` ([low, high], 95 %), `chance` (1 / classes), `majority` (frequency of the most frequent
@@ -67,8 +67,8 @@ def accuracy(
     Args:
         correct: whether the prediction for each clip is correct.
         folds: fold of each clip, or None.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        seed: seed of the bootstrap.
+        resamples: number of resamples of the bootstrap.
     """
     values, about = correct.astype(np.float64), {}
     if folds is not None:
@@ -101,10 +101,10 @@ def mean_average_precision(
     """Computes macro mAP: the mean over the classes of the average precision of each class over all clips.
 
     Args:
-        scores: of each clip for each class; NaN ranks last.
+        scores: scores of each clip for each class; NaN ranks last.
         truth: which classes each clip has; a class that no clip has is left out.
-        seed: of the bootstrap.
-        resamples: of the bootstrap, at most 200.
+        seed: seed of the bootstrap.
+        resamples: number of resamples of the bootstrap, at most 200.
 
     Returns:
         `map`, `interval` ([low, high], 95 %), `chance` (mean fraction of positive clips per class, which is the score

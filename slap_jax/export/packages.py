@@ -9,7 +9,7 @@ def require_packages(purpose: str, extra: str, *names: str) -> None:
     """Checks that packages are installed, before any work is done.
 
     Args:
-        purpose: what needs them; starts the message.
+        purpose: the feature that needs them; starts the message.
         extra: the extra of slap-jax that installs them.
         names: import names.
 

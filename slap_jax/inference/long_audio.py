@@ -260,7 +260,7 @@ def stream_segments(
     """Runs a program on the windows of recordings, with few windows in memory at a time.
 
     Args:
-        embedder: that the program belongs to.
+        embedder: embedder of the program.
         program: see `Embedder.audio_program`.
         audio: the recordings.
         spec: how to cut them.
@@ -304,7 +304,7 @@ def column_outputs(
     """Runs a program with one output per column on a recording.
 
     Args:
-        embedder: that the program belongs to.
+        embedder: embedder of the program.
         program: see `Embedder.audio_program`.
         clip: the recording.
         spec: windows of whole columns.

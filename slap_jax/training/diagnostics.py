@@ -31,7 +31,7 @@ class Watchdog:
             seconds: time in one phase until the stacks are written; written again after 2, 4, 8 ... times as long; 0 is
                 never.
             timer: timer of the training script.
-            clock: that of `timer`.
+            clock: the clock of `timer`.
         """
         self._directory = Path(run_dir) / "stacks"
         self._seconds, self._timer, self._clock = seconds, timer, clock

@@ -85,7 +85,7 @@ class CheckReport:
 
     Attributes:
         name: name of the collection.
-        folder: that was searched for audio files.
+        folder: folder that was searched for audio files.
         splits: split -> size.
         rejected: reason -> clips that `slap prepare` will reject.
         excluded: reason -> number of clips that are left out on purpose.
