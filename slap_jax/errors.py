@@ -35,8 +35,9 @@ def require_path(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        shown = text.encode("utf-8", "backslashreplace").decode()
-        raise PathNameError(f"{shown} is not a path in UTF-8; rename the folder or file, or give another one") from None
+        raise PathNameError(
+            f"{printable(text)} is not a path in UTF-8; rename the folder or file, or give another one"
+        ) from None
     return text
 
 
@@ -44,3 +45,8 @@ def refuse_url(text: str) -> None:
     """Raises `UrlError` if a text is a URL."""
     if is_url(text):
         raise UrlError(f"{text} is a URL; mount the bucket, for example with gcsfuse, and give the path of the mount")
+
+
+def printable(text: str) -> str:
+    """Escapes the characters of a text that UTF-8 cannot encode, such as the undecodable bytes of a file name."""
+    return text.encode(errors="backslashreplace").decode()

@@ -15,7 +15,7 @@ import soundfile
 import soxr
 from jaxtyping import Float, Int16, Shaped
 
-from slap_jax.errors import UserError
+from slap_jax.errors import UserError, printable
 
 Source = str | os.PathLike[str] | bytes | io.BytesIO
 
@@ -231,8 +231,7 @@ def check_name(file: str) -> None:
     try:
         file.encode()
     except UnicodeEncodeError:
-        shown = file.encode("utf-8", "backslashreplace").decode()
-        raise AudioError(f"{shown} has a name that is not UTF-8; rename it", "bad_name") from None
+        raise AudioError(f"{printable(file)} has a name that is not UTF-8; rename it", "bad_name") from None
 
 
 def _open(source: Source, name: str) -> str | io.BytesIO:

@@ -22,7 +22,7 @@ from slap_jax.data.audio import (
     to_int16,
 )
 from slap_jax.data.processes import map_in_order
-from slap_jax.errors import UserError
+from slap_jax.errors import UserError, printable
 
 _ROOM_SECONDS = 2.0
 _CACHED_ROOMS = 256
@@ -111,7 +111,7 @@ class Augmenter:
         folder = Path(self._settings[setting] or os.devnull)  # "" would be the current directory
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file())
         faults = list(map_in_order(_header_fault, files, _HEADER_THREADS, ahead=4 * _HEADER_THREADS))
-        rejected = [f"{file} ({fault})" for file, fault in zip(files, faults, strict=True) if fault]
+        rejected = [printable(f"{file} ({fault})") for file, fault in zip(files, faults, strict=True) if fault]
         self.rejected += rejected
         usable = [file for file, fault in zip(files, faults, strict=True) if not fault]
         if not usable:

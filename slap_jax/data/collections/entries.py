@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from slap_jax.errors import printable
+
 # Prefix of the reasons of clips that a dataset or the user leaves out on purpose.
 EXCLUDED = "excluded_"
 
@@ -132,11 +134,6 @@ class Collection(Protocol):
 def reject_unstorable(clips: Sequence[Entry | Rejection]) -> list[Entry | Rejection]:
     """Replaces entries whose texts are not valid Unicode, which no record can store, by rejections."""
     return [clip if isinstance(clip, Rejection) else _storable(clip) for clip in clips]
-
-
-def printable(text: str) -> str:
-    """Escapes the characters of a text that UTF-8 cannot encode, such as the undecodable bytes of a file name."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def file_of(location: AudioLocation) -> Path:

@@ -19,9 +19,8 @@ from slap_jax.data.collections.entries import (
     AudioLocation,
     Entry,
     Rejection,
-    printable,
 )
-from slap_jax.errors import UserError
+from slap_jax.errors import UserError, printable
 
 DEFAULT_SPLIT = "train"
 RESERVED_SPLIT = "all"

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from slap_jax.data.collections.entries import printable
+from slap_jax.errors import printable
 
 MAX_EXAMPLES = 3
 
