@@ -136,7 +136,7 @@ def _exported_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {}
     try:
         with safe_open(path, framework="np") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except SafetensorError:
         return {}  # a damaged export: loading the model says so on the page
 

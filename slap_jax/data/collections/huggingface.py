@@ -83,7 +83,7 @@ class HuggingFaceTables:
             CollectionError: there is no such file or folder, or `datasets` is not installed.
         """
         try:
-            import datasets as _  # noqa: F401
+            import datasets as _  # noqa: F401  (only to see whether it is installed)
         except ImportError as error:
             raise CollectionError(
                 f"{source} is read with Hugging Face datasets, which is missing: pip install 'slap-jax[huggingface]'"
