@@ -41,10 +41,10 @@ def batch_samples(audio: Any, benchmark: str) -> Float[np.ndarray, "B n"]:
 def column_milliseconds(model: SlapModel) -> float:
     """Returns the duration of a column, the time step of dense features."""
     audio = model.config.audio
-    return 1_000.0 * audio.hop_length * audio.frames_per_column / audio.sample_rate
+    return 1_000.0 * audio.hop_length * audio.frames_per_column / model.sample_rate
 
 
 def dense_features(model: SlapModel, samples: Shaped[np.ndarray, "B n"]) -> Float[np.ndarray, "B c D"]:
     """Returns the dense features of each clip, c = ceil(n / samples per column)."""
-    rate = model.config.audio.sample_rate
+    rate = model.sample_rate
     return np.stack([model.frames(clip, sample_rate=rate).features for clip in samples])

@@ -38,7 +38,7 @@ def load_model(model_file_path: str = "") -> "torch.nn.Module":
         def __init__(self, model: SlapModel):
             super().__init__()
             self.model = model
-            self.sample_rate = int(model.config.audio.sample_rate)
+            self.sample_rate = model.sample_rate
             self.scene_embedding_size = int(model.embed_dim)
             self.timestamp_embedding_size = int(model.config.model.audio_encoder.width)
 

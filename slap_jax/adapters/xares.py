@@ -38,7 +38,7 @@ def encoder(directory: str) -> "torch.nn.Module":
         def __init__(self, model: SlapModel):
             super().__init__()
             self.model = model
-            self.sampling_rate = int(model.config.audio.sample_rate)
+            self.sampling_rate = model.sample_rate
             self.output_dim = int(model.config.model.audio_encoder.width)
             self.hop_size_in_ms = column_milliseconds(model)
 

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from slap_jax.inference.classifier import TrainedClassifier
     from slap_jax.inference.model import SlapModel
 
-# Longer recordings are streamed, one at a time. Used if an export does not state the longest clips of training.
-_LONG_SECONDS = 30.0
-
 
 class FileJobs:
     """The audio files of one command, processed in order.
@@ -67,16 +64,15 @@ class FileJobs:
         """Yields each good file with its result, and reports the others on standard error as they come.
 
         Args:
-            model: provides the sample rate.
+            model: provides the sample rate and the duration above which a recording is streamed.
             infer: maps a list of clips, decoded or the path of a long recording, to their results.
         """
-        rate = model.config.audio.sample_rate
-
         for reason in self.failures:  # folders that cannot be listed, patterns without a match
             self._report(reason)
-        longest = model.config.data.get("max_seconds", _LONG_SECONDS)
         with tqdm(total=len(self.files), unit=" files", disable=self._hide_bar) as bar:
-            for file, result in over_files(self.files, infer, lambda clip: infer([clip])[0], rate, longest):
+            for file, result in over_files(
+                self.files, infer, lambda clip: infer([clip])[0], model.sample_rate, model.max_seconds
+            ):
                 bar.update()
                 if isinstance(result, AudioError):
                     self.failures.append(str(result))

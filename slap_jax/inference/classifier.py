@@ -16,7 +16,7 @@ from slap_jax.checkpoints.read_model import read_model
 from slap_jax.errors import UserError
 from slap_jax.inference.audio_input import Audio, as_list
 from slap_jax.inference.embedder import AudioProgram, Embedder, one_clip_rows
-from slap_jax.inference.long_audio import mean_over_segments, outputs_per_recording, windows_of_training
+from slap_jax.inference.long_audio import longest_clip, mean_over_segments, outputs_per_recording, windows_of_training
 from slap_jax.models.encoders import token_segment_ids
 from slap_jax.models.slap import ClassificationHead, class_probabilities
 
@@ -97,8 +97,18 @@ class TrainedClassifier:
         self.classes, self.multi_label = self._classifier.classes, self._classifier.multi_label
         self._params = jax.device_put({"model": params["model"], "objectives": params["objectives"]})
 
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the model in Hz; audio of another rate is resampled to it."""
+        return self.config.audio.sample_rate
+
+    @property
+    def max_seconds(self) -> float:
+        """Duration in seconds of the longest clip that is classified whole; longer recordings are cut into windows."""
+        return longest_clip(self.config)
+
     def probabilities(self, waveforms: Sequence[Shaped[np.ndarray, " n"]]) -> Float[np.ndarray, "N Y"]:
-        """Returns the probabilities of the classes for samples at `config.audio.sample_rate`, one row per clip."""
+        """Returns the probabilities of the classes for samples at `sample_rate`, one row per clip."""
         return self._classifier(self._params, waveforms)
 
     def predict(self, clips: Sequence[Audio], sample_rate: int | None = None) -> list[dict[str, float]]:

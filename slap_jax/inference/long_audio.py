@@ -158,8 +158,12 @@ def windows_of_training(config: ConfigDict) -> WindowSpec:
     Args:
         config: config of a run or an export; `data.max_seconds` and `audio` are read.
     """
-    seconds = config.data.get("max_seconds", _USUAL_MAX_SECONDS)
-    return _context_windows(int(seconds * config.audio.sample_rate), samples_per_column(config.audio))
+    return _context_windows(int(longest_clip(config) * config.audio.sample_rate), samples_per_column(config.audio))
+
+
+def longest_clip(config: ConfigDict) -> float:
+    """Returns the duration of the longest clips of training in seconds; 30 for exports that do not state it."""
+    return float(config.data.get("max_seconds", _USUAL_MAX_SECONDS))
 
 
 def regular_windows(seconds: float, hop: float | None, rate: int, overlap: float = 0.0) -> WindowSpec:

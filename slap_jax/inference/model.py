@@ -28,6 +28,7 @@ from slap_jax.inference.long_audio import (
     WindowSpec,
     column_outputs,
     context_windows,
+    longest_clip,
     mean_embedding,
     outputs_per_recording,
     regular_windows,
@@ -106,6 +107,16 @@ class SlapModel:
             exported.config.model.compute_dtype = compute_dtype
         use_compile_cache()
         return cls(exported.config, exported.params, load_tokenizer(exported.tokenizer_path))
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the model in Hz; audio of another rate is resampled to it."""
+        return self._rate
+
+    @property
+    def max_seconds(self) -> float:
+        """Duration in seconds of the longest clip that is embedded whole; longer recordings are cut into windows."""
+        return longest_clip(self.config)
 
     @property
     def can_caption(self) -> bool:

@@ -61,7 +61,7 @@ def timeline(model: "SlapModel", audio: str | None, texts: str) -> str:
     lines = split_lines(texts)
     if not 1 <= len(lines) <= MOST_TEXTS:
         raise PageError(f"there are {len(lines)} texts; type 1 to {MOST_TEXTS}, one per line or separated by commas")
-    rate = model.config.audio.sample_rate
+    rate = model.sample_rate
     whole = load_audio(_given(audio), rate)
     waveform = whole[: round(LONGEST_SHOWN * rate)]
     scores = model.scores((waveform, rate), lines)
@@ -138,7 +138,7 @@ def search_page(
     if not text and not alike:
         raise PageError("type a text to search for, or tick the box to search with the recording")
     hits = search(model, index, text or None, _given(audio) if alike else None, int(k))
-    return hits_html(hits, index.root, model.config.audio.sample_rate)
+    return hits_html(hits, index.root, model.sample_rate)
 
 
 def hits_html(hits: Sequence[Hit], root: Path, rate: int) -> str:

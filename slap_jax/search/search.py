@@ -21,8 +21,9 @@ class EmbeddingModel(Protocol):
     """What indexing and searching need of a model. `slap_jax.inference.model.SlapModel` is one."""
 
     @property
-    def config(self) -> Any:
-        """Has `audio.sample_rate`, in Hz."""
+    def sample_rate(self) -> int:
+        """Sample rate of the model in Hz."""
+        ...
 
     @property
     def embed_dim(self) -> int:

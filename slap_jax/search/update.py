@@ -250,7 +250,7 @@ class _Updating:
             if not path.startswith(unlisted):
                 self._remove(path)
         settings = self._writer.settings
-        rate, window, hop = self._model.config.audio.sample_rate, settings.window_seconds, settings.hop_seconds
+        rate, window, hop = self._model.sample_rate, settings.window_seconds, settings.hop_seconds
 
         def embed_clips(clips: list[DecodedFile]) -> list[_Embedded]:
             vectors = self._model.embed_audio(clips)

@@ -17,6 +17,7 @@ from slap_jax.inference.long_audio import (
     cut_windows,
     decode_segments,
     join_columns,
+    longest_clip,
     mean_embedding,
     mean_over_segments,
     regular_windows,
@@ -226,6 +227,9 @@ def test_a_model_of_very_short_clips_has_windows_too():
     config = tiny_config()
     config.data.max_seconds = 0.3
     assert windows_of_training(config) == (3 * 2_560, 2 * 2_560, 4_800)
+    assert longest_clip(config) == 0.3
+    del config.data.max_seconds  # exports of format version 1 do not state it
+    assert longest_clip(config) == 30.0
 
 
 @pytest.mark.parametrize(("seconds", "hop"), [(0.0, 0.0), (5.0, 6.0), (5.0, 0.0), (-1.0, -1.0), (1.0, 1e-6)])

@@ -113,7 +113,7 @@ def test_a_file_gets_the_same_result_as_in_the_api(model, tmp_path, caplog):
     paths = sorted(map(str, tmp_path.iterdir()))
     results = dict(
         over_files(
-            paths, model.embed_audio, lambda clip: model.embed_audio([clip])[0], 16_000, model.config.data.max_seconds
+            paths, model.embed_audio, lambda clip: model.embed_audio([clip])[0], model.sample_rate, model.max_seconds
         )
     )
     messages = sorted(record.getMessage() for record in caplog.records if "is silent" in record.getMessage())

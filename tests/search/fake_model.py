@@ -39,6 +39,8 @@ class FakeModel:
 
     embed_dim = len(TONES)
     config = ConfigDict({"audio": default_config().audio.to_dict(), "data": {"max_seconds": 30.0}})
+    sample_rate = RATE
+    max_seconds = 30.0
     can_caption = True
 
     def __init__(self, model_id: str = "fake00000001"):
