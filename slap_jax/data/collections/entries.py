@@ -96,7 +96,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """A clip that is left out.
+    """A clip that is left out, or all clips that one fault loses, such as those of a damaged archive.
 
     Its texts are made `printable`, since file names need not be valid UTF-8.
 
@@ -105,12 +105,14 @@ class Rejection:
         id: as in the collection; "" if unknown.
         reason: one of a few words that are counted.
         detail: what was found and what was expected.
+        clips: number of clips that are lost, at least 1; every count of rejections adds these.
     """
 
     where: str
     id: str
     reason: str
     detail: str
+    clips: int = 1
 
     def __post_init__(self) -> None:
         for name in ("where", "id", "detail"):

@@ -43,16 +43,18 @@ class RejectedClip(Exception):
     Attributes:
         reason: a word for counting.
         detail: what was found and what was expected.
+        clips: number of clips that the fault loses.
     """
 
-    def __init__(self, reason: str, detail: str):
+    def __init__(self, reason: str, detail: str, clips: int = 1):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+        self.clips = clips
 
     def at(self, where: str, id: str = "") -> Rejection:
         """Returns the rejection of the clip, with its location."""
-        return Rejection(where, id, self.reason, self.detail)
+        return Rejection(where, id, self.reason, self.detail, self.clips)
 
 
 def make_entry(

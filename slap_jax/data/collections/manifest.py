@@ -157,7 +157,8 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             return
         except csv.Error as error:
             place = f"line {first}" if reader.line_num == first else f"lines {first} to {reader.line_num}"
-            yield first, RejectedClip("bad_csv", f"{place}: {error}; write each quote inside a quoted text twice")
+            detail = f"{place}: {error}; write each quote inside a quoted text twice"
+            yield first, RejectedClip("bad_csv", detail, clips=max(1, reader.line_num - first + 1))
             continue
         problem = lines.take_problem()
         if problem is not None:

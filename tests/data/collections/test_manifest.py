@@ -249,6 +249,7 @@ def test_a_quote_that_is_never_closed_is_a_rejection(audio):
     entries, (rejection,) = listed(write_csv(audio, 'path,caption\na.wav,"b\na.wav,c\na.wav,d'))
     assert not entries
     assert (rejection.where, rejection.reason) == ("clips.csv:2", "bad_csv") and "lines 2 to 4" in rejection.detail
+    assert rejection.clips == 3
 
 
 def test_csv_of_labels_only(audio):
