@@ -329,8 +329,17 @@ def split_summaries(directory: Path) -> dict[str, Any]:
     Raises:
         RecordsError: the file is damaged.
     """
+    return records_summary(directory).get("splits", {})
+
+
+def records_summary(directory: Path) -> dict[str, Any]:
+    """Returns all that `slap prepare` noted about a dataset; {} if another builder wrote the data.
+
+    Raises:
+        RecordsError: the file is damaged.
+    """
     file = directory / SUMMARY
-    return _read_json(file, "splits")["splits"] if file.is_file() else {}
+    return _read_json(file, "splits") if file.is_file() else {}
 
 
 def shard_name(dataset: str, split: str, number: int, count: int, template: str = _FILE_TEMPLATE) -> str:

@@ -13,7 +13,7 @@ import soundfile
 from jaxtyping import Float
 
 from slap_jax.data.audio import AudioError, encode_flac, to_int16
-from slap_jax.data.inspect.measure import clip_log_mel
+from slap_jax.data.log_mel import clip_log_mel
 from slap_jax.drawing.packed_row import SLOT_COLOURS
 from slap_jax.drawing.theme import PRINT, drawing, new_figure
 from slap_jax.errors import UserError

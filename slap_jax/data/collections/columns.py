@@ -24,7 +24,7 @@ _AUDIO_COLUMNS = ("audio", "flac", "wav", "mp3", "ogg", "opus", "m4a", "bytes")
 _PATH_COLUMNS = ("file_name", "audio", "audio_path", "path", "file")
 
 # Columns whose values are fields of a manifest as they are.
-_MANIFEST_COLUMNS = ("caption_source", "licence", "license", "duration_s", "regions")
+_MANIFEST_COLUMNS = ("caption_source", "licence", "license", "duration_s", "regions", "group")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,6 +70,8 @@ class Entry:
         caption_source: who or what wrote the captions.
         licence: licence of the audio.
         duration_s: seconds as stated by the collection, which detects truncated files; None if not stated.
+        group: clips of one group, such as the cuts of a recording or the takes of a speaker, stay in one split when
+            `slap prepare --split` divides the collection; "" for a clip on its own.
         where: file and line, for messages.
     """
 
@@ -84,6 +86,7 @@ class Entry:
     licence: str = ""
     duration_s: float | None = None
     where: str = ""
+    group: str = ""
 
     def texts(self) -> tuple[str, ...]:
         """Returns every text that a record stores."""
@@ -159,13 +162,15 @@ def entry_to_json(entry: Entry, **extra: Any) -> str:
     values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
     location = {field.name: getattr(entry.audio, field.name) for field in dataclasses.fields(entry.audio)}
     values["audio"] = {"kind": type(entry.audio).__name__, **location}
+    if not entry.group:
+        del values["group"]  # lines without a group equal those of earlier versions, whose shards stay valid
     return json.dumps({**values, **extra}, default=str)
 
 
 def entry_from_json(line: str | bytes) -> Entry:
     """Inverts `entry_to_json`."""
     values = json.loads(line)
-    fields = {field.name: values[field.name] for field in dataclasses.fields(Entry)}
+    fields = {field.name: values[field.name] for field in dataclasses.fields(Entry) if field.name in values}
     return Entry(
         **{
             **fields,

@@ -87,6 +87,7 @@ def make_entry(
         licence=text_field(fields, "licence") or text_field(fields, "license"),
         duration_s=_seconds(fields.get("duration_s"), "duration_s"),
         where=printable(where),
+        group=text_field(fields, "group"),
     )
 
 

@@ -3,19 +3,19 @@
 import dataclasses
 from collections.abc import Sequence
 
-import librosa
 import numpy as np
 from jaxtyping import Float, Int16, Int64
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from slap_jax.config.defaults import samples_per_column
-from slap_jax.data.audio import INT16_SCALE, SAMPLE_RATE
+from slap_jax.data.audio import SAMPLE_RATE
 from slap_jax.data.batches.labels import CaptionPolicy, MissingCaptionError, caption_policy, choose_caption
 from slap_jax.data.batches.stream import derive_seed, generator_at, mixing_weights
 from slap_jax.data.clip_statistics import ClipStatistics, loudness
 from slap_jax.data.index import open_index
 from slap_jax.data.inspect.packing_forecast import Forecast, RowSize, clips_needed, forecast
+from slap_jax.data.log_mel import clip_log_mel
 from slap_jax.data.packing import clip_columns
 from slap_jax.data.records import Record, Records, RecordsError, open_split
 from slap_jax.data.tokenizer import Tokenizer
@@ -278,32 +278,3 @@ def _forecast(
     count = clips_needed(float(weights @ columns), row)
     drawn = np.random.default_rng(derive_seed(seed, "forecast")).choice(len(sizes), count, p=weights)
     return forecast(columns[drawn], tokens[drawn] if with_text else None, row)
-
-
-def clip_log_mel(waveform: Int16[np.ndarray, " n"], audio: ConfigDict) -> Float[np.ndarray, "frames mels"]:
-    """Computes the natural log-mel of a clip on the host, equal to its frames in a packed row on the device.
-
-    Args:
-        waveform: 16 kHz mono.
-        audio: `config.audio`.
-
-    Returns:
-        `frames_per_column` frames for each column of the clip.
-    """
-    columns = clip_columns(len(waveform), samples_per_column(audio))
-    padded = np.zeros(columns * samples_per_column(audio), np.float32)
-    padded[: len(waveform)] = waveform / np.float32(INT16_SCALE)
-    mel = librosa.feature.melspectrogram(
-        y=padded,
-        sr=audio.sample_rate,
-        n_fft=audio.n_fft,
-        win_length=audio.window_length,
-        hop_length=audio.hop_length,
-        center=True,
-        pad_mode="constant",
-        power=2.0,
-        n_mels=audio.mels,
-        fmin=audio.f_min,
-        fmax=audio.f_max,
-    )
-    return np.log(np.maximum(mel, audio.log_floor)).T[: columns * audio.frames_per_column]

@@ -22,7 +22,7 @@ from slap_jax.data.batches.clips import PlannedClip
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.rows import RowAssembler, open_sources, planned_rows
 from slap_jax.data.batches.stream import mixing_weights
-from slap_jax.data.inspect.measure import clip_log_mel
+from slap_jax.data.log_mel import clip_log_mel
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.drawing.packed_row import PackedRow, row_figure, segment_span
 from slap_jax.drawing.theme import PRINT, drawing

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from slap_jax.config.defaults import default_config
 from slap_jax.data.audio import SAMPLE_RATE
 from slap_jax.data.clip_statistics import ClipStatistics
 from slap_jax.data.index import write_index
+from slap_jax.data.log_mel_statistics import KEY
 from slap_jax.data.preparation.duplicates import Duplicates, find_duplicates
 from slap_jax.data.preparation.shards import ShardSummary, filter_shard
 from slap_jax.data.records import DATASET, INDEX, SCHEMA_VERSION
@@ -22,6 +24,7 @@ from slap_jax.data.records import DATASET, INDEX, SCHEMA_VERSION
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+TRAIN = "train"  # the split whose log-mel is measured
 DUPLICATES = "duplicates.jsonl"
 SUMMARIES = ".summaries"  # folder with the summaries of the published shards, for the next preparation
 
@@ -109,7 +112,8 @@ def write_dataset(
         drop_duplicates: whether to keep only the first of clips with equal audio.
 
     Returns:
-        JSON values: `splits`, with clips, seconds, digest and statistics of each, and counts of `duplicates`.
+        JSON values: `splits`, with clips, seconds, digest and statistics of each, counts of `duplicates`, and `log_mel`
+        of the split `train` or, without one, of the first split.
     """
     directory.mkdir(parents=True)
     counts = np.array([len(shard.summary().samples) for shard in shards], np.int64)
@@ -130,8 +134,10 @@ def write_dataset(
         for shard in kept:
             shard.move_to(directory)
     summaries = {split: _summarise_split(kept) for split, kept in splits.items()}
+    measured = TRAIN if TRAIN in splits else next(iter(splits), "")
+    log_mel = _measure_log_mel(directory, measured, splits[measured]) if splits else None
     _write_metadata(directory, identity, splits)
-    return {"splits": summaries, "duplicates": duplicate_counts}
+    return {"splits": summaries, "duplicates": duplicate_counts, KEY: log_mel}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +215,13 @@ def _summarise_split(shards: Sequence[_KeptShard]) -> dict[str, Any]:
         "digest": digest.hexdigest(),
         **statistics.summary(),
     }
+
+
+def _measure_log_mel(directory: Path, split: str, shards: Sequence[_KeptShard]) -> dict[str, Any]:
+    from slap_jax.data.preparation.log_mel_sample import measure_log_mel  # librosa takes two seconds to import
+
+    files = [(directory / shard.shard.file.name, shard.clips) for shard in shards]
+    return measure_log_mel(files, split, default_config().audio)
 
 
 def _write_metadata(directory: Path, identity: DatasetIdentity, splits: Mapping[str, Sequence[_KeptShard]]) -> None:

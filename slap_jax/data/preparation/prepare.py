@@ -21,6 +21,7 @@ from tqdm import tqdm
 from slap_jax.data.collections.entries import EXCLUDED, Collection
 from slap_jax.data.collections.open_collection import open_collection
 from slap_jax.data.collections.published import PublishedDataset
+from slap_jax.data.log_mel_statistics import KEY
 from slap_jax.data.preparation.dataset_writer import DUPLICATES, DatasetIdentity, FinishedShard, write_dataset
 from slap_jax.data.preparation.plan import CLIPS_PER_SHARD, REJECTED, Plan, ShardPlan, make_plan, rejection_line
 from slap_jax.data.preparation.runners import run_local
@@ -256,7 +257,7 @@ def _read_summary(directory: Path) -> dict[str, Any] | None:
         summary = json.loads((directory / SUMMARY).read_text())
     except (OSError, ValueError):
         return None
-    return summary if "duplicates" in summary else None
+    return summary if KEY in summary else None
 
 
 def _report(directory: Path, summary: Mapping[str, Any], reused: bool, log: Callable[[str], None]) -> Prepared:

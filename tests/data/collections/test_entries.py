@@ -22,6 +22,7 @@ FILE = AudioFile(Path("/data/a.wav"))
     [
         Entry("a", FILE, (), "train"),
         Entry("a", AudioFile(Path("/data/\udcff/a.wav")), ("\u2028", "\n"), "test", duration_s=0.1, where="m:1"),
+        Entry("a", FILE, (), "train", group="speaker 1"),
         Entry("a", ArchiveMember(Path("a.tar"), "x/b.flac", 512, 9), ("b",), "train", labels=("x=y",), source="s"),
         Entry("a", TableCell(Path("t.parquet"), "audio", 7), ("b",), "train", regions=((0.0, 0.125, "c"),)),
     ],

@@ -7,7 +7,8 @@ import pytest
 from slap_jax.config.defaults import default_config, source
 from slap_jax.data.audio import to_int16
 from slap_jax.data.batches.pipeline import TrainBatches
-from slap_jax.data.inspect.measure import StatisticsError, clip_log_mel, is_clipped, measure_mixture
+from slap_jax.data.inspect.measure import StatisticsError, is_clipped, measure_mixture
+from slap_jax.data.log_mel import clip_log_mel
 from slap_jax.data.packing import Clip, pack_rows
 from slap_jax.data.preparation.prepare import prepare_records
 from slap_jax.data.records import RecordsError, make_record, open_split

@@ -10,8 +10,8 @@ import soundfile
 from slap_jax.batch import PackedBatch
 from slap_jax.config.defaults import source
 from slap_jax.data.batches.pipeline import DataMismatchError, TrainBatches
-from slap_jax.data.inspect.measure import clip_log_mel
 from slap_jax.data.inspect.show import CLIPS_FILE, ShowError, read_rows, row_lines, row_log_mel, show
+from slap_jax.data.log_mel import clip_log_mel
 from slap_jax.data.records import clip_key, open_split
 from slap_jax.drawing.theme import DrawingError
 from tests.data.tiny_data import tiny_config, tiny_dataset
