@@ -49,6 +49,7 @@ from slap_jax.training.diagnostics import (
 from slap_jax.training.flops import peak_flops
 from slap_jax.training.init_from import check_start, start_from
 from slap_jax.training.metrics import MetricWriter, Throughput
+from slap_jax.training.provenance import Provenance
 from slap_jax.training.step import step_program
 from slap_jax.training.timing import Goodput, StepTimer
 
@@ -133,6 +134,7 @@ def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
             write_text_atomic(run_dir / "config.json", config.to_json_best_effort(indent=2) + "\n")
             write_text_atomic(run_dir / "params.txt", parameter_table(program.state.params))
             write_text_atomic(run_dir / "step.json", json.dumps(step_facts, indent=2) + "\n")
+        provenance = Provenance(run_dir, config.seed, step, enabled=first_process)
         logging.info("starting at step %d of %d", step, config.train.steps)
 
         # Observers ---------------------------------------------------------------------------------------------------
@@ -193,6 +195,7 @@ def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
                         checkpoints.save(step, state, prefetch.state, meta, force=last)
         timer.enter("checkpoint")
         checkpoints.wait()
+        provenance.finish(step, "interrupted" if preempted else "stopped early" if stopped_early else "finished")
 
     if first_process:
         logging.info("%s", goodput.describe(step))

@@ -25,11 +25,12 @@ from slap_jax.train import NonFiniteError, main
 from slap_jax.training.init_from import start_from
 from slap_jax.training.metrics import read_metrics
 from slap_jax.training.optimizer import create_optimizer
+from slap_jax.training.provenance import read_provenance
 from slap_jax.training.state import create_state
 from slap_jax.training.timing import read_sessions
 from tests.train_worker import config_of
 
-pytestmark = pytest.mark.compile
+pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
 STEPS = 12
@@ -109,13 +110,14 @@ def assert_equal_to_the_bit(train_data: Path, run_dir: Path, uninterrupted: Path
     assert losses(run_dir) == losses(uninterrupted)
 
 
-@pytest.mark.process
 def test_a_run_that_is_killed_then_terminated_resumes_to_the_same_bits(train_data, uninterrupted, tmp_path):
     run_dir = tmp_path / "run"
     assert start_and_stop(train_data, run_dir, after=6, number=signal.SIGKILL) == -signal.SIGKILL
     assert start_and_stop(train_data, run_dir, after=8, number=signal.SIGTERM) == EXIT_PREEMPTED
     assert main(config_of(str(train_data), STEPS), run_dir) == 0
     assert_equal_to_the_bit(train_data, run_dir, uninterrupted)
+    outcomes = [start["outcome"] for start in read_provenance(run_dir)]
+    assert outcomes == [None, "interrupted", "finished"]
     killed, terminated, resumed = read_sessions(run_dir / "goodput.json")
     assert killed.last_step >= terminated.restored_step
     assert terminated.last_step == resumed.restored_step  # SIGTERM loses no step
@@ -133,6 +135,8 @@ def test_the_step_is_compiled_once(uninterrupted):
 def test_a_run_directory_holds_what_its_reader_needs(uninterrupted):
     names = {path.name for path in uninterrupted.iterdir()}
     assert {"config.json", "params.txt", "step.json", "metrics.jsonl", "goodput.json", "tensorboard"} <= names
+    (start,) = read_provenance(uninterrupted)
+    assert (start["first_step"], start["last_step"], start["outcome"]) == (0, STEPS, "finished")
     assert {"checkpoints", "profile"} <= names
     assert "stacks" not in names  # nothing was stuck
     assert json.loads((uninterrupted / "step.json").read_text())["bytes_per_device"]["temporaries"] > 0

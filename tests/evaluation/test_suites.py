@@ -218,7 +218,7 @@ def test_a_run_without_a_decoder_writes_no_captions(data, tokenizer, caplog):
     assert "audiocaps, captioning is not evaluated: the model has no caption decoder" in caplog.text
 
 
-@pytest.mark.compile
+@pytest.mark.process
 def test_a_run_evaluates_its_suite(data, train_data, tmp_path, no_java):
     for name in ("audiocaps", "esc50", "audioset"):
         (tmp_path / name).symlink_to(data / name)

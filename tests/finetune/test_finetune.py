@@ -17,7 +17,7 @@ from slap_jax.inference.classifier import load_classifier
 from slap_jax.training.metrics import read_metrics
 from tests.data.tiny_data import tone
 
-pytestmark = pytest.mark.compile
+pytestmark = pytest.mark.process
 
 PITCHES = {"low": 200.0, "high": 3_000.0}
 

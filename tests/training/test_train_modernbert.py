@@ -14,7 +14,7 @@ from slap_jax.training.init_from import check_start
 from tests.tiny import tiny_config
 from tests.tiny_modernbert import IDS, use_modernbert, write_folder
 
-pytestmark = pytest.mark.compile
+pytestmark = pytest.mark.process
 
 STEPS = 3
 
