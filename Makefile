@@ -1,4 +1,4 @@
-# make demo     prepare clips and scenes, train, export, evaluate, and write a report to runs/demo
+# make demo     prepare clips and scenes, train, evaluate, export, and write a report to runs/demo
 # make test     run all tests
 # make quick    the tests that neither compile nor start processes: a minute
 # make check    check lint, format, types and shell scripts, and build the documentation with warnings as errors
@@ -89,10 +89,10 @@ demo: $(VENV)/.demo
 	@$(BIN)/slap tokenizer $(RUN)/data/clips $(RUN)/data/scenes --vocab-size 400 --output $(RUN)/data/tokenizer.model
 	@echo "3/6  Training configs/demo.py"
 	@$(BIN)/slap train --config configs/demo.py --run-dir $(RUN)
-	@echo "4/6  Exporting the model"
-	@$(BIN)/slap export $(RUN)
-	@echo "5/6  Evaluating on clips and scenes that training has not seen"
+	@echo "4/6  Evaluating on clips and scenes that training has not seen"
 	@$(BIN)/slap evaluate $(RUN)
+	@echo "5/6  Exporting the model, with its numbers in the model card"
+	@$(BIN)/slap export $(RUN)
 	@echo "6/6  Writing the report"
 	@$(BIN)/slap report $(RUN)
 	@echo "Done. Open $(RUN)/report.html; the model is in $(RUN)/export, its numbers in $(RUN)/report.json"

@@ -15,7 +15,7 @@ def evaluate(options: argparse.Namespace) -> int:
     """Scores a model on the evaluation sets of its run, on other sets, or on a suite."""
     from slap_jax.config.rules import ConfigError
     from slap_jax.evaluation.evaluate import parse_data_argument
-    from slap_jax.evaluation.scorer import ModelScorer
+    from slap_jax.evaluation.scorer import ModelScorer, plan_head
     from slap_jax.evaluation.suites import load_suite, suite_sets
     from slap_jax.evaluation.task import DEFAULT_TEMPLATE, load_tasks
 
@@ -30,6 +30,7 @@ def evaluate(options: argparse.Namespace) -> int:
     rows = suite_sets(options.suite) if options.suite else []
     scorer = ModelScorer(options.model, options.step)
     missing: dict[str, str] = {}
+    tasks, head_sets = [], {}
     if options.suite:
         tasks, missing = load_suite(rows, options.data_dir, scorer.vocabulary, scorer.max_tokens)
         tasks, unsupported = scorer.filter_supported(tasks)
@@ -39,16 +40,17 @@ def evaluate(options: argparse.Namespace) -> int:
         sources = dict(map(parse_data_argument, options.data)) if options.data else data.get("evaluation", {})
         if not sources:
             raise ConfigError("there is nothing to evaluate on; name a set with --data NAME=PATH:SPLIT[:LABEL]")
-        measures = options.measure.split(",") if options.measure else ()
-        tasks = load_tasks(
-            sources,
-            scorer.vocabulary,
-            scorer.max_tokens,
-            options.template or DEFAULT_TEMPLATE,
-            measures,
-            multi_label=options.multi_label,
-        )
-    if not tasks:
+        measures, head_sets = plan_head(scorer, options.measure.split(",") if options.measure else [], sources)
+        if measures is not None:
+            tasks = load_tasks(
+                sources,
+                scorer.vocabulary,
+                scorer.max_tokens,
+                options.template or DEFAULT_TEMPLATE,
+                measures,
+                multi_label=options.multi_label,
+            )
+    if not tasks and not head_sets:
         reasons = "\n".join(f"  {name}: {why}" for name, why in missing.items())
         raise ConfigError(f"no set of suite {options.suite!r} can be evaluated:\n{reasons}")
     results = scorer.score(
@@ -58,6 +60,7 @@ def evaluate(options: argparse.Namespace) -> int:
         extra_scores=[name for name in options.scores.split(",") if name],
         missing=missing,
         setting=options.setting,
+        head_sets=head_sets,
     )
     return _report(options, results, f"evaluation_{options.suite}.json" if options.suite else "evaluation.json")
 
@@ -108,6 +111,7 @@ def _report(options: argparse.Namespace, results: dict[str, Any], file_name: str
     """Writes results, then prints them. Returns the exit code: 1 if a set of the suite was missing."""
     from slap_jax.evaluation.evaluate import write_results
     from slap_jax.evaluation.text_table import table
+    from slap_jax.export.formats import refresh_card
 
     is_run = (Path(options.model) / "checkpoints").is_dir()
     output = options.output or (Path(options.model) / file_name if is_run else None)
@@ -116,6 +120,10 @@ def _report(options: argparse.Namespace, results: dict[str, Any], file_name: str
     print(json.dumps(results, indent=2) if options.json else table(results))
     if output:
         print(f"wrote {output}", file=sys.stderr if options.json else sys.stdout)
+    if is_run and output == Path(options.model) / "evaluation.json":
+        card = refresh_card(options.model)
+        if card:
+            print(f"updated the metrics in {card}", file=sys.stderr if options.json else sys.stdout)
     return 1 if results.get("missing") else 0
 
 
@@ -177,7 +185,8 @@ def add_verbs(verb: AddVerb) -> None:
     add(
         "--measure",
         metavar="KINDS",
-        help="without --suite: retrieval, zero_shot, zero_shot_multi_label, captioning, frames, separated by commas",
+        help="without --suite: retrieval, zero_shot, zero_shot_multi_label, classification (the trained head), "
+        "captioning, frames, separated by commas",
     )
     add(
         "--template",

@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 from slap_jax.atomic import write_text_atomic
 from slap_jax.config.defaults import source
 from slap_jax.config.rules import ConfigError
+from slap_jax.data.evaluation_set import EvaluationSet
 from slap_jax.data.records import parse_dir_split
 from slap_jax.evaluation.captioning import CaptionGenerator, captioning
+from slap_jax.evaluation.class_details import multi_label_details, single_label_details
 from slap_jax.evaluation.clip_set import ClassLabels, ClipSet
 from slap_jax.evaluation.embeddings import Embeds, Progress, clip_vectors, text_vectors
 from slap_jax.evaluation.frame_scores import frame_scores
@@ -49,8 +51,8 @@ def evaluate(
     Returns:
         Scores by kind, then by set, as JSON values. The keys "retrieval" and "zero_shot" are always there;
         "zero_shot_multi_label", "captioning", "probe" and "frames" if a task measures them. Every entry has its numbers
-        with intervals, and `split`, `split_fingerprint`, `crop`, `set_size`, `n_published`, `sources`, `text`;
-        classification also `template`, `label`, `classes`.
+        with intervals, and `split`, `split_fingerprint`, `path`, `crop`, `set_size`, `n_published`, `sources`, `text`;
+        classification also `template`, `label`, `classes`, and the details of `slap_jax.evaluation.class_details`.
 
     Raises:
         CaptioningError, ProbeError: a package or the caption decoder is missing.
@@ -132,16 +134,20 @@ def _zero_shot(
     bootstrap: Mapping[str, int],
 ) -> dict[str, dict[str, Any]]:
     """Returns an entry for each template: the first has the name of the set, an ensemble the suffix `_ensemble`."""
-    labels = measure.labels
+    labels, labelled = measure.labels, np.flatnonzero(measure.labels.labelled)
+    names = [(index, clip.id) for index, clip in enumerate(data.facts)]
     entries = {}
     for template in measure.templates:
         prompts = text_vectors(embedder, params, data, measure.prompts(template))
         classes = class_embeddings(prompts, len(labels.classes))
         if labels.multi_label:
             scores = zero_shot_multi_label(audio, classes, labels.truth, **bootstrap)
+            details = multi_label_details(audio @ classes.T, labels.truth, labels.classes, names)
         else:
             scores = zero_shot(audio, classes, labels.index, measure.folds or None, **bootstrap)
-        about = {"template": template, "label": labels.key, "classes": list(labels.classes)}
+            scored = [names[index] for index in labelled]
+            details = single_label_details(audio[labelled] @ classes.T, labels.index[labelled], labels.classes, scored)
+        about = {"template": template, "label": labels.key, "classes": list(labels.classes), **details}
         if measure.words:
             about["words"] = dict(measure.words)
         name = data.name if template == measure.templates[0] else f"{data.name}_{template.partition('_')[0]}"
@@ -154,6 +160,7 @@ def _about(data: ClipSet, measure: Measure) -> dict[str, Any]:
     about = {
         "split": data.split,
         "split_fingerprint": data.fingerprint,
+        **({"path": str(data.clips.path)} if isinstance(data.clips, EvaluationSet) else {}),
         "crop": CROP,
         "set_size": len(data.clips),
         "n_published": data.n_published,

@@ -23,6 +23,7 @@ from slap_jax.data.batches.labels import label_values
 from slap_jax.data.evaluation_set import EvaluationSet, load_evaluation
 from slap_jax.data.packing import Clip, pack_rows
 from slap_jax.data.tokenizer import Tokenizer
+from slap_jax.evaluation.class_details import multi_label_details, single_label_details, strict_predictions
 from slap_jax.evaluation.evaluate import CROP, parse_data_argument
 from slap_jax.evaluation.zero_shot import accuracy, mean_average_precision
 from slap_jax.inference.classifier import Classifier, FinetuneError, read_classifier
@@ -72,12 +73,14 @@ class _LabelledSet:
         clips: clips of the whole split.
         indices: indices of the clips with the label.
         truth: classes of these clips; a clip of a class that training did not have has none.
+        names: ids of these clips, and the values of their label.
         about: for the record.
     """
 
     clips: EvaluationSet
     indices: Sequence[int]
     truth: Bool[np.ndarray, "N Y"]
+    names: Sequence[tuple[str, Sequence[str]]]
     about: dict[str, Any]
 
 
@@ -104,7 +107,8 @@ class HeadEvaluation:
 
         Single-label: `accuracy` with its 95 % `interval`, `chance`, `majority`. Multi-label: `map`, the mean over
         classes of the average precision, with `interval`. Both: `n` clips, `n_classes`, `n_unknown` (clips with a class
-        that training did not have; they count as wrong, and in mAP as negatives), label, classes and split.
+        that training did not have; they count as wrong, and in mAP as negatives), label, classes and split, and the
+        details of `slap_jax.evaluation.class_details`.
 
         Args:
             params: parameters of a run.
@@ -113,11 +117,17 @@ class HeadEvaluation:
         """
         return {name: self._score(labelled, params, seed, resamples) for name, labelled in self._sets.items()}
 
+    def score_set(
+        self, name: str, settings: Any, params: Mapping[str, Any], *, seed: int, resamples: int
+    ) -> dict[str, Any]:
+        """Reads and scores one more set; arguments and result are those of the constructor and of a call."""
+        return self._score(self._read(name, settings), params, seed, resamples)
+
     def _read(self, name: str, settings: Any) -> _LabelledSet:
         head = self._classifier
         clips = load_evaluation(settings.path, settings.split)
         index = {value: number for number, value in enumerate(head.classes)}
-        indices, truth, unknown = [], [], 0
+        indices, truth, names, unknown = [], [], [], 0
         for position, clip in enumerate(clips.facts()):
             values = label_values(clip.labels, head.label)
             if not values:
@@ -132,6 +142,7 @@ class HeadEvaluation:
             unknown += any(value not in index for value in values)
             indices.append(position)
             truth.append(row)
+            names.append((clip.id, values))
         if not indices:
             raise FinetuneError(
                 f"evaluation set {name!r} ({settings.path}, split {settings.split!r}): no clip has the label "
@@ -141,25 +152,32 @@ class HeadEvaluation:
             "n_unknown": unknown,
             "label": head.label,
             "classes": list(head.classes),
+            "path": str(clips.path),
             "split": settings.split,
             "split_fingerprint": clips.fingerprint,
             "crop": CROP,
+            "multi_label": head.multi_label,
         }
-        return _LabelledSet(clips, indices, np.stack(truth), about)
+        return _LabelledSet(clips, indices, np.stack(truth), names, about)
 
     def _score(self, labelled: _LabelledSet, params: Mapping[str, Any], seed: int, resamples: int) -> dict[str, Any]:
-        probabilities = self._probabilities(labelled, params)
+        probabilities, classes = self._probabilities(labelled, params), self._classifier.classes
+        clips = [(index, name) for index, (name, _) in zip(labelled.indices, labelled.names, strict=True)]
         if self._classifier.multi_label:
             scores = mean_average_precision(probabilities, labelled.truth, seed=seed, resamples=resamples)
-            return {**scores, **labelled.about}
-        correct = labelled.truth[np.arange(len(probabilities)), probabilities.argmax(axis=1)]
+            details = multi_label_details(probabilities, labelled.truth, classes, clips)
+            return {**scores, **labelled.about, **details}
+        truth = np.where(labelled.truth.any(axis=1), labelled.truth.argmax(axis=1), -1)
+        unknown = {row: labelled.names[row][1][0] for row in np.flatnonzero(truth < 0).tolist()}
+        correct = strict_predictions(probabilities, truth) == truth
         return {
             **accuracy(correct, None, seed=seed, resamples=resamples),
-            "chance": 1.0 / len(self._classifier.classes),
+            "chance": 1.0 / len(classes),
             "majority": float(labelled.truth.mean(axis=0).max()),
             "n": len(probabilities),
-            "n_classes": len(self._classifier.classes),
+            "n_classes": len(classes),
             **labelled.about,
+            **single_label_details(probabilities, truth, classes, clips, unknown),
         }
 
     def _probabilities(self, labelled: _LabelledSet, params: Mapping[str, Any]) -> Float[np.ndarray, "N Y"]:

@@ -17,11 +17,14 @@ from slap_jax.data.records import RecordsError, open_split
 from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
 from slap_jax.evaluation.captioning import EXTRA_SCORES, CaptionGenerator, CaptioningError, require_scorers
 from slap_jax.evaluation.evaluate import evaluate
+from slap_jax.evaluation.in_loop import HeadEvaluation
 from slap_jax.evaluation.probe import ProbeError, require_classifier
 from slap_jax.evaluation.task import EvaluationTask
 from slap_jax.inference.captioner import Captioner
+from slap_jax.inference.classifier import FinetuneError
 from slap_jax.inference.embedder import Embedder
 
+CLASSIFICATION = "classification"  # the measure of the trained head
 RESAMPLES = 1_000
 _SAMPLED_RECORDS = 500  # of a training split, in which its sources are looked up
 
@@ -51,6 +54,17 @@ class ModelScorer:
         self.vocabulary = load_tokenizer(self._model.tokenizer_path)
         self.max_tokens: int = self.config.data.max_caption_tokens
 
+    @property
+    def head(self) -> ConfigDict | None:
+        """Settings of the trained classification head (`label`, `classes`, `multi_label`), or None without one."""
+        has_head = "head" in self._model.params.get("objectives", {}).get("classification", {})
+        return self.config.objectives.classification if has_head else None
+
+    @property
+    def trained_on_pairs(self) -> bool:
+        """Whether texts and sounds are comparable: fine-tuning on labels alone leaves the text tower behind."""
+        return "contrastive" in self._model.params.get("objectives", {})
+
     def filter_supported(self, tasks: Sequence[EvaluationTask]) -> tuple[list[EvaluationTask], dict[str, str]]:
         """Calls `filter_supported` for this model."""
         return filter_supported(tasks, has_decoder(self._model.params))
@@ -64,6 +78,7 @@ class ModelScorer:
         extra_scores: Sequence[str] = (),
         missing: Mapping[str, str] | None = None,
         setting: str | None = None,
+        head_sets: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Evaluates one task after the other, with a progress line if standard error is a terminal.
 
@@ -74,14 +89,16 @@ class ModelScorer:
             extra_scores: names of `slap_jax.evaluation.captioning.EXTRA_SCORES`.
             missing: sets that could not be opened -> reason, for the record.
             setting: how much of the sets the model had seen; recorded with the results.
+            head_sets: name -> `source(path, split)`: sets to score the trained classification head on.
 
         Returns:
-            The results of `evaluate`, with `model`, `bootstrap`, and `missing` if sets are missing or damaged.
+            The results of `evaluate`, with `model`, `bootstrap`, and `missing` if sets are missing or damaged; with
+            `head_sets` also `classification`, see `slap_jax.evaluation.in_loop.HeadEvaluation`.
 
         Raises:
             CaptioningError: an extra score is unknown.
             ExportError: the parameters do not have the shapes that the config describes.
-            AudioError, RecordsError, ProbeError: no task could be evaluated; the error is that of the first.
+            AudioError, RecordsError, ProbeError, FinetuneError: nothing could be evaluated; the error is the first.
         """
         unknown = [name for name in extra_scores if name not in EXTRA_SCORES]
         if unknown:
@@ -110,7 +127,18 @@ class ModelScorer:
                 continue
             for kind, entries in scores.items():
                 results.setdefault(kind, {}).update(entries)
-        if len(failures) == len(tasks):
+        if head_sets:
+            head = HeadEvaluation(self.config, embedder, {})
+            entries = results[CLASSIFICATION] = {}
+            for name, settings in head_sets.items():
+                if progress:
+                    print(f"{name}: the trained head", file=sys.stderr)
+                try:
+                    entries[name] = head.score_set(name, settings, params, seed=seed, resamples=RESAMPLES)
+                except (AudioError, RecordsError, FinetuneError) as error:
+                    failures.append(error)
+                    missing[f"{name}, {CLASSIFICATION}"] = str(error)
+        if failures and len(failures) == len(tasks) + len(head_sets or {}):
             raise failures[0]
         if missing:
             results["missing"] = missing
@@ -127,6 +155,46 @@ class ModelScorer:
             "trained_on": training_collections(self.config),
         }
         return about | ({"setting": setting} if setting else {})
+
+
+def plan_head(
+    scorer: ModelScorer, measures: Sequence[str], sources: Mapping[str, Any]
+) -> tuple[list[str] | None, dict[str, Any]]:
+    """Decides what to measure of a model that may have a trained classification head.
+
+    Without `measures`, the head is measured if there is one; retrieval and zero-shot classification are measured too
+    unless the model was trained on labels alone.
+
+    Args:
+        scorer: the model.
+        measures: names of the measures that were asked for, "classification" for the head; none for the default.
+        sources: name -> `source(path, split, label=...)` of the evaluation sets.
+
+    Returns:
+        The other measures (empty for the default ones, None for none), and the sets to score the head on.
+
+    Raises:
+        FinetuneError: the model has no head but it was asked for, or a set names another label than that of the head.
+    """
+    head = scorer.head
+    others = [name for name in measures if name != CLASSIFICATION]
+    if CLASSIFICATION in measures and head is None:
+        raise FinetuneError(
+            "the model has no classification head, so there is no classification to measure; `slap finetune --task "
+            "classification` trains one, and zero_shot needs none"
+        )
+    if head is None or (measures and CLASSIFICATION not in measures):
+        return others, {}
+    if measures or not scorer.trained_on_pairs:
+        for name, settings in sources.items():
+            if not others and settings.get("label") not in ("", None, head.label):
+                raise FinetuneError(
+                    f"evaluation set {name!r} names the label {settings.label!r}, and the trained head predicts "
+                    f"{head.label!r}; name that one, or classify zero-shot with --measure zero_shot"
+                )
+        return (others or None), dict(sources)
+    labelled = {name: settings for name, settings in sources.items() if settings.get("label") == head.label}
+    return [], labelled
 
 
 class CaptionWriter:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _DIRECTIONS = (("t2a", "text to audio", "chance_r1"), ("a2t", "audio to text", "a2t_chance_r1"))
+_MOST_CLASSES = 20  # lines of a set
 _CAPTION_SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice", "spider", "fense")
 
 
@@ -11,10 +12,13 @@ def table(results: Mapping[str, Any]) -> str:
     """Formats the results of `evaluate`, and lists incomplete sets and sets that could not be evaluated."""
     lines = [
         *_retrieval(results.get("retrieval", {})),
+        *_classes("trained head", "accuracy", _having("accuracy", results.get("classification", {}))),
+        *_classes("trained head, mAP", "map", _having("map", results.get("classification", {}))),
+        *_per_class(results.get("classification", {})),
         *_classes("zero-shot", "accuracy", results.get("zero_shot", {})),
         *_classes("zero-shot, mAP", "map", results.get("zero_shot_multi_label", {})),
-        *_classes("probe", "accuracy", _probes(results, "accuracy")),
-        *_classes("probe, mAP", "map", _probes(results, "map")),
+        *_classes("probe", "accuracy", _having("accuracy", results.get("probe", {}))),
+        *_classes("probe, mAP", "map", _having("map", results.get("probe", {}))),
         *_captioning(results.get("captioning", {})),
         *_frames(results.get("frames", {})),
     ]
@@ -24,8 +28,8 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(dict.fromkeys(lines)) or "nothing was evaluated"
 
 
-def _probes(results: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
-    return {name: scores for name, scores in results.get("probe", {}).items() if metric in scores}
+def _having(metric: str, sets: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: scores for name, scores in sets.items() if metric in scores}
 
 
 def _retrieval(sets: Mapping[str, Any]) -> list[str]:
@@ -51,6 +55,24 @@ def _classes(title: str, metric: str, sets: Mapping[str, Any]) -> list[str]:
             f"{name + ', ' + scores['label']:<32}{scores['n']:>7}{scores['n_classes']:>10}  "
             f"{_value(scores, metric, 'interval'):>20}{'':>8}{_number(scores, 'majority')}{_number(scores, 'chance')}"
         )
+    return lines
+
+
+def _per_class(sets: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each class of a set, the worst first, and the number of wrong clips."""
+    lines = []
+    for name, scores in sets.items():
+        classes = scores.get("per_class", {})
+        metric = "average_precision" if "map" in scores else "accuracy"
+        known = sorted((one for one in classes if classes[one]["n"]), key=lambda one: classes[one][metric])
+        lines += [f"{name}, by class" + (f" (the {_MOST_CLASSES} worst)" if len(known) > _MOST_CLASSES else "")]
+        for one in known[:_MOST_CLASSES]:
+            taken_for = {other: n for other, n in scores.get("confusion", {}).get(one, {}).items() if other != one}
+            other = max(taken_for, key=lambda wrong: taken_for[wrong], default="")
+            mistaken = f"  most often taken for {other} ({taken_for[other]})" if other else ""
+            lines.append(f"  {one:<30}{classes[one]['n']:>7}{'':>10}  {classes[one][metric]:>20.3f}{mistaken}")
+        wrong = "clips whose most probable class is wrong" if "map" in scores else "wrong clips"
+        lines.append(f"  {wrong}: {scores.get('n_mistakes', 0)} of {scores['n']}; `slap report RUN` plays some of them")
     return lines
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from slap_jax.evaluation.class_details import strict_predictions
 from slap_jax.evaluation.intervals import average_precisions, cluster_interval, resampled_mean
 from slap_jax.inference.prompts import ZeroShotError
 
@@ -46,9 +47,7 @@ def zero_shot(
     similarity, truth = audio[labelled] @ classes.T, truth[labelled]
     if len(truth) == 0:
         raise ZeroShotError("no clip to classify: none has a class")
-    similarity = np.where(np.isnan(similarity), -np.inf, similarity)
-    own = np.take_along_axis(similarity, truth[:, None], axis=1)
-    correct = (similarity >= own).sum(axis=1) == 1
+    correct = strict_predictions(similarity, truth) == truth
     parts = None if folds is None else np.asarray(folds)[labelled]
     return {
         **accuracy(correct, parts, seed=seed, resamples=resamples),

@@ -14,8 +14,9 @@ from slap_jax.checkpoints.model_dir import (
     export,
     is_export,
     load_export,
+    model_id,
 )
-from slap_jax.checkpoints.read_model import export_run, run_config
+from slap_jax.checkpoints.read_model import EXPORT_DIRECTORY, export_run, run_config
 from slap_jax.export.packages import require_packages
 
 FORMATS = ("safetensors", "stablehlo", "pytorch", "onnx", "huggingface")
@@ -77,21 +78,58 @@ def _export_of_run(run_dir: Path, out_dir: str | os.PathLike[str] | None, step: 
         load_export(directory),
         directory,
         sources=data_sources(config),
-        evaluation=_evaluation(run_dir / "evaluation.json"),
+        evaluation=_evaluation(run_dir, directory),
         licence=licence,
         started_from=[Path(config[name]).name for name in ("init_from", "init_text_from") if config.get(name)],
     )
     return directory
 
 
-def _evaluation(path: Path) -> dict[str, Any]:
+def refresh_card(run_dir: str | os.PathLike[str]) -> Path | None:
+    """Writes the metrics of a run's `evaluation.json` into the card of its export, and keeps the rest of the card.
+
+    Args:
+        run_dir: directory of the run.
+
+    Returns:
+        The card; None if there is no export with a card, or if the evaluated step is not the exported one.
+
+    Raises:
+        ExportError: `evaluation.json`, the export or the head of the card is damaged.
+    """
+    from slap_jax.export.huggingface import HUGGINGFACE_DIRECTORY
+    from slap_jax.export.model_card import change_metrics
+
+    directory = Path(run_dir) / EXPORT_DIRECTORY
+    cards = [path for path in (directory / CARD, directory / HUGGINGFACE_DIRECTORY / CARD) if path.is_file()]
+    if not cards or not is_export(directory):
+        return None
+    evaluation = _evaluation(Path(run_dir), directory)
+    if not evaluation:
+        return None
+    for path in cards:
+        change_metrics(path, evaluation)
+    return cards[0]
+
+
+def _evaluation(run_dir: Path, directory: Path) -> dict[str, Any]:
+    """Reads the results of a run; empty if it was not evaluated, or if they are about another model than the export."""
+    path = run_dir / "evaluation.json"
     if not path.is_file():
         return {}
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ExportError(f"{path} is damaged ({error}); delete it, or write it again with `slap evaluate`") from None
-    return results if isinstance(results, dict) else {}
+    if not isinstance(results, dict):
+        return {}
+    model = results.get("model")
+    evaluated = model.get("model_id") if isinstance(model, dict) else None
+    if evaluated is None:  # an older version wrote the results
+        return results
+    exported = load_export(directory)
+    is_same = evaluated == model_id(exported.config, exported.params, str(exported.tokenizer_path))
+    return results if is_same else {}
 
 
 def _export_of(source: Path, out_dir: Path | None, format: str, step: int | None, licence: str) -> Path:

@@ -6,7 +6,6 @@ The data sources and their licences come from the run's config and from the prep
 import collections
 import dataclasses
 import os
-import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,20 +16,19 @@ from ml_collections import ConfigDict
 from slap_jax.atomic import write_text_atomic
 from slap_jax.checkpoints.model_dir import CARD, Export, ExportError
 from slap_jax.data.records import dataset_directory, open_split, read_dataset_info
+from slap_jax.export.card_metrics import eval_results, metrics_section, read_metrics, replace_section
 
 _TEMPLATE = Path(__file__).with_name("templates") / "model_card.md"
 _SHOWN_LICENCES = 8  # of each source
 _SAMPLED_RECORDS = 500  # of a split, to read their licences
-_COUNTS = ("n", "n_clips", "n_texts", "n_captions")  # the names that results have for the number of scored items
-_TAGS = ["audio", "audio-classification", "audio-text-retrieval", "feature-extraction"]
-# Kinds of results whose task has another name on the Hugging Face hub.
-_HUB_TASKS = {
-    "retrieval": "audio-text-retrieval",
-    "zero_shot": "zero-shot-audio-classification",
-    "zero_shot_multi_label": "zero-shot-audio-classification",
-    "probe": "audio-classification",
-    "classification": "audio-classification",
-}
+_TAGS = ["audio", "audio-text-retrieval", "feature-extraction"]
+_CLASSIFIER_TAGS = ["audio", "audio-classification"]
+# Licences that the Hugging Face hub knows by this identifier; others are "other" with their name.
+_HUB_LICENCES = (
+    *("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0"),
+    *("cc-by-nc-nd-4.0", "cc-by-3.0", "cc-by-sa-3.0", "bsd", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0"),
+    *("agpl-3.0", "lgpl-2.1", "lgpl-3.0", "mpl-2.0", "isc", "unlicense", "wtfpl", "zlib", "openrail", "unknown"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,27 +52,6 @@ class DataSource:
     clip_licences: dict[str, float]
 
 
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """One number of `evaluation.json`.
-
-    Attributes:
-        kind: kind of evaluation, like "retrieval".
-        set: name of the evaluation set.
-        name: name of the metric.
-        value: value of the metric.
-        interval: ends of the 95 % interval, if there is one.
-        count: number of scored items, "" if unknown.
-    """
-
-    kind: str
-    set: str
-    name: str
-    value: float
-    interval: tuple[float, float] | None
-    count: int | str
-
-
 def write_card(
     export: Export,
     directory: str | os.PathLike[str],
@@ -94,36 +71,34 @@ def write_card(
         licence: licence of the weights; "" if not stated.
         started_from: names of the models whose parameters training started from.
     """
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+    from huggingface_hub import ModelCard, ModelCardData
 
-    metrics = _metrics(evaluation)
+    metrics = read_metrics(evaluation)
+    objectives = export.params.get("objectives", {})
+    head = export.config.objectives.classification if "head" in objectives.get("classification", {}) else None
     data = ModelCardData(
-        license=_licence_id(licence),
+        license=_licence_data(licence)["license"],
+        license_name=_licence_data(licence).get("license_name"),
         library_name="slap_jax",
-        tags=_TAGS,
+        pipeline_tag="feature-extraction" if head is None else "audio-classification",
+        tags=_TAGS if head is None else _CLASSIFIER_TAGS,
         model_name="SLAP" if metrics else None,
-        eval_results=[
-            EvalResult(
-                task_type=_HUB_TASKS.get(metric.kind, metric.kind),
-                dataset_type=metric.set,
-                dataset_name=metric.set,
-                metric_type=metric.name,
-                metric_value=metric.value,
-            )
-            for metric in metrics
-        ]
-        or None,
+        eval_results=eval_results(metrics) or None,
     )
     card = ModelCard.from_template(
         data,
         template_path=str(_TEMPLATE),
         version=version("slap-jax"),
-        captions="captioning" in export.params.get("objectives", {}),
+        captions="captioning" in objectives,
+        pairs="contrastive" in objectives,
+        label="" if head is None else head.label,
+        classes=() if head is None else tuple(head.classes),
+        multi_label=head is not None and head.multi_label,
         config=export.config,
         step=export.step,
         sources=None if sources is None else [_cells(source) for source in sources],
         started_from=started_from,
-        metrics=metrics,
+        metrics_section=metrics_section(metrics),
         max_seconds=export.config.data.get("max_seconds"),
         licence_section=_licence_section(licence),
     )
@@ -138,24 +113,43 @@ def change_licence(directory: str | os.PathLike[str], licence: str) -> Path:
     Raises:
         ExportError: the metadata at the head of the card cannot be parsed.
     """
+    card = _read_card(Path(directory) / CARD)
+    for name in ("license", "license_name"):
+        card.data.pop(name, None)
+    for name, value in _licence_data(licence).items():
+        card.data[name] = value
+    card.text = replace_section(card.text, "Licence", _licence_section(licence))
+    write_text_atomic(Path(directory) / CARD, str(card))
+    return Path(directory) / CARD
+
+
+def change_metrics(path: Path, evaluation: Mapping[str, Any]) -> None:
+    """Replaces the metrics in a card, in its metadata and in its text, and keeps everything else.
+
+    Args:
+        path: the card.
+        evaluation: contents of the run's `evaluation.json`.
+
+    Raises:
+        ExportError: the metadata at the head of the card cannot be parsed.
+    """
+    card, metrics = _read_card(path), read_metrics(evaluation)
+    card.data.eval_results = eval_results(metrics) or None
+    card.data.model_name = "SLAP" if metrics else None
+    card.text = replace_section(card.text, "Metrics", metrics_section(metrics))
+    write_text_atomic(path, str(card))
+
+
+def _read_card(path: Path) -> Any:
     import yaml
     from huggingface_hub import ModelCard
 
-    path = Path(directory) / CARD
     try:
-        card = ModelCard.load(path)
+        return ModelCard.load(path)
     except (ValueError, yaml.YAMLError) as error:
         raise ExportError(
             f"{path}: the YAML block at its head cannot be parsed ({error}); correct it, or delete the card"
         ) from None
-    card.data["license"] = _licence_id(licence)
-    section = re.compile(r"^## Licence\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-    if section.search(card.text):
-        card.text = section.sub(lambda match: _replace_section(match[0], licence), card.text, count=1)
-    else:
-        card.text = f"{card.text.rstrip()}\n\n{_licence_section(licence)}\n"
-    write_text_atomic(path, str(card))
-    return path
 
 
 def data_sources(config: ConfigDict) -> list[DataSource]:
@@ -196,29 +190,12 @@ def _cells(source: DataSource) -> list[str]:
     return [value.replace("|", "/").replace("\n", " ") for value in values]
 
 
-def _metrics(evaluation: Mapping[str, Any]) -> list[Metric]:
-    metrics = []
-    for kind, sets in evaluation.items():
-        for name, scores in sets.items() if isinstance(sets, Mapping) else ():
-            if not isinstance(scores, Mapping):
-                continue
-            count = next((scores[key] for key in _COUNTS if key in scores), "")
-            for metric, value in scores.items():
-                if isinstance(value, float) and "chance" not in metric:
-                    ends = scores.get(f"{metric}_interval", scores.get("interval") if metric == "accuracy" else None)
-                    metrics.append(Metric(kind, name, metric, value, tuple(ends) if ends else None, count))
-    return metrics
-
-
-def _licence_id(licence: str) -> str:
-    return licence.lower() or "other"
+def _licence_data(licence: str) -> dict[str, str]:
+    """Returns the metadata of a licence; the hub takes "other" with a name for licences that it does not know."""
+    name = licence.lower() or "unknown"
+    return {"license": name} if name in _HUB_LICENCES else {"license": "other", "license_name": licence}
 
 
 def _licence_section(licence: str) -> str:
     stated = f"Weights: {licence}." if licence else "No licence was stated for the weights."
     return f"## Licence\n\n{stated} The licences of the training data above may restrict the use of the weights."
-
-
-def _replace_section(old: str, licence: str) -> str:
-    """Returns the new section with the blank lines that followed the old one."""
-    return _licence_section(licence) + old[len(old.rstrip()) :]

@@ -1,11 +1,13 @@
 """`slap export` on runs and exports: the files it writes, and the input it rejects."""
 
 import json
+import re
 import shutil
 import sys
 
 import numpy as np
 import pytest
+import soundfile
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
@@ -13,8 +15,9 @@ from slap_jax.checkpoints.model_dir import ExportError
 from slap_jax.cli import main
 from slap_jax.config.defaults import source
 from slap_jax.data.records import open_split
-from slap_jax.export.formats import FORMATS, export_model
-from tests.inference.tiny import tiny_config, tiny_tokenizer, write_run
+from slap_jax.export.formats import FORMATS, export_model, refresh_card
+from slap_jax.export.model_card import change_licence
+from tests.inference.tiny import noise, tiny_config, tiny_tokenizer, write_run
 
 pytestmark = pytest.mark.compile
 
@@ -27,7 +30,8 @@ def run(tmp_path_factory, train_data):
     config.data.train.scenes = source(f"{train_data}/scenes", "train", weight=0.5)
     config.data.train.gone = source("no/such/data", "train")
     config.data.tokenizer = str(tiny_tokenizer(directory / "words.model").path)
-    evaluation = {"retrieval": {"scenes": {"t2a_r1": 0.25, "t2a_r1_interval": [0.1, 0.4], "n_clips": 8}}}
+    scores = {"t2a_r1": 0.25, "t2a_r1_interval": [0.1, 0.4], "n_clips": 8, "chance_r1": 0.125, "majority": 0.5}
+    evaluation = {"retrieval": {"scenes": scores}}
     (directory / "evaluation.json").write_text(json.dumps(evaluation))
     return write_run(directory, config, step=1)
 
@@ -47,14 +51,72 @@ def test_the_card_states_licence_data_metrics_and_limits(exported, train_data):
     data = ModelCard(card).data
     assert data["license"] == "cc-by-4.0" and "Weights: CC-BY-4.0." in card
     (result,) = data["eval_results"]
-    assert (result.task_type, result.dataset_name, result.metric_type) == ("audio-text-retrieval", "scenes", "t2a_r1")
-    assert result.metric_value == 0.25
+    assert (result.task_type, result.dataset_name) == ("audio-text-retrieval", "scenes")
+    assert (result.metric_type, result.metric_name) == ("recall_at_1", "text-to-audio R@1")
+    assert result.metric_value == 0.25 and data["pipeline_tag"] == "feature-extraction"
     licences = {record.licence or "none stated" for record in open_split(train_data / "scenes", "train")}
     assert "| scenes | train | 0.5 | 24 | none stated | " in card and all(f"{text} (" in card for text in licences)
     assert "| gone | train | 1 | unknown: not on the machine that exported | unknown | unknown |" in card
-    assert "| retrieval | scenes | t2a_r1 | 0.250 | 0.100 to 0.400 | 8 |" in card
+    assert "| retrieval | scenes | text-to-audio R@1 | 0.250 | 0.100 to 0.400 | 0.125 | 8 |" in card
+    assert "majority" not in card  # a baseline, not a result
     assert "## Limits" in card and "clips of up to 30 s" in card
     assert "no/such/data" not in card  # local paths must not leak into an export
+
+
+def test_the_card_runs_where_it_is_stored(exported, tmp_path, monkeypatch):
+    """The example needs no path of its own: it loads the directory that holds the card."""
+    card = (exported / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    directory = shutil.copytree(exported, tmp_path / "somewhere")
+    for name in ("your_sound.wav", "another.mp3"):
+        soundfile.write(directory / name, noise(0, 0.5), 16_000, format="WAV")
+    monkeypatch.chdir(directory)
+    exec(compile(code, "README.md", "exec"), {})
+    assert main(["doctor", "."]) == 0
+
+
+@pytest.mark.parametrize(
+    ("licence", "stated"),
+    [
+        ("", {"license": "unknown"}),
+        ("Apache-2.0", {"license": "apache-2.0"}),
+        ("Our terms", {"license": "other", "license_name": "Our terms"}),
+    ],
+)
+def test_a_licence_has_the_identifier_of_the_hub(exported, tmp_path, licence, stated):
+    directory = shutil.copytree(exported, tmp_path / "export")
+    data = ModelCard(change_licence(directory, licence).read_text()).data.to_dict()
+    assert {name: value for name, value in data.items() if name.startswith("license")} == stated
+
+
+def test_evaluation_after_the_export_reaches_the_card(run, train_data, tmp_path, capsys):
+    """`slap export` then `slap evaluate`: the card must not claim that the run was not evaluated."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "evaluation.json").unlink()
+    card = export_model(copy, licence="MIT") / "README.md"
+    assert "The run was not evaluated." in card.read_text() and "model-index" not in card.read_text()
+    card.write_text(card.read_text() + "\n## Thanks\n\nTo all.\n")
+    command = ["evaluate", str(copy), "--data", f"scenes={train_data}/scenes:test"]
+    assert main(command) == 0
+    assert f"updated the metrics in {card}" in capsys.readouterr().out
+    text = card.read_text()
+    measured = json.loads((copy / "evaluation.json").read_text())["retrieval"]["scenes"]
+    assert f"| retrieval | scenes | text-to-audio R@1 | {measured['t2a_r1']:.3f} | " in text
+    assert "was not evaluated" not in text and "## Thanks\n\nTo all.\n" in text and "Weights: MIT." in text
+    (first, *_) = ModelCard(text).data["eval_results"]
+    assert first.metric_value == measured["t2a_r1"]
+    before = text
+    export_model(copy, licence="MIT")  # a later export takes the metrics too
+    assert card.read_text() == before.replace("\n## Thanks\n\nTo all.\n", "")
+
+
+def test_results_of_another_step_do_not_reach_the_card(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    evaluation = json.loads((copy / "evaluation.json").read_text())
+    (copy / "evaluation.json").write_text(json.dumps({**evaluation, "model": {"model_id": "another"}}))
+    card = export_model(copy) / "README.md"
+    assert "The run was not evaluated." in card.read_text()
+    assert refresh_card(copy) is None
 
 
 def test_an_export_takes_one_more_form(exported, tmp_path):

@@ -1,11 +1,13 @@
 """A classifier as a user sees it: fine-tune, stop early, predict, score, export, and the messages for mistakes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from huggingface_hub import ModelCard
 
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.cli import main
@@ -117,6 +119,46 @@ def test_predictions_of_a_run_and_of_its_export_have_names_and_are_the_same(run_
     assert scores["accuracy"] == pytest.approx(np.mean(right)) and scores["n"] == 12
     low, high = scores["interval"]
     assert low <= scores["accuracy"] <= high and scores["n_unknown"] == 0
+
+
+def test_evaluation_scores_the_head_and_reaches_the_card(run_dir, pitches, tmp_path, capsys):
+    """A model that was trained on labels is scored by its head, never by its untrained texts."""
+    best = shutil.copytree(run_dir / "best", tmp_path / "best")
+    assert main(["export", str(best)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(best), "--data", f"test={pitches}:test"]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((best / "evaluation.json").read_text())
+    scores = results["classification"]["test"]
+    assert results["retrieval"] == {} and results["zero_shot"] == {}
+    assert f"{scores['accuracy']:.3f} (" in printed and "trained head" in printed and "zero-shot" not in printed
+    assert scores["chance"] == 0.5 and set(scores["per_class"]) == set(PITCHES) == set(scores["confusion"])
+    assert len(scores["mistakes"]) == scores["n_mistakes"] == round(12 * (1 - scores["accuracy"]))
+
+    card = (best / "export" / "README.md").read_text()
+    assert f"| trained classification head | test | accuracy | {scores['accuracy']:.3f} |" in card
+    assert "slap predict" in card and "`high`, `low`." in card and "model.classify(" not in card
+    assert ModelCard(card).data["pipeline_tag"] == "audio-classification"
+    assert {result.task_type for result in ModelCard(card).data["eval_results"]} == {"audio-classification"}
+
+    assert main(["evaluate", str(best), "--data", f"test={pitches}:test:pitch", "--measure", "zero_shot"]) == 0
+    assert "zero-shot" in capsys.readouterr().out  # if it is asked for
+    assert main(["evaluate", str(best), "--data", f"test={pitches}:test:genre"]) == 2
+    assert "names the label 'genre', and the trained head predicts 'pitch'" in capsys.readouterr().err
+
+
+def test_evaluation_names_the_sets_without_the_label(run_dir, pitches, train_data, capsys):
+    sets = ["--data", f"test={pitches}:test", "--data", f"scenes={train_data}/scenes:test"]
+    assert main(["evaluate", str(run_dir / "best"), *sets, "--output", str(run_dir / "two.json")]) == 1
+    assert "not evaluated: scenes, classification: evaluation set 'scenes'" in capsys.readouterr().out
+    assert main(["evaluate", str(run_dir / "best"), *sets[2:]]) == 2
+    assert "no clip has the label 'pitch', which the model predicts" in capsys.readouterr().err
+
+
+def test_the_head_of_a_model_without_one(base_model, train_data, capsys):
+    command = ["evaluate", str(base_model), "--data", f"scenes={train_data}/scenes:test", "--measure", "classification"]
+    assert main(command) == 2
+    assert "the model has no classification head" in capsys.readouterr().err
 
 
 def test_another_classifier_can_start_from_this_one(run_dir, pitches, tmp_path):
