@@ -42,8 +42,8 @@ from slap_jax.data.inspect.check_report import (
     report_values,
     with_unit,
 )
+from slap_jax.data.preparation.acceptance import rejection_limit
 from slap_jax.data.preparation.duplicates import HashSet
-from slap_jax.data.preparation.prepare import rejection_limit
 from slap_jax.data.preparation.shards import read_clip
 from slap_jax.data.records import full_id
 

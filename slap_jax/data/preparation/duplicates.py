@@ -125,6 +125,14 @@ class HashSet:
         is_new[first[is_absent]] = True
         return is_new
 
+    def clear(self) -> None:
+        """Removes all hashes."""
+        self._hashes = np.empty(0, np.uint64)
+
+    def contains(self, hashes: UInt64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Returns whether each hash is in the set."""
+        return np.isin(hashes, self._hashes)
+
 
 def _contains(ordered: UInt64[np.ndarray, " n"], value: int) -> bool:
     position = int(np.searchsorted(ordered, np.uint64(value)))

@@ -31,10 +31,14 @@ from slap_jax.data.collections.entries import (
 from slap_jax.data.collections.published import PublishedDataset
 from slap_jax.data.index import hash_id
 from slap_jax.data.preparation.duplicates import EXCLUDED_EVALUATION, ExcludedClips, HashSet, excluded_clips
+from slap_jax.data.preparation.splits import SplitShares
 from slap_jax.data.records import SCHEMA_VERSION, shard_name
 
 CLIPS_PER_SHARD = 1_024
 REJECTED = "rejected.jsonl"
+
+# Changes when decoding gives other samples for the same files, so that shards of earlier versions are made again.
+_DECODING = 2  # 2: files are decoded to their end, whatever their headers state
 
 _MOST_SHARDS = 10_000
 _ENTRIES_AT_A_TIME = 8_192
@@ -96,6 +100,11 @@ class Plan:
         return sum(block.clips for blocks in self.blocks.values() for block in blocks)
 
     @property
+    def listed(self) -> int:
+        """Number of all clips: those to decode, and those rejected or excluded during the listing."""
+        return self.clips + sum(self.rejected.values())
+
+    @property
     def digest(self) -> str:
         """Digest of everything that the dataset depends on."""
         digests = {split: [block.digest for block in blocks] for split, blocks in self.blocks.items()}
@@ -134,6 +143,8 @@ def make_plan(
     *,
     clips_per_block: int = CLIPS_PER_SHARD,
     exclude: Sequence[str] = (),
+    shares: SplitShares | None = None,
+    ids: HashSet | None = None,
     on_clips: Callable[[int], object] = lambda count: None,
 ) -> Plan:
     """Lists a collection in one pass, holding 8 bytes per id and one block per split in memory.
@@ -143,17 +154,22 @@ def make_plan(
         folder: receives blocks and rejections; None only computes the digests.
         clips_per_block: largest number of entries in a block.
         exclude: "PATH:SPLIT" of prepared data whose clips are left out.
+        shares: divide a collection that names no splits; None leaves it as it is.
+        ids: receives the `hash_id` of every listed clip.
         on_clips: called with the number of newly listed clips.
 
     Returns:
         The blocks with their digests, and counts of the rejections.
+
+    Raises:
+        SplitError: `shares` are given, and the collection names splits.
     """
     lines: dict[str, list[bytes]] = {}  # of the unfinished blocks
     blocks: dict[str, list[Block]] = {}
     rejected: Counter[str] = Counter()
     rejections_digest = hashlib.blake2b(digest_size=16)
     excluded = excluded_clips(exclude)
-    settings = json.dumps([SCHEMA_VERSION, SAMPLE_RATE, RESAMPLE_QUALITY, excluded.digest]).encode()
+    settings = json.dumps([SCHEMA_VERSION, SAMPLE_RATE, RESAMPLE_QUALITY, _DECODING, excluded.digest]).encode()
     archive_version = functools.lru_cache(maxsize=8)(_version)  # neighbouring entries share an archive
 
     def finish_block(split: str) -> None:
@@ -165,7 +181,7 @@ def make_plan(
         blocks[split].append(Block(_digest(settings + data), len(lines[split])))
         lines[split] = []
 
-    listed = _checked(collection.entries(), excluded, on_clips)
+    listed = checked_clips(collection, excluded, shares=shares, ids=ids, on_clips=on_clips)
     first = list(itertools.islice(listed, 1))  # an unreadable collection raises before anything is written
     with _rejections_file(folder) as write_rejection:
         for item in itertools.chain(first, listed):
@@ -173,7 +189,7 @@ def make_plan(
                 line = rejection_line(item)
                 write_rejection(line)
                 rejections_digest.update(line)
-                rejected[item.reason] += 1
+                rejected[item.reason] += item.clips
                 continue
             blocks.setdefault(item.split, [])
             version = _version if isinstance(item.audio, AudioFile) else archive_version
@@ -209,11 +225,28 @@ def _rejections_file(folder: Path | None) -> Iterator[Callable[[bytes], object]]
             yield file.write
 
 
-def _checked(
-    listed: Iterator[Entry | Rejection], excluded: ExcludedClips, on_clips: Callable[[int], object]
+def checked_clips(
+    collection: Collection | PublishedDataset,
+    excluded: ExcludedClips,
+    *,
+    shares: SplitShares | None = None,
+    ids: HashSet | None = None,
+    on_clips: Callable[[int], object] = lambda count: None,
 ) -> Iterator[Entry | Rejection]:
-    """Replaces entries with invalid texts, repeated ids or excluded ids by rejections."""
-    seen = HashSet()
+    """Lists a collection as it is prepared: entries that cannot be stored, repeat an id or are excluded are rejections.
+
+    Args:
+        collection: collection to list.
+        excluded: clips to leave out.
+        shares: divide a collection that names no splits; None leaves it as it is.
+        ids: receives the `hash_id` of every listed clip.
+        on_clips: called with the number of newly listed clips.
+
+    Raises:
+        SplitError: `shares` are given, and the collection names splits.
+    """
+    seen = HashSet() if ids is None else ids
+    listed = collection.entries() if shares is None else shares.assign(collection.entries())
     while items := reject_unstorable(list(itertools.islice(listed, _ENTRIES_AT_A_TIME))):
         hashes = [hash_id(item.source, item.id) for item in items if isinstance(item, Entry)]
         is_new = iter(seen.add(np.array(hashes, np.uint64)))
@@ -236,7 +269,7 @@ def _version(file: Path) -> tuple[int, int] | None:
     """Returns size and modification time of a file; None if it is missing, which decoding reports."""
     try:
         status = file.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError for a name with a null byte
         return None
     return status.st_size, status.st_mtime_ns
 

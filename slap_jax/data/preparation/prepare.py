@@ -8,7 +8,6 @@ it is interrupted, the published dataset is unchanged, and the next call reuses 
 import dataclasses
 import itertools
 import json
-import math
 import os
 import shutil
 from collections import Counter
@@ -22,23 +21,19 @@ from slap_jax.data.collections.entries import EXCLUDED, Collection
 from slap_jax.data.collections.open_collection import open_collection
 from slap_jax.data.collections.published import PublishedDataset
 from slap_jax.data.log_mel_statistics import KEY
+from slap_jax.data.preparation.acceptance import PrepareError, check_rejections, refuse_other_source
+from slap_jax.data.preparation.altered import Altered, altered_lines
 from slap_jax.data.preparation.dataset_writer import DUPLICATES, DatasetIdentity, FinishedShard, write_dataset
+from slap_jax.data.preparation.duplicates import HashSet
 from slap_jax.data.preparation.plan import CLIPS_PER_SHARD, REJECTED, Plan, ShardPlan, make_plan, rejection_line
 from slap_jax.data.preparation.runners import run_local
 from slap_jax.data.preparation.shards import summarise_clip, write_shard
+from slap_jax.data.preparation.splits import SplitShares, parse_shares, split_advice
 from slap_jax.data.preparation.staging import Staging
-from slap_jax.data.records import SUMMARY, Record, shard_name
-from slap_jax.errors import UserError, require_path
-
-# Default limit of rejections: a fraction of the clips, but at least a number.
-ALLOWED_REJECTION_FRACTION = 0.01
-MIN_ALLOWED_REJECTIONS = 10
+from slap_jax.data.records import DATASET, SUMMARY, Record, shard_name
+from slap_jax.errors import require_path
 
 Runner = Callable[[Sequence[ShardPlan], Path], None]
-
-
-class PrepareError(UserError, ValueError):
-    """The collection is empty, too many clips were rejected, or shards are missing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +45,8 @@ class Prepared:
         clips: split -> number of clips.
         seconds: split -> total duration.
         rejected: reason -> number of clips left out.
+        altered: counts of the stored clips that differ from their files: `clipped` to full scale, or `cancelled`, whose
+            channels have a silent mean; each with the `worst` files.
         duplicates: counts of clips with equal audio: `groups`, `groups_between_splits`, `clips` (those that are not the
             first of their group), and `dropped` of these.
         reused: whether the dataset already existed, made from the same inputs.
@@ -59,6 +56,7 @@ class Prepared:
     clips: dict[str, int]
     seconds: dict[str, float]
     rejected: dict[str, int]
+    altered: Altered
     duplicates: dict[str, int]
     reused: bool
 
@@ -70,8 +68,11 @@ def prepare(
     audio_root: str | os.PathLike[str] | None = None,
     name: str = "",
     exclude: Sequence[str] = (),
+    split: str = "",
+    split_seed: int = 0,
     drop_duplicates: bool = False,
     max_rejected: int | None = None,
+    replace: bool = False,
     clips_per_shard: int = CLIPS_PER_SHARD,
     workers: int | None = None,
     runner: Runner | None = None,
@@ -89,8 +90,11 @@ def prepare(
         audio_root: base of the relative paths in a manifest; defaults to its folder.
         name: `source` of clips that state none; docs/collections.md describes the default.
         exclude: "PATH:SPLIT" of prepared data whose clips are left out.
+        split: percentages such as "80/10/10" that divide a collection without splits into train, val and test.
+        split_seed: another seed divides the collection differently.
         drop_duplicates: whether to keep only the first of clips with equal audio.
         max_rejected: largest accepted number of rejected clips; defaults to 1 %, and at least 10.
+        replace: whether to replace the records of another source.
         clips_per_shard: largest number of clips in a shard; exceeded if a split would have 10,000 shards.
         workers: number of clips to decode concurrently; defaults to the number of cores.
         runner: makes the shards; defaults to `run_local`.
@@ -101,7 +105,9 @@ def prepare(
 
     Raises:
         CollectionError: the collection cannot be read.
-        PrepareError: the collection is empty, all clips were rejected, or more than `max_rejected`.
+        PrepareError: the collection is empty, all clips were rejected, or more than `max_rejected`; or `output` holds
+            the records of another source.
+        SplitError: `split` has another form, or the collection names its splits itself.
         ShardError: a shard could not be written; finished shards are kept.
         StagingError: another preparation of the same dataset is running.
         UrlError: `output` or one of `exclude` is a URL.
@@ -113,11 +119,20 @@ def prepare(
     identity = dataset_identity(collection)
     final = Path(require_path(os.fspath(output))) / identity.name
     exclude = [os.path.abspath(require_path(each)) for each in exclude]  # workers may run in another folder
+    shares = parse_shares(split, split_seed) if split else None
+    ids = HashSet()
 
     def list_clips(folder: Path | None) -> Plan:
+        ids.clear()
         with tqdm(desc="list", unit=" clips", disable=None) as progress:
             return make_plan(
-                collection, folder, clips_per_block=clips_per_shard, exclude=exclude, on_clips=progress.update
+                collection,
+                folder,
+                clips_per_block=clips_per_shard,
+                exclude=exclude,
+                shares=shares,
+                ids=ids,
+                on_clips=progress.update,
             )
 
     def inputs(plan: Plan) -> dict[str, Any]:
@@ -127,12 +142,17 @@ def prepare(
     if summary is not None:
         plan = list_clips(None)  # nothing is written unless something has changed
         if summary["inputs"] == inputs(plan):
-            _check_rejections(summary["rejected"], plan, max_rejected, final / identity.version / REJECTED)
-            return _report(final / identity.version, summary, True, log)
+            check_rejections(summary["rejected"], plan.listed, max_rejected, final / identity.version / REJECTED)
+            return _report(final / identity.version, summary, True, log, shares)
 
     with Staging(Path(output), identity) as staging:
-        plan = list_clips(staging.plan)
-        _check_rejections(plan.rejected, plan, max_rejected, staging.plan / REJECTED)
+        with staging.drop_plan_on_error():
+            plan = list_clips(staging.plan)
+            if not replace:
+                advice = "choose another OUTPUT, or replace them with --replace"
+                refuse_other_source(final / identity.version, ids, collection.name, advice)
+            ids.clear()
+        check_rejections(plan.rejected, plan.listed, max_rejected, staging.plan / REJECTED)
         plans = plan.shards(staging.plan, identity.name)
         staging.make_folders()
         staging.keep_only(plans)
@@ -147,12 +167,12 @@ def prepare(
             )
         shards = [staging.finished(each.split, each.file) for each in plans]
         rejected = _write_rejections(staging, plan, shards)
-        _check_rejections(rejected, plan, max_rejected, staging.rejected)
+        check_rejections(rejected, plan.listed, max_rejected, staging.rejected)
         contents = write_dataset(staging.dataset, identity, shards, drop_duplicates=drop_duplicates)
         staging.rejected.rename(staging.dataset / REJECTED)
         summary = {"inputs": inputs(plan), "rejected": dict(rejected), **contents}
         staging.publish(summary)
-    return _report(final / identity.version, summary, False, log)
+    return _report(final / identity.version, summary, False, log, shares)
 
 
 def prepare_records(
@@ -172,12 +192,17 @@ def prepare_records(
 
     Returns:
         Counts of the written clips.
+
+    Raises:
+        PrepareError: `output` holds the records of a collection.
     """
     identity = DatasetIdentity()
     directory = Path(output) / identity.name / identity.version
     summary = _read_summary(directory)
     if summary is not None and summary["inputs"] == inputs:
         return _report(directory, summary, True, log)
+    if summary is not None and "collection" in summary["inputs"]:
+        raise PrepareError(f"{directory} holds clips that `slap prepare` wrote; choose another OUTPUT, or remove it")
     with Staging(Path(output), identity) as staging:
         staging.make_folders()
         shards = []
@@ -191,18 +216,6 @@ def prepare_records(
         summary = {"inputs": dict(inputs), "rejected": {}, **write_dataset(staging.dataset, identity, shards)}
         staging.publish(summary)
     return _report(directory, summary, False, log)
-
-
-def rejection_limit(clips: int, max_rejected: int | None = None) -> int:
-    """Returns how many clips of a collection may be rejected.
-
-    Args:
-        clips: number of good and rejected clips, without those excluded on purpose.
-        max_rejected: limit set by the user, if any.
-    """
-    if max_rejected is not None:
-        return max_rejected
-    return max(MIN_ALLOWED_REJECTIONS, math.ceil(ALLOWED_REJECTION_FRACTION * clips))
 
 
 def dataset_identity(collection: Collection | PublishedDataset) -> DatasetIdentity:
@@ -228,27 +241,8 @@ def _write_rejections(staging: Staging, plan: Plan, shards: Sequence[FinishedSha
         for shard in shards:
             for rejection in shard.summary().rejections:
                 file.write(rejection_line(rejection))
-                rejected[rejection.reason] += 1
+                rejected[rejection.reason] += rejection.clips
     return Counter(dict(rejected.most_common()))
-
-
-def _check_rejections(rejected: Mapping[str, int], plan: Plan, max_rejected: int | None, file: Path) -> None:
-    """Raises `PrepareError` if there are more rejections than allowed."""
-    count = sum(number for reason, number in rejected.items() if not reason.startswith(EXCLUDED))
-    listed = plan.clips + sum(plan.rejected.values())
-    excluded = sum(rejected.values()) - count
-    reasons = ", ".join(f"{number} {reason}" for reason, number in rejected.items())
-    total = listed - excluded
-    if not listed:
-        raise PrepareError("the collection has no clips; expected at least one")
-    if count == total:
-        raise PrepareError(f"all {listed} clips were left out ({reasons}); see {file}")
-    allowed = rejection_limit(total, max_rejected)
-    if count > allowed:
-        raise PrepareError(
-            f"{count} of {total} clips were rejected ({reasons}), more than max_rejected={allowed}; see {file} and "
-            f"correct them, or accept them with --max-rejected {count} (no clip is decoded again)"
-        )
 
 
 def _read_summary(directory: Path) -> dict[str, Any] | None:
@@ -257,10 +251,16 @@ def _read_summary(directory: Path) -> dict[str, Any] | None:
         summary = json.loads((directory / SUMMARY).read_text())
     except (OSError, ValueError):
         return None
-    return summary if KEY in summary else None
+    return summary if {KEY, "altered"} <= summary.keys() else None
 
 
-def _report(directory: Path, summary: Mapping[str, Any], reused: bool, log: Callable[[str], None]) -> Prepared:
+def _report(
+    directory: Path,
+    summary: Mapping[str, Any],
+    reused: bool,
+    log: Callable[[str], None],
+    shares: SplitShares | None = None,
+) -> Prepared:
     """Logs the contents of a dataset and returns them."""
     splits, duplicates = summary["splits"], summary["duplicates"]
     log(f"{directory}: {'already prepared' if reused else 'prepared'}")
@@ -275,6 +275,8 @@ def _report(directory: Path, summary: Mapping[str, Any], reused: bool, log: Call
         log(f"  {'left out' if reason.startswith(EXCLUDED) else 'rejected'}, {reason}: {count}")
     if summary["rejected"]:
         log(f"  reasons of all of them: {directory / REJECTED}")
+    for line in altered_lines(summary["altered"]):
+        log(f"  {line}")
     if duplicates["groups"]:
         state = "dropped" if duplicates["dropped"] else "kept; --drop-duplicates drops them"
         log(f"  clips with the audio of an earlier clip: {duplicates['clips']} ({state}), in {directory / DUPLICATES}")
@@ -283,11 +285,14 @@ def _report(directory: Path, summary: Mapping[str, Any], reused: bool, log: Call
             f"  WARNING: groups of clips with equal audio in several splits: {duplicates['groups_between_splits']}; do "
             "not train on one of these splits and evaluate on another"
         )
+    for line in split_advice(splits, shares, is_published=directory.parent.name != DATASET):
+        log(f"  {line}")
     return Prepared(
         directory=directory,
         clips={name: split["clips"] for name, split in splits.items()},
         seconds={name: split["seconds"] for name, split in splits.items()},
         rejected=summary["rejected"],
+        altered=summary["altered"],
         duplicates=duplicates,
         reused=reused,
     )

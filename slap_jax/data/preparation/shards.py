@@ -19,6 +19,7 @@ from slap_jax.data.clip_statistics import loudness
 from slap_jax.data.collections.entries import Entry, Rejection
 from slap_jax.data.collections.read_audio import read_audio
 from slap_jax.data.index import hash_audio, hash_bytes, hash_id
+from slap_jax.data.preparation.altered import Alteration, Altered, count_alteration, find_alteration
 from slap_jax.data.preparation.duplicates import EXCLUDED_EVALUATION, ExcludedClips, excluded_clips
 from slap_jax.data.preparation.plan import ShardPlan, read_block
 from slap_jax.data.processes import map_in_order
@@ -43,12 +44,14 @@ class ClipSummary:
         id_hash: `hash_id` of the clip.
         audio_hash: `hash_audio` of the samples.
         loudness_dbfs: `loudness` of the samples.
+        alteration: how the samples differ from the file, if users should hear about it.
     """
 
     samples: int
     id_hash: int
     audio_hash: int
     loudness_dbfs: float
+    alteration: Alteration | None = None
 
 
 PreparedClip = tuple[Record, ClipSummary]
@@ -67,6 +70,7 @@ class ShardSummary:
         loudness_dbfs: `loudness` of the records.
         names: (source, id) of the records.
         rejections: the clips that were left out.
+        altered: counts of the clips that differ from their files.
     """
 
     digest: str
@@ -77,6 +81,7 @@ class ShardSummary:
     loudness_dbfs: Float32[np.ndarray, " n"]
     names: tuple[tuple[str, str], ...]
     rejections: tuple[Rejection, ...]
+    altered: Altered = dataclasses.field(default_factory=dict)
 
     def save(self, file: Path) -> None:
         """Writes the summary."""
@@ -85,6 +90,7 @@ class ShardSummary:
             "digest": self.digest,
             "names": self.names,
             "rejections": [dataclasses.astuple(rejection) for rejection in self.rejections],
+            "altered": self.altered,
         }
         with atomic_file(file) as partial, partial.open("wb") as stream:
             np.savez(stream, allow_pickle=False, texts=np.frombuffer(json.dumps(texts).encode(), np.uint8), **arrays)
@@ -99,6 +105,7 @@ class ShardSummary:
             digest=texts["digest"],
             names=tuple((source, clip_id) for source, clip_id in texts["names"]),
             rejections=tuple(Rejection(*rejection) for rejection in texts["rejections"]),
+            altered=texts.get("altered", {}),  # earlier versions did not note them
             **arrays,
         )
 
@@ -141,9 +148,16 @@ def summary_file(staging: Path, name: str) -> Path:
 def read_clip(entry: Entry, excluded: ExcludedClips | None = None) -> PreparedClip | Rejection:
     """Decodes a clip; audio that is unusable or excluded becomes a rejection."""
     try:
-        samples = to_int16(decode_audio(read_audio(entry.audio), name=str(entry.audio)))
+        audio = read_audio(entry.audio)
+        decoded = decode_audio(audio, name=str(entry.audio))
+        samples = to_int16(decoded)
+        alteration = find_alteration(decoded, samples, audio, str(entry.audio))
     except AudioError as error:
         return Rejection(entry.where, entry.id, error.reason, str(error))
+    except Exception as error:  # of any decoder: one damaged file must never end the work on millions of others
+        reason = "out_of_memory" if isinstance(error, MemoryError) else "decoder_error"
+        detail = f"{entry.audio} cannot be decoded ({type(error).__name__}: {error}); convert it, or leave it out"
+        return Rejection(entry.where, entry.id, reason, detail)
     seconds = len(samples) / SAMPLE_RATE
     if entry.duration_s is not None and seconds < (1 - _DURATION_TOLERANCE) * entry.duration_s - _DURATION_TOLERANCE:
         return Rejection(
@@ -163,7 +177,7 @@ def read_clip(entry: Entry, excluded: ExcludedClips | None = None) -> PreparedCl
         caption_source=entry.caption_source,
         licence=entry.licence,
     )
-    summary = summarise_clip(record, samples)
+    summary = dataclasses.replace(summarise_clip(record, samples), alteration=alteration)
     if excluded is not None and excluded.has_audio(summary.audio_hash):
         return Rejection(entry.where, entry.id, EXCLUDED_EVALUATION, "the audio equals that of an excluded clip")
     return record, summary
@@ -197,6 +211,7 @@ def write_shard(
     contents: list[int] = []
     names: list[tuple[str, str]] = []
     rejections: list[Rejection] = []
+    altered: Altered = {}
     try:
         with atomic_file(file) as partial, _array_record(partial) as write:
             for clip in clips:
@@ -209,6 +224,7 @@ def write_shard(
                 summaries.append(summary)
                 contents.append(hash_bytes(data))
                 names.append((record.source, record.id))
+                count_alteration(altered, summary.alteration)
         shard = ShardSummary(
             digest=digest,
             samples=np.array([summary.samples for summary in summaries], np.int64),
@@ -218,6 +234,7 @@ def write_shard(
             loudness_dbfs=np.array([summary.loudness_dbfs for summary in summaries], np.float32),
             names=tuple(names),
             rejections=tuple(rejections),
+            altered=altered,
         )
         shard.save(summary_file)
     except OSError as error:

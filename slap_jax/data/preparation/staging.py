@@ -15,7 +15,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,15 @@ class Staging:
             self.folder.parent.rmdir()
             if self._is_new:
                 self._output.rmdir()
+
+    @contextlib.contextmanager
+    def drop_plan_on_error(self) -> Iterator[None]:
+        """Leaves nothing of a collection that cannot be listed or is refused."""
+        try:
+            yield
+        except UserError:
+            shutil.rmtree(self.plan, ignore_errors=True)
+            raise
 
     def make_folders(self) -> None:
         """Creates the folders of shards and summaries."""

@@ -15,7 +15,7 @@ from slap_jax.data.datasets.registry import DATASETS
 from slap_jax.data.inspect import check as check_module
 from slap_jax.data.inspect.check import check, check_collection
 from slap_jax.data.inspect.check_report import CheckReport, format_report, report_values
-from slap_jax.data.preparation.prepare import MIN_ALLOWED_REJECTIONS
+from slap_jax.data.preparation.acceptance import MIN_ALLOWED_REJECTIONS
 from tests.data.datasets.publisher_files import write_csv, write_wav
 from tests.data.tiny_data import encoded, tone, write_manifest
 

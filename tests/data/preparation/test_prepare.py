@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from slap_jax.data.audio import decode_audio, to_int16
+from slap_jax.data.collections.entries import Rejection
 from slap_jax.data.collections.fields import CollectionError
 from slap_jax.data.collections.manifest import Manifest
 from slap_jax.data.preparation import dataset_writer
@@ -14,6 +15,7 @@ from slap_jax.data.preparation import shards as shard
 from slap_jax.data.preparation.dataset_writer import DatasetIdentity
 from slap_jax.data.preparation.plan import REJECTED
 from slap_jax.data.preparation.prepare import PrepareError, prepare, prepare_records
+from slap_jax.data.preparation.splits import SplitError
 from slap_jax.data.preparation.staging import Staging, StagingError
 from slap_jax.data.records import open_split, split_sizes
 from tests.data.tiny_data import encoded, tiny_record, tone, write_manifest, write_tone
@@ -131,18 +133,18 @@ def test_too_many_rejections_stop_but_lose_nothing(tmp_path, monkeypatch):
     before = shard_files(output)
     manifest = manifest_of(tmp_path / "second", good=7, bad=3)
     with pytest.raises(PrepareError, match=r"3 of 10 clips .*3 unreadable_audio.*max_rejected=2.*--max-rejected 3"):
-        quiet(manifest, output, max_rejected=2)
+        quiet(manifest, output, max_rejected=2, replace=True)
     assert shard_files(output / "slap_clips") == before and len(open_split(output, "train")) == 3
     assert len(rejected(output)) == 3
     monkeypatch.setattr(shard, "decode_audio", None)  # a second decoding would fail
-    assert quiet(manifest, output, max_rejected=3).clips == {"train": 5, "test": 2}
+    assert quiet(manifest, output, max_rejected=3, replace=True).clips == {"train": 5, "test": 2}
     assert not (output / ".staging").exists()
 
 
 def test_default_limit_is_one_percent_and_at_least_ten(tmp_path):
     assert sum(quiet(manifest_of(tmp_path / "a", 1, 10), tmp_path / "out").rejected.values()) == 10
     with pytest.raises(PrepareError, match="max_rejected=10"):
-        quiet(manifest_of(tmp_path / "b", 1, 11), tmp_path / "out")
+        quiet(manifest_of(tmp_path / "b", 1, 11), tmp_path / "out", replace=True)
 
 
 def test_rejecting_every_clip_is_an_error_at_any_limit(tmp_path):
@@ -170,9 +172,9 @@ def test_an_interrupted_run_leaves_the_old_data_and_starts_again(tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(shard, "decode_audio", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            quiet(manifest, output)
+            quiet(manifest, output, replace=True)
     assert len(open_split(output, "train+test")) == 4
-    assert quiet(manifest, output).clips == {"train": 5, "test": 2}
+    assert quiet(manifest, output, replace=True).clips == {"train": 5, "test": 2}
 
 
 def staged(output: Path) -> dict[str, tuple[int, int]]:
@@ -242,10 +244,10 @@ def test_an_interrupted_exchange_is_undone(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            quiet(manifest_of(tmp_path / "second", good=7), output)
+            quiet(manifest_of(tmp_path / "second", good=7), output, replace=True)
     assert not (output / "slap_clips").exists()  # the old data wait in the staging folder
-    with pytest.raises(PrepareError):
-        quiet(manifest_of(tmp_path / "third", good=0, bad=1), output)
+    with pytest.raises(PrepareError, match="all 1 clips"):
+        quiet(manifest_of(tmp_path / "third", good=0, bad=1), output, replace=True)
     assert split_sizes(output) == {"train": 3, "test": 1}
 
 
@@ -338,3 +340,133 @@ def test_generated_records_are_not_generated_twice(tmp_path):
     other = prepare_records({"val": (9, records())}, tmp_path, {"seed": 2}, log=lambda line: None)
     assert (first.reused, again.reused, other.reused) == (False, True, False)
     assert again.clips == {"train": 3} and split_sizes(tmp_path) == {"val": 3}
+
+
+def test_the_records_of_another_source_are_replaced_only_if_asked(tmp_path):
+    output = tmp_path / "out"
+    quiet(manifest_of(tmp_path / "first", good=4), output)
+    before = shard_files(output)
+    second = manifest_of(tmp_path / "second", good=7)
+    with pytest.raises(
+        PrepareError, match=r"out/slap_clips/1.0.0 holds 4 clips of another source \(0 of them .*/second\); .*--replace"
+    ):
+        quiet(second, output)
+    assert shard_files(output) == before and not (output / ".staging").exists()
+    with pytest.raises(PrepareError, match="holds clips that `slap prepare` wrote"):
+        prepare_records({"train": (1, [tiny_record(0, 0.1)])}, output, {"seed": 1}, log=lambda line: None)
+    assert shard_files(output) == before
+    assert quiet(second, output, replace=True).clips == {"train": 5, "test": 2}
+
+
+def test_a_source_may_lose_clips_but_not_most_of_them(tmp_path):
+    manifest, output = manifest_of(tmp_path / "in", good=6), tmp_path / "out"
+    lines = manifest.read_text().splitlines(keepends=True)
+    quiet(manifest, output)
+    manifest.write_text("".join(lines[:3]))
+    assert quiet(manifest, output).clips == {"train": 2, "test": 1}
+    manifest.write_text("".join([*lines[:1], *lines[3:]]))
+    with pytest.raises(PrepareError, match=r"holds 3 clips of another source \(1 of them"):
+        quiet(manifest, output)
+
+
+def test_rejections_count_clips_and_not_lines(tmp_path):
+    class Damaged:
+        name = "damaged"
+
+        def entries(self):
+            yield from Manifest(manifest_of(tmp_path / "in", good=2)).entries()
+            yield Rejection("b.tar", "", "damaged_archive", "cannot be opened", clips=12)
+
+    with pytest.raises(PrepareError, match=r"12 of 14 clips were rejected \(12 damaged_archive\), more than max_reje"):
+        quiet(Damaged(), tmp_path / "out")
+    prepared = quiet(Damaged(), tmp_path / "out", max_rejected=12)
+    assert prepared.rejected == {"damaged_archive": 12} and rejected(tmp_path / "out")[0]["clips"] == 12
+
+
+@pytest.mark.parametrize("error", [MemoryError("9 GB"), OverflowError("too large"), ValueError("no"), TypeError("no")])
+def test_no_error_of_a_decoder_ends_the_job(tmp_path, monkeypatch, error):
+    def decode(path, **settings):
+        if path.name == "1.wav":
+            raise error
+        return decode_audio(path, **settings)
+
+    monkeypatch.setattr(shard, "decode_audio", decode)
+    prepared = quiet(manifest_of(tmp_path / "in"), tmp_path / "out")
+    assert prepared.clips == {"train": 3, "test": 2}
+    (item,) = rejected(tmp_path / "out")
+    assert item["reason"] == ("out_of_memory" if isinstance(error, MemoryError) else "decoder_error")
+    assert type(error).__name__ in item["detail"] and "1.wav" in item["detail"]
+
+
+def test_clips_that_a_record_cannot_hold_as_they_are_are_mentioned(tmp_path):
+    folder, noise = tmp_path / "in", np.random.default_rng(0).standard_normal(8_000) * 0.05
+    folder.mkdir()
+    files = {
+        "integers.wav": encoded(noise * 32_768, subtype="FLOAT"),
+        "loud.wav": encoded(tone(0.5) * 3, subtype="FLOAT"),
+        "one_peak.wav": encoded(np.where(np.arange(8_000) == 7, 1.5, noise), subtype="FLOAT"),
+        "cancelled.wav": encoded(np.stack([noise, -noise], axis=1)),
+        "cancelled.flac": encoded(np.stack([noise, -noise], axis=1), container="FLAC"),
+        "silent.wav": encoded(np.zeros((8_000, 2))),
+        "stereo.wav": encoded(np.stack([noise, noise], axis=1)),
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    manifest = write_manifest(folder, [{"path": name, "caption": name} for name in files])
+    lines: list[str] = []
+    prepared = prepare(manifest, tmp_path / "out", workers=1, clips_per_shard=2, log=lines.append)
+    assert prepared.clips == {"train": 7} and set(prepared.altered) == {"clipped", "cancelled"}
+    (clipped,) = [line for line in lines if "clipped to full scale" in line]
+    assert clipped.index("integers.wav") < clipped.index("loud.wav") and ": 2 clips, up to" in clipped
+    assert "integer scale? divide them by 32768" in clipped
+    (cancelled,) = [line for line in lines if "channels cancel" in line]
+    assert ": 2 clips, such as" in cancelled and "cancelled.wav" in cancelled and "cancelled.flac" in cancelled
+    lines.clear()
+    again = prepare(manifest, tmp_path / "out", workers=1, clips_per_shard=2, log=lines.append)
+    assert again.reused and again.altered == prepared.altered and f"{clipped}" in lines
+
+
+def test_a_flat_collection_is_divided_by_group_or_id(tmp_path):
+    folder = tmp_path / "in"
+    lines = []
+    for index in range(60):
+        write_tone(folder / f"{index}.wav", 0.05, frequency=200.0 + index)
+        group = {"group": f"speaker {index % 10}"} if index < 40 else {}
+        lines.append({"path": f"{index}.wav", "caption": f"tone {index}", **group})
+    manifest = write_manifest(folder, lines[:50])
+
+    def splits(output, manifest, **settings):
+        quiet(manifest, output, **settings)
+        sizes = split_sizes(output)
+        return {record.id: split for split in sizes for record in open_split(output, split)}
+
+    first = splits(tmp_path / "out", manifest, split="50/30/20")
+    assert len(first) == 50 and set(first.values()) == {"train", "val", "test"}
+    for speaker in range(10):
+        assert len({first[f"{index}.wav"] for index in range(speaker, 40, 10)}) == 1
+    longer = write_manifest(folder, [*lines[55:], *lines[:55]])
+    grown = splits(tmp_path / "out", longer, split="50/30/20")
+    assert len(grown) == 60 and {name: grown[name] for name in first} == first
+    assert splits(tmp_path / "other", longer, split="50/30/20", split_seed=1) != grown
+    assert not quiet(longer, tmp_path / "out", split="50/30/20", split_seed=1).reused  # another preparation
+
+
+def test_splits_that_end_empty_and_collections_without_any_are_mentioned(tmp_path):
+    folder = tmp_path / "in"
+    manifest = write_manifest(folder, [{"path": write_tone(folder / "a.wav", 0.1), "caption": "a tone"}])
+    lines: list[str] = []
+    prepare(manifest, tmp_path / "flat", workers=1, log=lines.append)
+    assert "all clips are in train, so there are none to evaluate on: --split 80/10/10" in lines[-1]
+    lines.clear()
+    prepare(manifest, tmp_path / "out", workers=1, split="99/0.5/0.5", log=lines.append)
+    assert [line.split()[:4] for line in lines[-2:]] == [
+        ["split", "val", "is", "empty:"],
+        ["split", "test", "is", "empty:"],
+    ]
+    assert "--split-seed" in lines[-1]
+
+
+def test_a_collection_with_splits_is_not_divided(tmp_path):
+    with pytest.raises(SplitError, match=r"names its splits itself \(manifest.jsonl:3 is in 'test'\)"):
+        quiet(manifest_of(tmp_path / "in"), tmp_path / "out", split="80/10/10")
+    assert not (tmp_path / "out").exists()

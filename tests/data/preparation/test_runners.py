@@ -4,6 +4,7 @@ Preparation as an Apache Beam pipeline writes the same bytes as local preparatio
 """
 
 import functools
+import json
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -132,9 +134,11 @@ def beam_manifest(tmp_path) -> Path:
     return write_manifest(tmp_path / "in", lines)
 
 
-def quiet(beam_manifest: Path, output: Path, *flags: str):
+def quiet(beam_manifest: Path, output: Path, *flags: str, **settings: Any):
     runner = functools.partial(run_beam, flags=flags) if flags else None
-    return prepare(beam_manifest, output, clips_per_shard=2, runner=runner, workers=1, log=lambda line: None)
+    return prepare(
+        beam_manifest, output, clips_per_shard=2, runner=runner, workers=1, log=lambda line: None, **settings
+    )
 
 
 def files(output: Path) -> dict[str, bytes]:
@@ -156,6 +160,15 @@ def test_the_data_set_does_not_depend_on_the_runner(beam_manifest, tmp_path, fla
     assert by_beam.rejected == local.rejected == {"unreadable_audio": 1}
     assert files(tmp_path / "beam") == files(tmp_path / "local")
     assert quiet(beam_manifest, tmp_path / "beam", *flags).reused
+
+
+def test_beam_divides_a_collection_as_local_workers_do(beam_manifest, tmp_path):
+    lines = [{**json.loads(line), "split": None} for line in beam_manifest.read_text().splitlines()]
+    flat = write_manifest(tmp_path / "in", lines)
+    by_beam = quiet(flat, tmp_path / "beam", "--runner=DirectRunner", split="50/25/25")
+    local = quiet(flat, tmp_path / "local", split="50/25/25")
+    assert by_beam.clips == local.clips and len(local.clips) == 3 and sum(local.clips.values()) == 8
+    assert files(tmp_path / "beam") == files(tmp_path / "local")
 
 
 def test_finished_shards_are_not_written_again(beam_manifest, tmp_path):
