@@ -1,7 +1,9 @@
 """The `slap` command: one short function for each verb. Imports are inside, so that `slap --help` is instant."""
 
 import argparse
+import difflib
 import errno
+import inspect
 import logging
 import os
 import sys
@@ -10,12 +12,23 @@ from importlib.metadata import version
 from typing import Any
 
 from slap_jax.cli import data, evaluation, inference, training
-from slap_jax.cli.arguments import ArgumentError
+from slap_jax.cli.arguments import ArgumentError, require_model
+from slap_jax.cli.terminal import hear_interrupts, use_any_encoding
 from slap_jax.errors import UserError
 
 # Shell completion of arguments, by their name in the usage text.
 _FOLDERS = ("DIR", "RUN_DIR")
 _FILES = ("FILE", "FILE.py[:ARG]", "SOURCE", "OUTPUT", "PATH", "DIR[:SPLIT]")
+
+
+# The verbs as `slap --help` lists them.
+GROUPS = {
+    "Prepare data": ("data", "prepare", "scenes", "tokenizer", "stats"),
+    "Train": ("train", "finetune", "ablations", "aot"),
+    "Use a model": ("embed", "classify", "predict", "caption", "frames", "index", "search", "demo"),
+    "Measure and share a model": ("evaluate", "score", "probe", "table", "report", "doctor", "export"),
+    "Set up the shell": ("completion",),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,9 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         printed as one line; 141 if the output was closed; or the code of `slap train`.
     """
     program = "slap"
+    use_any_encoding()
+    hear_interrupts()
     try:
         options = _parse(arguments)
         program = options.program
+        if "model" in options:
+            require_model(options)
         code = options.function(options) or 0
         sys.stdout.flush()  # here, where a closed pipe is still caught
         return code
@@ -59,6 +76,7 @@ def _explain(error: UserError | OSError) -> str:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = create_parser()
+    _suggest_verb(parser, list(sys.argv[1:] if arguments is None else arguments))
     options, rest = parser.parse_known_args(arguments)
     takes_rest = any(getattr(options, name, None) is not None for name in ("config", "runner"))
     if rest and not takes_rest:  # overrides of a config, or flags of a Beam runner
@@ -74,31 +92,67 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def create_parser() -> argparse.ArgumentParser:
     """Returns the parser of all verbs."""
     parser = argparse.ArgumentParser(
-        prog="slap", description="Language-audio pretraining (SLAP) in JAX.", allow_abbrev=False
+        prog="slap",
+        usage="slap VERB [arguments]",
+        description="Trains, uses and measures language-audio models.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"slap_jax {version('slap-jax')}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    parser.add_argument(
+        "--version", action="version", version=f"slap_jax {version('slap-jax')}", help="Print the version."
+    )
+    # The groups below list the verbs.
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", prog="slap", help=argparse.SUPPRESS)
+
+    def add_parser(group: Any, name: str, description: str) -> argparse.ArgumentParser:
+        summary, _, example = inspect.cleandoc(description).partition("\n")
+        return group.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=example.strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def verb(function: Any, group: Any = verbs) -> argparse.ArgumentParser:
-        summary = function.__doc__.splitlines()[0]
-        added = group.add_parser(function.__name__, help=summary, description=summary, allow_abbrev=False)
+        added = add_parser(group, function.__name__, function.__doc__)
         added.set_defaults(function=function, program=added.prog)
         return added
 
-    summary = "Inspects data."
-    data_parser = verbs.add_parser("data", help=summary, description=summary, allow_abbrev=False)
-    data_verbs = data_parser.add_subparsers(dest="data_verb", required=True, metavar="VERB")
+    inspects = add_parser(verbs, "data", "Checks a source before it is prepared, and shows packed rows.")
+    data_verbs = inspects.add_subparsers(dest="data_verb", required=True, metavar="VERB")
     data.add_verbs(verb, lambda function: verb(function, data_verbs))
-
     training.add_verbs(verb)
     evaluation.add_verbs(verb)
     inference.add_verbs(verb)
-    verb(completion).add_argument("shell", choices=("bash", "zsh", "fish"))
+    verb(completion).add_argument("shell", choices=("bash", "zsh", "fish"), help="The shell.")
+
+    summaries = {name: str(subparser.description) for name, subparser in verbs.choices.items()}
+    parser.epilog = "\n\n".join(
+        f"{title}:\n" + "\n".join(f"  {name:<12}{summaries[name]}" for name in names if name in summaries)
+        for title, names in GROUPS.items()
+    )
+    parser.epilog += "\n\n`slap VERB --help` explains the arguments of a verb and gives an example."
     return parser
 
 
+def _suggest_verb(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    """Ends the program with a suggestion if the first argument is a verb that does not exist."""
+    (verbs,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    if not arguments or arguments[0].startswith("-") or arguments[0] in verbs:
+        return
+    near = difflib.get_close_matches(arguments[0], verbs, n=1)
+    hint = f"did you mean `slap {near[0]}`?" if near else "`slap --help` lists the verbs"
+    parser.error(f"there is no verb {arguments[0]!r}; {hint}")
+
+
 def completion(options: argparse.Namespace) -> None:
-    """Prints a script that completes verbs, options and files in a shell."""
+    """Prints a script that completes verbs, options and files in a shell.
+
+    Example:
+      source <(slap completion bash)
+    """
     try:
         import shtab
     except ImportError:
@@ -117,6 +171,7 @@ def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     for action in parser._actions:
         actions.append(action)
         if isinstance(action, argparse._SubParsersAction):
+            action.help = None if action.help is argparse.SUPPRESS else action.help  # shtab skips suppressed ones
             for subparser in action.choices.values():
                 actions.extend(_actions(subparser))
     return actions

@@ -1,6 +1,7 @@
 """Types of command-line arguments and the errors about them. Imports nothing slow, so that `slap --help` is instant."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,63 @@ from slap_jax.errors import UserError, require_path
 
 _MOST_COUNT, _MOST_INTEGER = 2**31 - 1, 2**63 - 1  # sizes of arrays on devices have 32 bits; seeds and steps have 64
 
-# Makes the parser of a verb from its function: the name and the first line of the docstring.
+# What --model and $SLAP_MODEL accept in every verb.
+_MODEL = "an export, a run, or the best step of a run"
+
+# Makes the parser of a verb from its function: its name, and the summary and the example in its docstring.
 AddVerb = Callable[[Callable[[argparse.Namespace], Any]], argparse.ArgumentParser]
 
 
 class ArgumentError(UserError, ValueError):
     """Arguments that contradict each other, or one that does not have the expected form."""
+
+
+def add_model(parser: argparse.ArgumentParser, positional: str = "") -> None:
+    """Adds the model of a verb, whose default is the environment variable SLAP_MODEL.
+
+    Args:
+        parser: parser of the verb.
+        positional: metavar of a positional argument that may name the model instead of --model.
+    """
+    if positional:
+        parser.add_argument(
+            "model_argument", nargs="?", type=require_path, metavar=positional, help=f"The model: {_MODEL}."
+        )
+    parser.add_argument("--model", type=require_path, metavar="MODEL", help=f"The model: {_MODEL} ($SLAP_MODEL).")
+
+
+def add_files(parser: argparse.ArgumentParser, note: str = "") -> None:
+    """Adds the audio files of a verb, and --json."""
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help=f"Audio files, folders, or patterns in quotes. {note}".strip()
+    )
+    parser.add_argument(
+        "--files-from",
+        type=require_path,
+        metavar="FILE",
+        help="Read more paths from a file, one in each line; - reads standard input.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON object, with the files left out.")
+
+
+def add_table(add: Callable[..., Any]) -> None:
+    """Adds --output of the verbs that write a table."""
+    add("--output", type=path, metavar="FILE", help="Also write a .csv, .tsv or .jsonl file, line by line.")
+
+
+def require_model(options: argparse.Namespace) -> None:
+    """Sets `options.model` of a verb that has one, from its arguments or the environment.
+
+    Raises:
+        ArgumentError: two models are given, or none.
+    """
+    given = [model for model in (getattr(options, "model_argument", None), options.model) if model is not None]
+    if len(given) > 1:
+        raise ArgumentError(f"two models are given, {given[0]} and {given[1]}; give one")
+    default = os.environ.get("SLAP_MODEL")
+    if not given and not default:
+        raise ArgumentError("no model is given; add --model MODEL, such as runs/demo/export, or set SLAP_MODEL")
+    options.model = given[0] if given else require_path(str(default))
 
 
 def path(text: str) -> Path:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from slap_jax.cli.arguments import AddVerb, ArgumentError, non_negative, path, positive
+from slap_jax.cli.arguments import AddVerb, ArgumentError, add_model, non_negative, path, positive
 from slap_jax.errors import require_path
 
 
@@ -163,8 +163,10 @@ def report(options: argparse.Namespace) -> None:
 def add_verbs(verb: AddVerb) -> None:
     """Adds the verbs and their arguments; `verb` makes the parser of one from its function."""
 
-    def add_model(add: Any, file_name: str) -> None:
-        add("model", type=require_path, metavar="DIR", help="run directory or export")
+    def scored(function: Any, file_name: str) -> Any:
+        added = verb(function)
+        add_model(added, "MODEL")
+        add = added.add_argument
         add("--output", type=require_path, metavar="FILE", help=f"JSON file to write (for a run, {file_name} in it)")
         add("--json", action="store_true", help="print as JSON")
         add("--step", type=non_negative, metavar="N", help="checkpoint of a run (the newest)")
@@ -174,9 +176,9 @@ def add_verbs(verb: AddVerb) -> None:
             action="store_true",
             help="clips may have several values of LABEL: report mAP instead of accuracy",
         )
+        return add
 
-    add = verb(evaluate).add_argument
-    add_model(add, "evaluation.json or evaluation_SUITE.json")
+    add = scored(evaluate, "evaluation.json or evaluation_SUITE.json")
     add(
         "--data", action="append", metavar="NAME=PATH:SPLIT[:LABEL]", help="set to use instead of the run's; repeatable"
     )
@@ -205,8 +207,7 @@ def add_verbs(verb: AddVerb) -> None:
         help="what the model has seen of the sets (derived from the sources of the records)",
     )
 
-    add = verb(probe).add_argument
-    add_model(add, "probe.json")
+    add = scored(probe, "probe.json")
     add("--data", required=True, metavar="NAME=PATH:SPLIT:LABEL", help="prepared clips and the label to predict")
     add(
         "--folds",
@@ -226,8 +227,9 @@ def add_verbs(verb: AddVerb) -> None:
     add("--markdown", type=path, metavar="FILE", help="write Markdown to a file instead of printing it")
     add("--html", type=path, metavar="FILE", help="write an HTML page")
 
-    add = verb(export).add_argument
-    add("model", type=require_path, metavar="RUN_OR_EXPORT", help="run directory or export")
+    added = verb(export)
+    add_model(added, "MODEL")
+    add = added.add_argument
     # The names are those of slap_jax.export.formats, which takes seconds to import.
     formats = ("safetensors", "stablehlo", "pytorch", "onnx", "huggingface")
     add("--format", choices=formats, default="safetensors", help="form of the export (safetensors, for slap_jax.load)")
@@ -235,8 +237,8 @@ def add_verbs(verb: AddVerb) -> None:
     add("--step", type=non_negative, metavar="N", help="checkpoint of a run (the newest)")
     add("--licence", default="", metavar="NAME", help="licence of the weights for the model card, such as CC-BY-4.0")
 
-    add = verb(doctor).add_argument
-    add("model", type=require_path, metavar="MODEL_DIR", help="run directory or export")
-    add("--json", action="store_true", help="print as JSON")
+    added = verb(doctor)
+    add_model(added, "MODEL")
+    added.add_argument("--json", action="store_true", help="print as JSON")
 
     verb(report).add_argument("run_dir", type=path, metavar="RUN_DIR", help="run directory")

@@ -1,17 +1,20 @@
 """Verbs that process many files: arguments to files, a progress bar, results as they come, bad files, the exit code."""
 
 import argparse
+import contextlib
+import csv
 import glob
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from slap_jax.cli.arguments import ArgumentError
+from slap_jax.cli.terminal import busy, print_json
 from slap_jax.data.audio import AUDIO_SUFFIXES, AudioError
 from slap_jax.data.collections.entries import Rejection
 from slap_jax.errors import refuse_url
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from slap_jax.inference.classifier import TrainedClassifier
     from slap_jax.inference.model import SlapModel
 
+# Suffixes of the tables that verbs write with --output.
+TABLES = (".csv", ".tsv", ".jsonl")
+
 
 class FileJobs:
     """The audio files of one command, processed in order.
@@ -28,35 +34,37 @@ class FileJobs:
     Attributes:
         files: the files, each once.
         done: the number of files with a result so far.
-        failures: why the other files and arguments were left out.
+        left_out: the other files and arguments, each with the reason.
     """
 
-    def __init__(self, program: str, arguments: Sequence[str], quiet: bool = False):
+    def __init__(self, options: argparse.Namespace, *arguments: str):
         """Finds the files.
 
         Args:
-            program: name of the verb, for messages.
-            arguments: files, folders (all audio files below them), and patterns with * or ** that the shell left as
-                they are.
-            quiet: whether to hide the progress bar; otherwise it appears on a terminal only.
+            options: of the verb; `files`, `files_from`, `program` and `json` are read. `files` are files, folders (all
+                audio files below them), and patterns with * or ** that the shell did not expand. The progress bar
+                appears on a terminal, except with `json`.
+            *arguments: more of them.
 
         Raises:
             ArgumentError: there are no arguments.
             NoInputError: the arguments match no file.
             UrlError: an argument is a URL.
         """
-        if not arguments:
-            raise ArgumentError("no input: give files, folders, or patterns such as 'sounds/**/*.wav'")
-        self.done = 0
-        self.failures: list[str] = []
-        self._program, self._hide_bar = program, True if quiet else None
-        for argument in arguments:
-            refuse_url(argument)
-        self.files = list(dict.fromkeys(file for argument in arguments for file in self._find(argument)))
-        if not self.files:
-            raise NoInputError(
-                self.failures[0] if len(self.failures) == 1 else f"no audio files: {'; '.join(self.failures)}"
+        inputs = [*options.files, *arguments, *_listed_files(options.files_from)]
+        if not inputs:
+            raise ArgumentError(
+                "no input: give files, folders, or patterns such as 'sounds/**/*.wav', or --files-from FILE"
             )
+        self.done = 0
+        self.left_out: list[dict[str, str]] = []
+        self._program, self._hide_bar = options.program, True if options.json else None
+        for argument in inputs:
+            refuse_url(argument)
+        self.files = list(dict.fromkeys(file for argument in inputs for file in self._find(argument)))
+        if not self.files:
+            reasons = self._reasons()
+            raise NoInputError(reasons[0] if len(reasons) == 1 else f"no audio files: {'; '.join(reasons)}")
 
     def results(
         self, model: "SlapModel | TrainedClassifier", infer: Callable[[list[Any]], Any]
@@ -67,15 +75,17 @@ class FileJobs:
             model: provides the sample rate and the duration above which a recording is streamed.
             infer: maps a list of clips, decoded or the path of a long recording, to their results.
         """
-        for reason in self.failures:  # folders that cannot be listed, patterns without a match
+        for reason in self._reasons():  # folders that cannot be listed, patterns without a match
             self._report(reason)
-        with tqdm(total=len(self.files), unit=" files", disable=self._hide_bar) as bar:
+        first = "compiling for these lengths, the first time only"
+        with tqdm(total=len(self.files), unit=" files", desc=first, disable=self._hide_bar) as bar:
             for file, result in over_files(
                 self.files, infer, lambda clip: infer([clip])[0], model.sample_rate, model.max_seconds
             ):
+                bar.set_description(refresh=False)
                 bar.update()
                 if isinstance(result, AudioError):
-                    self.failures.append(str(result))
+                    self._leave_out(file, str(result))
                     if len(self.files) > 1:
                         self._report(str(result))
                 else:
@@ -88,15 +98,14 @@ class FileJobs:
         Raises:
             NoInputError: no file has a result.
         """
+        reasons = self._reasons()
         if self.done == 0:
             raise NoInputError(
-                self.failures[0]
-                if len(self.failures) == 1
-                else f"none of {len(self.files)} files could be used; see above"
+                reasons[0] if len(reasons) == 1 else f"none of {len(self.files)} files could be used; see above"
             )
-        if self.failures:
-            print(f"{self._program}: {self.done} files done, {len(self.failures)} left out; see above", file=sys.stderr)
-        return 1 if self.failures else 0
+        if reasons:
+            print(f"{self._program}: {self.done} files done, {len(reasons)} left out; see above", file=sys.stderr)
+        return 1 if reasons else 0
 
     def _find(self, argument: str) -> Iterator[str]:
         if os.path.isdir(argument):
@@ -104,8 +113,11 @@ class FileJobs:
         elif not os.path.lexists(argument) and glob.has_magic(argument):
             matches = sorted(glob.glob(argument, recursive=True))
             if not matches:
-                self.failures.append(f"{argument} matches no file")
+                self._leave_out(argument, f"{argument} matches no file; correct the pattern")
                 return
+        elif argument == "-":
+            self._leave_out("-", "audio is not read from standard input; save it to a file, and give the file")
+            return
         else:
             yield argument
             return
@@ -114,7 +126,7 @@ class FileJobs:
             if os.path.isdir(match):
                 for file in audio_files(Path(match)):
                     if isinstance(file, Rejection):
-                        self.failures.append(file.detail)
+                        self._leave_out(match, file.detail)
                     else:
                         yield os.path.join(match, file)
                         empty = False
@@ -122,12 +134,27 @@ class FileJobs:
                 yield match
                 empty = False
         if empty:
-            self.failures.append(
-                f"{argument} has no audio files (hidden ones are ignored); give a folder or pattern with some"
+            self._leave_out(
+                argument,
+                f"{argument} has no audio files (hidden ones are ignored); give a folder or pattern with some",
             )
+
+    def _leave_out(self, file: str, reason: str) -> None:
+        self.left_out.append({"file": file, "reason": reason})
+
+    def _reasons(self) -> list[str]:
+        return [item["reason"] for item in self.left_out]
 
     def _report(self, reason: str) -> None:
         tqdm.write(f"{self._program}: left out: {reason}", file=sys.stderr)
+
+
+def load_model(options: argparse.Namespace) -> "SlapModel":
+    """Loads the model of a verb, with a note on a terminal."""
+    from slap_jax.inference.model import SlapModel
+
+    with busy("" if getattr(options, "json", False) else f"loading {options.model} ..."):
+        return SlapModel.load(options.model)
 
 
 def print_each(
@@ -136,19 +163,86 @@ def print_each(
     model: Any,
     infer: Callable[[list[Any]], Any],
     line: Callable[[Any], str],
+    columns: Callable[[Any], dict[str, Any]],
 ) -> int:
     """Prints a line for each file as soon as its result is there, or all results as one JSON object.
+
+    With `--output FILE`, each result is also appended to a table as soon as it is there.
+
+    Args:
+        options: of the verb.
+        jobs: its files.
+        model: its model.
+        infer: maps clips to their results.
+        line: formats a result for the terminal.
+        columns: formats a result for the table.
 
     Returns:
         The exit code.
     """
     results = {}
-    for file, result in jobs.results(model, infer):
-        results[file] = result
-        say(options, f"{file}: {line(result)}")
-    if options.json and results:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
-    return jobs.exit_code()
+    with _table(options.output) as write:
+        for file, result in jobs.results(model, infer):
+            results[file] = result
+            write({"file": file, **columns(result)})
+            say(options, f"{file}: {line(result)}")
+    if options.json:
+        print_json({"results": results, "left_out": jobs.left_out})
+    code = jobs.exit_code()
+    if options.output:
+        print(f"wrote {options.output}: {jobs.done} files", file=sys.stderr)
+    return code
+
+
+def check_table(output: Path | None) -> None:
+    """Raises `ArgumentError` if the name of a table has another suffix."""
+    if output is not None and output.suffix not in TABLES:
+        raise ArgumentError(f"--output {output} ends with none of {', '.join(TABLES)}; rename it")
+
+
+@contextlib.contextmanager
+def _table(output: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Opens a table and yields the function that appends a row; the table exists after the first row."""
+    if output is None:
+        yield lambda row: None
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        writer: Any = None
+
+        def write(row: dict[str, Any]) -> None:
+            nonlocal writer
+            if writer is None:
+                file = stack.enter_context(output.open("w", encoding="utf-8", newline=""))
+                if output.suffix == ".jsonl":
+
+                    def write_line(row: dict[str, Any]) -> None:
+                        print(json.dumps(row, ensure_ascii=False, allow_nan=False), file=file)
+
+                    writer = write_line
+                else:
+                    table = csv.DictWriter(file, list(row), delimiter="\t" if output.suffix == ".tsv" else ",")
+                    table.writeheader()
+                    writer = table.writerow
+            writer(row)
+
+        yield write
+
+
+def _listed_files(source: str | None) -> list[str]:
+    """Returns the lines of a file, or of standard input for "-"."""
+    if source is None:
+        return []
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ArgumentError(
+            f"--files-from {source} is not UTF-8; save it as UTF-8, with one path in each line"
+        ) from None
+    files = [line for line in text.splitlines() if line.strip()]
+    if not files:
+        raise ArgumentError(f"--files-from {source} is empty; write one path in each line")
+    return files
 
 
 def best_of(probabilities: dict[str, float], count: int) -> str:

@@ -1,6 +1,8 @@
 """The verbs that use a trained model."""
 
 import argparse
+import glob
+import io
 import json
 import os
 import sys
@@ -8,18 +10,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slap_jax.cli.arguments import AddVerb, ArgumentError, path, positive
+from slap_jax.cli.arguments import AddVerb, ArgumentError, add_files, add_model, add_table, path, positive
+from slap_jax.cli.terminal import print_json
 from slap_jax.errors import require_path
 
-_INPUTS = "files, folders, or patterns in quotes"
+# Those of slap_jax.inference.prompts, which takes seconds to import.
+TEMPLATES = (
+    "ensemble",
+    "sound",
+    "heard",
+    "plain",
+    "ensemble_music",
+    "ensemble_instrument",
+    "ensemble_emotion",
+    "ensemble_word",
+)
+DEFAULT_TEMPLATE = "ensemble"
 
 
 def embed(options: argparse.Namespace) -> int:
-    """Writes or prints the embeddings of files or texts."""
+    """Writes or prints the embeddings of files or texts.
+
+    Example:
+      slap embed recordings --output vectors.npz --model runs/demo/export
+    """
     import numpy as np
 
-    from slap_jax.cli.files import FileJobs, say
-    from slap_jax.inference.model import SlapModel
+    from slap_jax.cli.files import FileJobs, load_model
 
     if options.output is None and not options.json:
         raise ArgumentError("give --output FILE, or --json to print the vectors")
@@ -27,62 +44,109 @@ def embed(options: argparse.Namespace) -> int:
         raise ArgumentError(f"--output {options.output} is neither .npz nor .json")
     if options.output is not None:  # before the work, so that a bad path costs nothing
         options.output.parent.mkdir(parents=True, exist_ok=True)
-    exit_code = 0
     if options.text:
-        names, vectors = options.inputs, SlapModel.load(options.model).embed_text(options.inputs)
-    else:
-        jobs = FileJobs(options.program, options.inputs, quiet=options.json)
-        model = SlapModel.load(options.model)
-        results = dict(jobs.results(model, model.embed_audio))
-        exit_code = jobs.exit_code()  # raises if there is no vector to write
-        names, vectors = list(results), np.stack(list(results.values()))
+        if not options.files:
+            raise ArgumentError("no input: give texts, in quotes, after --text")
+        _write_vectors(options, options.files, load_model(options).embed_text(options.files), [])
+        return 0
+    jobs = FileJobs(options)
+    if options.files and not any(os.path.lexists(name) or glob.has_magic(name) for name in options.files):
+        raise ArgumentError(f"{options.files[0]} is missing; correct the path, or add --text to embed texts")
+    model = load_model(options)
+    results: dict[str, Any] = {}
+    interrupted = False
+    try:
+        for file, vector in jobs.results(model, model.embed_audio):
+            results[file] = vector
+    except KeyboardInterrupt:  # what is done is not lost
+        interrupted = True
+    if interrupted and not results:
+        return 130
+    exit_code = jobs.exit_code()  # raises if there is no vector to write
+    _write_vectors(options, list(results), np.stack(list(results.values())), jobs.left_out)
+    if interrupted:
+        print(f"{options.program}: interrupted after {len(results)} of {len(jobs.files)} files", file=sys.stderr)
+    return 130 if interrupted else exit_code
+
+
+def _write_vectors(options: argparse.Namespace, names: list[str], vectors: Any, left_out: list[dict[str, str]]) -> None:
+    import numpy as np
+
+    from slap_jax.atomic import write_bytes_atomic
+    from slap_jax.cli.files import say
+
+    content = {"names": names, "embeddings": vectors.tolist(), "left_out": left_out}
     if options.output is not None and options.output.suffix == ".npz":
-        np.savez(options.output, names=np.array(names), embeddings=vectors)
-    content = json.dumps({"names": names, "embeddings": vectors.tolist()})
-    if options.output is not None and options.output.suffix == ".json":
-        options.output.write_text(content + "\n", encoding="utf-8")
-    say(options, f"wrote {options.output}: {len(vectors)} vectors of {vectors.shape[1]}")
+        buffer = io.BytesIO()
+        np.savez(buffer, names=np.array(names), embeddings=vectors)
+        write_bytes_atomic(options.output, buffer.getvalue())
+    elif options.output is not None:
+        write_bytes_atomic(options.output, (json.dumps(content, allow_nan=False) + "\n").encode())
+    if options.output is not None:
+        say(options, f"wrote {options.output}: {len(vectors)} vectors of {vectors.shape[1]}")
     if options.json:
-        print(content)
-    return exit_code
+        print_json(content, indent=None)
 
 
 def classify(options: argparse.Namespace) -> int:
-    """Prints the most probable labels of files."""
-    from slap_jax.cli.files import FileJobs, best_of, print_each
-    from slap_jax.inference.model import SlapModel
+    """Prints how well each of your labels fits a file, without training.
+
+    Example:
+      slap classify recordings --labels "dog,rain,speech" --model runs/demo/export
+    """
+    from slap_jax.cli.files import FileJobs, best_of, check_table, load_model, print_each
 
     labels = [label.strip() for label in options.labels.split(",") if label.strip()]
-    jobs = FileJobs(options.program, [*options.files, *options.audio], quiet=options.json)
-    model = SlapModel.load(options.model)
+    check_table(options.output)
+    jobs = FileJobs(options, *options.audio)
+    model = load_model(options)
     model.classify([], labels, options.template)  # reports a bad label or template before any file is read
+    if len(labels) == 1:
+        print(
+            f"{options.program}: with one label every file has probability 1; give the alternatives too",
+            file=sys.stderr,
+        )
 
     def infer(clips: list[Any]) -> list[dict[str, float]]:
         return model.classify(clips, labels, options.template)
 
-    return print_each(options, jobs, model, infer, lambda result: best_of(result, options.top))
+    def columns(result: dict[str, float]) -> dict[str, float]:
+        return {label: result[label] for label in labels}
+
+    return print_each(options, jobs, model, infer, lambda result: best_of(result, options.top), columns)
 
 
 def caption(options: argparse.Namespace) -> int:
-    """Prints a caption for each file."""
-    from slap_jax.cli.files import FileJobs, print_each
-    from slap_jax.inference.model import SlapModel
+    """Prints one sentence about each file, however long.
 
-    jobs = FileJobs(options.program, options.audio, quiet=options.json)
-    model = SlapModel.load(options.model)
-    return print_each(options, jobs, model, lambda clips: model.caption(clips, beam=options.beam), str)
+    Example:
+      slap caption "recordings/**/*.wav" --beam 4 --model runs/demo/export
+    """
+    from slap_jax.cli.files import FileJobs, check_table, load_model, print_each
+
+    check_table(options.output)
+    jobs = FileJobs(options)
+    model = load_model(options)
+
+    def infer(clips: list[Any]) -> list[str]:
+        return model.caption(clips, beam=options.beam)
+
+    return print_each(options, jobs, model, infer, str, lambda text: {"caption": text})
 
 
 def frames(options: argparse.Namespace) -> int:
-    """Writes features of files for every 160 ms, and with --text their similarity to texts over time."""
+    """Writes features of files for every 160 ms, and with --text their similarity to texts over time.
+
+    Example:
+      slap frames recordings --text "a dog barks" --output moments --model runs/demo/export
+    """
     import numpy as np
 
-    from slap_jax.cli.files import FileJobs, say
-    from slap_jax.inference.model import SlapModel
+    from slap_jax.cli.files import FileJobs, load_model, say
 
-    jobs = FileJobs(options.program, options.audio, quiet=options.json)
+    jobs = FileJobs(options)
     outputs = _output_files(jobs.files, options.output)
-    model = SlapModel.load(options.model)
+    model = load_model(options)
 
     def infer(clips: list[Any]) -> list[dict[str, Any]]:
         results = []
@@ -110,19 +174,23 @@ def frames(options: argparse.Namespace) -> int:
         )
         say(options, f"{file}: {facts['frames']} frames, {facts['seconds']:.2f} s{moments}")
     if options.json:
-        print(json.dumps(written, indent=2, ensure_ascii=False))
+        print_json({"results": written, "left_out": jobs.left_out})
     return jobs.exit_code()
 
 
 def index(options: argparse.Namespace) -> int:
-    """Indexes the recordings below a folder for `slap search`, or updates their index."""
+    """Indexes the recordings below a folder for `slap search`, or updates their index.
+
+    Example:
+      slap index recordings --model runs/demo/export
+    """
     import dataclasses
 
-    from slap_jax.inference.model import SlapModel
+    from slap_jax.cli.files import load_model
     from slap_jax.search.update import update_index
 
     update = update_index(
-        SlapModel.load(options.model),
+        load_model(options),
         options.folder,
         options.index,
         options.window,
@@ -135,7 +203,9 @@ def index(options: argparse.Namespace) -> int:
     for _, reason in update.bad:
         print(f"{options.program}: left out: {reason}", file=sys.stderr)
     if options.json:
-        print(json.dumps({**dataclasses.asdict(update), "files": update.files}, indent=2))
+        facts = dataclasses.asdict(update)
+        left_out = [{"file": file, "reason": reason} for file, reason in facts.pop("bad")]
+        print_json({**facts, "files": update.files, "left_out": left_out})
     else:
         print(
             f"{update.index}: {update.files} files, {update.windows} windows ({update.embedded} embedded, "
@@ -146,28 +216,40 @@ def index(options: argparse.Namespace) -> int:
 
 
 def search(options: argparse.Namespace) -> int:
-    """Finds the moments of indexed recordings that match a text, a sound, or both."""
+    """Finds the moments of indexed recordings that match a text, a sound, or both.
+
+    Example:
+      slap search "a dog barks" --index recordings --model runs/demo/export
+    """
     import dataclasses
 
-    from slap_jax.inference.model import SlapModel
+    from slap_jax.cli.files import load_model
     from slap_jax.search.index import SearchIndex
     from slap_jax.search.search import search
 
+    if not options.text and not options.audio:
+        raise ArgumentError("there is nothing to search for; give a text in quotes, --audio FILE, or both")
     opened = SearchIndex(options.index)
-    model = SlapModel.load(options.model)
+    model = load_model(options)
     hits = search(
         model, opened, options.text, options.audio, options.k, options.per_file, approximate=options.approximate
     )
     if options.json:
-        print(json.dumps([dataclasses.asdict(hit) for hit in hits], indent=2))
+        print_json([dataclasses.asdict(hit) for hit in hits])
     else:
+        if sys.stdout.isatty():
+            print(" score     start -      end    file          (scores compare hits of one query only)")
         for hit in hits:
             print(f"{hit.score:6.3f}  {hit.start:8.2f} - {hit.end:8.2f} s  {hit.path}")
     return 0
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Serves a web page to try a model: record, classify, caption, score over time, search."""
+    """Serves a web page to try a model: record, classify, caption, score over time, search.
+
+    Example:
+      slap demo --folder recordings --model runs/demo/export --open
+    """
     from slap_jax.page.app import serve
 
     serve(options.model, options.folder, options.host, options.port, browser=options.open)
@@ -175,80 +257,94 @@ def demo(options: argparse.Namespace) -> None:
 
 def add_verbs(verb: AddVerb) -> None:
     """Adds the verbs and their arguments; `verb` makes the parser of one from its function."""
-    add = _with_model(verb(embed))
-    add("inputs", nargs="+", metavar="FILE", help=f"{_INPUTS}; with --text, texts")
-    add("--output", type=path, metavar="FILE", help=".npz or .json file for names and embeddings")
-    add("--text", action="store_true", help="embed the arguments as texts")
-    add("--json", action="store_true", help="print names and embeddings as JSON")
 
-    added = verb(classify)
-    added.usage = "slap classify FILE ... --labels LABEL,LABEL,... --model DIR [options]"
-    add = _with_model(added)
-    add("files", nargs="*", metavar="FILE", help=_INPUTS)
-    add("--audio", nargs="+", default=[], metavar="FILE", help="more files")
-    add("--labels", required=True, help="labels, separated by commas")
-    add("--template", default="ensemble", help="name of a prompt template, or a prompt with {} (ensemble)")
-    add("--top", type=positive, default=3, metavar="N", help="number of labels to print (3)")
-    add("--json", action="store_true", help="print all probabilities as JSON")
+    def with_files(function: Callable[[argparse.Namespace], Any], note: str = "") -> argparse.ArgumentParser:
+        added = verb(function)
+        add_files(added, note)
+        add_model(added)
+        return added
 
-    add = _with_model(verb(caption))
-    add("audio", nargs="+", metavar="FILE", help=_INPUTS)
-    add("--beam", type=positive, default=1, metavar="N", help="beam size (1)")
-    add("--json", action="store_true", help="print as JSON")
+    def with_model(function: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
+        added = verb(function)
+        add_model(added)
+        return added
 
-    add = _with_model(verb(frames))
-    add("audio", nargs="+", metavar="FILE", help=_INPUTS)
-    add("--output", type=path, required=True, metavar="DIR", help="folder for a NAME.npz of each file")
-    add("--text", action="append", default=[], metavar="TEXT", help="also write the scores of this text; repeatable")
-    add("--json", action="store_true", help="print a summary as JSON")
+    added = with_files(embed, "With --text: texts, each in quotes.")
+    added.usage = "slap embed FILE ... (--output FILE | --json) [--model MODEL] [options]"
+    add = added.add_argument
+    add("--output", type=path, metavar="FILE", help="Write names and embeddings to a .npz or .json file.")
+    add("--text", action="store_true", help="Embed the arguments as texts.")
 
-    add = _with_model(verb(index))
-    add("folder", type=path, metavar="DIR", help="folder of recordings")
-    add("--index", type=path, metavar="DIR", help="folder of the index (DIR/.slap_index)")
-    add("--window", type=float, metavar="SECONDS", help="length of a window of a recording (the index's, or 10)")
+    added = with_files(classify)
+    added.usage = "slap classify FILE ... --labels LABEL,LABEL,... [--model MODEL] [options]"
+    add = added.add_argument
+    add("--audio", nargs="+", default=[], metavar="FILE", help="More files, folders or patterns.")
+    add("--labels", required=True, help="The labels to choose from, separated by commas.")
+    add(
+        "--template",
+        default=DEFAULT_TEMPLATE,
+        help=f"The prompt for a label: {', '.join(TEMPLATES)}, or a text with {{}} (default: {DEFAULT_TEMPLATE}).",
+    )
+    add("--top", type=positive, default=3, metavar="N", help="The number of labels to print (default: 3).")
+    add_table(add)
+
+    added = with_files(caption, "A long recording gets one caption.")
+    add = added.add_argument
+    add("--beam", type=positive, default=1, metavar="N", help="The beam width; 1 decodes greedily (default: 1).")
+    add_table(add)
+
+    add = with_files(frames).add_argument
+    add("--output", type=path, required=True, metavar="DIR", help="Write FILE.npz for each file into this folder.")
+    add(
+        "--text",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="Also write the similarity to this text over time; repeat it for several texts.",
+    )
+
+    add = with_model(index).add_argument
+    add("--json", action="store_true", help="Print a JSON object, with the files left out.")
+    add("folder", type=path, metavar="DIR", help="The folder of recordings.")
+    add("--index", type=path, metavar="DIR", help="The folder of the index (default: DIR/.slap_index).")
+    add(
+        "--window",
+        type=float,
+        metavar="SECONDS",
+        help="The length of the windows that recordings are cut into (default: that of the index, or 10).",
+    )
     add(
         "--hop",
         type=float,
         metavar="SECONDS",
-        help="time from the start of a window to the next (the index's, or half a window)",
+        help="The time from the start of a window to the next (default: that of the index, or half a window).",
     )
-    add("--half", action="store_true", help="store vectors in 16 bits")
-    add("--approximate", action="store_true", help="also build the vector index that `slap search --approximate` reads")
-    add("--rebuild", action="store_true", help="discard the index and build a new one, as after a change of the model")
-    add("--json", action="store_true", help="print a summary as JSON")
+    add("--half", action="store_true", help="Store vectors in 16 bits.")
+    add("--approximate", action="store_true", help="Also build what `slap search --approximate` reads.")
+    add("--rebuild", action="store_true", help="Discard the index and build a new one, for example for another model.")
 
-    added = verb(search)
-    added.usage = "slap search [TEXT] [--audio FILE] [--index DIR] --model DIR [options]"
-    add = _with_model(added)
-    add("text", nargs="?", metavar="TEXT", help="description of the sound")
-    add("--audio", type=path, metavar="FILE", help="recording to search for; with TEXT, both count equally")
+    added = with_model(search)
+    added.usage = "slap search [TEXT] [--audio FILE] [--index DIR] [--model MODEL] [options]"
+    add = added.add_argument
+    add("--json", action="store_true", help="Print the hits as JSON.")
+    add("text", nargs="?", metavar="TEXT", help="A description of the sound.")
+    add("--audio", type=path, metavar="FILE", help="A recording to search for. With TEXT, both count equally.")
     add(
-        "--index", type=require_path, default=".", metavar="DIR", help="index, or folder that was indexed (this folder)"
-    )
-    add("-k", type=positive, default=10, metavar="N", help="number of hits (10)")
-    add("--per-file", type=positive, metavar="N", help="maximum number of hits in one file (no limit)")
-    add("--approximate", action="store_true", help="search approximately; faster with millions of windows")
-    add("--json", action="store_true", help="print as JSON")
-
-    add = _with_model(verb(demo))
-    add("--folder", type=path, metavar="DIR", help="folder to search, which `slap index` indexed")
-    add("--host", default="127.0.0.1", help="address to listen at (127.0.0.1, this machine only)")
-    add("--port", type=int, default=7860, metavar="N", help="port to listen at (7860)")
-    add("--open", action="store_true", help="open the browser")
-
-
-def _with_model(parser: argparse.ArgumentParser) -> Callable[..., Any]:
-    """Adds --model, whose default is an environment variable; returns the function that adds further arguments."""
-    default = os.environ.get("SLAP_MODEL")
-    parser.add_argument(
-        "--model",
+        "--index",
         type=require_path,
-        default=default,
-        required=default is None,
+        default=".",
         metavar="DIR",
-        help="export directory ($SLAP_MODEL)",
+        help="The index, or the folder that was indexed (default: this folder).",
     )
-    return parser.add_argument
+    add("-k", type=positive, default=10, metavar="N", help="The number of hits (default: 10).")
+    add("--per-file", type=positive, metavar="N", help="The largest number of hits in one file (default: no limit).")
+    add("--approximate", action="store_true", help="Search approximately, which is faster with millions of windows.")
+
+    add = with_model(demo).add_argument
+    add("--folder", type=path, metavar="DIR", help="A folder to search, which `slap index` indexed.")
+    add("--host", default="127.0.0.1", help="The address to listen at (default: 127.0.0.1, this machine only).")
+    add("--port", type=int, default=7860, metavar="N", help="The port to listen at (default: 7860).")
+    add("--open", action="store_true", help="Open the browser.")
 
 
 def _output_files(files: list[str], folder: Path) -> dict[str, Path]:

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from slap_jax.ablations import VARIANTS
-from slap_jax.cli.arguments import AddVerb, ArgumentError, non_negative, path, positive
+from slap_jax.cli.arguments import AddVerb, ArgumentError, add_files, add_model, add_table, non_negative, path, positive
 from slap_jax.errors import require_path
 
 
@@ -74,13 +74,24 @@ def finetune(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Prints the classes of files, as predicted by a classifier from `slap finetune`."""
-    from slap_jax.cli.files import FileJobs, best_of, print_each
+    """Prints the classes of files, as predicted by a classifier from `slap finetune`.
+
+    Example:
+      slap predict recordings --model runs/kinds/best
+    """
+    from slap_jax.cli.files import FileJobs, best_of, check_table, print_each
     from slap_jax.inference.classifier import load_classifier
 
-    jobs = FileJobs(options.program, options.audio, quiet=options.json)
+    check_table(options.output)
+    jobs = FileJobs(options)
     classifier = load_classifier(options.model)
-    return print_each(options, jobs, classifier, classifier.predict, lambda result: best_of(result, options.top))
+
+    def columns(result: dict[str, float]) -> dict[str, float]:
+        return {name: result[name] for name in classifier.classes}
+
+    return print_each(
+        options, jobs, classifier, classifier.predict, lambda result: best_of(result, options.top), columns
+    )
 
 
 def score(options: argparse.Namespace) -> None:
@@ -140,14 +151,16 @@ def add_verbs(verb: AddVerb) -> None:
 
     _add_finetune(verb(finetune))
 
-    add = verb(predict).add_argument
-    add("audio", nargs="+", metavar="INPUT", help="files, folders, or patterns in quotes")
-    add("--model", type=require_path, required=True, metavar="DIR", help="run directory, its `best`, or an export")
-    add("--top", type=positive, default=3, metavar="N", help="number of classes to print (3)")
-    add("--json", action="store_true", help="print all probabilities as JSON")
+    added = verb(predict)
+    add_files(added)
+    add_model(added)
+    add = added.add_argument
+    add("--top", type=positive, default=3, metavar="N", help="The number of classes to print (default: 3).")
+    add_table(add)
 
-    add = verb(score).add_argument
-    add("model", type=require_path, metavar="DIR", help="run directory, its `best`, or an export")
+    added = verb(score)
+    add_model(added, "MODEL")
+    add = added.add_argument
     add(
         "--data",
         action="append",
@@ -198,7 +211,7 @@ def _add_finetune(added: argparse.ArgumentParser) -> None:
     )
     added.set_defaults(config="")  # overrides of the config may follow
     add: Any = added.add_argument
-    add("--model", type=require_path, required=True, metavar="DIR", help="run directory or export to start from")
+    add_model(added)
     add("--task", required=True, choices=("retrieval", "classification", "captioning"))
     add("--data", required=True, action="append", metavar="DIR[:SPLIT]", help="training data (train); repeatable")
     add(

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from slap_jax.checkpoints.model_dir import ExportError, check_shapes, load_export, model_id
+from slap_jax.checkpoints.model_dir import ExportError, check_shapes, model_id
+from slap_jax.checkpoints.read_model import read_model
 from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
 from slap_jax.errors import UserError
 from slap_jax.inference.audio_input import Audio, as_list
@@ -91,16 +92,16 @@ class SlapModel:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], compute_dtype: str | None = None) -> "SlapModel":
-        """Reads a directory that `slap export` wrote.
+        """Reads an export, or the newest checkpoint of a run.
 
         Args:
-            directory: contains `model.safetensors`, `config.json` and the tokenizer.
+            directory: directory that `slap export` or `slap train` wrote, or the `best` of a run.
             compute_dtype: "float32" or "bfloat16"; None for the precision of training.
 
         Raises:
             ExportError: a file is missing or damaged, or has another version.
         """
-        exported = load_export(directory)
+        exported = read_model(directory)
         if compute_dtype is not None:
             if compute_dtype not in ("float32", "bfloat16"):
                 raise ExportError(f"compute_dtype is {compute_dtype!r}; write 'float32' or 'bfloat16'")

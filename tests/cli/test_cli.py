@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from slap_jax.cli import main
+from slap_jax.cli import inference, main
 from slap_jax.config.defaults import source
+from slap_jax.inference.prompts import DEFAULT_TEMPLATE, TEMPLATES
 from tests.inference.tiny import noise, tiny_config, write_run
 
 pytestmark = pytest.mark.compile
@@ -81,11 +82,11 @@ def test_classify_and_caption(root, capsys):
     assert main(["classify", "--labels", "a tone, a hiss,clicks,rain", "--audio", file, "--model", model]) == 0
     assert capsys.readouterr().out.count(",") == 2
     assert main(["classify", "--labels", "tone,hiss", "--audio", file, "--model", model, "--json"]) == 0
-    assert sum(json.loads(capsys.readouterr().out)[file].values()) == pytest.approx(1.0)
+    assert sum(json.loads(capsys.readouterr().out)["results"][file].values()) == pytest.approx(1.0)
     assert main(["caption", file, "--model", model]) == 0
     assert capsys.readouterr().out.startswith(f"{file}: ")
     assert main(["caption", file, "--model", model, "--json"]) == 0
-    assert list(json.loads(capsys.readouterr().out)) == [file]
+    assert list(json.loads(capsys.readouterr().out)["results"]) == [file]
 
 
 def test_train_passes_the_config(root, monkeypatch):
@@ -226,7 +227,6 @@ def test_a_damaged_file_is_named_by_every_command(root, tmp_path, monkeypatch, c
     [
         [],
         ["sing"],
-        ["export"],
         ["export", "run", "--loud"],
         ["train", "--run-dir", "x"],
         ["scenes", "x", "--seed", "-1"],
@@ -250,6 +250,16 @@ def test_help_is_instant():
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     for verb in ("prepare", "scenes", "tokenizer", "stats", "train", "evaluate", "export", "embed", "classify"):
         assert verb in printed
+
+
+def test_the_templates_of_the_help_exist():
+    assert (tuple(TEMPLATES), DEFAULT_TEMPLATE) == (inference.TEMPLATES, inference.DEFAULT_TEMPLATE)
+
+
+def test_an_unknown_verb_gets_a_suggestion(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["serch", "rain"])
+    assert "there is no verb 'serch'; did you mean `slap search`?" in capsys.readouterr().err
 
 
 ASK_BASH = """

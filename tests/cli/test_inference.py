@@ -1,5 +1,7 @@
 """The commands that use a model, with a fake one: their input files, output and exit codes."""
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -39,7 +41,7 @@ def test_folders_patterns_and_files_are_inputs(sounds, capsys):
     expected = ["sounds/deep/high.flac", "sounds/long.wav", "sounds/low.wav"]
     for inputs in (["sounds"], ["sounds/**/*.wav", "sounds/deep"], ["sou*"], [*expected, "sounds"]):
         out, err = run(capsys, "caption", *inputs, "--json")
-        assert sorted(json.loads(out)) == expected and err == ""
+        assert sorted(json.loads(out)["results"]) == expected and err == ""
     out, _ = run(capsys, "caption", "sounds")
     assert out == "sounds/deep/high.flac: tone 3\nsounds/long.wav: tone 1\nsounds/low.wav: tone 0\n"
 
@@ -48,8 +50,11 @@ def test_bad_files_are_reported_and_the_rest_is_done(sounds, capsys):
     (sounds / "broken.wav").write_bytes(b"RIFFnothing")
     write(sounds / "silent.wav", np.zeros(1_600, np.float32))
     out, err = run(capsys, "caption", "sounds", "gone.wav", "*.mp3", "--beam", "2", "--json", code=1)
-    assert json.loads(out)["sounds/low.wav"] == "tone 0 again"
-    assert len(json.loads(out)) == 4 and "sounds/silent.wav" in json.loads(out)  # as in a call of the model
+    results, left_out = json.loads(out)["results"], json.loads(out)["left_out"]
+    assert results["sounds/low.wav"] == "tone 0 again"
+    assert len(results) == 4 and "sounds/silent.wav" in results  # as in a call of the model
+    assert [item["file"] for item in left_out] == ["*.mp3", "sounds/broken.wav", "gone.wav"]
+    assert all(item["reason"] in err for item in left_out)
     lines = err.splitlines()
     assert len(lines) == 4 and all(line.startswith("slap caption: ") for line in lines)
     for part in ("left out: *.mp3 matches no file", "sounds/broken.wav is not readable"):
@@ -98,7 +103,9 @@ def test_embed(sounds, capsys):
     assert np.load("x.npz")["embeddings"].tolist() == content["embeddings"]
     out, _ = run(capsys, "embed", "--text", "tone 2", "--json", "--output", "x.json")
     assert (
-        json.loads(out) == json.loads(Path("x.json").read_text()) == {"names": ["tone 2"], "embeddings": [[0, 0, 1, 0]]}
+        json.loads(out)
+        == json.loads(Path("x.json").read_text())
+        == {"names": ["tone 2"], "embeddings": [[0, 0, 1, 0]], "left_out": []}
     )
     run(capsys, "embed", "sounds", "--output", "new/folder/x.npz")
     assert len(np.load("new/folder/x.npz")["names"]) == 3
@@ -109,7 +116,7 @@ def test_classify(sounds, capsys):
     out, _ = run(capsys, *words)
     assert out == "sounds/low.wav: tone 0 1.000, tone 3 0.000\nsounds/deep/high.flac: tone 3 1.000, tone 0 0.000\n"
     out, _ = run(capsys, *words, "--json")
-    assert [max(row, key=row.get) for row in json.loads(out).values()] == ["tone 0", "tone 3"]
+    assert [max(row, key=row.get) for row in json.loads(out)["results"].values()] == ["tone 0", "tone 3"]
     for wrong in ("0", "-1"):  # the latter would leave out the last label
         with pytest.raises(SystemExit, match="2"):
             main([*words, "--top", wrong])
@@ -126,7 +133,8 @@ def test_frames(sounds, capsys):
     assert arrays["features"].shape == (250, 4) and arrays["scores"].shape == (250, 2)
     assert arrays["scores"][0].round(2).tolist() == [0, 1] and arrays["scores"][-1].round(2).tolist() == [1, 0]
     out, _ = run(capsys, "frames", "sounds/low.wav", "--output", "out", "--json")
-    assert json.loads(out) == {"sounds/low.wav": {"output": "out/low.wav.npz", "frames": 7, "seconds": 1.0}}
+    facts = {"output": "out/low.wav.npz", "frames": 7, "seconds": 1.0}
+    assert json.loads(out) == {"results": {"sounds/low.wav": facts}, "left_out": []}
     assert sorted(np.load("out/low.wav.npz")) == ["end", "features", "start"]
 
 
@@ -138,7 +146,7 @@ def test_index_and_search(sounds, capsys):
     (sounds / "broken.wav").unlink()
     out, _ = run(capsys, "index", "sounds", "--json")
     facts = json.loads(out)
-    assert (facts["files"], facts["unchanged"], facts["windows"], facts["bad"]) == (3, 3, 9, [])
+    assert (facts["files"], facts["unchanged"], facts["windows"], facts["left_out"]) == (3, 3, 9, [])
 
     out, _ = run(capsys, "search", "tone 2", "--index", "sounds", "-k", "2")
     assert out == (" 1.000     20.00 -    30.00 s  sounds/long.wav\n 1.000     30.00 -    40.00 s  sounds/long.wav\n")
@@ -190,8 +198,116 @@ def test_a_closed_pipe_ends_the_command_silently(sounds):
         assert (process.communicate()[1], process.returncode) == (b"", 141)
 
 
-def test_a_command_without_a_model_is_an_error(monkeypatch, capsys):
+def test_one_model_for_every_verb(monkeypatch, capsys):
+    """--model, a positional model where a verb has one, and SLAP_MODEL; none or two are one line."""
     monkeypatch.delenv("SLAP_MODEL", raising=False)
-    with pytest.raises(SystemExit) as exit:
-        main(["caption", "a.wav"])
-    assert exit.value.code == 2 and "--model" in capsys.readouterr().err
+    used = ["embed a.wav --json", "caption a.wav", "index x", "search rain", "predict a.wav", "demo"]
+    scored = ["evaluate", "probe --data x=y:z:l --test t", "score", "doctor", "export"]
+    for words in (*used, *scored):
+        _, err = run(capsys, *words.split(), code=2)
+        assert err.startswith("slap ") and "no model is given; add --model MODEL" in err and err.count("\n") == 1
+    for words in scored:
+        verb, *rest = words.split()
+        expected = run(capsys, verb, "gone", *rest, code=2)[1]
+        assert "gone" in expected
+        assert run(capsys, verb, *rest, "--model", "gone", code=2)[1] == expected
+        assert "two models are given, gone and b" in run(capsys, verb, "gone", *rest, "--model", "b", code=2)[1]
+        monkeypatch.setenv("SLAP_MODEL", "gone")
+        assert run(capsys, *words.split(), code=2)[1] == expected
+        monkeypatch.delenv("SLAP_MODEL")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_results_are_also_written_as_a_table(sounds, capsys, suffix):
+    (sounds / "broken.wav").write_bytes(b"RIFFnothing")
+    words = ["classify", "sounds", "--labels", "tone 3,tone 0", "--output", f"out/x.{suffix}"]
+    _, err = run(capsys, *words, code=1)
+    assert err.endswith(f"wrote out/x.{suffix}: 3 files\n")
+    with open(f"out/x.{suffix}", encoding="utf-8", newline="") as file:
+        if suffix == "jsonl":
+            rows = [json.loads(line) for line in file]
+        else:
+            rows = list(csv.DictReader(file, delimiter="," if suffix == "csv" else "\t"))
+    assert [list(row) for row in rows] == [["file", "tone 3", "tone 0"]] * 3
+    best = {row["file"]: max(("tone 3", "tone 0"), key=lambda label: float(row[label])) for row in rows}
+    assert best["sounds/deep/high.flac"] == "tone 3" and best["sounds/low.wav"] == "tone 0"
+    assert "ends with none of .csv, .tsv, .jsonl" in run(capsys, *words[:-1], "x.xlsx", code=2)[1]
+
+
+def test_files_from_a_list(sounds, capsys, monkeypatch):
+    (sounds.parent / "list.txt").write_text("sounds/low.wav\n\nsounds/long.wav\n")
+    expected = "sounds/low.wav: tone 0\nsounds/long.wav: tone 1\n"
+    assert run(capsys, "caption", "--files-from", "list.txt")[0] == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO("sounds/low.wav\nsounds/long.wav"))
+    assert run(capsys, "caption", "--files-from", "-")[0] == expected
+    (sounds.parent / "list.txt").write_bytes(b"caf\xe9.wav\n")
+    assert "--files-from list.txt is not UTF-8" in run(capsys, "caption", "--files-from", "list.txt", code=2)[1]
+    assert "not read from standard input" in run(capsys, "caption", "-", code=2)[1]
+
+
+def test_hints(sounds, capsys):
+    assert (
+        "a dog barks is missing; correct the path, or add --text"
+        in run(capsys, "embed", "a dog barks", "--json", code=2)[1]
+    )
+    assert "nothing to search for" in run(capsys, "search", code=2)[1]  # before the model is loaded
+    assert (
+        "with one label every file has probability 1"
+        in run(capsys, "classify", "sounds/low.wav", "--labels", "tone 1")[1]
+    )
+
+
+def test_an_interrupt_keeps_the_embeddings_that_are_done(sounds, capsys, monkeypatch):
+    done = []
+
+    def embed(self, clips):
+        if done:
+            raise KeyboardInterrupt
+        done.extend(clips)
+        return original(self, clips)
+
+    original = FakeModel.embed_audio
+    monkeypatch.setattr(FakeModel, "embed_audio", embed)
+    _, err = run(capsys, "embed", "sounds", "--output", "x.npz", code=130)
+    assert "interrupted after 1 of 3 files" in err
+    assert np.load("x.npz")["names"].tolist() == ["sounds/deep/high.flac"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_console_that_lacks_a_character_loses_no_result(sounds, capsys, monkeypatch, encoding):
+    for name in ("犬", "Übung", "\U0001f415"):
+        write(sounds / f"{name}.wav", tone(0, 1))
+    for words in (["caption", "sounds"], ["caption", "sounds", "--json"]):
+        buffer = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding=encoding, write_through=True))
+        assert main(words) == 0
+        printed = buffer.getvalue().decode(encoding)
+        if "--json" in words:
+            assert {"sounds/犬.wav", "sounds/Übung.wav", "sounds/\U0001f415.wav"} <= set(json.loads(printed)["results"])
+        else:
+            assert printed.count("tone 0") == 4
+
+
+@pytest.mark.process
+def test_an_interrupt_inside_a_callback_that_ignores_exceptions_is_heard(sounds):
+    program = (
+        "import gc, os, signal, sys, time, types; from slap_jax.cli import main\n"
+        "from tests.search.fake_model import FakeModel\n"
+        "sent = []\n"
+        "def callback(phase, info):\n"
+        "  if sent or sys.argv[0] != 'go': return\n"
+        "  sent.append(1); os.kill(os.getpid(), signal.SIGINT); time.sleep(0)\n"
+        "class Slow(FakeModel):\n"
+        "  def caption(self, clips, **kwargs):\n"
+        "    sys.argv[0] = 'go'; gc.collect()\n"
+        "    assert sent\n"
+        "    time.sleep(60); return super().caption(clips, **kwargs)\n"
+        "gc.callbacks.append(callback)\n"
+        "SlapModel = types.SimpleNamespace(load=lambda directory: Slow())\n"
+        "sys.modules['slap_jax.inference.model'] = types.SimpleNamespace(SlapModel=SlapModel)\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "caption", "sounds"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
