@@ -116,7 +116,7 @@ def test_train_passes_the_config(root, monkeypatch):
         (["export", "{root}/run/export"], "slap export: {root}/run/export is an export already"),
         (["embed", "no.wav", "--model", "{root}/run/export", "--output", "x.npz"], "slap embed: no.wav is missing"),
         (["embed", "no.wav", "--model", "{root}/run/export", "--output", "x.txt"], "x.txt is neither .npz nor .json"),
-        (["caption", "no.wav", "--model", "{root}"], "lacks config.json, model.safetensors, tokenizer.model"),
+        (["caption", "no.wav", "--model", "{root}"], "holds neither model.safetensors nor config.json"),
         (["classify", "--audio", "a", "--labels", ",", "--model", "{root}/run/export"], "expected a list of distinct"),
         (["tokenizer", "{root}/none", "--vocab-size", "40", "--output", "x"], "does not exist"),
         (["prepare", "{root}/none.jsonl", "{root}/x"], "slap prepare: "),
