@@ -60,6 +60,7 @@ def test_command_line(here, capsys):
     assert len(commands) == 5
     printed = capsys.readouterr().out
     assert printed.count("recordings/tuesday/yard.wav: ") == 3  # caption, classify, frames
-    assert '{"names": ["recordings/dog.flac", "recordings/tuesday/yard.wav"]' in printed
-    assert json.loads(printed[printed.index("{\n") : printed.index("}\n}") + 3])["dog.wav"].keys() == {"dog", "rain"}
+    assert '{"names": ["recordings/dog.flac", "recordings/tuesday/yard.wav"], ' in printed
+    content = json.loads(printed[printed.index("{\n") : printed.index("\n}") + 3])
+    assert content["results"]["dog.wav"].keys() == {"dog", "rain"} and content["left_out"] == []
     assert np.load("moments/tuesday/yard.wav.npz")["scores"].shape == (75, 2)
