@@ -4,7 +4,8 @@ A class is represented by the mean embedding of its prompts, scaled to unit leng
 CLIP, arXiv 2103.00020, section 3.1.4). Results are comparable only if they use the same template.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -83,3 +84,32 @@ def class_embeddings(prompts: Float[np.ndarray, "P E"], classes: int) -> Float[n
     """
     mean = np.asarray(prompts, np.float32).reshape(classes, -1, prompts.shape[-1]).mean(axis=1)
     return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+
+
+def check_labels(labels: Any) -> list[str]:
+    """Returns labels as a list.
+
+    Raises:
+        ZeroShotError: there are none, one is not a string with content, or one occurs twice.
+    """
+    names = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
+    named = all(isinstance(name, str) and name.strip() for name in names)
+    if not names or not named or len(set(names)) != len(names):
+        raise ZeroShotError(
+            f"labels are {names or labels!r}; expected a list of distinct names with content, at least one"
+        )
+    return names
+
+
+def label_probabilities(similarity: Float[np.ndarray, "n Y"], names: list[str], scale: float) -> list[dict[str, float]]:
+    """Returns label -> probability for each clip, the most probable label first.
+
+    Args:
+        similarity: cosine similarity of clips with `class_embeddings`.
+        names: the labels.
+        scale: inverse temperature of the softmax over the labels.
+    """
+    logits = scale * np.asarray(similarity, np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return [{names[index]: float(row[index]) for index in np.argsort(-row, kind="stable")} for row in probabilities]

@@ -2,50 +2,17 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy import ndarray
 
 from slap_jax.inference.audio_input import Audio
-from slap_jax.inference.long_audio import Windows
+from slap_jax.inference.protocol import EmbeddingModel
 from slap_jax.search.index import LanceError, SearchError, SearchIndex
 
 # Bounds the error of a score that LanceDB computes: in float32, and with the query rounded to float16.
 _ROUNDING = {"float32": 1e-4, "float16": 1e-3}
-
-
-class EmbeddingModel(Protocol):
-    """What indexing and searching need of a model. `slap_jax.inference.model.SlapModel` is one."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Sample rate of the model in Hz."""
-        ...
-
-    @property
-    def embed_dim(self) -> int:
-        """E, the length of an embedding."""
-        ...
-
-    @property
-    def model_id(self) -> Any:
-        """A string that differs between models whose embeddings cannot be compared."""
-        ...
-
-    def embed_audio(self, audio: Sequence[Any], /) -> Float[ndarray, "n E"]:
-        """Returns the unit vectors of clips."""
-        ...
-
-    def embed_text(self, texts: Sequence[str], /) -> Float[ndarray, "m E"]:
-        """Returns the unit vectors of texts."""
-        ...
-
-    def windows(self, clip: Any, /, *, seconds: float, hop: float) -> Windows:
-        """Embeds overlapping windows of one recording."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)

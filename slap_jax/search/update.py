@@ -16,6 +16,7 @@ from slap_jax.data.audio import AudioError, check_name
 from slap_jax.data.collections.entries import Rejection
 from slap_jax.inference.audio_input import DecodedFile
 from slap_jax.inference.many_files import NoInputError, audio_files, over_files
+from slap_jax.inference.protocol import EmbeddingModel
 from slap_jax.search.index import (
     INDEX_FOLDER,
     FileState,
@@ -27,7 +28,6 @@ from slap_jax.search.index import (
     only_writer,
     open_tables,
 )
-from slap_jax.search.search import EmbeddingModel
 
 _WINDOW_SECONDS = 10.0
 _COMMIT_SECONDS = 5.0  # a killed update loses at most this much work, and the files that are being embedded
@@ -86,7 +86,7 @@ def update_index(
         folder: Folder of recordings. Hidden files and folders are skipped.
         index: Folder of the index; None for `.slap_index` in `folder`.
         window_seconds: Length of the windows of longer recordings. Shorter recordings are one window. None for the
-            length that the index has, or 10 in a new index.
+            length that the index has; in a new index 10, or what the model embeds whole if that is less.
         hop_seconds: Time between the starts of windows. None for that of the index, or half a window in a new one.
         number_type: Type of the stored vectors: "float32", or "float16" for half the size. None for that of the index,
             or "float32" in a new one.
@@ -112,7 +112,8 @@ def update_index(
         raise NoInputError(f"{folder} holds no audio files (hidden ones are skipped); the index was left as it was")
     with only_writer(index):
         if rebuild or open_tables(index) is None:
-            seconds = _WINDOW_SECONDS if window_seconds is None else float(window_seconds)
+            usual = min(_WINDOW_SECONDS, model.max_seconds)
+            seconds = usual if window_seconds is None else float(window_seconds)
             hop = seconds / 2 if hop_seconds is None else float(hop_seconds)
             settings = Settings(model.model_id, model.embed_dim, number_type or "float32", seconds, hop, root)
             create_tables(index, settings)

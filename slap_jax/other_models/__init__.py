@@ -1,0 +1,1 @@
+"""Models of other families behind the protocol of `slap_jax.inference.protocol`."""
