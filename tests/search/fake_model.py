@@ -66,6 +66,9 @@ class FakeModel:
         fits = [self.embed_audio([clip])[0] @ self.embed_text(labels).T for clip in audio]
         return [dict(sorted(zip(labels, row.tolist(), strict=True), key=lambda item: -item[1])) for row in fits]
 
+    def similarity(self, audio, text):
+        return audio @ text.T
+
     def caption(self, audio, beam=1):
         return [f"tone {vector.argmax()}" + " again" * (beam - 1) for vector in self.embed_audio(audio)]
 
