@@ -5,6 +5,7 @@ fault of one clip raises `RejectedClip`, which the reader turns into a `Rejectio
 read at all raises `CollectionError`.
 """
 
+import codecs
 import json
 import math
 import os
@@ -14,12 +15,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from slap_jax.data.collections.caption_text import is_missing, plain_captions
 from slap_jax.data.collections.entries import (
     AudioFile,
     AudioLocation,
     Entry,
     Rejection,
 )
+from slap_jax.data.collections.git_lfs import describe_pointer, is_pointer
+from slap_jax.data.collections.spelling import AmbiguousNameError, find_spelling
 from slap_jax.errors import UserError, printable
 
 DEFAULT_SPLIT = "train"
@@ -28,6 +32,13 @@ FOLDER_SPLITS = ("train", "val", "valid", "validation", "dev", "test", "eval")
 
 # No clip needs more text. A longer one is another kind of file, which must not fill the memory.
 LONGEST_TEXT = 4 << 20
+
+_WIDE_MARKS = {  # UTF-32 first: its mark starts with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 _SPLIT_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _SHARD_NAME = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}")  # "train-00000-of-00004.parquet"
@@ -74,14 +85,14 @@ def make_entry(
         RejectedClip: a field has the wrong type, the id is a name that is not UTF-8, or there is neither a caption nor
             a label.
     """
-    labels = _labels(fields.get("labels"))
+    labels = parse_labels(fields.get("labels"))
     return Entry(
         id=text_field(fields, "id") or _file_name(id),
         audio=audio,
-        captions=_captions(fields, needed=not labels),
+        captions=_needed_captions(fields) if not labels else tuple(parse_captions(fields) or ()),
         split=_split(text_field(fields, "split") or split),
         labels=labels,
-        regions=_regions(fields.get("regions")),
+        regions=parse_regions(fields.get("regions")),
         source=text_field(fields, "source") or text_field(fields, "source_package") or source,
         caption_source=text_field(fields, "caption_source"),
         licence=text_field(fields, "licence") or text_field(fields, "license"),
@@ -94,10 +105,11 @@ def make_entry(
 def audio_file(root: Path, stated: str) -> AudioFile:
     """Finds a file by its path relative to `root`.
 
-    Links are followed, since data folders are often made of them, but the path itself must stay inside `root`.
+    Links are followed, since data folders are often made of them, but the path itself must stay inside `root`. If no
+    file has the stated name, one whose name differs only in Unicode form or case is taken.
 
     Raises:
-        RejectedClip: the path leaves `root`, names no file, or cannot be reached.
+        RejectedClip: the path leaves `root`, names no file or several, or cannot be reached.
     """
     relative = os.path.relpath(stated, root) if os.path.isabs(stated) else os.path.normpath(stated)
     if relative == os.pardir or relative.startswith(os.path.join(os.pardir, "")):
@@ -110,9 +122,16 @@ def audio_file(root: Path, stated: str) -> AudioFile:
     except (OSError, ValueError) as error:  # no permission, a link to itself, an impossible name
         reason = error.strerror if isinstance(error, OSError) else error
         raise RejectedClip("unreadable_file", f"path {stated!r} in {root} cannot be read: {reason}") from error
-    if not is_file:
+    if is_file:
+        return AudioFile(Path(path))
+    try:
+        similar = find_spelling(os.fspath(root), relative)
+    except AmbiguousNameError as error:
+        detail = f"path {stated!r} names no file in {root}, but is similar to {error}; write one of these"
+        raise RejectedClip("missing_file", detail) from error
+    if similar is None:
         raise RejectedClip("missing_file", f"path {stated!r} names no file in {root}")
-    return AudioFile(Path(path))
+    return AudioFile(Path(similar))
 
 
 def text_field(fields: Mapping[str, Any], key: str) -> str:
@@ -130,23 +149,32 @@ def text_field(fields: Mapping[str, Any], key: str) -> str:
 
 
 def decode_text(data: bytes, name: str) -> str:
-    """Decodes UTF-8 with or without a byte order mark.
+    """Decodes UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 with one.
 
     Args:
         data: at most `LONGEST_TEXT` bytes.
         name: what messages call it.
 
     Raises:
-        RejectedClip: it is too long, or not UTF-8.
+        RejectedClip: it is too long, has another encoding, or is a Git LFS pointer.
     """
     if len(data) > LONGEST_TEXT:
         raise RejectedClip("long_text", f"{name} has more than {LONGEST_TEXT >> 20} MiB; expected the text of one clip")
+    if is_pointer(data):
+        raise RejectedClip("lfs_pointer", f"{name} {describe_pointer(data)}")
+    encoding = next((encoding for mark, encoding in _WIDE_MARKS.items() if data.startswith(mark)), "utf-8-sig")
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise RejectedClip(
-            "bad_text", f"{name} is not UTF-8: byte 0x{data[error.start]:02x} at {error.start}; save it as UTF-8"
-        ) from error
+        byte = f"byte 0x{data[error.start]:02x} at {error.start}"
+        if encoding != "utf-8-sig":
+            raise RejectedClip("bad_text", f"{name} is damaged {encoding.upper()}: {byte}; save it as UTF-8") from error
+        likely = "UTF-16 without a byte order mark" if b"\0" in data else "perhaps Windows-1252 or Latin-1"
+        raise RejectedClip("bad_text", f"{name} is not UTF-8: {byte} ({likely}); save it as UTF-8") from error
+    if "\0" in text:
+        detail = f"{name} holds NUL characters (UTF-16 without a byte order mark, or no text); save it as UTF-8"
+        raise RejectedClip("bad_text", detail)
+    return text
 
 
 def parse_object(data: bytes, name: str) -> dict[str, Any]:
@@ -239,19 +267,31 @@ def shorten(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _captions(fields: Mapping[str, Any], needed: bool) -> tuple[str, ...]:
+def parse_captions(fields: Mapping[str, Any]) -> list[str] | None:
+    """Returns the captions of a clip without empty texts and words for missing values; None if it has no such key.
+
+    Raises:
+        RejectedClip: the value is neither a text nor a list of texts, or holds half a character.
+    """
     value = fields.get("captions", fields.get("caption"))
     captions = [value] if isinstance(value, str) else value
     if captions is None:
-        if needed:
-            raise RejectedClip("missing_caption", "there is neither a caption nor a label; expected captions (a list)")
-        return ()
+        return None
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise RejectedClip("bad_field", f"captions is {shorten(value)}; expected a list of texts")
-    captions = tuple(_unicode(caption, "captions").strip() for caption in captions if caption.strip())
-    if needed and not captions:
-        raise RejectedClip("empty_caption", "every caption is empty; expected at least one with words")
-    return captions
+    return plain_captions(_unicode(caption, "captions") for caption in captions)
+
+
+def _needed_captions(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    captions = parse_captions(fields)
+    if captions is None:
+        raise RejectedClip("missing_caption", "there is neither a caption nor a label; expected captions (a list)")
+    if not captions:
+        value = fields.get("captions", fields.get("caption"))
+        texts = [text for text in ([value] if isinstance(value, str) else value) if text.strip()]
+        stated = f"is empty or stands for a missing value ({shorten(texts[0])})" if texts else "is empty"
+        raise RejectedClip("empty_caption", f"every caption {stated}; expected at least one with words")
+    return tuple(captions)
 
 
 def _split(split: str) -> str:
@@ -264,8 +304,12 @@ def _split(split: str) -> str:
     return split
 
 
-def _labels(value: Any) -> tuple[str, ...]:
-    """Converts {"drum": "kick drum"} to ("drum=kick drum",) and keeps a list of texts."""
+def parse_labels(value: Any) -> tuple[str, ...]:
+    """Converts {"drum": "kick drum"} to ("drum=kick drum",) and keeps a list of texts.
+
+    Raises:
+        RejectedClip: the value is neither, or holds half a character.
+    """
     if value is None:
         return ()
     if isinstance(value, dict):
@@ -274,11 +318,16 @@ def _labels(value: Any) -> tuple[str, ...]:
         ]
     if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
         raise RejectedClip("bad_field", f"labels is {shorten(value)}; expected an object of texts or a list of texts")
-    return tuple(_unicode(label, "labels").strip() for label in value if label.strip())
+    stripped = (_unicode(label, "labels").strip() for label in value)
+    return tuple(label for label in stripped if label and not is_missing(label, caption=False))
 
 
-def _regions(value: Any) -> tuple[tuple[float, float, str], ...]:
-    """Reads [{"onset_s": 0.5, "offset_s": 1.0, "caption": "a click"}] or [[0.5, 1.0, "a click"]]."""
+def parse_regions(value: Any) -> tuple[tuple[float, float, str], ...]:
+    """Reads [{"onset_s": 0.5, "offset_s": 1.0, "caption": "a click"}] or [[0.5, 1.0, "a click"]].
+
+    Raises:
+        RejectedClip: the value is neither, or holds half a character.
+    """
     if value is None:
         return ()
     regions = []

@@ -16,19 +16,18 @@ from slap_jax.data.collections.entries import Entry, Rejection
 from slap_jax.data.collections.fields import (
     DEFAULT_SPLIT,
     FOLDER_SPLITS,
-    LONGEST_TEXT,
     CollectionError,
     RejectedClip,
     audio_file,
-    caption_lines,
     collection_name,
     make_entry,
-    parse_object,
     require_clips,
     split_of_folders,
     text_field,
 )
-from slap_jax.data.collections.manifest import csv_header, read_rows
+from slap_jax.data.collections.gather import gather_rows
+from slap_jax.data.collections.rows import RowFile
+from slap_jax.data.collections.sidecars import Sidecars
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 FILE_COLUMN = "file_name"
@@ -65,19 +64,22 @@ class SidecarFolder:
         return require_clips(self._entries(), self.root)
 
     def _entries(self) -> Iterator[Entry | Rejection]:
-        for file in walk_files(self.root):
+        sidecars = Sidecars(self.root)
+        for file in clip_files(self.root):
             if isinstance(file, Rejection):
                 yield file
             elif file.suffix.lower() in AUDIO_SUFFIXES:
-                yield self._entry(file)
+                yield self._entry(file, sidecars)
+            elif orphan := sidecars.orphan(file):
+                yield orphan
 
-    def _entry(self, relative: PurePosixPath) -> Entry | Rejection:
+    def _entry(self, relative: PurePosixPath, sidecars: Sidecars) -> Entry | Rejection:
         id = str(relative)
         first = relative.parts[0]
         split = first if len(relative.parts) > 1 and first in FOLDER_SPLITS else DEFAULT_SPLIT
         try:
-            fields = _read_sidecar(self.root / relative)
-            return make_entry(fields, audio_file(self.root, id), id=id, split=split, source=self.name, where=id)
+            audio = audio_file(self.root, id)
+            return make_entry(sidecars.read(relative), audio, id=id, split=split, source=self.name, where=id)
         except RejectedClip as rejected:
             return rejected.at(id, id)
 
@@ -126,24 +128,23 @@ class AudioFolder:
         return require_clips(self._entries(), self.root)
 
     def _entries(self) -> Iterator[Entry | Rejection]:
-        for file in walk_files(self.root):
+        for file in clip_files(self.root):
             if isinstance(file, Rejection):
                 yield file
             elif file.name in METADATA_FILES:
                 yield from self._rows(file)
 
     def _rows(self, metadata: PurePosixPath) -> Iterator[Entry | Rejection]:
-        path = self.root / metadata
-        if path.suffix == ".csv":
-            self._check_columns(path, csv_header(path))
-        for number, row in read_rows(path):
-            where = f"{metadata}:{number}"
-            if isinstance(row, RejectedClip):
-                yield row.at(where)
-                continue
-            if isinstance(row.get("regions"), str):  # CSV has no lists
-                del row["regions"]
-            yield self._entry(row, metadata.parent, where)
+        rows = RowFile(self.root / metadata)
+        if rows.columns:
+            self._check_columns(rows.path, rows.columns)
+        for row in gather_rows(rows, FILE_COLUMN, self._fields):
+            where = f"{metadata}:{row.number}"
+            if row.problem is not None:
+                stated = row.fields.get(FILE_COLUMN)
+                yield row.problem.at(where, str(metadata.parent / stated) if isinstance(stated, str) else "")
+            else:
+                yield self._entry(row.fields, metadata.parent, where)
 
     def _check_columns(self, path: Path, columns: Sequence[str]) -> None:
         listed = f"its columns are {', '.join(columns)}"
@@ -156,26 +157,43 @@ class AudioFolder:
                 "name them with caption_columns or label_columns"
             )
 
-    def _entry(self, row: Mapping[str, Any], folder: PurePosixPath, where: str) -> Entry | Rejection:
+    def _fields(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        if isinstance(row.get("regions"), str):  # CSV has no lists
+            row = {**row, "regions": None}
+        fields = manifest_fields(row, self._captions or caption_columns(row), self._labels or label_columns(row))
+        return {**fields, FILE_COLUMN: text_field(row, FILE_COLUMN)}
+
+    def _entry(self, fields: Mapping[str, Any], folder: PurePosixPath, where: str) -> Entry | Rejection:
         id = ""
         try:
-            stated = text_field(row, FILE_COLUMN)
+            stated = fields[FILE_COLUMN]
             if not stated:
                 raise RejectedClip("bad_field", f"{FILE_COLUMN} is missing; expected the path of an audio file")
             id = str(folder / stated)
             audio = audio_file(self.root, id)
-            fields = manifest_fields(row, self._captions or caption_columns(row), self._labels or label_columns(row))
             split = self._split or split_of_folders(PurePosixPath(id))
             return make_entry(fields, audio, id=id, split=split, source=self.name, where=where)
         except RejectedClip as rejected:
             return rejected.at(where, id)
 
 
+def clip_files(root: Path) -> Iterator[PurePosixPath | Rejection]:
+    """Lists the files below a folder as `walk_files`.
+
+    Raises:
+        CollectionError: a folder cannot be read, so that nobody knows how many clips are missing.
+    """
+    for file in walk_files(root):
+        if isinstance(file, Rejection) and file.reason == "unreadable_folder":
+            raise CollectionError(f"{file.detail}; correct its permissions, or move it out of {root}")
+        yield file
+
+
 def walk_files(root: Path) -> Iterator[PurePosixPath | Rejection]:
     """Lists the files below a folder, sorted by name within each folder; holds one folder's names per level in memory.
 
     Links to folders are followed, since data folders are often made of them. Hidden files and folders (".name") are
-    skipped. A broken link counts as a file, whose reader reports it.
+    skipped, and so is "lost+found". A broken link counts as a file, whose reader reports it.
 
     Args:
         root: the folder.
@@ -205,7 +223,7 @@ def _walk(
         yield Rejection(str(relative), "", "unreadable_folder", f"{folder} cannot be listed: {error.strerror}")
         return
     for name, is_folder in children:
-        if name.startswith("."):
+        if name.startswith(".") or name == "lost+found":  # the latter belongs to the file system
             continue
         if is_folder:
             yield from _walk(root, relative / name, (*above, identity))
@@ -219,20 +237,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def _read_sidecar(audio: Path) -> dict[str, Any]:
-    """Reads the fields from the `.json` next to an audio file or, if there is none, the captions from the `.txt`."""
-    for suffix in (".json", ".txt"):
-        sidecar = audio.with_suffix(suffix)
-        try:
-            with sidecar.open("rb") as file:
-                data = file.read(LONGEST_TEXT + 1)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise RejectedClip("unreadable_file", f"{sidecar.name} cannot be read: {error.strerror}") from error
-        if suffix == ".json":
-            return parse_object(data, sidecar.name)
-        return {"captions": caption_lines(data, sidecar.name)}
-    return {}

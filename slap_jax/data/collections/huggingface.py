@@ -11,7 +11,7 @@ rows are read with `pyarrow`, which `datasets` builds on, because the readers of
 Nothing here accesses the network.
 """
 
-import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,21 +31,20 @@ from slap_jax.data.collections.fields import (
     split_of_shard,
     text_field,
 )
-from slap_jax.data.collections.folders import walk_files
+from slap_jax.data.collections.folders import clip_files
+from slap_jax.data.collections.gather import MOST_ROWS, JoinedRows
+from slap_jax.data.collections.git_lfs import describe_pointer, is_pointer
+from slap_jax.data.collections.lost_clips import LostClips
+from slap_jax.data.collections.table_rows import UnreadRows, cells, features, read_batches, read_schema, stated_rows
 
 if TYPE_CHECKING:
-    import datasets
-    import pyarrow as pa
+    pass
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 
 # The files that `save_to_disk` writes next to the tables of several splits, and of one.
 SPLITS_FILE = "dataset_dict.json"
 STATE_FILE = "state.json"
-
-_ROWS_PER_BATCH = 1_000
-# A Parquet file that does not state which rows have audio is read with its audio.
-_ROWS_PER_AUDIO_BATCH = 16
 
 
 class HuggingFaceTables:
@@ -98,30 +97,42 @@ class HuggingFaceTables:
         self._chosen = {"audio": audio_column, "captions": caption_columns, "labels": label_columns, "id": id_column}
 
     def entries(self) -> Iterator[Entry | Rejection]:
-        """Lists the rows table by table. A damaged table yields one rejection after its intact rows.
+        """Lists the rows table by table; rejections for the missing rows of damaged tables come last.
 
         Raises:
-            CollectionError: there are no rows, or the columns of a table cannot be recognised.
+            CollectionError: there are no rows, the columns of a table cannot be recognised, a table is a Git LFS
+                pointer, or it is unknown how many rows a damaged table should hold.
         """
         return require_clips(self._entries(), self._source)
 
     def _entries(self) -> Iterator[Entry | Rejection]:
         import pyarrow as pa
 
+        lost = LostClips()
         for table in self._tables():
             if isinstance(table, Rejection):
                 yield table
                 continue
             relative, split = table
+            path, rows, problem = self.root / relative, 0, None
+            _refuse_pointer(path)
             try:
-                yield from self._rows(relative, self._split or split)
+                for clip in self._rows(relative, self._split or split):
+                    if isinstance(clip, UnreadRows):
+                        problem = _damaged(path, clip.reason)
+                        continue
+                    rows += clip.rows
+                    yield clip.clip
             except UnicodeEncodeError:  # pyarrow opens no such path
-                detail = f"{str(self.root / relative)!r} is not a valid UTF-8 path; rename the file or folder"
-                yield Rejection(str(relative), "", "bad_name", detail)
+                detail = f"{str(path)!r} is not a valid UTF-8 path; rename the file or folder"
+                problem = RejectedClip("bad_name", detail)
             except (pa.ArrowException, OSError) as error:
-                reason = " ".join(str(error).split())
-                detail = f"{self.root / relative} is damaged or truncated ({reason}); copy it again"
-                yield Rejection(str(relative), "", "bad_table", detail)
+                problem = _damaged(path, str(error))
+            if problem is None:
+                lost.add_intact(rows, split)
+            else:
+                lost.add_damaged(str(relative), problem, rows, stated_rows(path), split)
+        yield from lost.rejections(_split_sizes(self.root))
 
     def _tables(self) -> Iterator[tuple[PurePosixPath, str] | Rejection]:
         """Lists (path relative to the root, split)."""
@@ -134,7 +145,7 @@ class HuggingFaceTables:
         elif (self.root / STATE_FILE).is_file():
             yield from self._saved_tables(PurePosixPath(), "")
         else:
-            for file in walk_files(self.root):
+            for file in clip_files(self.root):
                 if isinstance(file, Rejection):
                     yield file
                 elif file.suffix.lower() in TABLE_SUFFIXES:
@@ -150,141 +161,135 @@ class HuggingFaceTables:
         for table in state["_data_files"]:
             yield folder / table["filename"], split
 
-    def _rows(self, relative: PurePosixPath, split: str) -> Iterator[Entry | Rejection]:
+    def _rows(self, relative: PurePosixPath, split: str) -> Iterator["_Clip | UnreadRows"]:
+        """Gathers the adjacent rows of each clip."""
+        waiting: list[_Row] = []
+        for row in self._single_rows(relative):
+            if waiting and (isinstance(row, UnreadRows) or not row.key or row.key != waiting[0].key):
+                yield self._clip(waiting, relative, split)
+                waiting = []
+            if isinstance(row, UnreadRows):
+                yield row
+            elif len(waiting) <= MOST_ROWS:
+                waiting.append(row)
+        if waiting:
+            yield self._clip(waiting, relative, split)
+
+    def _single_rows(self, relative: PurePosixPath) -> Iterator["_Row | UnreadRows"]:
         path = self.root / relative
-        columns = find_columns(_features(_read_schema(path)), relative, **self._chosen)
-        row = 0
-        for batch, has_audio in _read_batches(path, columns):
-            cells = {name: _cells(batch, name) for name in columns.without_audio()}
+        columns = find_columns(features(read_schema(path)), relative, **self._chosen)
+        number = 0
+        for batch in read_batches(path, columns):
+            if isinstance(batch, UnreadRows):
+                number += batch.rows
+                yield batch
+                continue
+            rows, has_audio = batch
+            values_of = {name: cells(rows, name) for name in columns.without_audio()}
             for index, present in enumerate(has_audio):
-                values = {name: column[index] for name, column in cells.items()}
-                audio = TableCell(path, columns.audio, row) if present else None
-                yield self._entry(values, audio, columns, relative, row, split)
-                row += 1
+                values = {name: column[index] for name, column in values_of.items()}
+                audio = TableCell(path, columns.audio, number) if present else None
+                yield _Row(number, values, columns, audio)
+                number += 1
 
-    def _entry(
-        self,
-        row: Mapping[str, Any],
-        audio: AudioLocation | None,
-        columns: TableColumns,
-        table: PurePosixPath,
-        number: int,
-        split: str,
-    ) -> Entry | Rejection:
-        where, id = f"{table}, row {number}", f"{table.with_suffix('')}/{number}"
+    def _clip(self, rows: Sequence["_Row"], table: PurePosixPath, split: str) -> "_Clip":
+        """Makes a clip of its rows, which are adjacent."""
+        first = rows[0]
+        id = f"{table.with_suffix('')}/{first.number}"
+        number = first.number
+        joined = JoinedRows(len(rows), "row")
         try:
-            for value in row.values():
-                if isinstance(value, RejectedClip):
-                    raise value
-            if columns.id:
-                id = text_field(row, columns.id) or id
-            audio = audio or self._audio_file(row, columns, table)
-            fields = manifest_fields(row, columns.captions, columns.labels)
-            return make_entry(fields, audio, id=id, split=split, source=self.name, where=where)
+            audio: AudioLocation | None = first.audio
+            for row in rows:
+                number = row.number
+                for value in row.values.values():
+                    if isinstance(value, RejectedClip):
+                        raise value
+                fields = manifest_fields(row.values, row.columns.captions, row.columns.labels)
+                if len(rows) > 1:
+                    joined.add(row.number, row.values, fields)
+                else:
+                    joined.fields = fields
+            if first.columns.id:
+                id = text_field(first.values, first.columns.id) or id
+            if audio is None:
+                stated = _stated_path(first, table)
+                id = id if first.columns.id else stated
+                audio = audio_file(self._audio_root, stated)
+            where = f"{table}, row {first.number}"
+            entry = make_entry(joined.fields, audio, id=id, split=split, source=self.name, where=where)
         except RejectedClip as rejected:
-            return rejected.at(where, id)
-
-    def _audio_file(self, row: Mapping[str, Any], columns: TableColumns, table: PurePosixPath) -> AudioLocation:
-        stated = text_field(row, columns.path)
-        if not stated:
-            raise RejectedClip("missing_audio", f"the row has neither audio bytes nor a path in {columns.path!r}")
-        # The paths of a metadata.parquet of `audiofolder` are relative to the table.
-        folder = table.parent if columns.path == "file_name" else PurePosixPath()
-        return audio_file(self._audio_root, str(folder / stated))
+            return _Clip(rejected.at(f"{table}, row {number}", id), len(rows))
+        return _Clip(entry, len(rows))
 
 
-def _read_schema(path: Path) -> "pa.Schema":
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """One row: its number, its values by column, and its audio if it has bytes."""
 
-    if path.suffix.lower() == ".parquet":
-        return pq.read_schema(path)
-    return pa.ipc.open_stream(pa.memory_map(str(path))).schema
+    number: int
+    values: Mapping[str, Any]
+    columns: TableColumns
+    audio: TableCell | None
+
+    @property
+    def key(self) -> str:
+        """What identifies the clip of the row; "" if nothing does, as bytes have no name."""
+        names = [self.values.get(name) for name in (self.columns.id, self.columns.path) if name]
+        if not self.columns.id and self.audio is not None:
+            return ""
+        return "\0".join("" if name is None else str(name) for name in names).strip("\0")
 
 
-def _features(schema: "pa.Schema") -> "datasets.Features":
-    """Interprets a schema; leaves out columns of types that `datasets` does not know, such as maps."""
-    import datasets
-    import pyarrow as pa
+@dataclasses.dataclass(frozen=True)
+class _Clip:
+    """A clip, and the number of its rows."""
 
+    clip: Entry | Rejection
+    rows: int
+
+
+def _stated_path(row: _Row, table: PurePosixPath) -> str:
+    stated = text_field(row.values, row.columns.path)
+    if not stated:
+        raise RejectedClip("missing_audio", f"the row has neither audio bytes nor a path in {row.columns.path!r}")
+    # The paths of a metadata.parquet of `audiofolder` are relative to the table.
+    return str(table.parent / stated) if row.columns.path == "file_name" else stated
+
+
+def _damaged(path: Path, reason: str) -> RejectedClip:
+    return RejectedClip("bad_table", f"{path} is damaged or truncated ({' '.join(reason.split())}); copy it again")
+
+
+def _refuse_pointer(path: Path) -> None:
     try:
-        return datasets.Features.from_arrow_schema(schema)
-    except ValueError:
-        features = datasets.Features()
-        for field in schema.remove_metadata():
-            with contextlib.suppress(ValueError):
-                features.update(datasets.Features.from_arrow_schema(pa.schema([field])))
-        return features
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError:
+        return  # reading the table reports it
+    if is_pointer(start):
+        raise CollectionError(f"{path} {describe_pointer(start)}")
 
 
-def _read_batches(path: Path, columns: TableColumns) -> Iterator[tuple["pa.RecordBatch", list[bool]]]:
-    """Yields the rows of a table in order, and whether each has audio bytes; reads the bytes only if it must."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _split_sizes(root: Path) -> dict[str, int]:
+    """Returns split -> number of clips as the README or the `dataset_info.json` of a dataset states it."""
+    from datasets import DatasetInfo
+    from datasets.info import DatasetInfosDict
 
-    if path.suffix.lower() != ".parquet":
-        for batch in pa.ipc.open_stream(pa.memory_map(str(path))):  # reads only the pages that are used
-            for start in range(0, batch.num_rows, _ROWS_PER_BATCH):
-                rows = batch.slice(start, _ROWS_PER_BATCH)
-                yield rows, _has_audio(rows, columns.audio)
-        return
-    with pq.ParquetFile(path) as file:
-        leaf = columns.audio
-        if leaf and pa.types.is_struct(file.schema_arrow.field(leaf).type):
-            leaf = f"{leaf}.bytes"
-        for group in range(file.metadata.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            missing = _null_count(file.metadata.row_group(group), leaf) if leaf else rows
-            is_mixed = missing is None or 0 < missing < rows
-            names = [*columns.without_audio(), leaf] if is_mixed else columns.without_audio()
-            size = _ROWS_PER_AUDIO_BATCH if is_mixed else _ROWS_PER_BATCH
-            for batch in file.iter_batches(size, row_groups=[group], columns=names):
-                yield batch, _has_audio(batch, columns.audio) if is_mixed else [missing == 0] * batch.num_rows
-
-
-def _null_count(group: Any, leaf: str) -> int | None:
-    """Returns the number of rows of a Parquet row group without a value, None if its footer does not state it."""
-    for index in range(group.num_columns):
-        column = group.column(index)
-        if column.path_in_schema == leaf:
-            statistics = column.statistics
-            return statistics.null_count if statistics is not None and statistics.has_null_count else None
-    return None
-
-
-def _has_audio(batch: "pa.RecordBatch", audio: str) -> list[bool]:
-    import pyarrow as pa
-
-    if not audio:
-        return [False] * batch.num_rows
-    column = batch.column(audio)
-    return (_field(column, "bytes") if pa.types.is_struct(column.type) else column).is_valid().to_pylist()
-
-
-def _cells(batch: "pa.RecordBatch", name: str) -> list[Any]:
-    """Returns the values of a column, or of its field "column.field"; a rejection instead of text that is not UTF-8."""
-    if name in batch.schema.names:
-        column = batch.column(name)
-    else:
-        parent, _, field = name.rpartition(".")
-        column = _field(batch.column(parent), field)
+    infos: list[DatasetInfo] = []
     try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        return [_cell(scalar, name) for scalar in column]
-
-
-def _cell(scalar: "pa.Scalar", name: str) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        return RejectedClip("bad_text", f"{name} is not UTF-8: byte 0x{byte:02x} at {error.start}")
-
-
-def _field(column: "pa.Array", name: str) -> "pa.Array":
-    """Returns a field of a column of structs; it is null where the whole struct is."""
-    return column.flatten()[column.type.get_field_index(name)]
+        infos = list(DatasetInfosDict.from_directory(str(root)).values())
+        for file in root.glob("*/dataset_info.json"):
+            infos.append(DatasetInfo.from_directory(str(file.parent)))
+        if (root / "dataset_info.json").is_file():
+            infos.append(DatasetInfo.from_directory(str(root)))
+    except Exception:  # any fault of a file that only serves to count
+        return {}
+    sizes: dict[str, int] = {}
+    for info in infos:
+        for name, split in (info.splits or {}).items():
+            sizes.setdefault(split_name(str(name)), split.num_examples)
+    return sizes
 
 
 def _read_json(path: Path, key: str) -> dict[str, Any]:

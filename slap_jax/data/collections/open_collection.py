@@ -11,7 +11,8 @@ from slap_jax.data.collections.entries import Collection, Rejection
 from slap_jax.data.collections.fields import CollectionError
 from slap_jax.data.collections.folders import FILE_COLUMN, METADATA_FILES, AudioFolder, SidecarFolder, walk_files
 from slap_jax.data.collections.huggingface import SPLITS_FILE, STATE_FILE, TABLE_SUFFIXES, HuggingFaceTables
-from slap_jax.data.collections.manifest import JSON_LINES_SUFFIXES, Manifest, csv_header
+from slap_jax.data.collections.manifest import Manifest
+from slap_jax.data.collections.rows import JSON_LINES_SUFFIXES, csv_header
 from slap_jax.data.collections.webdataset import WebDataset, is_pattern, is_tar
 
 KINDS: Mapping[str, Callable[..., Collection]] = {

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 
 from slap_jax.data.audio import AudioError
 from slap_jax.data.collections.entries import ArchiveMember, AudioLocation, TableCell
+from slap_jax.data.collections.git_lfs import describe_pointer, is_pointer
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # Row groups and tables that stay open: threads that read neighbouring rows may be in two at once.
 _CACHED = 2
+
+_POINTER_BYTES = 512
 
 # One thread reads a row group while the others wait for it, instead of reading it too.
 _table_lock = threading.Lock()
@@ -35,17 +38,18 @@ def read_audio(location: AudioLocation) -> Path | bytes:
         An argument for `decode_audio`: the path of a file, the bytes of anything else.
 
     Raises:
-        AudioError: it is missing, unreadable, or shorter than the collection stated.
+        AudioError: it is missing, unreadable, shorter than the collection stated, or a Git LFS pointer.
     """
     try:
         match location:
             case ArchiveMember():
-                return _read_member(location)
+                audio = start = _read_member(location)
             case TableCell():
-                return _read_cell(location)
+                audio = start = _read_cell(location)
             case _:
-                with location.path.open("rb"):  # libsndfile would not say why it cannot open a file
-                    return location.path
+                audio = location.path
+                with audio.open("rb") as file:  # libsndfile would not say why it cannot open a file
+                    start = file.read(_POINTER_BYTES)
     except FileNotFoundError as error:
         raise AudioError(f"{location} is missing; correct the path", "missing_file") from error
     except OSError as error:
@@ -53,6 +57,9 @@ def read_audio(location: AudioLocation) -> Path | bytes:
             f"{location} cannot be read ({error.strerror or error}); correct its permissions, or copy it again",
             "unreadable_file",
         ) from error
+    if is_pointer(start):
+        raise AudioError(f"{location} {describe_pointer(start)}", "lfs_pointer")
+    return audio
 
 
 def _read_member(location: ArchiveMember) -> bytes:

@@ -5,11 +5,14 @@ the offset of its audio, so that any worker can read it.
 """
 
 import dataclasses
+import functools
 import glob
 import itertools
+import json
 import os
 import re
 import tarfile
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -30,10 +33,18 @@ from slap_jax.data.collections.fields import (
     split_of_shard,
     text_field,
 )
-from slap_jax.data.collections.folders import walk_files
+from slap_jax.data.collections.folders import clip_files
+from slap_jax.data.collections.git_lfs import describe_pointer, is_pointer
+from slap_jax.data.collections.lost_clips import LostClips
 
 _MEMBER_SUFFIXES = frozenset((*AUDIO_SUFFIXES, ".json", ".txt"))
 _BLOCK = 512
+_READ_AHEAD = 2_048 * _BLOCK
+# The end of a tar is padded with zeros to a record, of 10 KiB and rarely up to 1 MiB. More of them are a download that
+# reserved the space and did not fill it.
+_MOST_PADDING = 4 << 20
+
+SIZES_FILE = "sizes.json"  # of LAION: name of each tar in a folder -> its number of clips
 
 _COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -74,7 +85,7 @@ class WebDataset:
             label_columns: keys of the JSON that hold labels; by default recognised by name.
 
         Raises:
-            CollectionError: a tar is missing, compressed or unreadable.
+            CollectionError: a tar is missing, compressed, unreadable or a Git LFS pointer.
         """
         self._source = source
         self._archives: list[PurePosixPath | Rejection]
@@ -85,38 +96,48 @@ class WebDataset:
         elif Path(source).is_dir():
             self.root = Path(source)
             self._archives = [
-                file for file in walk_files(self.root) if isinstance(file, Rejection) or is_tar(file.name)
+                file for file in clip_files(self.root) if isinstance(file, Rejection) or is_tar(file.name)
             ]
         else:
             self.root = Path(source).parent
             self._archives = [PurePosixPath(Path(source).name)]
-        for archive in self._archives:
-            if isinstance(archive, PurePosixPath):
-                _check_readable(self.root / archive)
+        _check_readable([self.root / archive for archive in self._archives if isinstance(archive, PurePosixPath)])
         self.name = name or collection_name(self.root)
         self._split = split
         self._captions, self._labels = caption_columns, label_columns
 
     def entries(self) -> Iterator[Entry | Rejection]:
-        """Lists the samples tar by tar. A damaged tar yields one rejection after its intact samples.
+        """Lists the samples tar by tar; rejections for the missing clips of damaged tars come last.
 
         Raises:
-            CollectionError: there are none.
+            CollectionError: there are none, or it is unknown how many clips a damaged tar should hold.
         """
         return require_clips(self._entries(), self._source)
 
     def _entries(self) -> Iterator[Entry | Rejection]:
+        lost = LostClips()
+        stated_sizes = functools.lru_cache(maxsize=1)(_stated_sizes)
         for archive in self._archives:
             if isinstance(archive, Rejection):
                 yield archive
                 continue
+            path, clips, damage = self.root / archive, 0, ""
+            stated = stated_sizes(path.parent).get(path.name)
             try:
-                with (self.root / archive).open("rb") as file:
-                    for sample in _samples(self.root / archive, file):
+                with path.open("rb") as file:
+                    for sample in _samples(path, file):
                         yield self._entry(sample, archive)
+                        clips += sample.clips
             except _DamagedTarError as error:
-                detail = f"{self.root / archive}: {error}; copy it again"
-                yield Rejection(str(archive), "", "damaged_archive", detail)
+                damage = str(error)
+            if not damage and clips < (stated or 0):
+                damage = f"it holds fewer clips than {SIZES_FILE} states"
+            if damage:
+                problem = RejectedClip("damaged_archive", f"{path}: {damage}; copy it again")
+                lost.add_damaged(str(archive), problem, clips, stated)
+            else:
+                lost.add_intact(clips)
+        yield from lost.rejections()
 
     def _entry(self, sample: "_Sample", archive: PurePosixPath) -> Entry | Rejection:
         # Keys are often numbers that start at 0 in each tar.
@@ -124,11 +145,12 @@ class WebDataset:
         where = f"{archive}/{sample.key}"
         try:
             if sample.repeated:
-                raise RejectedClip(
-                    "duplicate_key", f"the key has two members {sample.repeated}; a key ends at its name's first dot"
-                )
+                detail = f"the key has two members {sample.repeated}; a key ends at its name's first dot"
+                raise RejectedClip("duplicate_key", detail, sample.clips)
             if sample.audio is None:
-                raise RejectedClip("missing_audio", "there is a .json or .txt, but no audio of the key in the tar")
+                other = f"; {sample.other} has no suffix of audio" if sample.other else ""
+                detail = f"there is a .json or .txt, but no audio of the key in the tar{other}"
+                raise RejectedClip("missing_audio", detail)
             fields = self._fields(sample)
             split = self._split or split_name(text_field(fields, "split")) or split_of_shard(archive)
             fields = {**fields, "split": split}
@@ -219,12 +241,21 @@ class _Sample:
         audio: the audio member.
         texts: ".json" and ".txt" -> their contents.
         repeated: name of a second member where only one is allowed, or "".
+        other: name of a member that is neither audio nor text, or "".
+        audio_members: suffix of audio -> number of members.
     """
 
     key: str
     audio: ArchiveMember | None = None
     texts: dict[str, bytes] = dataclasses.field(default_factory=dict)
     repeated: str = ""
+    other: str = ""
+    audio_members: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def clips(self) -> int:
+        """Number of clips with this key: names with a dot inside may give several clips the same key."""
+        return max(1, *self.audio_members.values()) if self.audio_members else 1
 
     def is_complete(self) -> bool:
         return self.audio is not None and bool(self.texts)
@@ -239,16 +270,22 @@ def _samples(path: Path, archive: BinaryIO) -> Iterator[_Sample]:
     waiting: dict[str, _Sample] = {}
     current: _Sample | None = None
     problem: _DamagedTarError | None = None
+    other_key, other = "", ""
     try:
         for member in _members(archive):
             key, suffix = _key_and_suffix(member.name)
             if suffix not in _MEMBER_SUFFIXES:
+                other_key, other = key, member.name
                 continue
             if current is None or current.key != key:
                 if current is not None and current.is_complete():
                     yield waiting.pop(current.key)
                 current = waiting.setdefault(key, _Sample(key))
+            if key == other_key:
+                current.other = other
             is_audio = suffix in AUDIO_SUFFIXES
+            if is_audio:
+                current.audio_members[suffix] = current.audio_members.get(suffix, 0) + 1
             if current.audio is not None if is_audio else suffix in current.texts:
                 current.repeated = member.name
             elif is_audio:
@@ -282,6 +319,14 @@ def _members(archive: BinaryIO) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(fileobj=archive, mode="r:") as tar:
             while True:
                 archive.seek(offset)
+                if archive.read(_BLOCK) == bytes(_BLOCK):  # the end of a tar; `cat a.tar b.tar` has more after it
+                    next_header = _skip_zeros(archive, offset)
+                    if next_header is None:
+                        if size - offset > _MOST_PADDING:
+                            raise _DamagedTarError(f"it is incomplete: its last {size - offset:,} bytes are zeros")
+                        return
+                    offset = next_header
+                archive.seek(offset)
                 # Iterating over the tar would keep all headers in memory and end silently at a damaged one.
                 member = tarfile.TarInfo.fromtarfile(tar)
                 offset = tar.offset
@@ -291,9 +336,19 @@ def _members(archive: BinaryIO) -> Iterator[tarfile.TarInfo]:
                     raise _DamagedTarError(f"it is truncated inside {member.name}, after {size} bytes")
                 yield member
     except tarfile.TarError as error:
-        archive.seek(offset)
-        if archive.read(_BLOCK) != bytes(_BLOCK):  # a block of zeros ends an intact tar
-            raise _DamagedTarError(f"it is damaged or truncated ({error})") from error
+        raise _DamagedTarError(f"it is damaged or truncated ({error})") from error
+
+
+def _skip_zeros(archive: BinaryIO, offset: int) -> int | None:
+    """Returns the position of the next block that is not zeros, None if there is none."""
+    archive.seek(offset)
+    while data := archive.read(_READ_AHEAD):
+        stripped = data.lstrip(b"\0")
+        if stripped:
+            position = offset + len(data) - len(stripped)
+            return position - position % _BLOCK
+        offset += len(data)
+    return None
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:
@@ -302,7 +357,8 @@ def _key_and_suffix(name: str) -> tuple[str, str]:
     Works on text, because `pathlib` keeps every name that it has seen in memory (Python 3.12).
     """
     folder, slash, file = name.removeprefix("./").rpartition("/")
-    key, _, rest = file.partition(".")
+    # A Mac may have stored the name of one member in another Unicode form than that of the next.
+    key, _, rest = unicodedata.normalize("NFC", file).partition(".")
     return f"{folder}{slash}{key}", f".{rest.rpartition('.')[2].lower()}" if key else ""
 
 
@@ -318,17 +374,33 @@ def _choices(inside: str) -> Iterator[str]:
         yield str(number).zfill(width)
 
 
-def _check_readable(path: Path) -> None:
-    if not path.is_file():
-        raise CollectionError(f"{path} is missing; expected a tar")
+def _stated_sizes(folder: Path) -> dict[str, int]:
+    """Returns name -> number of clips of the tars in a folder, from the file that LAION's tools write."""
     try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise CollectionError(f"{path} cannot be read ({error.strerror}); correct its permissions") from error
-    program = next((program for magic, program in _MAGIC.items() if start.startswith(magic)), None)
-    if program:
-        raise CollectionError(
-            f"{path} is compressed with {program}, so its members cannot be read one by one; unpack it first: "
-            f"`{program} -d {path}` (compression does not make audio smaller)"
-        )
+        sizes = json.loads((folder / SIZES_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {name: size for name, size in sizes.items() if isinstance(size, int)} if isinstance(sizes, dict) else {}
+
+
+def _check_readable(paths: Sequence[Path]) -> None:
+    pointers: list[tuple[Path, bytes]] = []
+    for path in paths:
+        if not path.is_file():
+            raise CollectionError(f"{path} is missing; expected a tar")
+        try:
+            with path.open("rb") as file:
+                start = file.read(_BLOCK)
+        except OSError as error:
+            raise CollectionError(f"{path} cannot be read ({error.strerror}); correct its permissions") from error
+        program = next((program for magic, program in _MAGIC.items() if start.startswith(magic)), None)
+        if program:
+            raise CollectionError(
+                f"{path} is compressed with {program}, so its members cannot be read one by one; unpack it first: "
+                f"`{program} -d {path}` (compression does not make audio smaller)"
+            )
+        if is_pointer(start):
+            pointers.append((path, start))
+    if pointers:
+        path, start = pointers[0]
+        raise CollectionError(f"{path} {describe_pointer(start)} ({len(pointers)} of {len(paths)} tars are pointers)")

@@ -58,8 +58,8 @@ def test_chosen_columns_and_split(audio):
     ],
 )
 def test_bad_rows_are_rejected_between_good_ones(audio, row, reason):
-    good = json.dumps({"file_name": "a.wav", "text": "good"})
-    write_manifest(audio, [good, row, good], "metadata.jsonl")
+    first, last = ({"file_name": name, "text": "good"} for name in ("train/b.wav", "test/train/c.wav"))
+    write_manifest(audio, [first, row, last], "metadata.jsonl")
     entries, (rejection,) = listed(AudioFolder(audio))
     assert [entry.where for entry in entries] == ["metadata.jsonl:1", "metadata.jsonl:3"]
     assert (rejection.where, rejection.reason) == ("metadata.jsonl:2", reason)
@@ -152,15 +152,19 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 def test_folders_and_sidecars_without_permission():
     with unprivileged_folder() as root:
-        for name in ("closed/a.wav", "open/b.wav", "open/c.wav"):
+        for name in ("closed/a.wav", "open/b.wav", "open/c.wav", "lost+found/d.wav"):
             write_tone(root / name)
             (root / name).with_suffix(".txt").write_text("a tone")
-        (root / "closed").chmod(0)
         (root / "open/b.txt").chmod(0)
-        entries, rejections = listed(SidecarFolder(root))
+        (root / "lost+found").chmod(0)  # of the file system
+        (root / "closed").chmod(0)
+        with pytest.raises(CollectionError, match=r"closed cannot be listed: Permission denied; correct its perm"):
+            listed(SidecarFolder(root))
         (root / "closed").chmod(0o700)
-    assert [entry.id for entry in entries] == ["open/c.wav"]
-    assert {r.where: r.reason for r in rejections} == {"closed": "unreadable_folder", "open/b.wav": "unreadable_file"}
+        entries, rejections = listed(SidecarFolder(root))
+        (root / "lost+found").chmod(0o700)
+    assert [entry.id for entry in entries] == ["closed/a.wav", "open/c.wav"]
+    assert {r.where: r.reason for r in rejections} == {"open/b.wav": "unreadable_file"}
 
 
 def test_folders_that_cannot_be_read(tmp_path):

@@ -218,7 +218,7 @@ def test_rows_without_bytes_name_a_file(tmp_path, statistics):
     entries, rejections = listed(table)
     assert [(entry.id, entry.captions) for entry in entries] == [
         ("data/0", ("a",)),
-        ("data/1", ("b",)),
+        ("audio/a.wav", ("b",)),
         ("data/6", ("g",)),
     ]
     assert [type(entry.audio) for entry in entries] == [TableCell, AudioFile, TableCell]

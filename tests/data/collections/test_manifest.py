@@ -120,8 +120,8 @@ def test_a_rejected_line_is_named_by_its_id_or_path(audio):
 
 
 def test_one_line_that_is_not_utf8_is_one_rejection(audio):
-    good = json.dumps(line()).encode()
-    (audio / "m.jsonl").write_bytes(good + b'\n{"path": "caf\xe9.wav"}\n' + good)
+    first, last = (json.dumps(line(id=number)).encode() for number in (1, 3))
+    (audio / "m.jsonl").write_bytes(first + b'\n{"path": "caf\xe9.wav"}\n' + last)
     entries, (rejection,) = listed(Manifest(audio / "m.jsonl"))
     assert [entry.where for entry in entries] == ["m.jsonl:1", "m.jsonl:3"]
     assert (rejection.where, rejection.reason) == ("m.jsonl:2", "bad_text")
@@ -129,7 +129,7 @@ def test_one_line_that_is_not_utf8_is_one_rejection(audio):
 
 
 def test_a_line_of_10_megabytes_is_one_rejection(audio):
-    manifest = write_manifest(audio, [line(), line(captions=["x" * 10_000_000]), line()])
+    manifest = write_manifest(audio, [line(id=1), line(captions=["x" * 10_000_000]), line(id=3)])
     entries, (rejection,) = listed(Manifest(manifest))
     assert [entry.where for entry in entries] == ["manifest.jsonl:1", "manifest.jsonl:3"]
     assert (rejection.where, rejection.reason) == ("manifest.jsonl:2", "long_text")
@@ -142,7 +142,8 @@ def test_a_caption_of_10000_words_is_kept(audio):
 
 
 def test_labels_replace_captions(audio):
-    manifest = write_manifest(audio, [{"path": "a.wav", "labels": ["dog", " "]}, line(captions=[""], labels=["dog"])])
+    lines = [{"path": "a.wav", "labels": ["dog", " "]}, line(id=2, captions=[""], labels=["dog"])]
+    manifest = write_manifest(audio, lines)
     entries, rejections = listed(Manifest(manifest))
     assert [(entry.captions, entry.labels) for entry in entries] == [((), ("dog",))] * 2 and not rejections
 
@@ -152,9 +153,9 @@ def test_empty_captions_among_good_ones_are_dropped(audio):
     assert entries[0].captions == ("a tone",) and not rejections
 
 
-def test_equal_ids_are_kept_for_the_preparation(audio):
-    entries, rejections = listed(Manifest(write_manifest(audio, [line(), line()])))
-    assert [entry.id for entry in entries] == ["a.wav", "a.wav"] and not rejections
+def test_equal_ids_of_two_files_are_kept_for_the_preparation(audio):
+    entries, rejections = listed(Manifest(write_manifest(audio, [line(id="x"), line(id="x", path="sub/b.wav")])))
+    assert [entry.id for entry in entries] == ["x", "x"] and not rejections
 
 
 def test_audio_root(audio, tmp_path_factory):
@@ -207,13 +208,13 @@ def test_listing_twice_gives_the_same(audio):
 def test_csv(audio):
     manifest = write_csv(
         audio,
-        "path,caption_1,caption_2,labels,split,duration_s,notes\r\n"
+        "path,caption_1,caption_2,labels,split,duration_s,notes,id\r\n"
         'a.wav,"a tone, quiet",,drum=kick;dog,test,0.25,x\r\n'
         "\r\n"
         'sub/b.wav,"two\r\nlines",c,,,,\r\n'
-        "sub/b.wav,,,,,,\r\n"
-        "a.wav,d,,,,soon,\r\n"
-        "a.wav,e\r\n",
+        "sub/b.wav,,,,,,,2\r\n"
+        "a.wav,d,,,,soon,,3\r\n"
+        "./sub/../sub/b.wav,e,,,,,,4\r\n",
         "utf-8-sig",
     )
     (first, second, last), rejections = listed(manifest)
@@ -239,7 +240,8 @@ def test_csv(audio):
     ],
 )
 def test_bad_csv_rows_are_rejected_between_good_ones(audio, row, reason, words):
-    entries, (rejection,) = listed(write_csv(audio, f"path,caption\na.wav,b\n{row}\na.wav,c\n", "latin-1"))
+    write_tone(audio / "sub" / "c.wav")
+    entries, (rejection,) = listed(write_csv(audio, f"path,caption\nsub/b.wav,b\n{row}\n./sub/c.wav,c\n", "latin-1"))
     assert [entry.captions for entry in entries] == [("b",), ("c",)]
     assert (rejection.where, rejection.reason) == ("clips.csv:3", reason)
     assert words in rejection.detail

@@ -107,12 +107,13 @@ def test_every_bad_file_is_listed_with_its_reason_and_the_rest_is_written(tmp_pa
     lines = [
         {"path": name, "caption": name, **({"duration_s": 9.0} if name == "shorter.ogg" else {})} for name in files
     ]
-    manifest = write_manifest(folder, [*lines, {"path": "none.wav", "caption": "x"}, {"path": "good.wav"}, "{"])
+    bad_lines = [{"path": "none.wav", "caption": "x"}, {"path": "good.wav", "id": "bare"}, "{"]
+    manifest = write_manifest(folder, [*lines, *bad_lines])
     lines_logged: list[str] = []
     prepared = prepare(manifest, tmp_path / "out", workers=1, log=lines_logged.append)
     assert {item["id"]: item["reason"] for item in rejected(tmp_path / "out")} == {
         "none.wav": "missing_file",
-        "good.wav": "missing_caption",
+        "bare": "missing_caption",
         "": "bad_json",
         "empty.wav": "empty_audio",
         "text.wav": "unreadable_audio",
