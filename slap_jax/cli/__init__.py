@@ -25,7 +25,7 @@ _FILES = ("FILE", "FILE.py[:ARG]", "SOURCE", "OUTPUT", "PATH", "DIR[:SPLIT]")
 GROUPS = {
     "Prepare data": ("data", "prepare", "scenes", "tokenizer", "stats"),
     "Train": ("train", "finetune", "ablations", "aot"),
-    "Use a model": ("embed", "classify", "predict", "caption", "frames", "index", "search", "demo"),
+    "Use a model": ("embed", "classify", "predict", "caption", "frames", "index", "search", "demo", "serve"),
     "Measure and share a model": ("evaluate", "score", "probe", "table", "report", "doctor", "export"),
     "Set up the shell": ("completion",),
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slap_jax.cli.arguments import AddVerb, ArgumentError, add_files, add_model, add_table, path, positive
+from slap_jax.cli.arguments import AddVerb, ArgumentError, add_files, add_model, add_table, non_negative, path, positive
 from slap_jax.cli.terminal import print_json
 from slap_jax.errors import require_path
 
@@ -255,6 +255,21 @@ def demo(options: argparse.Namespace) -> None:
     serve(options.model, options.folder, options.host, options.port, browser=options.open)
 
 
+def serve(options: argparse.Namespace) -> None:
+    """Serves a model over HTTP: /embed, /classify, /caption and /search.
+
+    Example:
+      slap serve --folder recordings --model runs/demo/export
+    """
+    from slap_jax.cli.files import load_model
+    from slap_jax.serve.app import Limits, require_safe, serve
+
+    token = os.environ.get("SLAP_TOKEN")
+    require_safe(options.host, token)  # before the model is loaded
+    limits = Limits(options.max_megabytes, options.max_seconds, options.timeout, options.waiting)
+    serve(load_model(options), options.folder, options.host, options.port, token, limits)
+
+
 def add_verbs(verb: AddVerb) -> None:
     """Adds the verbs and their arguments; `verb` makes the parser of one from its function."""
 
@@ -345,6 +360,44 @@ def add_verbs(verb: AddVerb) -> None:
     add("--host", default="127.0.0.1", help="The address to listen at (default: 127.0.0.1, this machine only).")
     add("--port", type=int, default=7860, metavar="N", help="The port to listen at (default: 7860).")
     add("--open", action="store_true", help="Open the browser.")
+
+    add = with_model(serve).add_argument
+    add("--folder", type=path, metavar="DIR", help="A folder for /search, which `slap index` indexed.")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="The address to listen at (default: 127.0.0.1, this machine only). Others need a token in $SLAP_TOKEN, "
+        "which clients send as a bearer token.",
+    )
+    add("--port", type=non_negative, default=8000, metavar="N", help="The port to listen at (default: 8000).")
+    add(
+        "--max-megabytes",
+        type=positive,
+        default=50,
+        metavar="N",
+        help="The largest size of a request in MB (default: 50).",
+    )
+    add(
+        "--max-seconds",
+        type=positive,
+        default=600,
+        metavar="N",
+        help="The longest total duration of the audio of a request in seconds (default: 600).",
+    )
+    add(
+        "--timeout",
+        type=positive,
+        default=60,
+        metavar="N",
+        help="The longest time to send a request, and from there to its result, in seconds (default: 60).",
+    )
+    add(
+        "--waiting",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="The number of requests that may run or wait; more are refused with status 503 (default: 16).",
+    )
 
 
 def _output_files(files: list[str], folder: Path) -> dict[str, Path]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from slap_jax.errors import UserError, printable
 from slap_jax.inference.audio_input import DecodedFile, stream_item
-from slap_jax.inference.model import SlapModel
+from slap_jax.inference.protocol import EmbeddingModel
 from slap_jax.search.index import SearchError, SearchIndex
 from slap_jax.search.search import Hit, search
 from slap_jax.serve.gate import Gate
@@ -122,7 +122,7 @@ _STATUSES: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    model: SlapModel, index: SearchIndex | None = None, limits: Limits | None = None, token: str | None = None
+    model: EmbeddingModel, index: SearchIndex | None = None, limits: Limits | None = None, token: str | None = None
 ) -> FastAPI:
     """Builds the service.
 
@@ -206,16 +206,17 @@ def create_app(
         template: Annotated[Text, Form(description="Name of a prompt template, or a prompt with {}.")] = "ensemble",
     ) -> Classes:
         """Says how well each label fits each file, relative to the other labels."""
-        return Classes(results=await with_audio(audio, lambda clips: model.classify(clips, labels, template)))
+        return Classes(results=await with_audio(audio, lambda clips: model.classify(clips, labels, template=template)))
 
     if model.can_caption:
+        captioner: Any = model
 
         @app.post("/caption", responses=_STATUSES)
         async def caption(
             audio: Files, beam: Annotated[int, Form(ge=1, le=16, description="Beam width.")] = 1
         ) -> Captions:
             """Describes each file in one sentence."""
-            return Captions(results=await with_audio(audio, lambda clips: model.caption(clips, beam=beam)))
+            return Captions(results=await with_audio(audio, lambda clips: captioner.caption(clips, beam=beam)))
 
     if index is not None:
 
@@ -240,7 +241,7 @@ def create_app(
 
 
 def serve(
-    model: SlapModel,
+    model: EmbeddingModel,
     folder: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -264,13 +265,7 @@ def serve(
     import uvicorn
 
     limits = limits or Limits()
-    if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
-        raise ServeError("the token is empty or has characters besides printable ASCII; choose another")
-    if token is None and not _is_loopback(host):
-        raise ServeError(
-            f"--host {host} lets other machines reach the service; set a token in the environment variable SLAP_TOKEN, "
-            "or listen at 127.0.0.1"
-        )
+    require_safe(host, token)
     index = None if folder is None else SearchIndex(folder)
     if index is not None:
         index.check_model(model.model_id, model.embed_dim)
@@ -288,6 +283,17 @@ def serve(
     at = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     print(f"listening at {at}, described at {at}/docs; stop with Ctrl+C", file=sys.stderr, flush=True)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def require_safe(host: str, token: str | None) -> None:
+    """Raises `ServeError` if other machines could reach the service without a token, or if the token is unusable."""
+    if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
+        raise ServeError("the token is empty or has characters besides printable ASCII; choose another")
+    if token is None and not _is_loopback(host):
+        raise ServeError(
+            f"--host {host} lets other machines reach the service; set a token in the environment variable SLAP_TOKEN, "
+            "or listen at 127.0.0.1"
+        )
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -326,7 +332,7 @@ def _decode(data: bytes, name: str, rate: int, left: float, limit: float) -> Dec
     return DecodedFile(name, np.concatenate(blocks), rate)
 
 
-def _moment(hit: Hit, root: str) -> Moment:
+def _moment(hit: Hit, root: Path) -> Moment:
     """Names the file by its path below the indexed folder: where the folder is concerns this machine only."""
     return Moment(path=Path(os.path.relpath(hit.path, root)).as_posix(), start=hit.start, end=hit.end, score=hit.score)
 

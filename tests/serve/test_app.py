@@ -189,6 +189,7 @@ def test_a_slow_upload_ends():
 
         async def receive():
             await asyncio.sleep(30)
+            raise AssertionError
 
         async def send(message):
             sent.append(message)
