@@ -2,38 +2,40 @@
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from slap_jax.cli.arguments import AddVerb, ArgumentError, non_negative, path, positive
 from slap_jax.errors import require_path
+
+if TYPE_CHECKING:
+    from slap_jax.data.collections.entries import Collection
+    from slap_jax.data.collections.published import PublishedDataset
+
+_SOURCE_HELP = "manifest, folder, tars or tables; with --dataset the folder as published"
+_COLLECTION_NAMES = ("collection", "manifest")  # that version 0.1 of `slap data check` took as NAME
 
 
 def prepare(options: argparse.Namespace) -> None:
     """Converts a manifest, a folder, tars, tables or a published dataset to records for training and evaluation."""
     import functools
 
-    from slap_jax.data.collections.open_collection import open_collection
-    from slap_jax.data.datasets.registry import open_dataset
     from slap_jax.data.preparation.prepare import prepare
     from slap_jax.data.preparation.runners import run_beam
 
-    if options.dataset and (options.audio_root or options.name):
-        raise ArgumentError("--audio-root and --name do not apply to a published dataset; remove them, or --dataset")
     if options.runner and options.workers:
         raise ArgumentError("--workers applies to this machine only; give the flags of the --runner instead")
-    given = _options(options.option)
-    if options.dataset:
-        collection = open_dataset(options.dataset, options.source, **given)
-    else:
-        collection = open_collection(options.source, audio_root=options.audio_root, name=options.name, **given)
     flags = ["--runner", options.runner, *options.rest]
     prepare(
-        collection,
+        _open_source(options),
         options.output,
         exclude=options.exclude,
+        split=options.split,
+        split_seed=options.split_seed,
         drop_duplicates=options.drop_duplicates,
         max_rejected=options.max_rejected,
+        replace=options.replace,
         clips_per_shard=options.shard_records,
         workers=options.workers,
         runner=functools.partial(run_beam, flags=flags) if options.runner else None,
@@ -69,8 +71,8 @@ def tokenizer(options: argparse.Namespace) -> None:
             data.train[f"data_{number}"] = source(directory, split or "train")
     captions = list(sample_captions(data, options.max_captions, options.seed))
     trained = train_tokenizer(captions, options.output, options.vocab_size, options.character_coverage)
-    print(f"{options.output}: {trained.vocab_size} pieces from {len(captions)} captions")
-    print(f"set config.data.tokenizer={options.output} and config.model.vocab_size={trained.vocab_size}")
+    written = f"vocabulary of {trained.vocab_size} pieces from {len(captions)} captions written"
+    print(f"{options.output}: {written}; configs read the size from the file")
 
 
 def stats(options: argparse.Namespace) -> None:
@@ -91,6 +93,7 @@ def stats(options: argparse.Namespace) -> None:
     else:
         config = default_config()
         config.data.train.data = source(options.data, options.split)
+        config.data.tokenizer = _tokenizer_near(options.data)
     sizes = ("tokenizer", "columns", "slots", "text_tokens", "max_seconds", "max_caption_tokens", "packing_bins")
     config.data.update({name: getattr(options, name) for name in sizes if getattr(options, name) is not None})
     validate(config)
@@ -101,6 +104,8 @@ def stats(options: argparse.Namespace) -> None:
     statistics = measure_mixture(config, tokenizer, options.clips, options.seed)
     summary = summarise(statistics, config.audio)
     print(json.dumps(summary, indent=2) if options.json else "\n".join(summary_lines(summary)))
+    if tokenizer is not None and not options.json:
+        print(f"tokens    counted with {tokenizer.path}")
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "stats.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -109,13 +114,66 @@ def stats(options: argparse.Namespace) -> None:
             print(f"wrote {options.output}/stats.json and stats.png")
 
 
+def _tokenizer_near(data: str) -> str:
+    """Returns the `tokenizer.model` in a prepared directory, or next to it; "" if there is none."""
+    files = (os.path.join(folder, "tokenizer.model") for folder in (data, os.path.dirname(os.path.abspath(data))))
+    return next((file for file in files if os.path.isfile(file)), "")
+
+
 def check(options: argparse.Namespace) -> int:
-    """Reports what is missing from or wrong with a collection before it is prepared."""
+    """Reports what `slap prepare` would do with a source, and what is missing or wrong with it."""
     from slap_jax.data.inspect.check import check
 
+    _name_before_folder(options)
     return check(
-        options.name, options.folder, options=_options(options.option), decode=options.decode, as_json=options.json
+        _open_source(options),
+        options.source,
+        exclude=options.exclude,
+        split=options.split,
+        split_seed=options.split_seed,
+        max_rejected=options.max_rejected,
+        decode=options.decode,
+        as_json=options.json,
     )
+
+
+def _name_before_folder(options: argparse.Namespace) -> None:
+    """Accepts the order of version 0.1: `slap data check NAME DIR`; corrects a name without a folder."""
+    from slap_jax.data.datasets.registry import DATASETS
+
+    name = options.source
+    is_name = name in DATASETS or name in _COLLECTION_NAMES
+    if options.folder is None and is_name and not os.path.exists(name):
+        dataset = f" --dataset {name}" if name in DATASETS else ""
+        raise ArgumentError(f"{name} is a name, not a path; write: slap data check SOURCE{dataset}")
+    if options.folder is None:
+        return
+    if not is_name or options.dataset:
+        dataset = f" --dataset {options.dataset}" if options.dataset else ""
+        raise ArgumentError(
+            f"there are two sources, {name} and {options.folder}; give one: slap data check {name}{dataset}, or for a "
+            "published dataset: slap data check FOLDER --dataset NAME"
+        )
+    options.source = options.folder
+    options.dataset = name if name in DATASETS else None
+
+
+def _open_source(options: argparse.Namespace) -> "Collection | PublishedDataset":
+    """Opens the SOURCE of `slap prepare` and `slap data check`."""
+    from slap_jax.data.collections.open_collection import open_collection
+    from slap_jax.data.datasets.registry import open_dataset
+
+    given = _options(options.option)
+    if options.dataset:
+        if options.audio_root or options.name:
+            raise ArgumentError(
+                "--audio-root and --name do not apply to a published dataset; remove them, or --dataset"
+            )
+        return open_dataset(options.dataset, options.source, **given)
+    for option in ("audio_root", "name"):
+        if option in given:
+            raise ArgumentError(f"--option {option}={given[option]}; write --{option.replace('_', '-')} instead")
+    return open_collection(options.source, audio_root=options.audio_root, name=options.name, **given)
 
 
 def show(options: argparse.Namespace) -> None:
@@ -148,28 +206,17 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
-    """Adds the verbs and their arguments; `data_verb` adds a verb below `slap data`."""
-    option: dict[str, Any] = {
-        "action": "append",
-        "default": [],
-        "metavar": "NAME=VALUE",
-        "help": "option of the dataset or of the kind of collection; repeatable",
-    }
-    added = verb(prepare)
-    added.usage = (
-        "slap prepare SOURCE OUTPUT [--dataset NAME] [--option NAME=VALUE] [options] [--runner RUNNER [flags]]"
-    )
-    add = added.add_argument
-    add(
-        "source",
-        type=require_path,
-        metavar="SOURCE",
-        help="manifest, folder, tars or tables; with --dataset the folder as published",
-    )
-    add("output", type=require_path, metavar="OUTPUT", help="directory to write to")
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that decide what `slap prepare` would write."""
+    add = parser.add_argument
     add("--dataset", metavar="NAME", help="published dataset; see docs/datasets.md")
-    add("--option", **option)
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of the dataset or of the kind of collection; repeatable",
+    )
     add(
         "--audio-root",
         type=require_path,
@@ -185,13 +232,33 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
         metavar="PATH:SPLIT",
         help="prepared data whose clips are left out; repeatable",
     )
-    add("--drop-duplicates", action="store_true", help="keep only the first of several clips with the same audio")
+    add(
+        "--split",
+        default="",
+        metavar="TRAIN/VAL/TEST",
+        help="divide a collection without splits by these percentages, such as 80/10/10; 90/10 is TRAIN/VAL",
+    )
+    add("--split-seed", type=non_negative, default=0, metavar="N", help="seed of the division (0)")
     add(
         "--max-rejected",
         type=non_negative,
         metavar="N",
         help="number of bad clips to accept (1 %% of the clips, at least 10)",
     )
+
+
+def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
+    """Adds the verbs and their arguments; `data_verb` adds a verb below `slap data`."""
+    added = verb(prepare)
+    added.usage = (
+        "slap prepare SOURCE OUTPUT [--dataset NAME] [--option NAME=VALUE] [options] [--runner RUNNER [flags]]"
+    )
+    add = added.add_argument
+    add("source", type=require_path, metavar="SOURCE", help=_SOURCE_HELP)
+    add("output", type=require_path, metavar="OUTPUT", help="directory to write to")
+    _add_source_options(added)
+    add("--replace", action="store_true", help="replace the records of another source in OUTPUT")
+    add("--drop-duplicates", action="store_true", help="keep only the first of several clips with the same audio")
     add("--shard-records", type=positive, default=1_024, metavar="N", help="maximum number of clips in a shard (1024)")
     add("--workers", type=positive, metavar="N", help="number of clips to decode at the same time (one per core)")
     add(
@@ -231,7 +298,12 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add("data", nargs="?", type=require_path, metavar="DIR", help="prepared directory")
     add("split", nargs="?", metavar="SPLIT", default="train", help="split, or several like val+test (train)")
     add("--config", type=require_path, metavar="FILE.py[:ARG]", help="config file whose training mixture is measured")
-    add("--tokenizer", type=require_path, metavar="FILE", help="vocabulary to count tokens with (the config's)")
+    add(
+        "--tokenizer",
+        type=require_path,
+        metavar="FILE",
+        help="vocabulary to count tokens with (the config's, or tokenizer.model in DIR or next to it)",
+    )
     add("--columns", type=int, metavar="C", help="columns of a row (the config's, or 512)")
     add("--slots", type=int, metavar="K", help="clip slots of a row (the config's, or 32)")
     add("--text-tokens", type=int, metavar="T", help="text tokens of a row (the config's, or 1024)")
@@ -253,10 +325,12 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add("--output", type=path, metavar="DIR", help="folder for stats.json and stats.png")
     add("--json", action="store_true", help="print as JSON")
 
-    add = data_verb(check).add_argument
-    add("name", metavar="NAME", help="published dataset (docs/datasets.md), or `collection` for anything else")
-    add("folder", type=require_path, metavar="DIR", help="folder as published; or a manifest, folder, tars or tables")
-    add("--option", **option)
+    added = data_verb(check)
+    added.usage = "slap data check SOURCE [--dataset NAME] [--option NAME=VALUE] [options]"
+    add = added.add_argument
+    add("source", type=require_path, metavar="SOURCE", help=_SOURCE_HELP)
+    add("folder", type=require_path, nargs="?", help=argparse.SUPPRESS)  # of `slap data check NAME DIR`
+    _add_source_options(added)
     add("--decode", type=non_negative, default=50, metavar="N", help="number of clips to decode (50)")
     add("--json", action="store_true", help="print as JSON")
 
@@ -265,7 +339,7 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add = added.add_argument
     add("--config", type=require_path, required=True, metavar="FILE.py[:ARG]", help="config file with its argument")
     add("--output", required=True, type=path, metavar="DIR", help="folder for pictures, WAV files and clips.jsonl")
-    add("--rows", type=int, default=2, metavar="N", help="number of rows to show (2)")
+    add("--rows", type=int, metavar="N", help="show the first N rows (the 2 rows of the step with most clips)")
     add(
         "--step",
         type=non_negative,

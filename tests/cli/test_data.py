@@ -58,6 +58,15 @@ def test_stats_of_a_config(root, capsys):
     assert (packing["columns"], packing["text_tokens"], packing["slots"]) == (20, 128, 4) and packing["text_fill"] > 0
 
 
+def test_stats_count_tokens_with_the_vocabulary_in_the_directory_or_next_to_it(root, tmp_path, capsys):
+    assert main(["stats", str(root / "data"), "--clips", "5"]) == 0  # next to it
+    printed = capsys.readouterr().out
+    assert f"tokens    counted with {root}/tokenizer.model" in printed and "not counted" not in printed
+    tiny_dataset(tmp_path / "deeper" / "data", 3, 1)
+    assert main(["stats", str(tmp_path / "deeper" / "data")]) == 0
+    assert "text not counted (--tokenizer FILE counts it)" in capsys.readouterr().out
+
+
 def test_data_show(root, capsys):
     words = ["data", "show", "--config", str(root / "config.py"), "--output", str(root / "shown")]
     assert main([*words, "--rows", "1", "--step", "1", "--config.data.columns=20"]) == 0
@@ -151,8 +160,70 @@ def test_prepare_and_check_a_named_data_set(tmp_path, capsys):
     assert main(["prepare", str(tmp_path / "ESC-50"), str(tmp_path / "data"), "--dataset", "esc50"]) == 0
     assert split_sizes(tmp_path / "data" / "esc50") == {f"fold{fold}": 1 for fold in range(1, 6)}
     capsys.readouterr()
-    assert main(["data", "check", "esc50", str(tmp_path / "ESC-50"), "--json"]) == 1  # 5 of 2,000 clips
+    words = ["data", "check", str(tmp_path / "ESC-50"), "--dataset", "esc50"]
+    assert main([*words, "--json"]) == 1  # 5 of 2,000 clips
     assert json.loads(capsys.readouterr().out)["splits"]["fold1"]["clips"] == 1
+    assert main(words) == 1
+    printed = capsys.readouterr().out
+    assert main(["data", "check", "esc50", str(tmp_path / "ESC-50")]) == 1  # the order of version 0.1
+    assert capsys.readouterr().out == printed and "read as ESC-50" in printed
+
+
+@pytest.mark.parametrize("name", ["collection", "manifest"])
+def test_check_takes_what_prepare_takes(manifest, tmp_path, capsys, name):
+    flat = write_manifest(manifest.parent, [{**json.loads(line), "split": "train"} for line in manifest.open()], "flat")
+    flat = flat.rename(flat.with_suffix(".jsonl"))
+    for source, options in ((manifest, ["--name", "lab"]), (flat, ["--split", "50/50", "--split-seed", "7"])):
+        assert main(["data", "check", str(source), *options, "--max-rejected", "0", "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert main(["prepare", str(source), str(tmp_path / source.name), *options, "--workers", "1"]) == 0
+        capsys.readouterr()
+        assert split_sizes(tmp_path / source.name) == {key: value["clips"] for key, value in report["splits"].items()}
+        assert (report["source"], report["kind"], report["ready"]) == (str(source), "manifest", True)
+    assert main(["data", "check", str(flat), "--decode", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{flat}, read as manifest\n") and printed.endswith("; 1 of them decoded\n")
+    assert main(["data", "check", name, str(flat), "--decode", "1"]) == 0  # the order of version 0.1
+    assert capsys.readouterr().out == printed
+    assert main(["data", "check", str(manifest), "--split", "80/20"]) == 1
+    assert "names its splits itself (manifest.jsonl:4 is in 'test')" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["esc50"], "esc50 is a name, not a path; write: slap data check SOURCE --dataset esc50"),
+        (["manifest"], "manifest is a name, not a path; write: slap data check SOURCE"),
+        (["folder", "{folder}"], "there are two sources, folder and {folder}; give one: slap data check folder"),
+        (["esc50", "{folder}", "--dataset", "esc50"], "slap data check esc50 --dataset esc50"),
+        (["{folder}/none"], "{folder}/none is missing; give a manifest, a folder, tars or tables"),
+        (["{folder}", "--dataset", "esc"], "unknown dataset 'esc'"),
+        (["{folder}/none", "--dataset", "esc50"], "is not a folder; expected ESC-50"),
+        (["{folder}", "--option", "name=x"], "--option name=x; write --name instead"),
+        (["{folder}", "--split", "80"], "--split 80 is not a list of percentages"),
+        (["{folder}", "--exclude", "none:test"], "none does not exist"),
+    ],
+)
+def test_errors_of_check_say_what_to_write(manifest, capsys, words, message):
+    folder = manifest.parent
+    assert main(["data", "check", *(word.format(folder=folder) for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("slap data check: ") and message.format(folder=folder) in error
+
+
+def test_another_source_is_replaced_only_with_replace(manifest, tmp_path, capsys):
+    write_tone(tmp_path / "other" / "a.wav")
+    (tmp_path / "other" / "a.txt").write_text("a tone")
+    for source, options, code in (
+        (manifest, [], 0),
+        (tmp_path / "other", [], 2),
+        (tmp_path / "other", ["--replace"], 0),
+    ):
+        words = ["prepare", str(source), str(tmp_path / "out"), "--workers", "1", *options]
+        assert main(words) == code
+    error = capsys.readouterr().err
+    assert "holds 5 clips of another source (0 of them are in" in error and error.count("\n") == 1
+    assert split_sizes(tmp_path / "out") == {"train": 1}
 
 
 def test_flags_of_the_runner_are_passed_on(manifest, tmp_path, monkeypatch):

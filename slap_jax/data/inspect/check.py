@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import soundfile
 from jaxtyping import Bool
 from tqdm import tqdm
 
-from slap_jax.data.audio import AUDIO_SUFFIXES
+from slap_jax.data.audio import AUDIO_SUFFIXES, AudioError
 from slap_jax.data.clip_statistics import SILENT_DBFS
 from slap_jax.data.collections.entries import (
     EXCLUDED,
@@ -22,17 +22,16 @@ from slap_jax.data.collections.entries import (
     Collection,
     Entry,
     Rejection,
-    reject_unstorable,
 )
 from slap_jax.data.collections.fields import CollectionError
 from slap_jax.data.collections.folders import walk_files
-from slap_jax.data.collections.open_collection import open_collection
+from slap_jax.data.collections.open_collection import KINDS
 from slap_jax.data.collections.published import LayoutError, PublishedDataset
 from slap_jax.data.collections.read_audio import read_audio
 from slap_jax.data.datasets.reading import selected_splits
-from slap_jax.data.datasets.registry import open_dataset
 from slap_jax.data.index import hash_bytes
 from slap_jax.data.inspect.check_report import (
+    LONG_CAPTION_WORDS,
     CheckReport,
     SampleCheck,
     SplitCheck,
@@ -40,37 +39,40 @@ from slap_jax.data.inspect.check_report import (
     Tally,
     format_report,
     report_values,
-    with_unit,
 )
-from slap_jax.data.preparation.acceptance import rejection_limit
-from slap_jax.data.preparation.duplicates import HashSet
+from slap_jax.data.inspect.verdict import judge
+from slap_jax.data.preparation.altered import count_alteration
+from slap_jax.data.preparation.duplicates import ExcludedClips, HashSet, excluded_clips
+from slap_jax.data.preparation.plan import checked_clips
 from slap_jax.data.preparation.shards import read_clip
-from slap_jax.data.records import full_id
+from slap_jax.data.preparation.splits import SplitError, SplitShares, parse_shares, split_advice
 
-# Names that stand for a manifest, a folder, tars or tables instead of a published dataset.
-COLLECTION_NAMES = ("collection", "manifest")
 DECODED_CLIPS = 50
-LONG_CAPTION_WORDS = 100
-_COMPLETE = 0.99  # fraction of the published clips or captions below which a split is incomplete
 _BLOCK = 1 << 14  # clips per update of the hash sets
 _MAX_SHOWN_CHARACTERS = 80
 
 
 def check(
-    name: str,
-    folder: str | os.PathLike[str],
+    collection: Collection | PublishedDataset,
+    source: str | os.PathLike[str],
     *,
-    options: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
+    split: str = "",
+    split_seed: int = 0,
+    max_rejected: int | None = None,
     decode: int = DECODED_CLIPS,
     as_json: bool = False,
     log: Callable[[str], None] = print,
 ) -> int:
-    """Checks a published dataset or any other collection and logs a report.
+    """Checks what `slap prepare` would do with a collection, and logs a report.
 
     Args:
-        name: name of a published dataset; "collection" or "manifest" for a manifest, a folder, tars or tables.
-        folder: folder of the dataset, or the path of the collection.
-        options: options of the dataset.
+        collection: an opened collection or published dataset.
+        source: the path that it was opened from.
+        exclude: as for `prepare`.
+        split: as for `prepare`.
+        split_seed: as for `prepare`.
+        max_rejected: as for `prepare`.
         decode: number of clips to decode.
         as_json: whether the report is JSON instead of text.
         log: receives the report.
@@ -79,18 +81,34 @@ def check(
         The exit code: 0 if the collection is ready for `slap prepare`, 1 if there are problems.
 
     Raises:
-        LayoutError: unknown dataset, folder or option.
-        CollectionError: there is no such collection.
+        SplitError: `split` has another form.
+        ExclusionError: one of `exclude` is not "PATH:SPLIT" of prepared data.
+        RecordsError: one of `exclude` is not prepared.
     """
-    path = Path(folder)
-    collection = open_collection(path) if name in COLLECTION_NAMES else open_dataset(name, path, **(options or {}))
-    report = check_collection(collection, path if path.is_dir() else path.parent, decode=decode)
+    path = Path(source)
+    report = check_collection(
+        collection,
+        path if path.is_dir() else path.parent,
+        source=os.fspath(source),
+        excluded=excluded_clips(exclude),
+        shares=parse_shares(split, split_seed) if split else None,
+        max_rejected=max_rejected,
+        decode=decode,
+    )
     log(json.dumps(report_values(report), indent=2, ensure_ascii=False) if as_json else format_report(report))
     return 0 if report.ready else 1
 
 
 def check_collection(
-    collection: Collection | PublishedDataset, folder: Path, *, decode: int = DECODED_CLIPS, seed: int = 0
+    collection: Collection | PublishedDataset,
+    folder: Path,
+    *,
+    source: str = "",
+    excluded: ExcludedClips | None = None,
+    shares: SplitShares | None = None,
+    max_rejected: int | None = None,
+    decode: int = DECODED_CLIPS,
+    seed: int = 0,
 ) -> CheckReport:
     """Reads everything that a collection lists, and the audio of a sample.
 
@@ -99,40 +117,66 @@ def check_collection(
     Args:
         collection: collection to check.
         folder: searched for audio files that belong to no clip.
+        source: the path that it was opened from, for the heading; `folder` by default.
+        excluded: clips that are left out on purpose.
+        shares: divide a collection without splits.
+        max_rejected: limit of `slap prepare` set by the user, if any.
         decode: number of clips to decode.
         seed: seed of the sample.
     """
-    report = CheckReport(collection.name, str(folder))
+    is_published = isinstance(collection, PublishedDataset)
+    report = CheckReport(collection.name, str(folder), source or str(folder), _kind(collection))
     if isinstance(collection, PublishedDataset):
         for split, expected in selected_splits(collection).items():
             report.splits[split] = SplitCheck(published_clips=expected.clips, published_captions=expected.captions)
+    excluded = excluded or excluded_clips(())
     counter = _Counter(report)
     sample = _Reservoir(decode, seed)
     try:
-        entries = iter(tqdm(collection.entries(), desc="check", unit=" clips", disable=None))
-        while block := reject_unstorable(list(itertools.islice(entries, _BLOCK))):
-            for entry in counter.count(block):
-                sample.offer(entry)
-    except (LayoutError, CollectionError) as error:
+        with tqdm(desc="check", unit=" clips", disable=None) as progress:
+            listed = checked_clips(collection, excluded, shares=shares, on_clips=progress.update)
+            while block := list(itertools.islice(listed, _BLOCK)):
+                for entry in counter.count(block):
+                    sample.offer(entry)
+    except (LayoutError, CollectionError, SplitError) as error:
         report.problems.append(str(error))
+        report.refused = True
         return report
     _find_unlisted(folder, counter.files, report.unlisted_audio)
     if sample.entries:
-        report.sample = decode_sample(sample.entries)
-    judge(report)
+        report.sample = decode_sample(sample.entries, excluded)
+    judge(report, max_rejected)
+    report.notes += split_advice(report.usable, shares, is_published=is_published)
     return report
 
 
-def decode_sample(entries: Sequence[Entry]) -> SampleCheck:
-    """Decodes clips as `slap prepare` does."""
+def _kind(collection: Collection | PublishedDataset) -> str:
+    """Returns how a collection is read: a key of `KINDS`, or the title of a published dataset."""
+    if isinstance(collection, PublishedDataset):
+        return collection.title
+    return next((kind for kind, reader in KINDS.items() if type(collection) is reader), type(collection).__name__)
+
+
+def decode_sample(entries: Sequence[Entry], excluded: ExcludedClips | None = None) -> SampleCheck:
+    """Decodes clips as `slap prepare` does.
+
+    Args:
+        entries: the clips.
+        excluded: clips that are left out on purpose.
+    """
     sample = SampleCheck(clips=len(entries))
     seconds: list[float] = []
     for entry in tqdm(entries, desc="decode", unit=" clips", disable=None):
-        clip = read_clip(entry)
+        clip = read_clip(entry, excluded)
         if isinstance(clip, Rejection):
+            if clip.reason.startswith(EXCLUDED):
+                sample.excluded += 1
+                continue
             sample.unusable.setdefault(clip.reason, Tally()).add(f"{clip.where}: {clip.detail}")
             continue
         record, summary = clip
+        sample.usable[entry.split] = sample.usable.get(entry.split, 0) + 1
+        count_alteration(sample.altered, summary.alteration)
         seconds.append(record.duration_s)
         if summary.loudness_dbfs < SILENT_DBFS:
             sample.silent.add(f"{entry.where}: {entry.audio}")
@@ -147,12 +191,6 @@ def decode_sample(entries: Sequence[Entry]) -> SampleCheck:
     return sample
 
 
-def judge(report: CheckReport) -> None:
-    """Adds the problems and notes that follow from the counts of a report."""
-    report.problems += [*_rejections(report), *_incomplete(report), *_unusable(report)]
-    report.notes += _notes(report)
-
-
 class _Counter:
     """Counts the clips of a collection into a report, block by block.
 
@@ -163,19 +201,14 @@ class _Counter:
     def __init__(self, report: CheckReport):
         self.files = HashSet()
         self._report = report
-        self._ids = HashSet()
         self._captions = HashSet()
 
     def count(self, block: Sequence[Entry | Rejection]) -> list[Entry]:
-        """Counts a block; returns its entries without repeated ids."""
+        """Counts a block; returns its entries."""
         for item in block:
             if isinstance(item, Rejection):
                 self._reject(item)
         entries = [item for item in block if isinstance(item, Entry)]
-        is_new = _add(self._ids, [full_id(entry.source, entry.id) for entry in entries])
-        for entry in itertools.compress(entries, ~is_new):
-            self._reject(Rejection(entry.where, entry.id, "duplicate_id", "an earlier clip has this id"))
-        entries = list(itertools.compress(entries, is_new))
         for entry in entries:
             self._count_entry(entry)
         self._count_captions([(entry, caption) for entry in entries for caption in dict.fromkeys(entry.captions)])
@@ -188,10 +221,11 @@ class _Counter:
     def _reject(self, rejection: Rejection) -> None:
         excluded, reason = self._report.excluded, rejection.reason
         if reason.startswith(EXCLUDED):
-            excluded[reason] = excluded.get(reason, 0) + 1
+            excluded[reason] = excluded.get(reason, 0) + rejection.clips
         else:
             tally = self._report.rejected.setdefault(reason, Tally())
-            tally.add(f"{rejection.where}: {rejection.id}: {rejection.detail}")
+            place = ": ".join(dict.fromkeys(text for text in (rejection.where, rejection.id) if text))
+            tally.add(f"{place}: {rejection.detail}", rejection.clips)
 
     def _count_entry(self, entry: Entry) -> None:
         report = self._report
@@ -241,10 +275,10 @@ class _Reservoir:
 
 def _audio_format(location: AudioLocation) -> tuple[int, int] | None:
     """Returns the sample rate in Hz and the number of channels; None if libsndfile cannot read the header."""
-    audio = read_audio(location)
     try:
+        audio = read_audio(location)
         info = soundfile.info(io.BytesIO(audio) if isinstance(audio, bytes) else str(audio))
-    except (soundfile.SoundFileError, RuntimeError, UnicodeEncodeError):  # the last is of the path
+    except (AudioError, RuntimeError, OSError, ValueError):  # the file is gone; libsndfile cannot read it or its path
         return None
     return info.samplerate, info.channels
 
@@ -266,64 +300,3 @@ def _add(hashes: HashSet, texts: Sequence[str]) -> Bool[np.ndarray, " n"]:
 
 def _shorten(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}..."
-
-
-def _rejections(report: CheckReport) -> Iterator[str]:
-    count, allowed = _rejected(report), _allowed(report)
-    if not report.clips:
-        yield "there is no usable clip" + (f": {_reasons(report)}" if count else "")
-    elif count > allowed:
-        yield (
-            f"{count:,} of {report.clips + count:,} clips would be rejected ({_reasons(report)}), but `slap prepare` "
-            f"accepts {allowed:,}: add or correct them, or accept them with --max-rejected {count}"
-        )
-
-
-def _incomplete(report: CheckReport) -> Iterator[str]:
-    published = {name: split for name, split in report.splits.items() if split.published_clips}
-    total = sum(split.published_clips or 0 for split in published.values())
-    listed = report.clips + _rejected(report) + sum(report.excluded.values())
-    if listed < _COMPLETE * total:
-        yield f"{listed:,} of {total:,} published clips are listed: download the lists or the missing parts again"
-    for name, split in published.items():
-        if not split.clips:
-            yield f"split {name} has none of its {split.published_clips:,} published clips"
-        elif split.captions < _COMPLETE * split.clips * (split.published_captions or 0):
-            yield (
-                f"split {name} has {split.captions / split.clips:.2f} captions per clip instead of "
-                f"{split.published_captions} as published: download its captions again"
-            )
-
-
-def _unusable(report: CheckReport) -> Iterator[str]:
-    if report.sample is not None:
-        for reason, tally in report.sample.unusable.items():
-            yield f"{tally.count} of {with_unit(report.sample.clips, 'sampled clip')} unusable ({reason}): see above"
-
-
-def _notes(report: CheckReport) -> Iterator[str]:
-    count = _rejected(report)
-    if report.clips and 0 < count <= _allowed(report):
-        yield f"{with_unit(count, 'clip')} would be rejected ({_reasons(report)}), within the limit of `slap prepare`"
-    if report.unlisted_audio.count:
-        excluded = sum(report.excluded.values())
-        yield f"audio files that belong to no clip: {report.unlisted_audio.count:,}" + (
-            f"; up to {excluded:,} of them to clips that are left out on purpose" if excluded else ""
-        )
-    if report.long_captions.count:
-        long = with_unit(report.long_captions.count, "caption")
-        yield f"{long} of more than {LONG_CAPTION_WORDS} words, which training cuts"
-    if report.sample is not None and report.sample.silent.count:
-        yield f"{report.sample.silent.count} of {with_unit(report.sample.clips, 'sampled clip')} silent"
-
-
-def _rejected(report: CheckReport) -> int:
-    return sum(tally.count for tally in report.rejected.values())
-
-
-def _allowed(report: CheckReport) -> int:
-    return rejection_limit(report.clips + _rejected(report))
-
-
-def _reasons(report: CheckReport) -> str:
-    return ", ".join(f"{tally.count:,} {reason}" for reason, tally in report.rejected.items())

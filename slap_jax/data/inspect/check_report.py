@@ -3,9 +3,11 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+from slap_jax.data.preparation.altered import Altered
 from slap_jax.errors import printable
 
 MAX_EXAMPLES = 3
+LONG_CAPTION_WORDS = 100
 
 
 @dataclasses.dataclass
@@ -13,16 +15,16 @@ class Tally:
     """A count with a few examples.
 
     Attributes:
-        count: how often it occurred.
+        count: how many clips it concerns, or how often it occurred.
         examples: where it occurred first.
     """
 
     count: int = 0
     examples: list[str] = dataclasses.field(default_factory=list)
 
-    def add(self, example: str) -> None:
-        """Counts one more occurrence."""
-        self.count += 1
+    def add(self, example: str, count: int = 1) -> None:
+        """Counts one more occurrence, or several that have one cause."""
+        self.count += count
         if len(self.examples) < MAX_EXAMPLES:
             self.examples.append(printable(example))
 
@@ -67,6 +69,9 @@ class SampleCheck:
         median_s: median duration of the decoded clips.
         longest_s: duration of the longest decoded clip.
         silent: clips below `SILENT_DBFS`.
+        usable: split -> number of clips that can be used.
+        excluded: number of clips that are left out on purpose because of their audio.
+        altered: counts of the clips that a record cannot hold as they are.
     """
 
     clips: int = 0
@@ -77,6 +82,9 @@ class SampleCheck:
     median_s: float | None = None
     longest_s: float | None = None
     silent: Tally = dataclasses.field(default_factory=Tally)
+    usable: dict[str, int] = dataclasses.field(default_factory=dict)
+    excluded: int = 0
+    altered: Altered = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -86,6 +94,8 @@ class CheckReport:
     Attributes:
         name: name of the collection.
         folder: folder that was searched for audio files.
+        source: the path of the collection, as given.
+        kind: how it is read: "manifest", "folder" ..., or the title of a published dataset.
         splits: split -> size.
         rejected: reason -> clips that `slap prepare` will reject.
         excluded: reason -> number of clips that are left out on purpose.
@@ -99,12 +109,15 @@ class CheckReport:
         unlisted_audio: audio files in the folder that belong to no clip.
         stated: durations; None if the collection states none.
         sample: None if nothing was decoded.
-        problems: findings that prevent `slap prepare`, or make results incomparable with published ones.
+        refused: whether `slap prepare` would refuse the collection.
+        problems: why it would, and findings that make results incomparable with published ones.
         notes: other findings of interest.
     """
 
     name: str
     folder: str
+    source: str = ""
+    kind: str = ""
     splits: dict[str, SplitCheck] = dataclasses.field(default_factory=dict)
     rejected: dict[str, Tally] = dataclasses.field(default_factory=dict)
     excluded: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -118,13 +131,35 @@ class CheckReport:
     unlisted_audio: Tally = dataclasses.field(default_factory=Tally)
     stated: StatedDurations | None = None
     sample: SampleCheck | None = None
+    refused: bool = False
     problems: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def clips(self) -> int:
-        """Number of usable clips in all splits."""
+        """Number of usable clips in all splits, as far as known without decoding."""
         return sum(split.clips for split in self.splits.values())
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether every clip was decoded, so that the report states exactly what `slap prepare` would do."""
+        return self.sample is not None and self.sample.clips == self.clips
+
+    @property
+    def usable(self) -> dict[str, int]:
+        """Split -> number of clips that `slap prepare` would write; without those that were not decoded if all were."""
+        if self.sample is not None and self.is_decoded:
+            return self.sample.usable
+        return {name: split.clips for name, split in self.splits.items() if split.clips}
+
+    @property
+    def rejected_reasons(self) -> dict[str, int]:
+        """Reason -> number of clips that `slap prepare` would reject, as far as known for all clips."""
+        counts = {reason: tally.count for reason, tally in self.rejected.items()}
+        if self.sample is not None and self.is_decoded:
+            for reason, tally in self.sample.unusable.items():
+                counts[reason] = counts.get(reason, 0) + tally.count
+        return counts
 
     @property
     def ready(self) -> bool:
@@ -139,7 +174,7 @@ def report_values(report: CheckReport) -> dict[str, object]:
 
 def format_report(report: CheckReport) -> str:
     """Returns a report as text; its last line is the verdict."""
-    lines = [f"{report.name} in {report.folder}"]
+    lines = [f"{report.source}, read as {report.kind}"]
     lines += _split_lines(report.splits)
     for reason, tally in report.rejected.items():
         lines += _tally_lines(f"would be rejected, {reason}", tally)
@@ -172,9 +207,18 @@ def with_unit(count: int, noun: str) -> str:
 
 
 def _verdict(report: CheckReport) -> str:
-    if report.ready:
-        return f"ready: {with_unit(report.clips, 'clip')} in {with_unit(len(report.splits), 'split')}"
-    return with_unit(len(report.problems), "problem")
+    """Says whether the collection is ready, and what `slap prepare` would do."""
+    if report.refused:
+        return f"not ready: `slap prepare` would refuse it; {with_unit(len(report.problems), 'problem')}"
+    result = f"{with_unit(sum(report.usable.values()), 'clip')} in {with_unit(len(report.usable), 'split')}"
+    if rejected := sum(report.rejected_reasons.values()):
+        result += f", {rejected:,} rejected"
+    if not report.ready:
+        return f"not ready: {with_unit(len(report.problems), 'problem')}; `slap prepare` would write {result}"
+    if report.is_decoded:
+        return f"ready: {result}"
+    decoded = 0 if report.sample is None else report.sample.clips
+    return f"ready: {result}; {decoded:,} of them decoded"
 
 
 def _split_lines(splits: Mapping[str, SplitCheck]) -> Iterator[str]:

@@ -29,6 +29,7 @@ from slap_jax.drawing.theme import PRINT, drawing
 from slap_jax.errors import UserError
 
 CLIPS_FILE = "clips.jsonl"
+DEFAULT_ROWS = 2
 _PRINTED_WIDTH = 110
 
 
@@ -99,18 +100,19 @@ def show(
     config: ConfigDict,
     tokenizer: Tokenizer,
     output: Path,
-    rows: int = 2,
+    rows: int | None = None,
     step: int = 0,
     start: tuple[int, Mapping[str, Any]] | None = None,
     log: Callable[[str], None] = print,
 ) -> list[ShownRow]:
-    """Prints, draws and writes as WAV the first rows of a training step, and of later steps if it has too few.
+    """Prints, draws and writes as WAV rows of a training step.
 
     Args:
         config: the whole config.
         tokenizer: tokenizer of `config.data.tokenizer`.
         output: receives `row<n>.png`, a WAV file per clip, and `clips.jsonl`; files of an earlier call are removed.
-        rows: number of rows.
+        rows: number of rows, the first of the step, and those of later steps if it has too few; None shows the
+            `DEFAULT_ROWS` rows of the step with most clips.
         step: training step, from 0.
         start: an earlier step and the data state of its checkpoint, where planning starts.
         log: receives each line.
@@ -148,7 +150,7 @@ def show(
 def read_rows(
     config: ConfigDict,
     tokenizer: Tokenizer,
-    rows: int,
+    rows: int | None,
     step: int,
     start: tuple[int, Mapping[str, Any]] | None = None,
 ) -> list[ShownRow]:
@@ -157,7 +159,7 @@ def read_rows(
     Args:
         config: the whole config.
         tokenizer: tokenizer of `config.data.tokenizer`.
-        rows: number of rows.
+        rows: number of rows from the first on; None reads the `DEFAULT_ROWS` rows of the step with most clips.
         step: step of the first row, from 0.
         start: an earlier step and the data state of its checkpoint, where planning starts; None starts at step 0.
 
@@ -166,9 +168,10 @@ def read_rows(
         ShowError: no rows are requested, or the step precedes `start`.
     """
     first = 0 if start is None else start[0]
-    if rows < 1 or step < first:
+    if (rows is not None and rows < 1) or step < first:
+        count = DEFAULT_ROWS if rows is None else rows
         raise ShowError(
-            f"{rows} rows of step {step} are requested; expected at least one row, of step {first} or later"
+            f"{count} rows of step {step} are requested; expected at least one row, of step {first} or later"
         )
     data, sources = config.data, open_sources(config)
     counts = {name: len(records) for name, records in sources.items()}
@@ -182,17 +185,25 @@ def read_rows(
         for _ in tqdm(range(step - first), desc="planning", unit=" steps", disable=None, leave=False):
             next(plan)
         shown: list[ShownRow] = []
-        while len(shown) < rows:
-            planned = next(plan)[: rows - len(shown)]
-            batch = assemble(planned)
+        while len(shown) < (rows or DEFAULT_ROWS):
+            planned = next(plan)
+            chosen = _fullest(planned) if rows is None else range(min(rows - len(shown), len(planned)))
+            batch = assemble([planned[row] for row in chosen])
             shown += [
-                _shown_row(step, row, _row_of(batch, row), clips, counts, tokenizer, config.audio)
-                for row, clips in enumerate(planned)
+                _shown_row(step, row, _row_of(batch, number), planned[row], counts, tokenizer, config.audio)
+                for number, row in enumerate(chosen)
             ]
+            if rows is None:
+                break
             step += 1
     finally:
         plan.close()
     return shown
+
+
+def _fullest(planned: Sequence[Sequence[PlannedClip]]) -> list[int]:
+    """Returns the rows with most clips, which show how clips are packed, in the order of the batch."""
+    return sorted(sorted(range(len(planned)), key=lambda row: -len(planned[row]))[:DEFAULT_ROWS])
 
 
 def _shard_states(config: ConfigDict, tokenizer: Tokenizer, state: Mapping[str, Any]) -> Mapping[str, Any]:

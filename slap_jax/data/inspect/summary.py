@@ -170,7 +170,9 @@ def _source_lines(source: Mapping[str, Any]) -> list[str]:
 
 def _packing_lines(packing: Mapping[str, Any]) -> list[str]:
     text_fill, enough = packing["text_fill"], packing["enough"]
-    text = "text not counted (no tokenizer)" if text_fill is None else f"{100 * text_fill:.0f} % of the text tokens"
+    text = f"{100 * text_fill:.0f} % of the text tokens" if text_fill is not None else "text not counted"
+    if text_fill is None:
+        text += " (--tokenizer FILE counts it)"
     lines = [
         f"packing   rows of {packing['columns']} columns ({packing['audio_tokens']} audio tokens), {packing['slots']} "
         f"slots, {packing['text_tokens']} text tokens, {packing['bins']} bins:",

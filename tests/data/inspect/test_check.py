@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 
 from slap_jax.data.collections.entries import AudioFile, Entry, Rejection, TableCell
-from slap_jax.data.collections.published import Expected, LayoutError, PublishedDataset
+from slap_jax.data.collections.open_collection import open_collection
+from slap_jax.data.collections.published import Expected, PublishedDataset
 from slap_jax.data.datasets.reading import TableRow, read_table
-from slap_jax.data.datasets.registry import DATASETS
 from slap_jax.data.inspect import check as check_module
 from slap_jax.data.inspect.check import check, check_collection
 from slap_jax.data.inspect.check_report import CheckReport, format_report, report_values
+from slap_jax.data.preparation import plan as plan_module
 from slap_jax.data.preparation.acceptance import MIN_ALLOWED_REJECTIONS
+from slap_jax.data.preparation.duplicates import excluded_clips
+from slap_jax.data.preparation.splits import parse_shares
+from slap_jax.data.records import open_split
 from tests.data.datasets.publisher_files import write_csv, write_wav
-from tests.data.tiny_data import encoded, tone, write_manifest
+from tests.data.tiny_data import encoded, tiny_dataset, tone, write_manifest
 
 
 class Beeps(PublishedDataset):
@@ -93,7 +97,7 @@ def test_a_missing_table_is_shown_with_the_layout(tmp_path):
     (publish(tmp_path) / "test.csv").unlink()
     text = format_report(checked(tmp_path))
     assert "no test.csv; Beeps from https://example.org/beeps is laid out as\ntrain.csv\ntest.csv\n<name>.wav" in text
-    assert text.endswith("\n1 problem")
+    assert text.endswith("\nnot ready: `slap prepare` would refuse it; 1 problem")
 
 
 def test_missing_audio_is_a_problem_when_prepare_would_refuse_it(tmp_path):
@@ -103,12 +107,14 @@ def test_missing_audio_is_a_problem_when_prepare_would_refuse_it(tmp_path):
     assert report.rejected["missing_file"].count == MIN_ALLOWED_REJECTIONS
     assert report.rejected["missing_file"].examples[0] == "train.csv:6: missing-0: no missing-0.wav"
     assert len(report.rejected["missing_file"].examples) < MIN_ALLOWED_REJECTIONS
-    assert report.notes == ["10 clips would be rejected (10 missing_file), within the limit of `slap prepare`"]
+    assert report.notes == ["10 clips would be rejected (10 missing_file), within the limit of `slap prepare` (10)"]
+    assert format_report(report).endswith("\nready: 6 clips in 2 splits, 10 rejected")
 
     report = checked(publish(tmp_path, train=("a", "b", "c", "d", *few, "missing-more")))
     (problem,) = report.problems
     assert "11 of 17 clips would be rejected (11 missing_file)" in problem
-    assert "--max-rejected 11" in problem
+    assert "--max-rejected 11" in problem and report.refused
+    assert check_collection(Beeps(tmp_path), tmp_path, max_rejected=11).ready
 
 
 def test_fewer_clips_or_captions_than_published(tmp_path):
@@ -121,6 +127,8 @@ def test_fewer_clips_or_captions_than_published(tmp_path):
     write_csv(tmp_path / "test.csv", [HEADER, ("e", "a beep called e", ""), ("f", "a beep called f", "f beeps")])
     (problem,) = checked(tmp_path).problems
     assert problem == "split test has 1.50 captions per clip instead of 2 as published: download its captions again"
+    text = format_report(checked(tmp_path))
+    assert text.endswith("\nnot ready: 1 problem; `slap prepare` would write 6 clips in 2 splits")
 
 
 def test_only_the_chosen_splits_are_expected(tmp_path):
@@ -145,7 +153,9 @@ def test_repeated_ids_captions_and_files(tmp_path, monkeypatch, block):
     ]
     report = check_collection(Listed(items), tmp_path, decode=0)
     assert report.clips == 4 and report.rejected["bad_name"].count == 1
-    assert report.rejected["duplicate_id"].examples == ["list:3: clip-1: an earlier clip has this id"]
+    assert report.rejected["duplicate_id"].examples == [
+        "list:3: clip-1: an earlier clip of source '' has the id 'clip-1'; make ids unique within a source"
+    ]
     assert (report.captions, report.distinct_captions) == (8, 4)
     assert report.repeated_within_clip.examples == ["list:0: clip-0"]
     assert report.repeated_captions.examples == ["list:1: a beep", "list:2: a tone", "list:3: a beep"]
@@ -164,7 +174,8 @@ def test_odd_captions(tmp_path):
     assert report.long_captions.count == 1 and report.labels_only == 1
     assert report.long_captions.examples[0].startswith("list:0: 10,000 words: word word")
     assert len(report.long_captions.examples[0]) < 200
-    assert report.notes == ["1 caption of more than 100 words, which training cuts"]
+    assert report.notes[:-1] == ["1 caption of more than 100 words, which training cuts"]
+    assert report.notes[-1].startswith("all clips are in train, so there are none to evaluate on: --split 80/10/10")
 
 
 def test_intended_exclusions_are_neither_rejections_nor_missing(tmp_path):
@@ -209,8 +220,10 @@ def test_decoding_reports_the_formats(tmp_path):
     assert (sample.sample_rates, sample.channels) == ({44_100: 1, 16_000: 1}, {1: 2})
     assert (sample.shortest_s, sample.longest_s) == pytest.approx((0.1, 0.2))
     assert sample.silent.examples == [f"list:2: {tmp_path / '2.wav'}"]
-    assert len(report.problems) == 5
-    assert "1 of 7 sampled clips unusable (truncated_audio): see above" in "\n".join(report.problems)
+    assert report.ready and report.is_decoded and report.usable == {"train": 2}
+    (note,) = [note for note in report.notes if "would be rejected" in note]
+    assert note.startswith("5 clips would be rejected (1 shorter_than_stated, 1 unreadable_audio, 1 empty_audio, 1 ")
+    assert format_report(report).endswith("\nready: 2 clips in 1 split, 5 rejected")
     assert "1 of 7 sampled clips silent" in report.notes
     assert report.stated is not None and (report.stated.clips, report.stated.longest_s) == (1, 0.5)
 
@@ -233,6 +246,7 @@ def test_the_sample_is_seeded_and_every_clip_is_as_probable():
 
 def test_memory_does_not_grow_with_the_clips(tmp_path, monkeypatch):
     monkeypatch.setattr(check_module, "_BLOCK", 500)
+    monkeypatch.setattr(plan_module, "_ENTRIES_AT_A_TIME", 500)
 
     class Endless:
         name = "endless"
@@ -258,36 +272,77 @@ def test_memory_does_not_grow_with_the_clips(tmp_path, monkeypatch):
     assert peak(4_000) - peak(1_000) < 3_000 * 100
 
 
-def test_the_exit_code_is_the_verdict(tmp_path, monkeypatch):
-    monkeypatch.setitem(DATASETS, "beeps", Beeps)
+def test_the_exit_code_is_the_verdict(tmp_path):
     publish(tmp_path)
     lines = []
-    assert check("beeps", tmp_path, log=lines.append) == 0
-    assert lines[0].endswith("ready: 6 clips in 2 splits")
-    assert check("beeps", tmp_path, options={"splits": "test"}, decode=0, as_json=True, log=lines.append) == 0
+    assert check(Beeps(tmp_path), tmp_path, log=lines.append) == 0
+    assert lines[0].startswith(f"{tmp_path}, read as Beeps\n") and lines[0].endswith("ready: 6 clips in 2 splits")
+    assert check(Beeps(tmp_path, splits="test"), tmp_path, decode=0, as_json=True, log=lines.append) == 0
     assert json.loads(lines[1])["sample"] is None
     (tmp_path / "test.csv").unlink()
-    assert check("beeps", tmp_path, as_json=True, log=lines.append) == 1
+    assert check(Beeps(tmp_path), tmp_path, as_json=True, log=lines.append) == 1
     values = json.loads(lines[2])
-    assert values["ready"] is False and "no test.csv" in values["problems"][0]
+    assert (values["ready"], values["refused"]) == (False, True) and "no test.csv" in values["problems"][0]
 
 
-@pytest.mark.parametrize("name", ["manifest", "collection"])
-def test_any_collection_can_be_checked(tmp_path, name):
+def test_any_collection_can_be_checked(tmp_path):
     write_wav(tmp_path / "a.wav")
     manifest = write_manifest(
         tmp_path, [{"path": "a.wav", "caption": "a beep"}, {"path": "b.wav", "caption": "gone"}, {"path": "a.wav"}]
     )
     lines = []
-    assert check(name, manifest, log=lines.append) == 0
-    assert "would be rejected, missing_file: 1" in lines[0] and lines[0].endswith("ready: 1 clip in 1 split")
+    assert check(open_collection(manifest), manifest, log=lines.append) == 0
+    assert lines[0].startswith(f"{manifest}, read as manifest\n")
+    assert "would be rejected, missing_file: 1" in lines[0]
+    assert lines[0].endswith("ready: 1 clip in 1 split, 2 rejected")
 
 
-def test_unknown_names_and_folders(tmp_path):
-    with pytest.raises(LayoutError, match="did you mean 'clotho'"):
-        check("cloto", tmp_path)
-    with pytest.raises(LayoutError, match=r"is not a folder; expected Clotho from https://zenodo"):
-        check("clotho", tmp_path / "nowhere")
+def test_a_sample_that_predicts_too_many_rejections_is_a_problem(tmp_path):
+    items = []
+    for number in range(60):
+        write_wav(tmp_path / f"{number}.wav")
+        if number % 4 == 0:
+            (tmp_path / f"{number}.wav").write_text("no audio")
+        items.append(clip(tmp_path, number))
+    report = check_collection(Listed(items), tmp_path, decode=20)
+    (problem,) = report.problems
+    assert report.refused and report.sample is not None
+    bad = report.sample.unusable["unreadable_audio"].count
+    assert problem.startswith(f"{bad} of 20 sampled clips cannot be used") and f"about {3 * bad} of 60" in problem
+    exact = check_collection(Listed(items), tmp_path, decode=60)
+    assert exact.problems[0].startswith("15 of 60 clips would be rejected (15 unreadable_audio)")
+    assert check_collection(Listed(items), tmp_path, decode=60, max_rejected=15).ready
+    accepted = check_collection(Listed(items), tmp_path, decode=20, max_rejected=50)
+    assert accepted.ready and any("`slap prepare` decodes all 60" in note for note in accepted.notes)
+    assert format_report(accepted).endswith("ready: 60 clips in 1 split; 20 of them decoded")
+
+
+def test_a_division_is_shown_and_named_splits_refuse_it(tmp_path):
+    for number in range(12):
+        write_wav(tmp_path / f"{number}.wav")
+    items = [clip(tmp_path, number) for number in range(12)]
+    report = check_collection(Listed(items), tmp_path, decode=0, shares=parse_shares("50/50/0"))
+    assert set(report.splits) == {"train", "val"} and report.clips == 12 and report.ready and not report.notes
+    few = check_collection(Listed(items), tmp_path, decode=0, shares=parse_shares("99.8/0.1/0.1"))
+    assert [note[:19] for note in few.notes] == ["split val is empty:", "split test is empty"]
+    items.append(dataclasses.replace(clip(tmp_path, 0), id="x", split="test"))
+    named = check_collection(Listed(items), tmp_path, decode=0, shares=parse_shares("50/50"))
+    assert named.refused and "names its splits itself (list:0 is in 'test')" in named.problems[0]
+
+
+def test_altered_clips_and_excluded_audio_are_mentioned(tmp_path):
+    noise = np.random.default_rng(0).standard_normal(4_000) * 0.05
+    (tmp_path / "0.wav").write_bytes(encoded(noise * 32_768, subtype="FLOAT"))
+    (tmp_path / "1.wav").write_bytes(encoded(np.stack([noise, -noise], axis=1)))
+    write_wav(tmp_path / "2.wav")
+    tiny = tiny_dataset(tmp_path / "prepared", 1, 1)
+    (tmp_path / "3.wav").write_bytes(encoded(open_split(tiny, "test")[0].waveform()))
+    excluded = excluded_clips([f"{tiny}:test"])
+    report = check_collection(Listed([clip(tmp_path, n) for n in range(4)]), tmp_path, excluded=excluded)
+    notes = "\n".join(report.notes)
+    assert "clipped to full scale: 1 clip, up to" in notes and "0.wav" in notes
+    assert "channels cancel each other, so that their mean is silent: 1 clip" in notes
+    assert report.ready and report.usable == {"train": 3} and report.sample is not None and report.sample.excluded == 1
 
 
 def test_nothing_usable_is_a_problem(tmp_path):

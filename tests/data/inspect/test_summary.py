@@ -52,7 +52,7 @@ def test_without_a_tokenizer_there_are_no_tokens(dataset, tokenizer):
     summary = summarise(measure_mixture(tiny_config(dataset, tokenizer), None), AUDIO)
     assert "caption_tokens" not in summary["sources"]["tiny"]
     assert summary["packing"]["text_fill"] is None and summary["packing"]["enough"]["text_tokens"] is None
-    assert any("text not counted (no tokenizer)" in line for line in summary_lines(summary))
+    assert any("text not counted (--tokenizer FILE counts it)" in line for line in summary_lines(summary))
 
 
 def test_hours_are_estimated_if_some_durations_are_unknown(dataset, tokenizer, tmp_path):
