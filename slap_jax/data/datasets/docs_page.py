@@ -15,7 +15,7 @@ Nothing is downloaded, renamed or repacked. For all other data (your own clips, 
 [collections.md](collections.md).
 
 ```
-slap data check clotho /data/clotho                                        # report what is missing or odd
+slap data check /data/clotho --dataset clotho                              # report what is missing or odd
 slap prepare /data/clotho data/clotho --dataset clotho                     # write records, one split after another
 slap prepare /data/clotho data/clotho --dataset clotho --option splits=evaluation
 ```

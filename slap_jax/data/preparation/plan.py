@@ -255,7 +255,9 @@ def checked_clips(
                 yield item
             elif not next(is_new):
                 detail = (
-                    f"an earlier clip of source {item.source!r} has the id {item.id!r}; make ids unique within a source"
+                    f"an earlier clip of source {item.source!r} has the id {item.id!r}; make ids unique within a "
+                    "source, or if this is another caption of that clip, write all captions in one row: captions, or "
+                    "caption_1, caption_2 ... in a CSV file"
                 )
                 yield Rejection(item.where, item.id, "duplicate_id", detail)
             elif excluded.has_id(item.source, item.id):

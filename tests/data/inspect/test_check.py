@@ -153,9 +153,9 @@ def test_repeated_ids_captions_and_files(tmp_path, monkeypatch, block):
     ]
     report = check_collection(Listed(items), tmp_path, decode=0)
     assert report.clips == 4 and report.rejected["bad_name"].count == 1
-    assert report.rejected["duplicate_id"].examples == [
-        "list:3: clip-1: an earlier clip of source '' has the id 'clip-1'; make ids unique within a source"
-    ]
+    (example,) = report.rejected["duplicate_id"].examples
+    assert example.startswith("list:3: clip-1: an earlier clip of source '' has the id 'clip-1'; make ids unique")
+    assert "another caption of that clip" in example
     assert (report.captions, report.distinct_captions) == (8, 4)
     assert report.repeated_within_clip.examples == ["list:0: clip-0"]
     assert report.repeated_captions.examples == ["list:1: a beep", "list:2: a tone", "list:3: a beep"]
