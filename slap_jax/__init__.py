@@ -11,16 +11,19 @@ __version__: str
 __all__ = ["SlapModel", "__version__", "load"]
 
 
-def load(directory: "str | os.PathLike[str]", compute_dtype: str | None = None) -> "SlapModel":
+def load(
+    directory: "str | os.PathLike[str]", compute_dtype: str | None = None, device: str | None = None
+) -> "SlapModel":
     """Reads a model that `slap export` wrote; see `slap_jax.inference.model.SlapModel`.
 
     Args:
         directory: holds `model.safetensors`, `config.json` and the vocabulary.
         compute_dtype: "float32" or "bfloat16"; None for that of training.
+        device: device of JAX, such as "cpu" or "gpu:1"; None for JAX's default, an accelerator if there is one.
     """
     from slap_jax.inference.model import SlapModel
 
-    return SlapModel.load(directory, compute_dtype)
+    return SlapModel.load(directory, compute_dtype, device)
 
 
 def __getattr__(name: str) -> Any:

@@ -47,4 +47,4 @@ def column_milliseconds(model: SlapModel) -> float:
 def dense_features(model: SlapModel, samples: Shaped[np.ndarray, "B n"]) -> Float[np.ndarray, "B c D"]:
     """Returns the dense features of each clip, c = ceil(n / samples per column)."""
     rate = model.sample_rate
-    return np.stack([model.frames(clip, sample_rate=rate).features for clip in samples])
+    return np.stack([model.frames(clip, sample_rate=rate, allow_silence=True).features for clip in samples])

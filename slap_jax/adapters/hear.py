@@ -50,7 +50,7 @@ def get_scene_embeddings(audio: "torch.Tensor", model: Any) -> "torch.Tensor":
     import torch
 
     clips = list(batch_samples(audio, "HEAR"))
-    vectors = model.model.embed_audio(clips, sample_rate=model.sample_rate)
+    vectors = model.model.embed_audio(clips, sample_rate=model.sample_rate, allow_silence=True)
     return torch.from_numpy(np.ascontiguousarray(vectors)).to(audio.device)
 
 

@@ -109,7 +109,7 @@ class MtebModel:
     def _embed(self, rows: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, "n E"]:
         parts = []
         if "audio" in rows[0]:
-            parts.append(self.model.embed_audio([_clip(row["audio"]) for row in rows]))
+            parts.append(self.model.embed_audio([_clip(row["audio"]) for row in rows], allow_silence=True))
         if "text" in rows[0]:
             parts.append(self.model.embed_text([row["text"] for row in rows]))
         if not parts:

@@ -211,13 +211,13 @@ def check_shapes(params: Mapping[str, Any], expected: Mapping[str, Any], where: 
         )
 
 
-def model_id(config: ConfigDict, params: Mapping[str, Any], tokenizer_path: str) -> str:
+def model_id(config: ConfigDict, params: Mapping[str, Any], tokenizer: bytes) -> str:
     """Returns 12 hexadecimal digits that identify the vectors a model computes; an index of sounds stores them.
 
     Args:
         config: `audio`, `model` and `data` of an export.
         params: nested dict of fp32 arrays.
-        tokenizer_path: the tokenizer file.
+        tokenizer: content of the tokenizer file.
     """
     settings = {
         "audio": config.audio.to_dict(),
@@ -229,7 +229,7 @@ def model_id(config: ConfigDict, params: Mapping[str, Any], tokenizer_path: str)
         array = np.asarray(value, np.float32)
         digest.update(f"{name} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
-    digest.update(Path(tokenizer_path).read_bytes())
+    digest.update(tokenizer)
     return digest.hexdigest()[:12]
 
 

@@ -151,7 +151,7 @@ class ModelScorer:
         about = {
             "path": str(self._directory),
             "step": model.step,
-            "model_id": model_id(self.config, exported_params(model.params), str(model.tokenizer_path)),
+            "model_id": model_id(self.config, exported_params(model.params), model.tokenizer_path.read_bytes()),
             "trained_on": training_collections(self.config),
         }
         return about | ({"setting": setting} if setting else {})

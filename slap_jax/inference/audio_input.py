@@ -1,8 +1,10 @@
 """The forms in which callers pass audio, decoded to mono float32 samples at the model's rate."""
 
+import contextlib
 import dataclasses
+import numbers
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from slap_jax.data.audio_stream import stream_array, stream_audio
 
 # Audio is silent if no sample reaches this: one step of 16 bits.
 SILENT_PEAK = 2.0**-15
+_MOST_CHANNELS = 64  # a second axis longer than this holds samples, not channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +33,72 @@ class DecodedFile:
     sample_rate: int
 
 
+class SilenceCheck:
+    """Remembers whether a recording that passes block by block has any sound.
+
+    Attributes:
+        silent: whether no sample so far has reached `SILENT_PEAK`.
+    """
+
+    def __init__(self) -> None:
+        self.silent = True
+
+    def hear(self, block: Float[np.ndarray, " n"]) -> None:
+        """Takes the next block of samples."""
+        # NaN is not silence: the decoder reports it.
+        self.silent = self.silent and float(np.abs(block).max(initial=0.0)) < SILENT_PEAK
+
+
+def silence_error(name: str) -> AudioError:
+    """Returns the error of a recording without sound; every way of using a model refuses it."""
+    return AudioError(
+        f"{name} is silent: no sample reaches one step of 16 bits, so a result would mean nothing; leave it out",
+        "silent_audio",
+    )
+
+
 # A path, the bytes of an audio file, a decoded file, (samples, sample rate in Hz), or samples whose rate the caller
 # passes separately.
 Audio = str | os.PathLike[str] | bytes | DecodedFile | tuple[Any, int] | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Recordings:
+    """Clips of one call, and how to read them.
+
+    Attributes:
+        clips: the clips.
+        array_rate: sample rate of bare samples, in Hz.
+        numbered: whether messages give the index of a clip.
+        allow_silence: whether a silent clip has a result; otherwise it is an error.
+    """
+
+    clips: Sequence[Audio]
+    array_rate: int | None = None
+    numbered: bool = True
+    allow_silence: bool = False
+
+    def name(self, index: int) -> str:
+        """Returns how messages number a clip."""
+        return f"clip {index}" if self.numbered else ""
+
+
+def as_recordings(audio: Any, array_rate: int | None = None, allow_silence: bool = False) -> Recordings:
+    """Returns one clip, or an iterable of clips, as `Recordings`.
+
+    Args:
+        audio: a clip in one of the forms of `load_audio`, or an iterable of such clips. An array is one clip.
+        array_rate: sample rate of bare samples, in Hz.
+        allow_silence: see `Recordings`.
+
+    Raises:
+        AudioError: `audio` is neither.
+    """
+    if _is_one_clip(audio):
+        return Recordings([audio], array_rate, numbered=False, allow_silence=allow_silence)
+    if not isinstance(audio, Iterable):
+        raise AudioError(f"expected a clip or a list of clips, found {audio!r}")
+    return Recordings(list(audio), array_rate, allow_silence=allow_silence)
 
 
 def load_audio(item: Audio, rate: int, name: str = "", array_rate: int | None = None) -> Float[np.ndarray, " n"]:
@@ -53,10 +119,13 @@ def load_audio(item: Audio, rate: int, name: str = "", array_rate: int | None = 
         AudioError: the audio is unreadable, empty, truncated or contains NaN, or `item` has another form.
     """
     if isinstance(item, bytes):
-        return decode_audio(item, rate, name=_bytes_name(item, name))
+        label = _bytes_name(item, name)
+        with _decoder_faults(label):
+            return decode_audio(item, rate, name=label)
     if isinstance(item, (str, os.PathLike)):
         try:
-            return decode_audio(item, rate)
+            with _decoder_faults(os.fspath(item)):
+                return decode_audio(item, rate)
         except AudioError as error:
             raise _with_name(error, name) from error
     samples, own_rate, label = _samples_and_rate(item, name or "clip", array_rate)
@@ -65,7 +134,7 @@ def load_audio(item: Audio, rate: int, name: str = "", array_rate: int | None = 
 
 def stream_item(
     item: Audio, rate: int, name: str = "", array_rate: int | None = None
-) -> Iterator[Float[np.ndarray, " n"]]:
+) -> Generator[Float[np.ndarray, " n"], None, None]:
     """Decodes a recording of any length block by block; the blocks concatenate to the result of `load_audio`.
 
     Args:
@@ -78,10 +147,13 @@ def stream_item(
         AudioError: when the stream reaches the fault.
     """
     if isinstance(item, bytes):
-        yield from stream_audio(item, rate, name=_bytes_name(item, name))
+        label = _bytes_name(item, name)
+        with _decoder_faults(label):
+            yield from stream_audio(item, rate, name=label)
     elif isinstance(item, (str, os.PathLike)):
         try:
-            yield from stream_audio(item, rate)
+            with _decoder_faults(os.fspath(item)):
+                yield from stream_audio(item, rate)
         except AudioError as error:
             raise _with_name(error, name) from error
     else:
@@ -96,21 +168,42 @@ def display_name(item: Audio, name: str = "") -> str:
     return os.fspath(item) if isinstance(item, (str, os.PathLike)) else name or "clip"
 
 
-def as_list(audio: Any) -> list[Audio]:
-    """Returns the clips as a list.
+def _is_one_clip(audio: Any) -> bool:
+    if isinstance(audio, (str, bytes, os.PathLike, DecodedFile)):
+        return True
+    if hasattr(audio, "__array__"):
+        shape = np.shape(audio)
+        if len(shape) == 2 and shape[0] < shape[1] and shape[1] > _MOST_CHANNELS:
+            raise AudioError(
+                f"an array of shape {shape} was given; an array is one clip, [samples] or [samples, channels]: give "
+                "several clips as a list, or transpose a clip of [channels, samples]"
+            )
+        return True
+    if isinstance(audio, tuple) and len(audio) == 2:  # a pair of a clip and its rate, in the right or the wrong order
+        return _is_number(audio[1]) or _is_number(audio[0])
+    return False
 
-    Raises:
-        AudioError: `audio` is a single clip, or not iterable.
-    """
-    if (
-        isinstance(audio, (str, bytes, os.PathLike, DecodedFile))
-        or hasattr(audio, "__array__")
-        or (isinstance(audio, tuple) and len(audio) == 2 and np.ndim(audio[0]) > 0 and np.ndim(audio[1]) == 0)
-    ):
-        raise AudioError("expected a list of clips, found one clip: write [clip]")
-    if not isinstance(audio, Iterable):
-        raise AudioError(f"expected a list of clips, found {audio!r}")
-    return list(audio)
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Number) or (hasattr(value, "__array__") and np.ndim(value) == 0)
+
+
+@contextlib.contextmanager
+def _decoder_faults(name: str) -> Iterator[None]:
+    """Turns what a decoder raises for one file into the error of that file, so that it does not end a job."""
+    try:
+        yield
+    except MemoryError:
+        raise AudioError(
+            f"{name} needs more memory to decode than there is: its header is damaged, or it is too large; convert "
+            "it, or leave it out",
+            "too_large",
+        ) from None
+    except (RuntimeError, OSError) as error:
+        raise AudioError(
+            f"{name} cannot be decoded ({type(error).__name__}: {error}); convert it, or leave it out",
+            "unreadable_audio",
+        ) from error
 
 
 def _samples_and_rate(item: Any, name: str, array_rate: int | None) -> tuple[np.ndarray, int, str]:

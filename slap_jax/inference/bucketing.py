@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from slap_jax.parallel.sharding import batch_sharding, replicated, target_platform
+from slap_jax.inference.own_process import require_own_process
+from slap_jax.parallel.sharding import batch_sharding, compiling_for, replicated, target_platform
 
 # Tokens per program on accelerators. On a CPU the last bits of a row may depend on its index in the batch, so there a
 # program takes a single row.
@@ -47,17 +48,23 @@ class LengthBucketing:
         mesh: shards the rows over its `data` and `fsdp` axes and replicates the results; None for one device. All
             processes of the mesh must call with the same items.
         tokens_per_call: approximate number of tokens per program; None chooses it by platform.
+        device: runs the programs, unless there is a mesh; None for JAX's default.
+        most_rows: largest number of rows per program; None for no limit.
     """
 
     mesh: Mesh | None = None
     tokens_per_call: int | None = None
+    device: Any | None = None
+    most_rows: int | None = None
 
     def rows_per_call(self, row_tokens: int) -> int:
         """Returns the number of rows of a program whose rows have `row_tokens` tokens."""
         budget = self.tokens_per_call
         if budget is None:
-            budget = 0 if target_platform() == "cpu" else ACCELERATOR_TOKENS
+            budget = 0 if self._platform() == "cpu" else ACCELERATOR_TOKENS
         rows = max(1, budget // row_tokens)
+        if self.most_rows is not None:
+            rows = min(rows, self.most_rows)
         num_shards = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         return -(-rows // num_shards) * num_shards
 
@@ -68,8 +75,21 @@ class LengthBucketing:
     def place(self, array: np.ndarray) -> jax.Array:
         """Puts a batch, which is the same in every process, on the devices."""
         if self.mesh is None:
-            return jax.device_put(array)
+            return jax.device_put(array, self.device)
         return jax.make_array_from_callback(array.shape, batch_sharding(self.mesh), lambda index: array[index])
+
+    def _platform(self) -> str:
+        return target_platform() if self.device is None else self.device.platform
+
+    @contextlib.contextmanager
+    def _placement(self) -> Iterator[None]:
+        """In its body, programs are traced for the devices that will run them."""
+        with contextlib.ExitStack() as contexts:
+            if self.mesh is not None:  # each device then runs attention on its own rows
+                contexts.enter_context(jax.set_mesh(self.mesh))
+            elif self.device is not None:
+                contexts.enter_context(compiling_for(self.device.platform))
+            yield
 
     def stream(
         self,
@@ -93,15 +113,18 @@ class LengthBucketing:
         Yields:
             Each item with its row of the result: in the order of the items where a program takes one row (CPU),
             otherwise as batches complete.
+
+        Raises:
+            ForkError: see `require_own_process`.
         """
+        require_own_process()
         waiting: dict[int, list[Item]] = collections.defaultdict(list)
         waiting_tokens = 0
         running: collections.deque[tuple[list[Item], jax.Array]] = collections.deque()
 
         def launch(bucket: int, rows: int) -> None:
             members = waiting.pop(bucket)
-            # With the mesh in context, each device runs attention on its own rows.
-            with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+            with self._placement():
                 arguments = [self.place(array) for array in build(members, rows, bucket)]
                 running.append((members, function(*arguments)))
 
@@ -135,6 +158,7 @@ class LengthBucketing:
         lengths: Sequence[int],
         smallest: int,
         tokens_per_unit: int,
+        after_each: Callable[[], object] = lambda: None,
     ) -> list[np.ndarray]:
         """Calls `function` on items that are all in memory.
 
@@ -144,6 +168,7 @@ class LengthBucketing:
             lengths: units (columns, tokens) of each item.
             smallest: the smallest bucket.
             tokens_per_unit: tokens per unit.
+            after_each: called after each item.
 
         Returns:
             The result row of each item, in the order of `lengths`.
@@ -152,4 +177,5 @@ class LengthBucketing:
         indices = range(len(lengths))
         for index, row in self.stream(function, build, indices, lengths.__getitem__, smallest, tokens_per_unit):
             results[index] = row
+            after_each()
         return results

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +14,11 @@ from ml_collections import ConfigDict
 from slap_jax.checkpoints.model_dir import Export
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.errors import UserError
-from slap_jax.inference.audio_input import Audio, as_list
+from slap_jax.inference.audio_input import Audio, as_recordings
 from slap_jax.inference.embedder import AudioProgram, Embedder, one_clip_rows
 from slap_jax.inference.long_audio import longest_clip, mean_over_segments, outputs_per_recording, windows_of_training
+from slap_jax.inference.own_process import require_own_process
+from slap_jax.inference.pickled import host_params
 from slap_jax.models.encoders import token_segment_ids
 from slap_jax.models.slap import ClassificationHead, class_probabilities
 
@@ -91,11 +93,19 @@ class TrainedClassifier:
     """
 
     def __init__(self, config: ConfigDict, params: Mapping[str, Any]):
+        require_own_process()
         self.config = config
         self._embedder = Embedder(config)
         self._classifier = Classifier(config, self._embedder)
         self.classes, self.multi_label = self._classifier.classes, self._classifier.multi_label
         self._params = jax.device_put({"model": params["model"], "objectives": params["objectives"]})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        require_own_process()
+        return type(self), (self.config, host_params(self._params))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(classes={list(self.classes)}, multi_label={self.multi_label})"
 
     @property
     def sample_rate(self) -> int:
@@ -111,7 +121,14 @@ class TrainedClassifier:
         """Returns the probabilities of the classes for samples at `sample_rate`, one row per clip."""
         return self._classifier(self._params, waveforms)
 
-    def predict(self, clips: Sequence[Audio], sample_rate: int | None = None) -> list[dict[str, float]]:
+    def predict(
+        self,
+        clips: Audio | Iterable[Audio],
+        sample_rate: int | None = None,
+        *,
+        show_progress: bool = False,
+        allow_silence: bool = False,
+    ) -> list[dict[str, float]]:
         """Returns class -> probability for each clip, the most probable class first.
 
         A recording longer than the clips of training streams through overlapping windows in bounded memory; its
@@ -120,13 +137,16 @@ class TrainedClassifier:
         Args:
             clips: as for `slap_jax.inference.model.SlapModel.embed_audio`.
             sample_rate: sample rate of bare samples, in Hz.
+            show_progress: whether to show a progress bar on standard error.
+            allow_silence: whether a silent clip gets probabilities, which mean nothing, instead of an error.
 
         Raises:
-            AudioError: a clip that cannot be read; the message gives its index in the list.
+            AudioError: a clip that cannot be read, or is silent; the message gives its index in the list.
         """
         program = self._classifier.program(self._params)
         spec = windows_of_training(self.config)
-        results = outputs_per_recording(self._embedder, program, as_list(clips), spec, sample_rate)
+        recordings = as_recordings(clips, sample_rate, allow_silence)
+        results = outputs_per_recording(self._embedder, program, recordings, spec, show_progress)
         probabilities = [mean_over_segments(outputs) for outputs in results]
         return [{self.classes[y]: float(row[y]) for y in np.argsort(-row, kind="stable")} for row in probabilities]
 

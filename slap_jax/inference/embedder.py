@@ -1,5 +1,7 @@
 """Embeds clips and captions of any length. Parameters are an argument, so the training loop evaluates with it too."""
 
+import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -11,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from slap_jax.config.defaults import patches_per_column, samples_per_column
 from slap_jax.data.audio import INT16_SCALE
@@ -24,7 +27,7 @@ SMALLEST_TOKENS = 32
 
 # (waveform [R, S], samples [R]) -> [R, ...]
 AudioProgram = Callable[[Any, Any], jax.Array]
-Output = Literal["audio", "frames", "frame_embeddings"]
+Output = Literal["audio", "projection", "frames", "frame_embeddings"]
 
 
 def inference_config(config: ConfigDict) -> ConfigDict:
@@ -79,26 +82,43 @@ class Embedder:
         patches: F, frequency patches per column.
     """
 
-    def __init__(self, config: ConfigDict, mesh: Mesh | None = None, tokens_per_call: int | None = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        mesh: Mesh | None = None,
+        tokens_per_call: int | None = None,
+        device: Any | None = None,
+    ):
         """Sets up the programs; each is compiled at its first call.
 
         Args:
             config: config of a run or an export; `audio` and `model` are read.
             mesh: shards the rows over its devices; the parameters must be on it.
             tokens_per_call: see `LengthBucketing`.
+            device: runs the programs, unless there is a mesh; the parameters must be on it. None for JAX's default.
         """
         self.config = inference_config(config)
-        self.bucketing = LengthBucketing(mesh, tokens_per_call)
+        self.bucketing = LengthBucketing(mesh, tokens_per_call, device)
         self.per_column = samples_per_column(self.config.audio)
         self.patches = patches_per_column(self.config.audio)
         self._graph, _ = nnx.split(nnx.eval_shape(lambda: Slap(self.config, rngs=nnx.Rngs(0))))
         out = self.bucketing.output_sharding()
         self._programs: dict[str, Any] = {
             "audio": jax.jit(self._audio_rows, out_shardings=out),
+            "projection": jax.jit(functools.partial(self._audio_rows, normalize=False), out_shardings=out),
             "frames": jax.jit(self._frame_rows, out_shardings=out),
             "frame_embeddings": jax.jit(self._frame_embedding_rows, out_shardings=out),
         }
-        self._text_program = jax.jit(self._text_rows, out_shardings=out)
+        self._text_programs = {
+            True: jax.jit(self._text_rows, out_shardings=out),
+            False: jax.jit(functools.partial(self._text_rows, normalize=False), out_shardings=out),
+        }
+
+    def with_batch_size(self, batch_size: int | None) -> "Embedder":
+        """Returns an embedder with the same programs that runs at most `batch_size` clips or texts at a time."""
+        limited = copy.copy(self)
+        limited.bucketing = dataclasses.replace(self.bucketing, most_rows=batch_size)
+        return limited
 
     def model(self, params: Mapping[str, Any]) -> Slap:
         """Returns the model with these parameters, for use inside a jitted function."""
@@ -198,20 +218,29 @@ class Embedder:
 
         Args:
             params: as for `audio`.
-            output: the method whose result the program computes. Rows of "frames" and "frame_embeddings" also hold
+            output: the method whose result the program computes, or "projection" for the vectors of `audio` before
+                they are scaled to unit length. Rows of "frames" and "frame_embeddings" also hold
                 padding columns, which are meaningless.
         """
         return functools.partial(self._programs[output], params)
 
-    def text(self, params: Mapping[str, Any], captions: Sequence[Sequence[int]]) -> Float[np.ndarray, "M E"]:
+    def text(
+        self,
+        params: Mapping[str, Any],
+        captions: Sequence[Sequence[int]],
+        normalize: bool = True,
+        show_progress: bool = False,
+    ) -> Float[np.ndarray, "M E"]:
         """Embeds captions.
 
         Args:
             params: as for `audio`.
             captions: token ids, `[BOS, ..., EOS]` each.
+            normalize: whether the vectors are scaled to unit length.
+            show_progress: whether to count the captions in a progress bar on standard error.
 
         Returns:
-            fp32 unit vectors.
+            fp32 vectors.
         """
 
         def build(indices: Sequence[int], rows: int, bucket: int) -> tuple[np.ndarray, np.ndarray]:
@@ -221,9 +250,10 @@ class Embedder:
                 lengths[row] = len(captions[index])
             return tokens, lengths
 
-        program = functools.partial(self._text_program, params)
+        program = functools.partial(self._text_programs[normalize], params)
         lengths = [len(caption) for caption in captions]
-        outputs = self.bucketing.run(program, build, lengths, SMALLEST_TOKENS, 1)
+        with tqdm(total=len(captions), unit=" texts", disable=not show_progress) as bar:
+            outputs = self.bucketing.run(program, build, lengths, SMALLEST_TOKENS, 1, bar.update)
         return np.stack(outputs) if outputs else np.zeros((0, self.config.model.embed_dim), np.float32)
 
     def _tokens(
@@ -234,11 +264,15 @@ class Embedder:
         return model.audio_tokens(model.audio_patches(waveform, segments), segments, columns), segments
 
     def _audio_rows(
-        self, params: Mapping[str, Any], waveform: Float[Array, "R S"], samples: Int[Array, " R"]
+        self,
+        params: Mapping[str, Any],
+        waveform: Float[Array, "R S"],
+        samples: Int[Array, " R"],
+        normalize: bool = True,
     ) -> Float[Array, "R E"]:
         model = self.model(params)
         tokens, segments = self._tokens(model, waveform, samples)
-        return model.audio_embeddings(tokens, segments, 1)[:, 0]
+        return model.audio_embeddings(tokens, segments, 1, normalize)[:, 0]
 
     def _frame_rows(
         self, params: Mapping[str, Any], waveform: Float[Array, "R S"], samples: Int[Array, " R"]
@@ -256,11 +290,15 @@ class Embedder:
         return model.audio_embeddings(columns, segments.reshape(-1, 1), 1).reshape(*segments.shape, -1)
 
     def _text_rows(
-        self, params: Mapping[str, Any], tokens: Int[Array, "R T"], lengths: Int[Array, " R"]
+        self,
+        params: Mapping[str, Any],
+        tokens: Int[Array, "R T"],
+        lengths: Int[Array, " R"],
+        normalize: bool = True,
     ) -> Float[Array, "R E"]:
         model = self.model(params)
         position = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         inside = position < lengths[:, None]
         segments = inside.astype(jnp.int32)
         hidden = model.text_tokens(tokens, segments, jnp.where(inside, position, 0))
-        return model.text_embeddings(hidden, segments, 1)[:, 0]
+        return model.text_embeddings(hidden, segments, 1, normalize)[:, 0]

@@ -8,7 +8,6 @@ that of the model. The results of several segments are combined in one of two wa
 
 import contextlib
 import itertools
-import logging
 import math
 import numbers
 import os
@@ -19,12 +18,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from slap_jax.config.defaults import samples_per_column
+from slap_jax.data.audio import AudioError
 from slap_jax.data.packing import clip_columns
 from slap_jax.data.processes import map_in_order
 from slap_jax.errors import UserError
-from slap_jax.inference.audio_input import SILENT_PEAK, Audio, display_name, stream_item
+from slap_jax.inference.audio_input import Audio, Recordings, SilenceCheck, display_name, silence_error, stream_item
 from slap_jax.inference.embedder import AudioProgram, Embedder
 
 DECODE_THREADS = max(2, min(8, os.cpu_count() or 1))
@@ -219,36 +220,35 @@ def cut_windows(blocks: Iterable[Samples], spec: WindowSpec) -> Iterator[tuple[i
     yield start, np.concatenate(held)
 
 
-def decode_segments(
-    audio: Sequence[Audio], rate: int, spec: WindowSpec, array_rate: int | None = None, numbered: bool = True
-) -> Iterator[tuple[Segment, Samples]]:
+def decode_segments(recordings: Recordings, rate: int, spec: WindowSpec) -> Iterator[tuple[Segment, Samples]]:
     """Decodes recordings and cuts them into windows.
 
     Threads decode the first windows of the next `AHEAD` recordings; the later windows of a long recording are decoded
-    when they are needed. A silent recording is decoded like any other, with a warning in the log.
+    when they are needed.
 
     Args:
-        audio: the recordings.
+        recordings: the recordings, and how to read them.
         rate: sample rate of the result, in Hz.
         spec: how to cut.
-        array_rate: sample rate of bare samples, in Hz.
-        numbered: whether messages give the index of a recording in the list.
 
     Yields:
         Position and samples of the windows of the first recording, then of the second, and so on.
 
     Raises:
-        AudioError: when the iteration reaches a recording that cannot be read.
+        AudioError: when the iteration reaches a recording that cannot be read, or the end of one that is silent.
     """
+    clips = recordings.clips
 
     def start(index: int) -> tuple[int, Iterator[tuple[int, Samples]]]:
-        name = f"clip {index}" if numbered else ""
-        blocks = stream_item(audio[index], rate, name, array_rate)
-        windows = cut_windows(_warn_if_silent(blocks, display_name(audio[index], name)), spec)
+        item, name = clips[index], recordings.name(index)
+        blocks = stream_item(item, rate, name, recordings.array_rate)
+        if not recordings.allow_silence:
+            blocks = _refuse_silence(blocks, _name_in_messages(item, name))
+        windows = cut_windows(blocks, spec)
         return index, itertools.chain([next(windows)], windows)
 
-    with contextlib.closing(map_in_order(start, range(len(audio)), DECODE_THREADS, AHEAD)) as recordings:
-        for index, windows in recordings:
+    with contextlib.closing(map_in_order(start, range(len(clips)), DECODE_THREADS, AHEAD)) as started:
+        for index, windows in started:
             for first, samples in windows:
                 yield Segment(index, first, len(samples)), samples
 
@@ -256,20 +256,16 @@ def decode_segments(
 def stream_segments(
     embedder: Embedder,
     program: AudioProgram,
-    audio: Sequence[Audio],
+    recordings: Recordings,
     spec: WindowSpec,
-    array_rate: int | None = None,
-    numbered: bool = True,
 ) -> Iterator[tuple[Segment, np.ndarray]]:
     """Runs a program on the windows of recordings, with few windows in memory at a time.
 
     Args:
         embedder: embedder of the program.
         program: see `Embedder.audio_program`.
-        audio: the recordings.
+        recordings: the recordings, and how to read them.
         spec: how to cut them.
-        array_rate: as for `decode_segments`.
-        numbered: as for `decode_segments`.
 
     Yields:
         Position of each window and its row of the result, in the order that `LengthBucketing.stream` documents.
@@ -277,7 +273,7 @@ def stream_segments(
     Raises:
         AudioError: see `decode_segments`.
     """
-    segments = decode_segments(audio, embedder.config.audio.sample_rate, spec, array_rate, numbered)
+    segments = decode_segments(recordings, embedder.config.audio.sample_rate, spec)
     for (segment, _), row in embedder.stream_audio(program, segments, lambda item: item[1]):
         yield segment, row
 
@@ -285,24 +281,36 @@ def stream_segments(
 def outputs_per_recording(
     embedder: Embedder,
     program: AudioProgram,
-    audio: Sequence[Audio],
+    recordings: Recordings,
     spec: WindowSpec,
-    array_rate: int | None = None,
-    numbered: bool = True,
+    show_progress: bool = False,
 ) -> list[list[tuple[Segment, np.ndarray]]]:
-    """Runs `stream_segments` and groups the results by recording, the windows of each in order."""
-    results: list[list[tuple[Segment, np.ndarray]]] = [[] for _ in audio]
-    for segment, row in stream_segments(embedder, program, audio, spec, array_rate, numbered):
-        results[segment.recording].append((segment, row))
+    """Runs `stream_segments` and groups the results by recording, the windows of each in order.
+
+    Args:
+        embedder: embedder of the program.
+        program: see `Embedder.audio_program`.
+        recordings: the recordings, and how to read them.
+        spec: how to cut them.
+        show_progress: whether to count the recordings in a progress bar on standard error.
+
+    Raises:
+        AudioError: see `decode_segments`; or a result is not finite.
+    """
+    results: list[list[tuple[Segment, np.ndarray]]] = [[] for _ in recordings.clips]
+    with tqdm(total=len(results), unit=" clips", disable=not show_progress) as bar:
+        for segment, row in stream_segments(embedder, program, recordings, spec):
+            _check_finite(row, recordings, segment.recording)
+            bar.update(not results[segment.recording])
+            results[segment.recording].append((segment, row))
     return [sorted(outputs, key=lambda output: output[0].start) for outputs in results]
 
 
 def column_outputs(
     embedder: Embedder,
     program: AudioProgram,
-    clip: Audio,
+    recording: Recordings,
     spec: WindowSpec,
-    array_rate: int | None,
     reduce: Callable[[Float[np.ndarray, "n D"]], Float[np.ndarray, "n X"]],
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"], Float[np.ndarray, "c X"]]:
     """Runs a program with one output per column on a recording.
@@ -310,9 +318,8 @@ def column_outputs(
     Args:
         embedder: embedder of the program.
         program: see `Embedder.audio_program`.
-        clip: the recording.
+        recording: a single one.
         spec: windows of whole columns.
-        array_rate: sample rate of bare samples, in Hz.
         reduce: maps the outputs of a window to what is kept of them.
 
     Returns:
@@ -321,8 +328,9 @@ def column_outputs(
     """
     rate, per_column = embedder.config.audio.sample_rate, embedder.per_column
     parts, samples = [], 0
-    for segment, outputs in stream_segments(embedder, program, [clip], spec, array_rate, numbered=False):
+    for segment, outputs in stream_segments(embedder, program, recording, spec):
         own = outputs[: clip_columns(segment.length, per_column)]
+        _check_finite(own, recording, 0)
         parts.append((segment.start // per_column, reduce(own)))
         samples = max(samples, segment.start + segment.length)
     values = join_columns(sorted(parts, key=lambda part: part[0]))
@@ -389,11 +397,27 @@ def _weighted_sum(parts: Sequence[tuple[Segment, np.ndarray]]) -> Float[np.ndarr
     return np.sum([segment.length * values.astype(np.float64) for segment, values in ordered], axis=0)
 
 
-def _warn_if_silent(blocks: Iterator[Samples], name: str) -> Iterator[Samples]:
-    """Passes blocks through; logs a warning at the end if no sample reached `SILENT_PEAK`."""
-    silent = True
+def _refuse_silence(blocks: Iterator[Samples], name: str) -> Iterator[Samples]:
+    """Passes blocks through, and raises at the end if the whole recording is silent."""
+    check = SilenceCheck()
     for block in blocks:
-        silent = silent and float(np.abs(block).max(initial=0.0)) < SILENT_PEAK
+        check.hear(block)
         yield block
-    if silent:
-        logging.warning("%s is silent, so its results describe silence", name)
+    if check.silent:
+        raise silence_error(name)
+
+
+def _check_finite(values: np.ndarray, recordings: Recordings, index: int) -> None:
+    """Raises `AudioError` if a result holds NaN or infinity: it could be neither compared nor written as JSON."""
+    if not np.isfinite(values).all():
+        raise AudioError(
+            f"{_name_in_messages(recordings.clips[index], recordings.name(index))} has no finite result; its samples "
+            "are out of range, so leave it out, or the weights are damaged, which `slap doctor` shows",
+            "nonfinite_result",
+        )
+
+
+def _name_in_messages(item: Audio, name: str) -> str:
+    """Returns the index and the path of a clip, as the errors of `stream_item` do."""
+    shown = display_name(item, name)
+    return f"{name}: {shown}" if name and shown != name else shown

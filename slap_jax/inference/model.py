@@ -1,9 +1,14 @@
-"""The Python API of a trained model: audio and text in; embeddings, classes, captions and moments out."""
+"""The Python API of a trained model: audio and text in; embeddings, classes, captions and moments out.
+
+Every method takes one clip or text as a list of one. A silent clip is an error, here as in every command, unless the
+caller allows silence.
+"""
 
 import functools
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -15,15 +20,15 @@ from slap_jax.checkpoints.model_dir import ExportError, check_shapes, model_id
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
 from slap_jax.errors import UserError
-from slap_jax.inference.audio_input import Audio, as_list
+from slap_jax.inference.audio_input import Audio, Recordings, as_recordings
 from slap_jax.inference.captioner import Captioner, check_beam
 from slap_jax.inference.compile_cache import use_compile_cache
+from slap_jax.inference.device import choose_device
 from slap_jax.inference.embedder import AudioProgram, Embedder, Output
 from slap_jax.inference.long_audio import (
     WHOLE,
     Frames,
     Scores,
-    Segment,
     WindowCaptions,
     Windows,
     WindowSpec,
@@ -31,16 +36,26 @@ from slap_jax.inference.long_audio import (
     context_windows,
     longest_clip,
     mean_embedding,
+    mean_over_segments,
     outputs_per_recording,
     regular_windows,
     segment_times,
     windows_of_training,
 )
-from slap_jax.inference.prompts import DEFAULT_TEMPLATE, ZeroShotError, class_embeddings, class_prompts
+from slap_jax.inference.own_process import require_own_process
+from slap_jax.inference.pickled import host_params, tokenizer_from_bytes
+from slap_jax.inference.prompts import (
+    DEFAULT_TEMPLATE,
+    check_labels,
+    class_embeddings,
+    class_prompts,
+    label_probabilities,
+)
+from slap_jax.inference.text_input import TextError, as_texts
 
 
-class TextError(UserError, ValueError):
-    """Text that cannot be embedded; the message gives its index in the list."""
+class BatchSizeError(UserError, ValueError):
+    """A batch size that is not a positive integer."""
 
 
 class SlapModel:
@@ -53,22 +68,38 @@ class SlapModel:
         config: config of the export.
         embed_dim: E, the size of the embeddings.
         params: on the device, `{"model": ..., "objectives": ...}`.
+        source: the directory or the id on the hub that it was loaded from; "" for a model made in memory.
     """
 
-    def __init__(self, config: ConfigDict, params: dict[str, Any], tokenizer: Tokenizer):
+    def __init__(
+        self,
+        config: ConfigDict,
+        params: dict[str, Any],
+        tokenizer: Tokenizer,
+        device: str | None = None,
+        source: str = "",
+    ):
         """Wraps an in-memory model; `SlapModel.load` reads one from a directory.
 
         Args:
             config: `audio`, `model`, `objectives.contrastive` and `data.max_caption_tokens` are read.
             params: `{"model": ..., "objectives": ...}`; the caption decoder is optional.
             tokenizer: tokenizer of the run.
+            device: see `load`.
+            source: see the attribute.
 
         Raises:
             ExportError: the parameters do not have the shapes that the config describes.
+            DeviceError: there is no such device.
+            ForkError: see `require_own_process`.
         """
+        require_own_process()
         self.config = config
+        self.source = source
+        self._device = device
         self.embed_dim: int = config.model.embed_dim
         self._tokenizer = tokenizer
+        self._tokenizer_file = (Path(tokenizer.path).name, Path(tokenizer.path).read_bytes())
         self._max_tokens: int = config.data.max_caption_tokens
         self._rate: int = config.audio.sample_rate
         if tokenizer.vocab_size > config.model.vocab_size:
@@ -76,9 +107,10 @@ class SlapModel:
                 f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} ids, the model only {config.model.vocab_size}; "
                 "use the vocabulary that the model was trained with"
             )
-        self._embedder = Embedder(config)
+        on = None if device is None else choose_device(device)
+        self._embedder = Embedder(config, device=on)
         check_shapes(params["model"], self._embedder.abstract_params(), "model")
-        self.params = jax.device_put({"model": params["model"], "objectives": dict(params.get("objectives", {}))})
+        self.params = jax.device_put({"model": params["model"], "objectives": dict(params.get("objectives", {}))}, on)
         objectives = self.params["objectives"]
         self._classes: dict[tuple[tuple[str, ...], str], np.ndarray] = {}  # embeddings of the most recent labels
         self._captioners: dict[int, Captioner] = {}  # by beam width
@@ -91,15 +123,23 @@ class SlapModel:
         self._scale = min(scale, float(config.objectives.contrastive.max_scale))
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str], compute_dtype: str | None = None) -> "SlapModel":
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        compute_dtype: str | None = None,
+        device: str | None = None,
+    ) -> "SlapModel":
         """Reads an export, or the newest checkpoint of a run.
 
         Args:
             directory: directory that `slap export` or `slap train` wrote, or the `best` of a run.
             compute_dtype: "float32" or "bfloat16"; None for the precision of training.
+            device: device of JAX, such as "cpu" or "gpu:1"; None for JAX's default, an accelerator if there is one.
 
         Raises:
             ExportError: a file is missing or damaged, or has another version.
+            DeviceError: there is no such device.
+            ForkError: see `slap_jax.inference.own_process.require_own_process`.
         """
         exported = read_model(directory)
         if compute_dtype is not None:
@@ -107,7 +147,22 @@ class SlapModel:
                 raise ExportError(f"compute_dtype is {compute_dtype!r}; write 'float32' or 'bfloat16'")
             exported.config.model.compute_dtype = compute_dtype
         use_compile_cache()
-        return cls(exported.config, exported.params, load_tokenizer(exported.tokenizer_path))
+        return cls(
+            exported.config, exported.params, load_tokenizer(exported.tokenizer_path), device, os.fspath(directory)
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        require_own_process()
+        state = (self.config, host_params(self.params), self._tokenizer_file, self._device, self.source)
+        return _unpickled, (type(self), *state)
+
+    def __repr__(self) -> str:
+        size = sum(array.size for array in jax.tree.leaves(self.params))
+        return (
+            f"{type(self).__name__}(id={self.model_id!r}, embed_dim={self.embed_dim}, parameters={size:,}, "
+            f"sample_rate={self.sample_rate}, max_seconds={self.max_seconds:g}, can_caption={self.can_caption}, "
+            f"source={self.source!r})"
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -127,38 +182,59 @@ class SlapModel:
     @functools.cached_property
     def model_id(self) -> str:
         """A short hash of weights, settings and vocabulary; a search index identifies its model by it."""
-        return model_id(self.config, self.params, self._tokenizer.path)
+        require_own_process()
+        return model_id(self.config, self.params, self._tokenizer_file[1])
 
     def embed_audio(
         self,
-        audio: Sequence[Audio],
+        audio: Audio | Iterable[Audio],
         sample_rate: int | None = None,
         window_seconds: float | Literal["trained"] | None = "trained",
+        *,
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        normalize: bool = True,
+        allow_silence: bool = False,
     ) -> Float[np.ndarray, "n E"]:
         """Embeds clips and recordings of any length.
 
         Args:
-            audio: for each clip a path, the bytes of an audio file, a pair (samples, sample rate), or bare samples.
-                Samples are [n] or [n, channels], as soundfile returns them. Integers are scaled by the range of their
-                type; floats have full scale 1. Channels are averaged and the rate is converted.
+            audio: one clip or several. A clip is a path, the bytes of an audio file, a pair (samples, sample rate), or
+                bare samples. Samples are [n] or [n, channels], as soundfile returns them. Integers are scaled by the
+                range of their type; floats have full scale 1. Channels are averaged and the rate is converted.
             sample_rate: sample rate of bare samples, in Hz.
             window_seconds: longer recordings are embedded in windows of this length. "trained" means the longest
                 clips of training; None embeds every recording whole.
+            batch_size: largest number of clips per program; None chooses it by device and length. A CPU runs one clip
+                at a time in any case, so there the vectors do not depend on it.
+            show_progress: whether to show a progress bar on standard error.
+            normalize: whether the vectors have unit length. False returns the projections before that, and for a
+                recording of several windows the mean of theirs, weighted by duration.
+            allow_silence: whether a silent clip gets a vector, which means nothing, instead of an error.
 
         Returns:
-            fp32 unit vectors.
+            fp32 vectors, one per clip; one clip gives an array of one row.
 
         Raises:
-            AudioError: a clip is unreadable or empty, or contains NaN; the message gives its index in the list.
+            AudioError: a clip is unreadable, empty or silent, or contains NaN; the message gives its index in the list.
             WindowError: `window_seconds` is too short, or not a number.
+            BatchSizeError: `batch_size` is not a positive integer.
+            ForkError: the model was loaded before this process was forked.
         """
-        clips, spec = as_list(audio), self._window_spec(window_seconds)
-        outputs = outputs_per_recording(self._embedder, self._program("audio"), clips, spec, sample_rate)
-        vectors = [mean_embedding(parts) for parts in outputs]
-        return np.stack(vectors) if vectors else np.zeros((0, self.embed_dim), np.float32)
+        recordings, spec = as_recordings(audio, sample_rate, allow_silence), self._window_spec(window_seconds)
+        embedder, program = self._limited(batch_size), self._program("audio" if normalize else "projection")
+        outputs = outputs_per_recording(embedder, program, recordings, spec, show_progress)
+        mean = mean_embedding if normalize else mean_over_segments
+        return np.stack([mean(parts) for parts in outputs]) if outputs else np.zeros((0, self.embed_dim), np.float32)
 
     def windows(
-        self, clip: Audio, seconds: float = 10.0, hop: float | None = None, sample_rate: int | None = None
+        self,
+        clip: Audio,
+        seconds: float = 10.0,
+        hop: float | None = None,
+        sample_rate: int | None = None,
+        *,
+        allow_silence: bool = False,
     ) -> Windows:
         """Embeds overlapping windows of one recording of any length.
 
@@ -167,6 +243,7 @@ class SlapModel:
             seconds: length of a window.
             hop: seconds from the start of a window to the start of the next; None for half a window.
             sample_rate: sample rate of bare samples, in Hz.
+            allow_silence: as for `embed_audio`.
 
         Returns:
             Windows that start at 0, hop, 2 hop, ...; the last one ends with the recording and may be shorter. A
@@ -177,30 +254,41 @@ class SlapModel:
             WindowError: unless 0 < hop <= seconds.
         """
         spec, program = regular_windows(seconds, hop, self._rate, overlap=0.5), self._program("audio")
-        (parts,) = outputs_per_recording(self._embedder, program, [clip], spec, sample_rate, numbered=False)
+        recording = Recordings([clip], sample_rate, False, allow_silence)
+        (parts,) = outputs_per_recording(self._embedder, program, recording, spec)
         times = segment_times([segment for segment, _ in parts], self._rate)
         return Windows(*times, np.stack([vector for _, vector in parts]))
 
-    def frames(self, clip: Audio, sample_rate: int | None = None) -> Frames:
+    def frames(self, clip: Audio, sample_rate: int | None = None, *, allow_silence: bool = False) -> Frames:
         """Computes dense features of one recording of any length, one for each 160 ms.
 
         Args:
             clip: one clip, as in the list for `embed_audio`.
             sample_rate: sample rate of bare samples, in Hz.
+            allow_silence: as for `embed_audio`.
 
         Raises:
             AudioError: see `embed_audio`.
         """
         program, spec = self._program("frames"), self._window_spec("trained")
-        return Frames(*column_outputs(self._embedder, program, clip, spec, sample_rate, lambda columns: columns))
+        recording = Recordings([clip], sample_rate, False, allow_silence)
+        return Frames(*column_outputs(self._embedder, program, recording, spec, lambda columns: columns))
 
-    def scores(self, clip: Audio, texts: Sequence[str], sample_rate: int | None = None) -> Scores:
+    def scores(
+        self,
+        clip: Audio,
+        texts: str | Iterable[str],
+        sample_rate: int | None = None,
+        *,
+        allow_silence: bool = False,
+    ) -> Scores:
         """Computes the similarity of every 160 ms of one recording of any length with texts.
 
         Args:
             clip: one clip, as in the list for `embed_audio`.
             texts: as for `embed_text`.
             sample_rate: sample rate of bare samples, in Hz.
+            allow_silence: as for `embed_audio`.
 
         Raises:
             AudioError: see `embed_audio`.
@@ -208,37 +296,48 @@ class SlapModel:
         """
         text = self.embed_text(texts)
         program, spec = self._program("frame_embeddings"), self._window_spec("trained")
-        return Scores(*column_outputs(self._embedder, program, clip, spec, sample_rate, lambda own: own @ text.T))
+        recording = Recordings([clip], sample_rate, False, allow_silence)
+        return Scores(*column_outputs(self._embedder, program, recording, spec, lambda own: own @ text.T))
 
-    def embed_text(self, texts: Sequence[str]) -> Float[np.ndarray, "m E"]:
+    def embed_text(
+        self,
+        texts: str | Iterable[str],
+        *,
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        normalize: bool = True,
+    ) -> Float[np.ndarray, "m E"]:
         """Embeds texts.
 
         A text of more than `data.max_caption_tokens` tokens is truncated, with a warning in the log.
 
+        Args:
+            texts: one text or several.
+            batch_size: as for `embed_audio`.
+            show_progress: as for `embed_audio`.
+            normalize: as for `embed_audio`.
+
         Returns:
-            fp32 unit vectors.
+            fp32 vectors, one per text; one text gives an array of one row.
 
         Raises:
-            TextError: `texts` is not a list of strings, or a string is blank or not UTF-8.
+            TextError: `texts` is neither a string nor a list of strings, or a string is blank or not UTF-8.
+            BatchSizeError: `batch_size` is not a positive integer.
+            ForkError: the model was loaded before this process was forked.
         """
-        if isinstance(texts, str) or not isinstance(texts, Iterable):
-            found = "one string: write [text]" if isinstance(texts, str) else repr(texts)
-            raise TextError(f"expected a list of texts, found {found}")
-        texts = list(texts)
-        for index, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise TextError(f"text {index} is {text!r}; expected a string with content")
-            try:
-                text.encode()
-            except UnicodeEncodeError:  # Python decodes command-line arguments that are not UTF-8 to surrogates
-                raise TextError(f"text {index} is {text!r}, which is not UTF-8; type it again") from None
+        texts = as_texts(texts)
         captions = [self._tokenizer.encode(text, self._max_tokens) for text in texts]
         for index, (text, tokens) in enumerate(zip(texts, captions, strict=True)):
             if len(tokens) == self._max_tokens and (length := self._tokenizer.length(text)) > self._max_tokens:
                 logging.warning(
                     "text %d has %d tokens and the model reads %d: the rest is cut off", index, length, self._max_tokens
                 )
-        return self._embedder.text(self.params["model"], captions)
+        vectors = self._limited(batch_size).text(self.params["model"], captions, normalize, show_progress)
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            index = int(finite.argmin())
+            raise TextError(f"text {index} has no finite vector: the weights are damaged, which `slap doctor` shows")
+        return vectors
 
     @staticmethod
     def similarity(audio: Float[np.ndarray, "n E"], text: Float[np.ndarray, "m E"]) -> Float[np.ndarray, "n m"]:
@@ -247,10 +346,11 @@ class SlapModel:
 
     def classify(
         self,
-        audio: Sequence[Audio],
-        labels: Sequence[str],
+        audio: Audio | Iterable[Audio],
+        labels: Iterable[str],
         template: str = DEFAULT_TEMPLATE,
         sample_rate: int | None = None,
+        **settings: Any,
     ) -> list[dict[str, float]]:
         """Classifies clips without training: how well each label fits, relative to the other labels.
 
@@ -259,33 +359,37 @@ class SlapModel:
             labels: the classes; one of them is assumed to be right.
             template: a name of `slap_jax.inference.prompts.TEMPLATES`, or a prompt with {}, like "the sound of {}".
             sample_rate: as for `embed_audio`.
+            **settings: `batch_size`, `show_progress` and `allow_silence`, as for `embed_audio`.
 
         Returns:
-            For each clip label -> probability, the most probable label first. Probabilities are the softmax over the
-            labels of the cosine similarity times the scale (inverse temperature) that the contrastive objective
-            learned.
+            For each clip label -> probability, the most probable label first; one clip gives a list of one.
+            Probabilities are the softmax over the labels of the cosine similarity times the scale (inverse
+            temperature) that the contrastive objective learned.
 
         Raises:
             AudioError: see `embed_audio`.
             ZeroShotError: there are no labels, a label occurs twice, or the template is unknown.
         """
-        names = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
-        named = all(isinstance(name, str) and name.strip() for name in names)
-        if not names or not named or len(set(names)) != len(names):
-            raise ZeroShotError(
-                f"labels are {names or labels!r}; expected a list of distinct names with content, at least one"
-            )
+        names = check_labels(labels)
+        if len(names) == 1:
+            logging.warning("there is one label, so its probability is 1 for every clip; give several to compare")
         prompts = class_prompts(names, template)
         key = (tuple(names), template)
         if key not in self._classes:  # classifying a folder takes several calls with the same labels
             self._classes = {key: class_embeddings(self.embed_text(prompts), len(names))}
-        similarity = self.similarity(self.embed_audio(audio, sample_rate), self._classes[key])
-        logits = self._scale * similarity.astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        return [{names[index]: float(row[index]) for index in np.argsort(-row, kind="stable")} for row in probabilities]
+        similarity = self.similarity(self.embed_audio(audio, sample_rate, **settings), self._classes[key])
+        return label_probabilities(similarity, names, self._scale)
 
-    def caption(self, audio: Sequence[Audio], beam: int = 1, sample_rate: int | None = None) -> list[str]:
+    def caption(
+        self,
+        audio: Audio | Iterable[Audio],
+        beam: int = 1,
+        sample_rate: int | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        allow_silence: bool = False,
+    ) -> list[str]:
         """Describes each clip in words.
 
         A recording longer than the clips of training gets the caption of one of its windows: the one whose text
@@ -295,19 +399,28 @@ class SlapModel:
             audio: as for `embed_audio`.
             beam: beam width; 1 is greedy decoding.
             sample_rate: as for `embed_audio`.
+            batch_size: as for `embed_audio`.
+            show_progress: as for `embed_audio`.
+            allow_silence: as for `embed_audio`.
+
+        Returns:
+            One caption per clip; one clip gives a list of one.
 
         Raises:
             AudioError: see `embed_audio`.
+            BatchSizeError: see `embed_audio`.
             BeamError: `beam` is not a positive integer.
             ExportError: the model has no caption decoder.
         """
-        clips = as_list(audio)
+        recordings, embedder = as_recordings(audio, sample_rate, allow_silence), self._limited(batch_size)
+        program, spec = self._caption_program(beam), self._window_spec("trained")
         captions = []
-        for index, parts in enumerate(self._captions(clips, self._window_spec("trained"), beam, sample_rate)):
-            texts = [text for _, text in parts]
+        outputs = outputs_per_recording(embedder, program, recordings, spec, show_progress)
+        for clip, parts in zip(recordings.clips, outputs, strict=True):
+            texts = [self._text(ids.tolist()) for _, ids in parts]
             distinct = sorted({text for text in texts if text.strip()})
             if len(texts) > 1 and distinct:
-                recording = self.embed_audio([clips[index]], sample_rate)
+                recording = self.embed_audio([clip], sample_rate, batch_size=batch_size, allow_silence=allow_silence)
                 captions.append(distinct[int(self.similarity(recording, self.embed_text(distinct)).argmax())])
             else:
                 captions.append(texts[0])
@@ -320,6 +433,8 @@ class SlapModel:
         hop: float | None = None,
         beam: int = 1,
         sample_rate: int | None = None,
+        *,
+        allow_silence: bool = False,
     ) -> WindowCaptions:
         """Describes the windows of one recording of any length.
 
@@ -329,6 +444,7 @@ class SlapModel:
             hop: seconds from the start of a window to the start of the next; None for windows without overlap.
             beam: as for `caption`.
             sample_rate: sample rate of bare samples, in Hz.
+            allow_silence: as for `embed_audio`.
 
         Raises:
             AudioError: see `embed_audio`.
@@ -337,9 +453,11 @@ class SlapModel:
             WindowError: unless 0 < hop <= seconds.
         """
         spec = regular_windows(seconds, hop, self._rate)
-        (parts,) = self._captions([clip], spec, beam, sample_rate, numbered=False)
+        program = self._caption_program(beam)
+        recording = Recordings([clip], sample_rate, False, allow_silence)
+        (parts,) = outputs_per_recording(self._embedder, program, recording, spec)
         times = segment_times([segment for segment, _ in parts], self._rate)
-        return WindowCaptions(*times, [text for _, text in parts])
+        return WindowCaptions(*times, [self._text(ids.tolist()) for _, ids in parts])
 
     # The names that transformers gives these methods.
     get_audio_features = embed_audio
@@ -348,10 +466,14 @@ class SlapModel:
     def _program(self, output: Output) -> AudioProgram:
         return self._embedder.audio_program(self.params["model"], output)
 
-    def _captions(
-        self, audio: Sequence[Audio], spec: WindowSpec, beam: int, sample_rate: int | None, numbered: bool = True
-    ) -> list[list[tuple[Segment, str]]]:
-        """Returns the captions of the windows of each recording, in order."""
+    def _limited(self, batch_size: int | None) -> Embedder:
+        if batch_size is None:
+            return self._embedder
+        if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
+            raise BatchSizeError(f"batch_size is {batch_size!r}; write a whole number, 1 or more, or None")
+        return self._embedder.with_batch_size(int(batch_size))
+
+    def _caption_program(self, beam: int) -> AudioProgram:
         if self._decoder_params is None:
             raise ExportError(
                 "this model has no caption decoder: it was trained with config.objectives.captioning.weight=0; train "
@@ -360,9 +482,7 @@ class SlapModel:
         check_beam(beam)  # before the lookup, where 2.0 == 2
         if beam not in self._captioners:
             self._captioners[beam] = Captioner(self._embedder, self._max_tokens, beam)
-        program = self._captioners[beam].program(self.params["model"], self._decoder_params)
-        outputs = outputs_per_recording(self._embedder, program, audio, spec, sample_rate, numbered)
-        return [[(segment, self._text(ids.tolist())) for segment, ids in parts] for parts in outputs]
+        return self._captioners[beam].program(self.params["model"], self._decoder_params)
 
     def _text(self, ids: Sequence[int]) -> str:
         # The model may have more ids than the vocabulary has pieces; the surplus ids have no text.
@@ -374,3 +494,16 @@ class SlapModel:
         if window_seconds == "trained":
             return windows_of_training(self.config)
         return context_windows(window_seconds, self._rate, self._embedder.per_column)
+
+
+def _unpickled(
+    cls: type[SlapModel],
+    config: ConfigDict,
+    params: dict[str, Any],
+    tokenizer: tuple[str, bytes],
+    device: str | None,
+    source: str,
+) -> SlapModel:
+    use_compile_cache()
+    with tokenizer_from_bytes(*tokenizer) as loaded:
+        return cls(config, params, loaded, device, source)

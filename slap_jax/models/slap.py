@@ -67,11 +67,16 @@ class Slap(nnx.Module):
         return constrain(self.audio_encoder(patches, audio_segment_ids, audio_positions, mask), BATCH_SPEC)
 
     def audio_embeddings(
-        self, tokens: Float[Array, "R L D"], audio_segment_ids: Int[Array, "R C"], slots: int
+        self,
+        tokens: Float[Array, "R L D"],
+        audio_segment_ids: Int[Array, "R C"],
+        slots: int,
+        normalize: bool = True,
     ) -> Float[Array, "R K E"]:
-        """Returns one fp32 unit vector per slot; zeros for an empty slot."""
+        """Returns one fp32 vector per slot, of unit length if `normalize`; zeros for an empty slot."""
         segment_ids = token_segment_ids(audio_segment_ids, self.freq_patches)
-        return l2_normalize(self.audio_projection(self.audio_pooling(tokens, segment_ids, slots)))
+        projected = self.audio_projection(self.audio_pooling(tokens, segment_ids, slots))
+        return l2_normalize(projected) if normalize else projected.astype(jnp.float32)
 
     def text_tokens(
         self, text_tokens: Int[Array, "R T"], text_segment_ids: Int[Array, "R T"], text_positions: Int[Array, "R T"]
@@ -80,10 +85,15 @@ class Slap(nnx.Module):
         return constrain(self.text_encoder(text_tokens, text_segment_ids, text_positions), BATCH_SPEC)
 
     def text_embeddings(
-        self, tokens: Float[Array, "R T D"], text_segment_ids: Int[Array, "R T"], slots: int
+        self,
+        tokens: Float[Array, "R T D"],
+        text_segment_ids: Int[Array, "R T"],
+        slots: int,
+        normalize: bool = True,
     ) -> Float[Array, "R K E"]:
-        """Returns one fp32 unit vector per slot; zeros for an empty slot."""
-        return l2_normalize(self.text_projection(self.text_pooling(tokens, text_segment_ids, slots)))
+        """Returns one fp32 vector per slot, of unit length if `normalize`; zeros for an empty slot."""
+        projected = self.text_projection(self.text_pooling(tokens, text_segment_ids, slots))
+        return l2_normalize(projected) if normalize else projected.astype(jnp.float32)
 
 
 def l2_normalize(x: Float[Array, "*batch E"]) -> Float[Array, "*batch E"]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from slap_jax.errors import UserError
-from slap_jax.inference.audio_input import Audio, as_list
+from slap_jax.inference.audio_input import Audio, Recordings, as_recordings
 from slap_jax.inference.long_audio import (
     Segment,
     WindowError,
@@ -142,9 +142,9 @@ class DualEncoder:
             WindowError: `window_seconds` is None or above `max_seconds`: the model cannot embed longer windows.
             OtherModelError: the model computes vectors that are not finite.
         """
-        clips, spec = as_list(audio), self._context(window_seconds)
-        parts: list[list[tuple[Segment, np.ndarray]]] = [[] for _ in clips]
-        for segment, samples in _in_batches(decode_segments(clips, self.sample_rate, spec, sample_rate)):
+        recordings, spec = as_recordings(audio, sample_rate), self._context(window_seconds)
+        parts: list[list[tuple[Segment, np.ndarray]]] = [[] for _ in recordings.clips]
+        for segment, samples in _in_batches(decode_segments(recordings, self.sample_rate, spec)):
             for where, vector in zip(segment, self._audio(samples), strict=True):
                 parts[where.recording].append((where, vector))
         vectors = [mean_embedding(outputs) for outputs in parts]
@@ -171,7 +171,8 @@ class DualEncoder:
         spec = regular_windows(seconds, hop, self.sample_rate, overlap=0.5)
         segments: list[Segment] = []
         vectors: list[np.ndarray] = []
-        for where, samples in _in_batches(decode_segments([clip], self.sample_rate, spec, sample_rate, numbered=False)):
+        recording = Recordings([clip], sample_rate, numbered=False)
+        for where, samples in _in_batches(decode_segments(recording, self.sample_rate, spec)):
             segments.extend(where)
             if spec.length <= self.max_seconds * self.sample_rate:
                 vectors.extend(self._audio(samples))

@@ -49,7 +49,7 @@ def embed_set(model: Any, name: str, clips: Sequence[Any], limit: int, sample_ra
     """Embeds the first clips of a set and their first captions.
 
     Args:
-        model: has `embed_audio(list of (array, rate)) -> [n, E]` and `embed_text(list of str) -> [n, E]`.
+        model: has `embed_audio(list of (array, rate), allow_silence) -> [n, E]` and `embed_text(texts) -> [n, E]`.
         name: name of the set.
         clips: clips of the set; clips without a caption are skipped.
         limit: largest number of clips to embed.
@@ -60,7 +60,7 @@ def embed_set(model: Any, name: str, clips: Sequence[Any], limit: int, sample_ra
         name=name,
         total=len(clips),
         clips=chosen,
-        audio=np.asarray(model.embed_audio([(clip.waveform, sample_rate) for clip in chosen])),
+        audio=np.asarray(model.embed_audio([(clip.waveform, sample_rate) for clip in chosen], allow_silence=True)),
         text=np.asarray(model.embed_text([clip.captions[0] for clip in chosen])),
     )
 
@@ -229,5 +229,5 @@ def caption_examples(
     turns = max((len(group) for group in shuffled), default=0)
     drawn = [group[turn] for turn in range(turns) for group in shuffled if turn < len(group)][:count]
     drawn.sort(key=lambda item: list(by_set).index(item[0]))
-    captions = model.caption([(clip.waveform, sample_rate) for _, clip in drawn]) if drawn else []
+    captions = model.caption([(clip.waveform, sample_rate) for _, clip in drawn], allow_silence=True) if drawn else []
     return [(name, clip, caption) for (name, clip), caption in zip(drawn, captions, strict=True)]

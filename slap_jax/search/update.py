@@ -266,7 +266,7 @@ class _Updating:
 
         with tqdm(total=len(files), desc="index", unit=" files", disable=self._hidden) as self._bar:
             paths = (str(self._folder / path) for path in self._to_embed(files))
-            for path, result in over_files(paths, embed_clips, embed_long, rate, window, skip_silent=True):
+            for path, result in over_files(paths, embed_clips, embed_long, rate, window):
                 self._embedded(os.path.relpath(path, self._folder), result)
                 self._writer.commit_if_due()
                 self._bar.update()

@@ -1,13 +1,12 @@
 """Recordings longer than the clips of training: windows with times, bounded memory, one result per moment."""
 
-import logging
-
 import numpy as np
 import pytest
 import soundfile
 
 from slap_jax.data.audio import AudioError
 from slap_jax.inference import long_audio
+from slap_jax.inference.audio_input import Recordings
 from slap_jax.inference.captioner import BeamError
 from slap_jax.inference.long_audio import (
     Segment,
@@ -135,14 +134,35 @@ def test_damage_inside_a_long_file_is_an_error(model, tmp_path):
         model.windows(path)
 
 
-def test_silence_is_embedded_with_a_warning(model, tmp_path, caplog):
+@pytest.mark.parametrize("seconds", [0.5, 3.0])  # whole, and in windows
+def test_silence_is_an_error_of_every_method_unless_it_is_allowed(model, tmp_path, seconds):
     path = tmp_path / "nothing.wav"
-    soundfile.write(path, np.zeros(8_000, np.int16), 16_000)
-    with caplog.at_level(logging.WARNING):
-        vectors = model.embed_audio([noise(0, 0.5), path, np.zeros(4_000, np.float32)], sample_rate=16_000)
-    assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
-    messages = sorted(record.getMessage() for record in caplog.records)  # threads find it out in any order
-    assert len(messages) == 2 and "nothing.wav is silent" in messages[0] and "clip 2 is silent" in messages[1]
+    soundfile.write(path, np.zeros(round(seconds * 16_000), np.int16), 16_000)
+    calls = [
+        model.embed_audio,
+        model.windows,
+        model.frames,
+        model.caption,
+        model.caption_windows,
+        lambda clip, **allow: model.scores(clip, "rain", **allow),
+        lambda clip, **allow: model.classify(clip, ["rain", "dog"], **allow),
+    ]
+    for call in calls:
+        with pytest.raises(AudioError, match=r"^/.*nothing\.wav is silent: .*leave it out$") as raised:
+            call(path)
+        assert raised.value.reason == "silent_audio"
+        call(path, allow_silence=True)
+    with pytest.raises(AudioError, match=r"^clip 1: .*nothing\.wav is silent"):
+        model.embed_audio([LONG, path], 16_000)
+    with pytest.raises(AudioError, match=r"^clip 1 is silent"):
+        model.embed_audio([LONG, np.full(8_000, 2.0**-16, np.float32)], 16_000)
+    vector = model.embed_audio([LONG, path], 16_000, allow_silence=True)[1]
+    assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_silence_before_and_after_a_sound_is_no_error(model):
+    padded = np.concatenate([np.zeros(40_000), noise(0, 0.2), np.zeros(40_000)]).astype(np.float32)
+    assert model.embed_audio(padded, 16_000).shape == (1, 16)
 
 
 def test_impossible_windows_are_errors(model):
@@ -248,12 +268,12 @@ def test_recordings_are_decoded_a_few_ahead(monkeypatch):
     monkeypatch.setattr(long_audio, "AHEAD", 3)
     touched = set()
 
-    class Recordings(list):
+    class Clips(list):
         def __getitem__(self, place):
             touched.add(place)
-            return (np.full(25, place, np.int16), 16_000)
+            return (np.full(25, place + 1, np.int16), 16_000)
 
-    segments = decode_segments(Recordings(range(20)), 16_000, WindowSpec(10, 6))
+    segments = decode_segments(Recordings(Clips(range(20))), 16_000, WindowSpec(10, 6))
     for count, (segment, samples) in enumerate(segments):
         assert segment == (count // 4, count % 4 * 6, [10, 10, 10, 7][count % 4]) and len(samples) == segment.length
         assert max(touched) <= segment.recording + 3

@@ -1,10 +1,13 @@
 """Many files: results in order, in groups, bad files among the results; a file gets the same result as in the API."""
 
+import re
+
 import numpy as np
 import pytest
 import soundfile
 
 from slap_jax.data.audio import AudioError
+from slap_jax.inference import audio_input, many_files
 from slap_jax.inference.many_files import audio_files, over_files
 from slap_jax.inference.model import SlapModel
 from tests.inference.tiny import noise, tiny_config
@@ -34,6 +37,11 @@ def files(tmp_path_factory):
 
 def lengths(clips):
     return [len(clip.samples) for clip in clips]
+
+
+def make(path, samples, rate=RATE, **settings):
+    soundfile.write(path, samples, rate, **settings)
+    return str(path)
 
 
 def no_long(item):
@@ -73,34 +81,91 @@ def test_files_are_requested_lazily(files):
 
 
 def test_long_recordings_are_processed_alone(tmp_path, files):
-    soundfile.write(tmp_path / "long.flac", np.full(3 * RATE, 0.5), RATE)
-    soundfile.write(tmp_path / "silent.flac", np.zeros(3 * RATE), RATE)
-    soundfile.write(tmp_path / "damaged.flac", np.random.default_rng(0).normal(0, 0.1, 30 * RATE), RATE)
-    data = (tmp_path / "damaged.flac").read_bytes()
-    (tmp_path / "damaged.flac").write_bytes(data[: len(data) // 3])
-    paths = [str(tmp_path / name) for name in ("long.flac", "silent.flac", "damaged.flac")]
+    late = np.r_[np.zeros(4 * RATE), np.full(RATE, 0.5)]
+    paths = [
+        make(tmp_path / "long.flac", np.full(3 * RATE, 0.5)),
+        make(tmp_path / "late.flac", late),
+        make(tmp_path / "damaged.flac", np.random.default_rng(0).normal(0, 0.1, 30 * RATE)),
+    ]
 
     def run_long(item):
         if "damaged" in item:
-            raise AudioError(f"{item} is broken off")
+            raise AudioError(f"clip 0: {item} is broken off", "truncated_audio")
         return f"long {item}"
 
-    def run(**settings):
-        inputs = [files[0], *paths, files[1]]
-        return [result for _, result in over_files(inputs, lengths, run_long, RATE, 2.0, **settings)]
-
-    results = run()
+    inputs = [files[0], *paths, files[1]]
+    results = [result for _, result in over_files(inputs, lengths, run_long, RATE, 2.0)]
     assert results[:3] == [8, f"long {paths[0]}", f"long {paths[1]}"] and results[4] == 16
-    assert str(results[3]) == f"{paths[2]} is broken off"
-    results = run(skip_silent=True)
-    assert results[1] == f"long {paths[0]}" and f"{paths[1]} is silent" in str(results[2])
+    assert str(results[3]) == f"{paths[2]} is broken off" and results[3].reason == "truncated_audio"
+
+
+def test_silent_files_are_left_out_whatever_their_length(tmp_path, files):
+    paths = [
+        make(tmp_path / "short.wav", np.zeros(RATE)),
+        make(tmp_path / "long.flac", np.zeros(3 * RATE)),
+        make(tmp_path / "hiss.wav", np.full(RATE, 2.0**-16), subtype="FLOAT"),
+    ]
+    results = [result for _, result in over_files([files[0], *paths, files[1]], lengths, no_long, RATE, 2.0)]
+    assert (results[0], results[4]) == (8, 16)
+    for path, error in zip(paths, results[1:4], strict=True):
+        assert str(error).startswith(f"{path} is silent: ") and error.reason == "silent_audio"
+
+
+def test_no_more_than_the_longest_clip_is_decoded_to_find_out_that_a_recording_is_long(tmp_path, monkeypatch):
+    path = make(tmp_path / "long.wav", np.full(30 * RATE, 0.5))
+    monkeypatch.setattr("slap_jax.data.audio.BLOCK_FRAMES", RATE)
+    read = []
+    original = many_files.stream_item
+
+    def counted(*arguments):
+        for block in original(*arguments):
+            read.append(block.size)
+            yield block
+
+    monkeypatch.setattr(many_files, "stream_item", counted)
+    ((_, result),) = over_files([path], lengths, lambda item: item, RATE, 2.0)
+    assert result == path and sum(read) <= 3 * RATE
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (MemoryError(), "needs more memory to decode than there is"),
+        (RuntimeError("cannot resample"), r"cannot be decoded \(RuntimeError: cannot resample\)"),
+        (OSError(5, "Input/output error"), r"cannot be decoded \(OSError: \[Errno 5\] Input/output error\)"),
+    ],
+)
+def test_a_fault_of_a_decoder_is_an_error_of_its_file(files, monkeypatch, fault, message):
+    original = audio_input.stream_audio
+
+    def faulty(path, *arguments, **settings):
+        yield from original(path, *arguments, **settings)
+        if path == files[1]:
+            raise fault
+
+    monkeypatch.setattr(audio_input, "stream_audio", faulty)
+    results = [result for _, result in over_files(files[:3], lengths, no_long, RATE, 2.0)]
+    assert (results[0], results[2]) == (8, 24)
+    assert isinstance(results[1], AudioError) and re.search(f"^{re.escape(files[1])} {message}", str(results[1]))
+
+
+def test_a_clip_without_a_finite_result_does_not_take_its_group_along(files):
+    def run_clips(clips):
+        for index, clip in enumerate(clips):
+            if clip.path == files[1]:
+                raise AudioError(f"clip {index}: {clip.path} has no finite result", "nonfinite_result")
+        return lengths(clips)
+
+    results = [result for _, result in over_files(files[:3], run_clips, no_long, RATE, 2.0)]
+    assert (results[0], results[2]) == (8, 24)
+    assert str(results[1]) == f"{files[1]} has no finite result" and results[1].reason == "nonfinite_result"
 
 
 @pytest.mark.compile
-def test_a_file_gets_the_same_result_as_in_the_api(model, tmp_path, caplog):
+def test_a_file_gets_the_same_result_as_in_the_api(model, tmp_path):
     """Silent, short, resampled, and just above the longest clips of training."""
     clips = {
-        "silent": np.zeros(8_000),
+        "silent_short": np.zeros(8_000),
         "silent_long": np.zeros(20_000),
         "short": noise(1, 0.5),
         "border": noise(2, 1.0)[:16_000],
@@ -116,15 +181,11 @@ def test_a_file_gets_the_same_result_as_in_the_api(model, tmp_path, caplog):
             paths, model.embed_audio, lambda clip: model.embed_audio([clip])[0], model.sample_rate, model.max_seconds
         )
     )
-    messages = sorted(record.getMessage() for record in caplog.records if "is silent" in record.getMessage())
-    assert [line.split(" is silent")[0] for line in messages] == [
-        str(tmp_path / f"{n}.wav") for n in ("silent", "silent_long")
-    ]
     for path in paths:
-        if path.endswith("bad.wav"):
-            with pytest.raises(AudioError, match=r"bad\.wav is not readable"):
-                model.embed_audio([path])
-            assert isinstance(results[path], AudioError) and "bad.wav is not readable" in str(results[path])
+        if "silent" in path or "bad" in path:
+            with pytest.raises(AudioError) as raised:
+                model.embed_audio(path)
+            assert str(results[path]) == str(raised.value) and results[path].reason == raised.value.reason
         else:
             assert np.array_equal(np.asarray(results[path]), model.embed_audio([path])[0]), path
 

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import slap_jax
 from slap_jax.checkpoints.model_dir import ExportError, export
 from slap_jax.data.audio import AudioError
 from slap_jax.data.tokenizer import load_tokenizer
-from slap_jax.inference.model import SlapModel, TextError
+from slap_jax.inference.device import DeviceError
+from slap_jax.inference.model import BatchSizeError, SlapModel
 from slap_jax.inference.prompts import ZeroShotError
+from slap_jax.inference.text_input import TextError
 from tests.inference.tiny import noise, shared_params, tiny_config, tiny_tokenizer
 
 pytestmark = pytest.mark.compile
@@ -79,7 +82,7 @@ def test_more_clips_than_are_decoded_at_once(model, monkeypatch):
 
 
 def test_one_sample_is_enough(model):
-    embedding = model.embed_audio([(np.array([0.5], np.float32), 16_000), (np.zeros(1, np.int16), 8_000)])
+    embedding = model.embed_audio([(np.array([0.5], np.float32), 16_000), (np.full(1, 99, np.int16), 8_000)])
     assert np.isfinite(embedding).all()
 
 
@@ -236,16 +239,123 @@ def test_bad_clips_are_named_by_their_position(model, clip, message):
         model.embed_audio([(noise(0, 0.3), 16_000), clip])
 
 
-@pytest.mark.parametrize("clip", ["a.wav", b"RIFF", np.zeros(4), (np.zeros(4), 16_000)])
-def test_a_single_clip_without_a_list_is_an_error(model, clip):
-    with pytest.raises(AudioError, match=r"write \[clip\]"):
-        model.embed_audio(clip)
+def test_one_clip_or_text_is_a_list_of_one(model, directory):
+    path = directory / "stereo.flac"
+    samples, rate = soundfile.read(path, dtype="float32")
+    (expected,) = model.embed_audio([path])
+    for clip in (str(path), path, path.read_bytes(), (samples, rate), (samples, np.int64(rate))):
+        vectors = model.embed_audio(clip)
+        assert vectors.shape == (1, 16) and np.array_equal(vectors[0], expected)
+    assert np.array_equal(model.embed_audio(samples, sample_rate=rate)[0], expected)
+    assert np.array_equal(model.embed_audio((path, samples), sample_rate=rate), [expected, expected])
+    assert np.array_equal(model.embed_text("rain"), model.embed_text(["rain"]))
+    assert model.classify(path, ["dog", "rain"]) == model.classify([path], ["dog", "rain"])
+    assert model.caption(path) == model.caption([path])
+    assert np.array_equal(model.scores(path, "rain").scores, model.scores(path, ["rain"]).scores)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        ("gone.wav", r"^gone\.wav is missing"),
+        (b"RIFF", r"^clip \(4 bytes\) is not readable"),
+        ((16_000, np.zeros(8)), r"^clip is a pair \(int, ndarray\); expected \(samples, sample rate\)"),
+        (np.zeros((4, 16_000)), r"shape \(4, 16000\) was given; an array is one clip.*several clips as a list"),
+        (None, "expected a clip or a list of clips, found None"),
+    ],
+)
+def test_errors_of_a_single_clip_have_no_index(model, clip, message):
+    with pytest.raises(AudioError, match=message):
+        model.embed_audio(clip, sample_rate=16_000)
+
+
+def test_vectors_before_they_have_unit_length(model, directory):
+    clips, texts = [directory / "clip.wav", (noise(7, 0.4), 16_000)], ["a dog barks", "rain"]
+    for embed, items in ((model.embed_audio, clips), (model.embed_text, texts)):
+        unit, projected = embed(items), embed(items, normalize=False)
+        lengths = np.linalg.norm(projected, axis=1, keepdims=True)
+        assert np.abs(lengths - 1).min() > 1e-2
+        assert np.allclose(projected / lengths, unit, atol=1e-6)
+    long = noise(8, 70.0)  # three windows
+    windows = model.embed_audio(long, 16_000, normalize=False)
+    assert windows.shape == (1, 16) and np.linalg.norm(windows) > 0
+
+
+def test_the_batch_size_does_not_change_vectors(model, directory):
+    clips = [directory / "clip.wav", directory / "stereo.flac", *((noise(n, 0.4), 16_000) for n in range(3))]
+    for size in (1, 2, np.int64(64)):
+        assert np.array_equal(model.embed_audio(clips, batch_size=size), model.embed_audio(clips))
+    assert np.array_equal(model.embed_text(["a", "dog"], batch_size=1), model.embed_text(["a", "dog"]))
+    assert model.caption(clips[:2], batch_size=1) == model.caption(clips[:2])
+    for size in (0, 2.0, True, "8"):
+        with pytest.raises(BatchSizeError, match=f"batch_size is {size!r}; write a whole number"):
+            model.embed_audio(clips, batch_size=size)
+
+
+def test_progress_counts_clips_and_texts(model, directory, capsys):
+    clips = [directory / "clip.wav", directory / "stereo.flac"]
+    for call in (model.embed_audio, model.caption, lambda clips, **settings: model.classify(clips, ["a"], **settings)):
+        call(clips, show_progress=True)
+        assert "2/2" in capsys.readouterr().err
+    model.embed_text(["a", "b", "c"], show_progress=True)
+    assert "3/3" in capsys.readouterr().err
+    model.embed_audio(clips)
+    assert capsys.readouterr().err == ""
+
+
+def test_one_label_is_mentioned(model, directory, caplog):
+    assert model.classify(directory / "clip.wav", ["dog"]) == [{"dog": 1.0}]
+    assert "there is one label, so its probability is 1" in caplog.text
+
+
+def test_a_device_is_chosen_by_name(directory, model):
+    clip = directory / "clip.wav"
+    other = slap_jax.load(directory / "export", device="cpu:1")
+    assert np.array_equal(other.embed_audio(clip), model.embed_audio(clip))
+    assert np.array_equal(other.embed_text("rain"), model.embed_text("rain"))
+    assert {array.device for array in jax.tree.leaves(other.params)} == {jax.devices("cpu")[1]}
+    assert other._embedder.bucketing.place(np.zeros(3)).device == jax.devices("cpu")[1]
+    for name in ("abacus", "cpu:8", "cpu:", "cpu:-1", 0):
+        with pytest.raises(DeviceError, match=f"device is {name!r}, which JAX does not have here; it has cpu:0, cpu:1"):
+            slap_jax.load(directory / "export", device=name)
+
+
+def test_the_representation_says_what_the_model_is(model, directory):
+    text = repr(model)
+    assert text.startswith(f"SlapModel(id='{model.model_id}', embed_dim=16, parameters=")
+    assert text.endswith(f"sample_rate=16000, max_seconds=30, can_caption=True, source='{directory / 'export'}')")
+    assert (model.sample_rate, model.max_seconds) == (16_000, 30.0)
+
+
+def test_results_that_are_not_finite_are_errors(directory, tmp_path):
+    """Whether samples or weights are the reason: NaN can be neither compared nor written as JSON."""
+    params = jax.tree.map(np.array, PARAMS)
+    for tower in ("audio_projection", "text_projection"):
+        params["model"][tower]["kernel"][0, 0] = np.nan
+    broken = SlapModel(CONFIG, params, load_tokenizer(directory / "words.model"))
+    clip = directory / "clip.wav"
+    for call in (broken.embed_audio, broken.windows, lambda clip: broken.embed_audio(clip, normalize=False)):
+        with pytest.raises(AudioError, match=r"^/.*clip\.wav has no finite result; .*`slap doctor`"):
+            call(clip)
+    with pytest.raises(AudioError, match=r"^clip 0: .*clip\.wav has no finite result"):
+        broken.embed_audio([clip, (noise(0, 0.1), 16_000)])
+    with pytest.raises(TextError, match=r"^text 0 has no finite vector: .*`slap doctor`"):
+        broken.embed_text("rain")
+    assert broken.frames(clip).features.shape == (7, 32)  # before the projection
+
+
+def test_a_model_can_be_pickled(model, directory):
+    """Without its files: another machine may not have them."""
+    copy = pickle.loads(pickle.dumps(model))
+    clip = directory / "clip.wav"
+    assert np.array_equal(copy.embed_audio(clip), model.embed_audio(clip))
+    assert np.array_equal(copy.embed_text("rain"), model.embed_text("rain"))
+    assert copy.caption(clip) == model.caption(clip) and copy.model_id == model.model_id
+    assert copy.config == model.config and repr(copy) == repr(model)
 
 
 def test_arguments_that_are_not_lists_are_errors(model):
-    with pytest.raises(AudioError, match="expected a list of clips, found None"):
-        model.embed_audio(None)
-    with pytest.raises(TextError, match="expected a list of texts, found None"):
+    with pytest.raises(TextError, match="expected a text or a list of texts, found None"):
         model.embed_text(None)
 
 
@@ -258,8 +368,6 @@ def test_generators_are_accepted_as_lists(model, directory):
 
 
 def test_bad_text(model):
-    with pytest.raises(TextError, match=r"write \[text\]"):
-        model.embed_text("a dog")
     with pytest.raises(TextError, match="text 1 is '  '"):
         model.embed_text(["a dog", "  "])
     with pytest.raises(TextError, match=r"text 0 is .*not UTF-8"):

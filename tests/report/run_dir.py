@@ -37,14 +37,14 @@ class KnowingModel:
             self.text[clips[index].captions[0]] = vectors[(index + 1) % len(clips)]
         self.captioned = {zlib.crc32(clip.waveform.tobytes()): f"{clip.captions[0]} <b>" for clip in clips}
 
-    def embed_audio(self, audio: list[tuple[np.ndarray, int]]) -> np.ndarray:
+    def embed_audio(self, audio: list[tuple[np.ndarray, int]], allow_silence: bool = False) -> np.ndarray:
         assert all(rate == RATE for _, rate in audio)
         return np.stack([self.audio[zlib.crc32(samples.tobytes())] for samples, _ in audio])
 
     def embed_text(self, texts: list[str]) -> np.ndarray:
         return np.stack([self.text[text] for text in texts])
 
-    def caption(self, audio: list[tuple[np.ndarray, int]]) -> list[str]:
+    def caption(self, audio: list[tuple[np.ndarray, int]], allow_silence: bool = False) -> list[str]:
         return [self.captioned[zlib.crc32(samples.tobytes())] for samples, _ in audio]
 
 
