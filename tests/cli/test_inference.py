@@ -52,14 +52,14 @@ def test_bad_files_are_reported_and_the_rest_is_done(sounds, capsys):
     out, err = run(capsys, "caption", "sounds", "gone.wav", "*.mp3", "--beam", "2", "--json", code=1)
     results, left_out = json.loads(out)["results"], json.loads(out)["left_out"]
     assert results["sounds/low.wav"] == "tone 0 again"
-    assert len(results) == 4 and "sounds/silent.wav" in results  # as in a call of the model
-    assert [item["file"] for item in left_out] == ["*.mp3", "sounds/broken.wav", "gone.wav"]
+    assert len(results) == 3 and "sounds/silent.wav" not in results  # as in a call of the model
+    assert [item["file"] for item in left_out] == ["*.mp3", "sounds/broken.wav", "sounds/silent.wav", "gone.wav"]
     assert all(item["reason"] in err for item in left_out)
     lines = err.splitlines()
-    assert len(lines) == 4 and all(line.startswith("slap caption: ") for line in lines)
-    for part in ("left out: *.mp3 matches no file", "sounds/broken.wav is not readable"):
+    assert len(lines) == 5 and all(line.startswith("slap caption: ") for line in lines)
+    for part in ("left out: *.mp3 matches no file", "sounds/broken.wav is not readable", "silent.wav is silent"):
         assert sum(part in line for line in lines) == 1
-    assert "gone.wav is missing" in err and lines[-1] == "slap caption: 4 files done, 3 left out; see above"
+    assert "gone.wav is missing" in err and lines[-1] == "slap caption: 3 files done, 4 left out; see above"
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_missing_parts_become_sentences_and_a_report_replaces_an_older_one(run_d
 
 def test_a_model_that_fails_loses_only_its_sections(run_dir):
     class Failing:
-        def embed_audio(self, audio):
+        def embed_audio(self, audio, allow_silence=False):
             raise ValueError("broken export")
 
     html = page_of(run_dir, model=Failing(), evaluation_sets={"clips": make_clips(2)})
