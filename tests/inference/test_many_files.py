@@ -1,6 +1,7 @@
 """Many files: results in order, in groups, bad files among the results; a file gets the same result as in the API."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_long_recordings_are_processed_alone(tmp_path, files):
         return f"long {item}"
 
     inputs = [files[0], *paths, files[1]]
-    results = [result for _, result in over_files(inputs, lengths, run_long, RATE, 2.0)]
+    results: list[Any] = [result for _, result in over_files(inputs, lengths, run_long, RATE, 2.0)]
     assert results[:3] == [8, f"long {paths[0]}", f"long {paths[1]}"] and results[4] == 16
     assert str(results[3]) == f"{paths[2]} is broken off" and results[3].reason == "truncated_audio"
 
@@ -105,7 +106,7 @@ def test_silent_files_are_left_out_whatever_their_length(tmp_path, files):
         make(tmp_path / "long.flac", np.zeros(3 * RATE)),
         make(tmp_path / "hiss.wav", np.full(RATE, 2.0**-16), subtype="FLOAT"),
     ]
-    results = [result for _, result in over_files([files[0], *paths, files[1]], lengths, no_long, RATE, 2.0)]
+    results: list[Any] = [result for _, result in over_files([files[0], *paths, files[1]], lengths, no_long, RATE, 2.0)]
     assert (results[0], results[4]) == (8, 16)
     for path, error in zip(paths, results[1:4], strict=True):
         assert str(error).startswith(f"{path} is silent: ") and error.reason == "silent_audio"
@@ -144,7 +145,7 @@ def test_a_fault_of_a_decoder_is_an_error_of_its_file(files, monkeypatch, fault,
             raise fault
 
     monkeypatch.setattr(audio_input, "stream_audio", faulty)
-    results = [result for _, result in over_files(files[:3], lengths, no_long, RATE, 2.0)]
+    results: list[Any] = [result for _, result in over_files(files[:3], lengths, no_long, RATE, 2.0)]
     assert (results[0], results[2]) == (8, 24)
     assert isinstance(results[1], AudioError) and re.search(f"^{re.escape(files[1])} {message}", str(results[1]))
 
@@ -156,7 +157,7 @@ def test_a_clip_without_a_finite_result_does_not_take_its_group_along(files):
                 raise AudioError(f"clip {index}: {clip.path} has no finite result", "nonfinite_result")
         return lengths(clips)
 
-    results = [result for _, result in over_files(files[:3], run_clips, no_long, RATE, 2.0)]
+    results: list[Any] = [result for _, result in over_files(files[:3], run_clips, no_long, RATE, 2.0)]
     assert (results[0], results[2]) == (8, 24)
     assert str(results[1]) == f"{files[1]} has no finite result" and results[1].reason == "nonfinite_result"
 

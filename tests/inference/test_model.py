@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -315,7 +316,8 @@ def test_a_device_is_chosen_by_name(directory, model):
     assert np.array_equal(other.embed_text("rain"), model.embed_text("rain"))
     assert {array.device for array in jax.tree.leaves(other.params)} == {jax.devices("cpu")[1]}
     assert other._embedder.bucketing.place(np.zeros(3)).device == jax.devices("cpu")[1]
-    for name in ("abacus", "cpu:8", "cpu:", "cpu:-1", 0):
+    names: list[Any] = ["abacus", "cpu:8", "cpu:", "cpu:-1", 0]
+    for name in names:
         with pytest.raises(DeviceError, match=f"device is {name!r}, which JAX does not have here; it has cpu:0, cpu:1"):
             slap_jax.load(directory / "export", device=name)
 
