@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 from slap_jax.config.defaults import default_config
 from slap_jax.drawing.packed_row import row_figure, slot_colour, slot_ink
 from slap_jax.drawing.theme import PRINT, drawing
-from slap_jax.report import figures, media
+from slap_jax.report import classes, curves, figures, media
+from slap_jax.report.charts import line_chart
+from slap_jax.report.curves import Panel
 from slap_jax.report.examples import EmbeddedSet, Query, retrieval_examples, similarity_matrix
 from slap_jax.report.figures import ExampleRow
 from slap_jax.report.record import RunRecord, parameter_counts
@@ -20,21 +22,31 @@ from slap_jax.report.record import RunRecord, parameter_counts
 Values = dict[str, Any]
 
 _LABEL_CHARACTERS = 52
-_OBJECTIVES = ("contrastive", "distillation", "captioning")  # in the order in which the page names them
+_OBJECTIVES = (
+    "contrastive",
+    "distillation",
+    "captioning",
+    "classification",
+)  # in the order in which the page names them
 
 # (file, description) of the files that a run directory may hold.
 _FILES = (
     ("config.json", "the whole config"),
     ("params.txt", "every parameter with its shape"),
     ("metrics.jsonl", "all logged metrics"),
+    ("provenance.json", "commit, command, versions and hardware of every start"),
     ("evaluation.json", "results with intervals, fingerprints and templates"),
     ("checkpoints", "parameters, optimiser and data state to resume from"),
-    ("export", "what slap_jax.load reads"),
+    ("export", "the model, as slap_jax.load reads it"),
+    ("export/README.md", "the model card"),
+    ("best", "the best step, as a run directory"),
     ("figures", "the pictures of this page as PNG"),
     ("report.json", "the numbers of this page"),
+    ("tables.csv", "the tables of this page"),
 )
-_WRITTEN_WITH_THE_PAGE = ("figures", "report.json")
-_TENSORBOARD = "TensorBoard events"
+_WRITTEN_WITH_THE_PAGE = ("figures", "report.json", "tables.csv")
+# What every run has, so that its absence is worth a line.
+_EXPECTED = ("evaluation.json", "checkpoints", "export")
 
 
 def trained_objectives(config: ConfigDict) -> list[str]:
@@ -96,7 +108,7 @@ def matrices(embedded: Iterable[EmbeddedSet], directory: Path) -> list[Values]:
         labels = [_shorten(caption) for caption in matrix.captions]
         draw = functools.partial(figures.similarity_figure, matrix.similarity, labels, matrix.groups, matrix.relevant)
         with drawing(PRINT):
-            path = directory / f"similarity_{_file_name(one.name)}.png"
+            path = directory / f"similarity_{figures.file_name(one.name)}.png"
             draw(PRINT).savefig(path, dpi=160, bbox_inches="tight")
         best = matrix.similarity.argmax(axis=1)
         right = int(matrix.relevant[np.arange(size), best].sum())
@@ -118,16 +130,40 @@ def matrices(embedded: Iterable[EmbeddedSet], directory: Path) -> list[Values]:
 
 def training(run: RunRecord, directory: Path) -> Values:
     """Draws the curves: losses, what shows whether optimisation is healthy, and evaluations in the loop."""
-    losses = figures.loss_panels(run)
-    optimisation = [panel for panel in figures.OPTIMISATION_PANELS if figures.has_curve(run, panel[0])]
-    figures.save_curves(run, losses, directory / "losses.png")
-    figures.save_curves(run, optimisation, directory / "optimisation.png")
+    losses, optimisation = curves.loss_panels(run), curves.optimisation_panels(run)
+    curves.save_panels(losses, directory / "losses.png")
+    curves.save_panels(optimisation, directory / "optimisation.png")
     skipped = run.series("bad_steps")[1]
     return {
-        "losses": _panels(run, losses),
-        "optimisation": _panels(run, optimisation),
-        "evaluations": _panels(run, figures.evaluation_panels(run)),
+        "losses": _panels(losses),
+        "optimisation": _panels(optimisation),
+        "evaluations": _panels(curves.evaluation_panels(run)),
         "skipped_steps": bool(np.nansum(skipped) > 0),
+    }
+
+
+def classification(
+    run: RunRecord, kinds: Sequence[str], clips_of: Mapping[str, Sequence[Any]], directory: Path
+) -> list[Values]:
+    """Returns the classifications of the given kinds, with wrong clips to hear."""
+    sets = classes.class_scores(classes.classification_sets(run.evaluation, kinds), clips_of, directory)
+    for one in sets:
+        for mistake in one["mistakes"]:
+            mistake["sound"] = _sound(run, mistake.pop("clip"), f"{mistake['true']}, predicted {mistake['predicted']}")
+    return sets
+
+
+def head(run: RunRecord) -> Values | None:
+    """Returns what the trained classification head predicts and how to call it; None for a run without one."""
+    if "classification" not in trained_objectives(run.config):
+        return None
+    settings = run.config.objectives.classification
+    return {
+        "label": settings.label,
+        "classes": list(settings.classes),
+        "multi_label": settings.multi_label,
+        "model": str(run.directory / "export"),
+        "has_export": (run.directory / "export").is_dir(),
     }
 
 
@@ -164,14 +200,15 @@ def packed_row(row: ExampleRow | None, directory: Path) -> Values | None:
 
 
 def files(directory: Path) -> Values:
-    """Lists which files of a run are in its directory, with descriptions, and which are missing."""
+    """Lists which files of a run are in its directory, with descriptions, and which of the usual ones are missing."""
     present = [(name, text) for name, text in _FILES if name in _WRITTEN_WITH_THE_PAGE or (directory / name).exists()]
-    missing = [name for name, text in _FILES if (name, text) not in present]
-    if any(directory.rglob("*tfevents*")):
-        present.append((_TENSORBOARD, ""))
-    else:
-        missing.append(_TENSORBOARD)
-    return {"present": present, "missing": missing}
+    missing = [name for name in _EXPECTED if not (directory / name).exists()]
+    return {
+        "present": [{"name": name, "text": text, "is_folder": (directory / name).is_dir()} for name, text in present],
+        "missing": missing,
+        "tensorboard": any(directory.glob("tensorboard/*tfevents*")),
+        "directory": str(directory),
+    }
 
 
 def settings(config: ConfigDict) -> Values:
@@ -222,29 +259,27 @@ def _sound(run: RunRecord, clip: Any, caption: str, longest: int = 0) -> Values:
     }
 
 
-def _panels(run: RunRecord, panels: Sequence[tuple[str, str, str]]) -> list[Values]:
-    values = []
-    for metric, title, note in panels:
-        logged = run.series(metric)[1]
-        last = figures.closing_value(run, metric)
-        description = f"{title} over {len(logged)} logged steps; from {logged[0]:.4g} to {last:.4g}"
-        values.append(
-            {
-                "title": title,
-                "note": note,
-                "value": last,
-                "chart": media.chart(functools.partial(figures.curve_figure, run, metric), description),
-            }
-        )
-    return values
+def _panels(panels: Sequence[Panel]) -> list[Values]:
+    return [
+        {
+            "title": panel.title,
+            "note": panel.note,
+            "value": panel.value,
+            "lines": [(line.name, line.colour, line.dashed) for line in panel.lines if line.name],
+            "has_log": panel.log,
+            "chart": line_chart(panel.lines, _description(panel), bounds=panel.bounds, log=panel.log),
+        }
+        for panel in panels
+    ]
+
+
+def _description(panel: Panel) -> str:
+    values = panel.lines[0].values[np.isfinite(panel.lines[0].values)]
+    return f"{panel.title} over {len(values)} logged steps; from {values[0]:.4g} to {values[-1]:.4g}"
 
 
 def _shorten(text: str) -> str:
     return text if len(text) <= _LABEL_CHARACTERS else text[: _LABEL_CHARACTERS - 1].rstrip() + "…"
-
-
-def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Values:

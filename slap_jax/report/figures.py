@@ -1,4 +1,4 @@
-"""The figures of the report, drawn with matplotlib: curves, similarity matrix, packed row and attention masks.
+"""The figures of the report, drawn with matplotlib: similarity and confusion matrices, packed row, attention masks.
 
 Functions that take a theme are called within `drawing(theme)`.
 """
@@ -6,7 +6,6 @@ Functions that take a theme are called within `drawing(theme)`.
 import dataclasses
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,45 +16,13 @@ from slap_jax.batch import PADDING_SEGMENT, PackedBatch
 from slap_jax.config.defaults import columns_of, patches_per_column, samples_per_column
 from slap_jax.data.packing import Clip, pack_rows
 from slap_jax.drawing.packed_row import PackedRow, slot_colour
-from slap_jax.drawing.theme import PRINT, Theme, drawing, new_figure
-from slap_jax.report.record import RunRecord
+from slap_jax.drawing.theme import Theme, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# (metric, title, note) of each panel. A panel whose metric was not logged is left out.
-LOSS_PANELS = (
-    ("loss/contrastive", "contrastive", "audio against text"),
-    ("loss/distillation", "self-distillation", "masked patches against the teacher"),
-    ("loss/captioning", "captioning", "per token"),
-    ("loss/total", "total", "weighted sum"),
-)
-OPTIMISATION_PANELS = (
-    ("learning_rate", "learning rate", ""),
-    ("gradient_norm", "gradient norm", "before clipping"),
-    ("temperature", "contrastive temperature", "learned"),
-    ("embedding_spread", "audio embedding spread", "1 is spread out, 0 collapsed"),
-    ("text_embedding_spread", "text embedding spread", "1 is spread out, 0 collapsed"),
-    ("prototype_entropy", "prototype entropy", "of its maximum; 0 is collapsed"),
-    ("prototype_top_usage", "most used prototype", "fraction of tokens; 1 is collapsed"),
-    ("speed/audio_seconds_per_s", "throughput", "seconds of audio per second"),
-    ("packing_fill", "packing fill", "fraction of columns with a clip"),
-    ("speed/mfu", "model FLOPs utilisation", "fraction of the device's peak"),
-)
-EXACT = ("learning_rate", "temperature")  # nothing to smooth
-FRACTIONS = ("embedding_spread", "text_embedding_spread", "prototype_entropy")
-
-# (kind, score) of the metrics KIND/SET/SCORE that evaluation in the loop writes -> title of the panel.
-EVALUATIONS = {
-    ("retrieval", "t2a_r1"): "R@1, text → audio",
-    ("retrieval", "a2t_r1"): "R@1, audio → text",
-    ("zero_shot", "accuracy"): "zero-shot accuracy",
-    ("zero_shot_multi_label", "map"): "zero-shot mAP",
-    ("classification", "accuracy"): "accuracy of the classification head",
-    ("classification", "map"): "mAP of the classification head",
-    ("caption_loss", "nats_per_token"): "caption loss, nats per token",
-}
+HIT, MISS = "#6fd08c", "#ff7d5c"  # of the best clip for a caption
 
 MASKS = (
     ("global", "global attention: the whole clip, never its neighbour"),
@@ -79,117 +46,6 @@ class ExampleRow(PackedRow):
     window: int
 
 
-def smooth(values: Float[np.ndarray, " n"], fraction: float = 0.04) -> Float[np.ndarray, " n"]:
-    """Returns the running mean over a window around each value, ignoring NaN.
-
-    At the start the window stays symmetric and is therefore narrower, because the first values fall steeply; at the end
-    it is cut off.
-
-    Args:
-        values: may hold NaN.
-        fraction: half width of the window as a fraction of the length; at least one point on each side.
-    """
-    half = max(1, round(fraction * len(values)))
-    valid = np.isfinite(values)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(valid, values, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(valid)])
-    index = np.arange(len(values))
-    reach = np.minimum(index, half)
-    low, high = index - reach, np.minimum(index + reach + 1, len(values))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (sums[high] - sums[low]) / (counts[high] - counts[low])
-
-
-def has_curve(run: RunRecord, metric: str) -> bool:
-    """Whether the metric was logged with at least two finite values."""
-    return int(np.isfinite(run.series(metric)[1]).sum()) >= 2
-
-
-def loss_panels(run: RunRecord) -> list[tuple[str, str, str]]:
-    """Returns the panels of the objectives that ran, and of the total if there are several."""
-    panels = [panel for panel in LOSS_PANELS if has_curve(run, panel[0])]
-    return panels if len(panels) != 2 else [panel for panel in panels if panel[0] != "loss/total"] or panels
-
-
-def evaluation_panels(run: RunRecord) -> list[tuple[str, str, str]]:
-    """Returns the panels of the evaluations in the loop: the set is the title, the kind of score the note."""
-    panels = []
-    for metric in run.names():
-        kind, _, rest = metric.partition("/")
-        name, _, score = rest.rpartition("/")
-        if (kind, score) in EVALUATIONS and has_curve(run, metric):
-            panels.append((metric, name, EVALUATIONS[kind, score]))
-    return panels
-
-
-def draw_curve(axes: "Axes", run: RunRecord, metric: str, theme: Theme) -> None:
-    """Draws one metric over steps: every logged value lightly, the running mean strongly."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    steps, values = run.series(metric)
-    colour = theme.series(metric)
-    if metric in EXACT or _is_evaluation(metric):
-        marker = "o" if _is_evaluation(metric) else None
-        axes.plot(steps, values, color=colour, linewidth=1.7, marker=marker, markersize=3.5)
-    else:
-        axes.plot(steps, values, color=colour, alpha=0.28, linewidth=0.9)
-        axes.plot(steps, smooth(values), color=colour, linewidth=1.7, solid_capstyle="round")
-    axes.set_xlim(steps[0], steps[-1] if steps[-1] > steps[0] else steps[0] + 1)
-    axes.grid(axis="y")
-    axes.set_axisbelow(True)
-    axes.spines["left"].set_visible(False)
-    axes.locator_params(axis="x", nbins=5)
-    low, high = float(np.nanmin(values)), float(np.nanpercentile(values, 99.5))
-    if metric == "gradient_norm" and low > 0:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
-        return
-    axes.locator_params(axis="y", nbins=5)
-    axes.ticklabel_format(axis="y", scilimits=(-2, 5), useMathText=True)
-    if metric == "packing_fill":
-        axes.set_ylim(min(0.9, low) - 0.02, 1.005)
-    elif metric in FRACTIONS:
-        axes.set_ylim(0, 1.03)
-    elif low >= 0:
-        axes.set_ylim(0, high * 1.08 or 1.0)
-
-
-def closing_value(run: RunRecord, metric: str) -> float:
-    """Returns the number of a panel: the mean of the last tenth, or of a smooth curve the last value."""
-    values = run.series(metric)[1]
-    values = values[np.isfinite(values)]
-    tail = 1 if metric in EXACT or _is_evaluation(metric) else max(1, len(values) // 10)
-    return float(values[-tail:].mean())
-
-
-def curve_figure(run: RunRecord, metric: str, theme: Theme) -> "Figure":
-    """Draws one panel for the page."""
-    figure = new_figure(3.3, 1.75)
-    draw_curve(figure.subplots(), run, metric, theme)
-    return figure
-
-
-def save_curves(run: RunRecord, panels: Sequence[tuple[str, str, str]], path: Path) -> None:
-    """Writes panels as one PNG, at most four to a line."""
-    if not panels:
-        return
-    across = min(len(panels), 4)
-    down = -(-len(panels) // across)
-    with drawing(PRINT):
-        figure = new_figure(3.1 * across, 2.2 * down)
-        grid = figure.subplots(down, across, squeeze=False).ravel()
-        for axes, (metric, title, note) in zip(grid, panels, strict=False):
-            draw_curve(axes, run, metric, PRINT)
-            axes.set_title(f"{title}\n{note}" if note else title, fontsize=8.5)
-        for axes in grid[len(panels) :]:
-            axes.set_visible(False)
-        for axes in grid[max(0, len(panels) - across) : len(panels)]:
-            axes.set_xlabel("step")
-        figure.savefig(path, dpi=160)
-
-
 def similarity_figure(
     similarity: Float[np.ndarray, "n n"],
     labels: Sequence[str],
@@ -197,7 +53,7 @@ def similarity_figure(
     relevant: Bool[np.ndarray, "n n"],
     theme: Theme,
 ) -> "Figure":
-    """Draws cosine similarities of captions (rows) and clips (columns).
+    """Draws cosine similarities of captions (rows) and clips (columns), with the best clip for each caption.
 
     Args:
         similarity: text to audio; the diagonal holds the true pairs.
@@ -206,15 +62,20 @@ def similarity_figure(
         relevant: whether the clip of the column is right for the caption of the row.
         theme: colours.
     """
+    from matplotlib.patches import Rectangle
+
     count = len(labels)
     figure = new_figure(9.2, 0.175 * count + 1.2)
     axes = figure.subplots()
     low, high = np.percentile(similarity, 2), float(similarity.max())
     image = axes.imshow(similarity, cmap="cividis", vmin=low, vmax=high, aspect="equal")
+    for row in range(count):
+        box = Rectangle((row - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#ffffff", linewidth=0.9)
+        axes.add_patch(box)
     for row, column in enumerate(similarity.argmax(axis=1)):
-        face = "#ffffff" if relevant[row, column] else "none"
-        axes.plot(column, row, marker="o", markersize=4.0, markerfacecolor=face, markeredgecolor="#ffffff", mew=1.0)
-        axes.plot(column, row, marker="o", markersize=5.6, markerfacecolor="none", markeredgecolor="#000000", mew=0.4)
+        # Right and wrong differ in shape as well as in colour; the dark rim keeps both visible on bright cells.
+        marker, face = ("o", HIT) if relevant[row, column] else ("X", MISS)
+        axes.plot(column, row, marker=marker, markersize=6.0, markerfacecolor=face, markeredgecolor="#101010", mew=0.6)
     starts = [row for row in range(count) if row == 0 or groups[row] != groups[row - 1]]
     for start, end in zip(starts, [*starts[1:], count], strict=True):
         if start:
@@ -231,6 +92,24 @@ def similarity_figure(
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.set_label("cosine similarity", fontsize=7.5)
     bar.ax.tick_params(labelsize=7, length=2, labelcolor=theme.muted)
+    return figure
+
+
+def confusion_figure(counts: Int[np.ndarray, "T Y"], true: Sequence[str], predicted: Sequence[str]) -> "Figure":
+    """Draws how many clips of each true class (row) were predicted as each class (column); colours are per row."""
+    width, height = 1.8 + 0.42 * len(predicted), 1.2 + 0.32 * len(true)
+    figure = new_figure(max(3.2, width), max(2.4, height))
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "#ffffff" if share[row, column] > 0.6 else "#1f2529"
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7.5, color=colour)
+    axes.set_yticks(range(len(true)), list(true), fontsize=8)
+    axes.set_xticks(range(len(predicted)), list(predicted), fontsize=8, rotation=45, ha="right")
+    axes.tick_params(length=0)
+    axes.set_ylabel("true class")
+    axes.set_xlabel("predicted class")
     return figure
 
 
@@ -354,6 +233,6 @@ def mask_figure(row: ExampleRow, kinds: Sequence[tuple[str, str]], theme: Theme)
     return figure
 
 
-def _is_evaluation(metric: str) -> bool:
-    kind, _, rest = metric.partition("/")
-    return (kind, rest.rpartition("/")[2]) in EVALUATIONS
+def file_name(name: str) -> str:
+    """Returns the name of an evaluation set as a part of a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)

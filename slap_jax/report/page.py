@@ -1,4 +1,4 @@
-"""`slap report`: one page that needs no other file, its figures as PNG, and its numbers as JSON."""
+"""`slap report RUN`: one page that needs no other file, its figures as PNG, and its numbers as JSON and CSV."""
 
 import json
 import logging
@@ -13,8 +13,10 @@ from slap_jax.drawing.theme import PRINT, drawing
 from slap_jax.report import contents
 from slap_jax.report.examples import EmbeddedSet, caption_examples, embed_set
 from slap_jax.report.figures import ExampleRow, example_row
+from slap_jax.report.origin import data_table, provenance
 from slap_jax.report.record import ReportError, RunRecord, read_run, summarise
 from slap_jax.report.render import render
+from slap_jax.report.tables import evaluation_csv
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +28,13 @@ def build_report(
     model: Any = None,
     evaluation_sets: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
-    """Writes `report.html`, `report.json` and `figures/*.png` into a run directory.
+    """Writes `report.html`, `report.json`, `tables.csv` and `figures/*.png` into a run directory.
 
-    A missing part of the run (no export, no evaluation, an objective that was off) becomes a sentence on the page.
+    The page has no section for what the run does not have, such as captions of a run without captioning.
 
     Args:
-        run_dir: the directory that `slap train` wrote: `config.json` and `metrics.jsonl`, optionally `evaluation.json`
-            and `export/`.
+        run_dir: the directory that `slap train` wrote, or `best` in it: `config.json` and `metrics.jsonl`, optionally
+            `evaluation.json` and `export/`.
         max_clips: number of clips of each evaluation set to embed for the examples; the tables use whole sets.
         model: used instead of `slap_jax.load(run_dir / "export")`.
         evaluation_sets: name -> clips, used instead of reading `config.data.evaluation`.
@@ -46,38 +48,53 @@ def build_report(
     with drawing(PRINT):
         pass  # fail before any work if matplotlib is missing
     problems: list[str] = []
-    if model is None:
+    is_comparable = contents.trained_objectives(run.config) != ["classification"]  # sounds and texts with each other
+    if model is None and is_comparable:
         model = _attempt("the export", lambda: _load_model(run_dir), problems)
     if evaluation_sets is None:
         evaluation_sets = _load_sets(run, problems)
-    embedded = _embed(run, model, evaluation_sets, max_clips, problems)
+    embedded = _embed(run, model, evaluation_sets, max_clips, problems) if is_comparable else []
     row = _attempt("the packed row", lambda: _packed_row(run, evaluation_sets), problems)
     captions = _captions(run, model, embedded, problems)
     numbers = report_numbers(run, captions)
 
     figures = run_dir / "figures"
     figures.mkdir(exist_ok=True)
+    table = evaluation_csv(run.evaluation)
     page = render(
         "report.html",
-        name=run_dir.resolve().name,
+        name=_name(run),
         config=run.config,
         facts=summarise(run),
         **contents.headline(run),
         evaluation=run.evaluation,
+        head=contents.head(run),
+        head_scores=contents.classification(run, ["classification"], evaluation_sets, figures),
+        zero_shot=contents.classification(run, ["zero_shot", "zero_shot_multi_label"], evaluation_sets, figures),
         queries=contents.queries(run, embedded),
-        captioning="captioning" in contents.trained_objectives(run.config),
         captions=contents.captions(run, captions),
         matrices=contents.matrices(embedded, figures),
         **contents.training(run, figures),
         row=contents.packed_row(row, figures),
+        data=data_table(run),
+        provenance=provenance(run),
         files=contents.files(run_dir),
+        needs_export=is_comparable and model is None,
         problems=problems,
+        table=table,
         **contents.settings(run.config),
         version=version("slap-jax"),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     write_text_atomic(run_dir / "report.html", page)
     write_text_atomic(run_dir / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    write_text_atomic(run_dir / "tables.csv", table)
+
+
+def _name(run: RunRecord) -> str:
+    """Returns the name of the run; `best` alone would not say of which run it is the best step."""
+    name = run.directory.resolve().name
+    return name if run.history == run.directory else f"{run.history.name}/{name}"
 
 
 def report_numbers(run: RunRecord, captions: Sequence[tuple[str, Any, str]] = ()) -> dict[str, Any]:
@@ -85,6 +102,8 @@ def report_numbers(run: RunRecord, captions: Sequence[tuple[str, Any, str]] = ()
     return {
         "retrieval": run.evaluation.get("retrieval", {}),
         "zero_shot": run.evaluation.get("zero_shot", {}),
+        **({"classification": run.evaluation["classification"]} if "classification" in run.evaluation else {}),
+        "provenance": run.starts,
         "train": {**summarise(run), "objectives": contents.trained_objectives(run.config)},
         "captions": [
             {"set": name, "id": clip.id, "generated": generated, "true": list(clip.captions)}
@@ -114,12 +133,18 @@ def _load_model(run_dir: Path) -> Any:
 
 
 def _load_sets(run: RunRecord, problems: list[str]) -> dict[str, Sequence[Any]]:
+    """Opens the evaluation sets of the config, and those that `slap evaluate --data` named."""
     from slap_jax.data.evaluation_set import load_evaluation
 
+    named = {name: (source.path, source.split) for name, source in run.config.data.evaluation.items()}
+    for kind in ("retrieval", "classification", "zero_shot", "zero_shot_multi_label"):
+        for name, scores in run.evaluation.get(kind, {}).items():
+            if isinstance(scores, Mapping) and scores.get("path") and scores.get("split"):
+                named.setdefault(name, (scores["path"], scores["split"]))
     sets = {}
-    for name, source in run.config.data.evaluation.items():
+    for name, (path, split) in named.items():
         clips = _attempt(
-            f"the evaluation set {name}", lambda source=source: load_evaluation(source.path, source.split), problems
+            f"the evaluation set {name}", lambda path=path, split=split: load_evaluation(path, split), problems
         )
         if clips:
             sets[name] = clips

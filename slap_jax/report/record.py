@@ -11,11 +11,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 
+from slap_jax.checkpoints.best import DIRECTORY as BEST
 from slap_jax.checkpoints.model_dir import WEIGHTS
 from slap_jax.checkpoints.read_model import EXPORT_DIRECTORY, run_config
 from slap_jax.config.defaults import patches_per_column
 from slap_jax.errors import UserError
+from slap_jax.training.metrics import FILE_NAME as METRICS
 from slap_jax.training.metrics import read_metrics
+from slap_jax.training.provenance import read_provenance
 
 
 class ReportError(UserError, ValueError):
@@ -32,6 +35,8 @@ class RunRecord:
         metrics: the lines of `metrics.jsonl` in order.
         evaluation: contents of `evaluation.json`; empty if the run was not evaluated.
         parameters: name -> shape of every exported parameter; empty without an export.
+        starts: entries of `provenance.json`, oldest first; empty if there is none.
+        history: the run directory that holds the metrics: `directory`, or for its `best` the one above.
     """
 
     directory: Path
@@ -39,6 +44,8 @@ class RunRecord:
     metrics: list[dict[str, Any]]
     evaluation: dict[str, Any]
     parameters: dict[str, tuple[int, ...]]
+    starts: list[dict[str, Any]]
+    history: Path
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns (steps [n], values [n]) of one metric; both are empty if it was never logged.
@@ -56,14 +63,18 @@ class RunRecord:
 
 
 def read_run(run_dir: Path) -> RunRecord:
-    """Reads a run directory.
+    """Reads a run directory, or the directory `best` in it, whose metrics are those of the run.
 
     Raises:
         ExportError: the directory or its `config.json` is missing or damaged.
         ReportError: `metrics.jsonl` is missing, or it or `evaluation.json` is damaged.
     """
     config = run_config(run_dir)
-    metrics_path, evaluation_path = run_dir / "metrics.jsonl", run_dir / "evaluation.json"
+    evaluation_path = run_dir / "evaluation.json"
+    above = run_dir.resolve().parent
+    is_best = run_dir.resolve().name == BEST and not (run_dir / METRICS).is_file() and (above / METRICS).is_file()
+    history = above if is_best else run_dir
+    metrics_path = history / METRICS
     if not metrics_path.is_file():
         raise ReportError(f"{metrics_path} is missing: {run_dir} is not a run directory that `slap train` wrote")
     try:
@@ -76,6 +87,8 @@ def read_run(run_dir: Path) -> RunRecord:
         metrics=metrics,
         evaluation=_read_evaluation(evaluation_path) if evaluation_path.is_file() else {},
         parameters=_exported_shapes(run_dir / EXPORT_DIRECTORY / WEIGHTS),
+        starts=[start for start in read_provenance(history) if isinstance(start, dict)],
+        history=history,
     )
 
 

@@ -30,6 +30,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "count": count,
         "duration": duration,
+        "hours": hours,
         "listing": listing,
         "number": number,
         "ordinal": ordinal,
@@ -69,6 +70,14 @@ def duration(seconds: float | None) -> str:
     if hours:
         return f"{hours:,} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def hours(seconds: float | None) -> str:
+    """Formats seconds as hours with a few digits, such as 0.0138 or 1,234."""
+    if seconds is None:
+        return "–"
+    value = seconds / 3600
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def ordinal(rank: int) -> str:

@@ -9,10 +9,11 @@ import pytest
 
 from slap_jax.config.defaults import default_config
 from slap_jax.drawing.theme import PRINT, drawing, new_figure
-from slap_jax.report.figures import MASKS, attention_mask, closing_value, example_row, loss_panels, mask_figure, smooth
+from slap_jax.report.curves import closing_value, loss_panels, smooth
+from slap_jax.report.figures import MASKS, attention_mask, example_row, mask_figure
 from slap_jax.report.media import DARK, chart
 from slap_jax.report.record import parameter_counts, read_run, summarise
-from slap_jax.report.render import count, duration, listing, number, ordinal
+from slap_jax.report.render import count, duration, hours, listing, number, ordinal
 from tests.report.run_dir import make_clips, write_metrics, write_run
 
 
@@ -32,13 +33,12 @@ def test_smoothing_keeps_a_constant_and_bridges_gaps():
 
 
 def test_the_total_is_shown_only_with_several_objectives(run_dir):
-    assert [name for name, _, _ in loss_panels(read_run(run_dir))] == [
-        "loss/contrastive",
-        "loss/captioning",
-        "loss/total",
-    ]
+    titles = [panel.title for panel in loss_panels(read_run(run_dir))]
+    assert titles == ["contrastive", "captioning", "total"]
     write_metrics(run_dir, 5, objectives=("contrastive",))
-    assert [name for name, _, _ in loss_panels(read_run(run_dir))] == ["loss/contrastive"]
+    assert [panel.title for panel in loss_panels(read_run(run_dir))] == ["contrastive"]
+    write_metrics(run_dir, 5, objectives=("siamese_text",))  # an objective that the report does not know
+    assert [panel.title for panel in loss_panels(read_run(run_dir))] == ["siamese text"]
 
 
 def test_pause_between_two_processes_is_not_wall_time(run_dir):
@@ -89,6 +89,7 @@ def test_numbers(value, text):
 def test_numbers_in_words():
     assert [duration(seconds) for seconds in (None, 5, 65, 7_260)] == ["–", "5 s", "1 min 5 s", "2 h 1 min"]
     assert [count(value) for value in (None, 950, 12_300, 2_500_000)] == ["–", "950", "12.3 k", "2.5 M"]
+    assert [hours(seconds) for seconds in (None, 49.5, 3_600, 4_500_000)] == ["–", "0.0138", "1", "1,250"]
     assert [ordinal(rank) for rank in (1, 2, 13, 1_023)] == ["1st", "2nd", "13th", "1,023rd"]
     assert [listing(names, "word") for names in (["a"], ["a", "b", "c"])] == ["the a word", "the a, b and c words"]
 

@@ -1,10 +1,13 @@
 """The page of `slap report` is complete, self-contained and escaped, and states what is missing."""
 
+import csv
+import io
 import json
 import os
 import re
 import shutil
 import sys
+import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -35,7 +38,7 @@ class Checker(HTMLParser):
         self.text: list[str] = []
 
     def handle_data(self, data):
-        if data.strip() and not {"style", "script", "details"} & set(self.open):
+        if data.strip() and not {"style", "script", "svg", "details"} & set(self.open):
             self.text.append(f"{self.open[-1]}: {' '.join(data.split())}")
 
     def handle_starttag(self, tag, attrs):
@@ -102,11 +105,15 @@ def test_the_visible_text_is_that_of_the_snapshot(report):
 
 
 def test_the_page_needs_no_other_file(report):
-    checker = check(report[1])
+    """Links lead to files of the run directory; what the page shows is inside it."""
+    run_dir, html, _ = report
+    checker = check(html)
     assert checker.undescribed == 0
     assert len(checker.resources) > 10
-    assert all(link.startswith(("data:", "#")) for link in checker.resources)
-    assert not re.search(r"https?://|url\(|@import", report[1])
+    outside = [link for link in checker.resources if not link.startswith(("data:", "#"))]
+    assert outside and all((run_dir / link).exists() for link in outside)
+    assert set(outside) == set(re.findall(r'<li><a href="([^"]+)"', html))
+    assert not re.search(r"https?://|url\(|@import", html)
     ids = re.findall(r'\bid="([^"]+)"', report[1])
     assert len(ids) == len(set(ids)) and set(re.findall(r'href="#([^"]+)', report[1])) == set(ids)
 
@@ -116,8 +123,22 @@ def test_every_chart_has_a_light_and_a_dark_form(report):
         r'<picture>\s*<source media="\(prefers-color-scheme: dark\)" srcset="(.*?)">\s*<img class="figure" src="(.*?)"',
         report[1],
     )
-    assert len(charts) == report[1].count("image/svg+xml") / 2 == 3 + 4 + 1 + 1 + 3
+    assert len(charts) == report[1].count("image/svg+xml") / 2 == 1 + 1 + 3
     assert all(dark != light for dark, light in charts)
+    assert report[1].count('<svg class="chart"') == 3 + 4  # curves, which follow the style sheet
+
+
+def test_the_tables_are_also_csv(report):
+    run_dir, html, evaluation = report
+    text = (run_dir / "tables.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    (first,) = [row for row in rows if row["metric"] == "text-to-audio R@1"]
+    scores = evaluation["retrieval"]["clips"]
+    assert (first["task"], first["set"], float(first["value"])) == ("retrieval", "clips", scores["t2a_r1"])
+    assert [float(first["low"]), float(first["high"])] == scores["t2a_r1_interval"]
+    assert (float(first["chance"]), first["n"]) == (scores["chance_r1"], str(scores["n_clips"]))
+    (link,) = [link for link in check(html).resources if link.startswith("data:text/csv")]
+    assert urllib.parse.unquote(link.partition(",")[2]) == text
 
 
 def test_the_numbers_are_those_of_the_evaluation(report):
@@ -130,6 +151,7 @@ def test_the_numbers_are_those_of_the_evaluation(report):
     assert numbers["train"]["packing_fill"] == pytest.approx(0.9)
     assert numbers["train"]["wall_seconds"] == pytest.approx(29 * 5)
     assert numbers["train"]["audio_seconds"] == pytest.approx(600)
+    assert numbers["provenance"] == []
     for shown in ("strong: 0.750", "strong: 0.500", "strong: 0.600", "td: 0.1250", "td: 0.250", "td: 6 ×"):
         assert shown in check(html).text
 
@@ -162,7 +184,7 @@ def test_pictures_are_written(report):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (run_dir / "figures").iterdir())
 
 
-def test_missing_parts_become_sentences_and_a_report_replaces_an_older_one(run_dir):
+def test_missing_parts_vanish_and_a_report_replaces_an_older_one(run_dir):
     (run_dir / "report.html").write_text("an older one")
     config = json.loads((run_dir / "config.json").read_text())
     config["objectives"]["captioning"]["weight"] = 0.0
@@ -173,10 +195,13 @@ def test_missing_parts_become_sentences_and_a_report_replaces_an_older_one(run_d
     (run_dir / "evaluation.json").unlink()
     shutil.rmtree(run_dir / "export")
     html = page_of(run_dir)
-    absent = [line for line in check(html).text if re.match("p: (This run|No |There is|Not in)", line)]
-    assert len(absent) == 7, absent  # retrieval, zero-shot, listen, captions, similarity, packing, files
+    text = check(html).text
+    heads = [line.removeprefix("h2: ") for line in text if line.startswith("h2: ")]
+    assert heads == ["Results on held-out clips", "Training", "Data", "Origin and files"]
+    assert f"p: This run was not evaluated; `slap evaluate {run_dir}` scores it on its evaluation sets." in text
+    assert any(line.startswith("p: There is no export of this run") for line in text)
     assert "trained with the contrastive objective" in html
-    assert "span: total" not in check(html).text  # it would equal the only objective
+    assert "span: total" not in text  # it would equal the only objective
     numbers = json.loads((run_dir / "report.json").read_text())
     assert numbers["retrieval"] == {} and numbers["zero_shot"] == {} and numbers["train"]["steps"] == 5
 
@@ -238,11 +263,11 @@ def test_evaluation_in_the_loop_is_drawn(run_dir):
     lines += [json.dumps({"step": step, "time": 2e6, **scores}) for step in (10, 20)]
     (run_dir / "metrics.jsonl").write_text("\n".join(lines))
     text = check(page_of(run_dir, evaluation_sets={})).text
-    start = text.index("h3: Evaluation in the loop")
-    assert text[start + 1 : start + 10] == [
-        *("span: a/b", "b: 0.400", "small: R@1, text → audio"),
-        *("span: a", "b: 0.300", "small: zero-shot accuracy"),
-        *("span: a", "b: 0.700", "small: accuracy of the classification head"),
+    start = text.index("h3: Evaluation during training")
+    assert text[start + 1 : start + 7] == [
+        *("span: R@1, text → audio: a/b", "b: 0.400"),
+        *("span: zero-shot accuracy: a", "b: 0.300"),
+        *("span: accuracy of the trained head: a", "b: 0.700"),
     ]
 
 
