@@ -70,7 +70,9 @@ def tokenizer(options: argparse.Namespace) -> None:
             directory, split = parse_dir_split(argument)
             data.train[f"data_{number}"] = source(directory, split or "train")
     captions = list(sample_captions(data, options.max_captions, options.seed))
-    trained = train_tokenizer(captions, options.output, options.vocab_size, options.character_coverage)
+    trained = train_tokenizer(
+        captions, options.output, options.vocab_size, options.character_coverage, data.max_caption_tokens
+    )
     written = f"vocabulary of {trained.vocab_size} pieces from {len(captions)} captions written"
     print(f"{options.output}: {written}; configs read the size from the file")
 

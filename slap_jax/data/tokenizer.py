@@ -2,7 +2,10 @@
 
 import abc
 import io
+import logging
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,6 +23,12 @@ SPECIAL = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}
 # NFKC, collapsed white space, lower case: the case of captions differs between collections and carries no meaning.
 NORMALISATION = "nmt_nfkc_cf"
 _LEAST_COVERAGE = 0.98  # of characters; SentencePiece accepts no less
+
+# A vocabulary with more tokens per word spells words by letters. Captions of many kinds need 1.1 to 1.8.
+_MOST_TOKENS_PER_WORD = 2.0
+_MEASURED_CAPTIONS = 10_000
+_SMALL_VOCABULARY = 0.5  # of the requested size
+_MANY_CUT = 0.01  # of the captions
 
 
 class TokenizerError(UserError, ValueError):
@@ -190,8 +199,11 @@ def train_tokenizer(
     model_path: str | os.PathLike[str],
     vocab_size: int,
     character_coverage: float = 1.0,
+    max_tokens: int | None = None,
 ) -> Tokenizer:
     """Trains a unigram vocabulary. The same captions in the same order give the same file, byte for byte.
+
+    It warns if the vocabulary is much smaller than requested, spells words by letters, or makes captions too long.
 
     Source: Kudo, "Subword regularization" (arXiv 1804.10959), as SentencePiece implements it.
 
@@ -202,6 +214,7 @@ def train_tokenizer(
         character_coverage: fraction of the characters that get an id. SentencePiece's default of 0.9995 drops the
             rarest letters of a small set of captions, such as j or x, and so the words with them. Use less than 1 for
             captions from millions of users, or in a script with thousands of characters.
+        max_tokens: `config.data.max_caption_tokens`, to count the captions that training would cut; None counts none.
 
     Returns:
         The trained tokenizer.
@@ -215,6 +228,27 @@ def train_tokenizer(
     captions = [caption for caption in captions if caption.strip()]
     if not captions:
         raise TokenizerError("there are no captions to train a tokenizer on; give a prepared split that has some")
+    measured = captions[:: -(-len(captions) // _MEASURED_CAPTIONS)]
+    model = _train(captions, vocab_size, character_coverage)
+    if _tokens_per_word(model, measured) > _MOST_TOKENS_PER_WORD:
+        # SentencePiece considers a text as a piece only if different characters follow it somewhere. A name at the end
+        # of "the sound of NAME" is always followed by the end, however frequent it is. Two more lines change that.
+        words = Counter(word for caption in captions for word in caption.split())
+        lines = [line for word, _ in words.most_common(vocab_size) for line in (word, f"{word} {word}")]
+        model = min(
+            model,
+            _train([*captions, *lines], vocab_size, character_coverage),
+            key=lambda each: _tokens_per_word(each, measured),
+        )
+    Path(model_path).parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(model_path, model)
+    trained = SentencePieceTokenizer(model_path)
+    for problem in _problems(trained, measured, vocab_size, max_tokens):
+        logging.warning("%s: %s", os.fspath(model_path), problem)
+    return trained
+
+
+def _train(captions: Sequence[str], vocab_size: int, character_coverage: float) -> bytes:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
@@ -237,6 +271,40 @@ def train_tokenizer(
             f"a vocabulary of {vocab_size} cannot be trained on {len(captions)} captions ({error}); "
             "choose a larger vocab_size or give more captions"
         ) from error
-    Path(model_path).parent.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(model_path, model.getvalue())
-    return SentencePieceTokenizer(model_path)
+    return model.getvalue()
+
+
+def _tokens_per_word(model: bytes, captions: Sequence[str]) -> float:
+    """Returns the mean number of tokens of a word; 0 for scripts without spaces, such as Chinese."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for caption in captions for character in caption)
+    if 2 * wide > sum(map(len, captions)):
+        return 0.0
+    processor = sentencepiece.SentencePieceProcessor()
+    processor.LoadFromSerializedProto(model)
+    words = sum(len(caption.split()) for caption in captions)
+    return sum(map(len, processor.encode(list(captions)))) / words
+
+
+def _problems(
+    tokenizer: SentencePieceTokenizer, captions: Sequence[str], vocab_size: int, max_tokens: int | None
+) -> Iterable[str]:
+    """Returns what a user should know about a new vocabulary."""
+    ratio = _tokens_per_word(Path(tokenizer.path).read_bytes(), captions)
+    if ratio > _MOST_TOKENS_PER_WORD:
+        yield (
+            f"a word takes {ratio:.1f} tokens on average, so many words are spelled by letters; choose a larger "
+            "vocab_size, or give more captions"
+        )
+    if tokenizer.vocab_size < _SMALL_VOCABULARY * vocab_size:
+        yield (
+            f"the captions give {tokenizer.vocab_size} pieces, not the {vocab_size} that were requested, because they "
+            "have few different words; add captions with others if the model is to understand more"
+        )
+    if max_tokens is not None:
+        lengths = [tokenizer.length(caption) for caption in captions]
+        cut = sum(length > max_tokens for length in lengths)
+        if cut > _MANY_CUT * len(captions):
+            yield (
+                f"{100 * cut / len(captions):.0f} % of the captions have more than config.data.max_caption_tokens="
+                f"{max_tokens} tokens and are cut; the longest has {max(lengths)}"
+            )

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -86,6 +87,60 @@ def test_rare_letters_are_kept_by_default(tmp_path):
     assert whole.decode(whole.encode("a jazz quartet", 40)) == "a jazz quartet"
     common = train_tokenizer(captions, tmp_path / "common.model", 200, character_coverage=0.999)
     assert "\u2047" in common.decode(common.encode("a jazz quartet", 40))
+
+
+CLASSES = [
+    *("dog", "rooster", "pig", "cow", "frog", "cat", "hen", "insect", "sheep", "crow", "rain", "waves", "crackling"),
+    *("crickets", "chirping", "thunderstorm", "clapping", "breathing", "coughing", "footsteps", "laughing", "snoring"),
+    *("sneezing", "drinking", "helicopter", "chainsaw", "siren", "engine", "train", "fireworks"),
+]
+
+
+@pytest.mark.parametrize("template", ["the sound of {}", "{}", "{} is heard", "a loud {} outside"])
+def test_names_in_a_template_are_pieces(tmp_path, template, caplog):
+    captions = [template.format(name) for name in CLASSES for _ in range(20)]
+    trained = train_tokenizer(captions, tmp_path / "t.model", 500)
+    words = sum(len(caption.split()) for caption in captions)
+    assert sum(trained.length(caption) - 2 for caption in captions) / words < 1.6
+    assert all(trained.length(name) == 3 for name in CLASSES)
+    assert all(trained.decode(trained.encode(name, 9)) == name for name in CLASSES)
+    assert f"give {trained.vocab_size} pieces, not the 500" in caplog.text
+
+
+def test_words_that_stay_letters_are_mentioned(tmp_path, caplog):
+    captions = [f"{number:08x} {number * 7919:08x}" for number in range(10**6, 10**6 + 500)]
+    train_tokenizer(captions, tmp_path / "t.model", 60)
+    assert "tokens on average, so many words are spelled by letters" in caplog.text
+
+
+def test_captions_that_training_would_cut_are_mentioned(tmp_path, caplog):
+    train_tokenizer([*CAPTIONS, " ".join(CAPTIONS)], tmp_path / "t.model", 80, max_tokens=40)
+    assert "1 % of the captions have more than config.data.max_caption_tokens=40 tokens" in caplog.text
+
+
+DEMO = Path(__file__).parents[2] / "demo_data" / "manifest.jsonl"
+NATURAL = [caption for line in DEMO.read_text().splitlines() for caption in json.loads(line)["captions"]]
+JAPANESE = ["雨が降っている", "犬が吠えている", "犬と雨"] * 20
+
+
+@pytest.mark.parametrize(("captions", "size"), [(NATURAL, 400), (JAPANESE, 20)])
+def test_ordinary_captions_get_no_warning_and_no_further_training(tmp_path, captions, size, caplog):
+    with (tmp_path / "plain.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(captions),
+            model_writer=file,
+            vocab_size=size,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            normalization_rule_name="nmt_nfkc_cf",
+            num_threads=1,
+            minloglevel=2,
+            **{f"{name}_id": number for number, name in enumerate(("pad", "bos", "eos", "unk"))},
+        )
+    plain = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "plain.model"))
+    trained = train_tokenizer(captions, tmp_path / "t.model", size, max_tokens=64)
+    assert all(trained.encode(each, 99)[1:-1] == plain.encode(each) for each in captions)
+    assert not caplog.records
 
 
 def test_length_is_that_of_the_uncut_caption(tokenizer):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from slap_jax.data.collections.caption_text import is_missing, list_items
 from slap_jax.data.collections.fields import CollectionError, RejectedClip, shorten
 
 if TYPE_CHECKING:
@@ -154,13 +155,16 @@ def label_texts(column: str, value: Any, class_names: Sequence[str] = ()) -> lis
 
     Args:
         column: its name.
-        value: a text, a number, an object, or a list of these; None is no label.
+        value: a text, a number, an object, or a list of these, also as text; None is no label, nor is "nan".
         class_names: names of the class numbers; -1 is an unknown class.
 
     Raises:
         RejectedClip: the value has another type, or is a number without a name.
     """
     labels: list[str] = []
+    if isinstance(value, str):
+        items = list_items(value)
+        value = [value] if items is None else items
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict):
             labels.extend(f"{key}={text}" for key, text in item.items() if text)
@@ -171,7 +175,7 @@ def label_texts(column: str, value: Any, class_names: Sequence[str] = ()) -> lis
                     "bad_field", f"{column} is {item}; expected less than its {len(class_names)} classes"
                 )
             item = class_names[item] if item >= 0 else None
-        if item is None or item == "":
+        if item is None or item == "" or (isinstance(item, str) and is_missing(item, caption=False)):
             continue
         if isinstance(item, bool) or not isinstance(item, (str, int)):
             raise RejectedClip("bad_field", f"{column} is {shorten(item)}; expected a text or a list of texts")
