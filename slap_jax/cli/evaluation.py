@@ -15,7 +15,8 @@ def evaluate(options: argparse.Namespace) -> int:
     """Scores a model on the evaluation sets of its run, on other sets, or on a suite."""
     from slap_jax.config.rules import ConfigError
     from slap_jax.evaluation.evaluate import parse_data_argument
-    from slap_jax.evaluation.scorer import ModelScorer, plan_head
+    from slap_jax.evaluation.other_models import open_scorer
+    from slap_jax.evaluation.scorer import plan_head
     from slap_jax.evaluation.suites import load_suite, suite_sets
     from slap_jax.evaluation.task import DEFAULT_TEMPLATE, load_tasks
 
@@ -28,7 +29,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.data_dir and not options.suite:
         raise ArgumentError("--data-dir belongs to --suite SUITE; name single sets with --data")
     rows = suite_sets(options.suite) if options.suite else []
-    scorer = ModelScorer(options.model, options.step)
+    scorer = open_scorer(options.model, options.step)
     missing: dict[str, str] = {}
     tasks, head_sets = [], {}
     if options.suite:
@@ -70,7 +71,7 @@ def probe(options: argparse.Namespace) -> int:
     from slap_jax.data.evaluation_set import load_evaluation
     from slap_jax.evaluation.clip_set import label_folds, parts_of_split, read_clip_set
     from slap_jax.evaluation.evaluate import parse_data_argument
-    from slap_jax.evaluation.scorer import ModelScorer
+    from slap_jax.evaluation.other_models import open_scorer
     from slap_jax.evaluation.task import probe_task
 
     if bool(options.folds) == bool(options.test):
@@ -81,7 +82,7 @@ def probe(options: argparse.Namespace) -> int:
     key, colon, count = (options.folds or "").partition(":")
     if colon and not re.fullmatch("[1-9][0-9]*", count):
         raise ArgumentError(f"--folds {options.folds!r} is not LABEL or LABEL:NUMBER with a number above 0")
-    scorer = ModelScorer(options.model, options.step)
+    scorer = open_scorer(options.model, options.step)
     clips = load_evaluation(settings.path, settings.split)
     data = read_clip_set(name, clips, scorer.vocabulary, scorer.max_tokens, settings.split)
     if options.test:
