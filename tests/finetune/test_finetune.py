@@ -112,7 +112,8 @@ def test_predictions_of_a_run_and_of_its_export_have_names_and_are_the_same(run_
     (tmp_path / "broken.wav").write_bytes(b"RIFFnothing")  # reported, and the rest of the folder is processed
     assert main(["predict", str(tmp_path), "--model", exported, "--json"]) == 1
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["results"] == result and "broken.wav" in captured.err and "1 left out" in captured.err
+    assert json.loads(captured.out)["results"] == result
+    assert "broken.wav" in captured.err and "1 left out" in captured.err
     assert main(["predict", str(tmp_path / "broken.wav"), "--model", exported]) == 2
     assert capsys.readouterr().err.startswith(f"slap predict: {tmp_path / 'broken.wav'} is not readable as audio")
 
