@@ -154,11 +154,20 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Writes the report of a run."""
+    """Writes the report of a run, or a page that compares runs."""
+    if len(options.run_dirs) > 1:
+        from slap_jax.report.runs_page import build_comparison
+
+        output = options.output or Path("comparison.html")
+        build_comparison(options.run_dirs, output)
+        print(f"wrote {output}")
+        return
+    if options.output:
+        raise ArgumentError("--output belongs to a comparison of runs; the report of one run is RUN_DIR/report.html")
     from slap_jax.report.page import build_report
 
-    build_report(options.run_dir)
-    print(f"wrote {options.run_dir / 'report.html'}")
+    build_report(options.run_dirs[0])
+    print(f"wrote {options.run_dirs[0] / 'report.html'}")
 
 
 def add_verbs(verb: AddVerb) -> None:
@@ -242,4 +251,6 @@ def add_verbs(verb: AddVerb) -> None:
     add_model(added, "MODEL")
     added.add_argument("--json", action="store_true", help="print as JSON")
 
-    verb(report).add_argument("run_dir", type=path, metavar="RUN_DIR", help="run directory")
+    add = verb(report).add_argument
+    add("run_dirs", nargs="+", type=path, metavar="RUN_DIR", help="run directory, or several to compare with the first")
+    add("--output", type=path, metavar="FILE", help="page of a comparison (comparison.html)")
