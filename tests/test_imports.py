@@ -74,7 +74,18 @@ def test_few_files_are_in_no_room(imports):
 )
 def test_training_and_its_data_workers_load_only_used_modules(module, more):
     """Every process of a run pays for an import at every start."""
-    heavy = ("datasets", "lancedb", "matplotlib", "numba", "pyarrow", "scipy", "sklearn", "tensorboardX", "tensorflow")
+    heavy = (
+        "av",
+        "datasets",
+        "lancedb",
+        "matplotlib",
+        "numba",
+        "pyarrow",
+        "scipy",
+        "sklearn",
+        "tensorboardX",
+        "tensorflow",
+    )
     heavy = (*heavy, "tensorflow_datasets", "torch", *more)
     program = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -23,7 +23,6 @@ from slap_jax.inference.many_files import NoInputError, audio_files, over_files
 if TYPE_CHECKING:
     from slap_jax.inference.classifier import TrainedClassifier
     from slap_jax.inference.model import SlapModel
-    from slap_jax.other_models.dual_encoder import DualEncoder
 
 # Suffixes of the tables that verbs write with --output.
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -68,7 +67,7 @@ class FileJobs:
             raise NoInputError(reasons[0] if len(reasons) == 1 else f"no audio files: {'; '.join(reasons)}")
 
     def results(
-        self, model: "SlapModel | DualEncoder | TrainedClassifier", infer: Callable[[list[Any]], Any]
+        self, model: "SlapModel | TrainedClassifier", infer: Callable[[list[Any]], Any]
     ) -> Iterator[tuple[str, Any]]:
         """Yields each good file with its result, and reports the others on standard error as they come.
 
@@ -150,12 +149,12 @@ class FileJobs:
         tqdm.write(f"{self._program}: left out: {reason}", file=sys.stderr)
 
 
-def load_model(options: argparse.Namespace) -> "SlapModel | DualEncoder":
+def load_model(options: argparse.Namespace) -> "SlapModel":
     """Loads the model of a verb, with a note on a terminal."""
-    from slap_jax.other_models.load import load_model as load
+    from slap_jax.inference.model import SlapModel
 
     with busy("" if getattr(options, "json", False) else f"loading {options.model} ..."):
-        return load(options.model)
+        return SlapModel.load(options.model)
 
 
 def print_each(

@@ -1,13 +1,14 @@
 """Decoding of audio files to mono float32 at one sample rate, and the int16 FLAC that records hold.
 
-libsndfile decodes the sound formats. PyAV, if it is installed, decodes containers such as M4A and video.
+libsndfile decodes the sound formats, all of what a file holds even where its header states less. PyAV decodes
+containers such as M4A and video, and what else libsndfile does not know.
 """
 
+import errno
 import io
 import itertools
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,57 +16,37 @@ import soundfile
 import soxr
 from jaxtyping import Float, Int16, Shaped
 
-from slap_jax.errors import UserError, printable
+from slap_jax.data.audio_error import AudioError, reason_of, unreadable
+from slap_jax.data.channel_mixer import ChannelMixer
+from slap_jax.data.sound_decoder import MAX_CHANNELS, Blocks, check_rate, sound_blocks
+from slap_jax.errors import printable
 
 Source = str | os.PathLike[str] | bytes | io.BytesIO
 
-# Read by libsndfile, and read by PyAV.
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aif", ".aiff", ".caf", ".au", ".w64")
-CONTAINER_SUFFIXES = (".m4a", ".aac", ".mp4", ".m4v", ".mov", ".mkv", ".mka", ".webm", ".wma", ".avi", ".amr", ".3gp")
+# Read by libsndfile, and read by PyAV. Of several files with one name, the first suffix is preferred.
+SOUND_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aif", ".aiff", ".caf", ".au", ".w64"),
+    *(".wave", ".bwf", ".rf64", ".aifc", ".aiffc", ".snd", ".sph", ".nist", ".voc", ".mp2", ".mpga"),
+    *(".8svx", ".avr", ".ircam", ".paf", ".pvf"),
+)
+CONTAINER_SUFFIXES = (
+    *(".m4a", ".aac", ".mp4", ".m4v", ".mov", ".mkv", ".mka", ".webm", ".wma", ".avi", ".amr", ".3gp"),
+    *(".m4b", ".m4r", ".f4a", ".f4v", ".3g2", ".qt", ".weba", ".ogv", ".ogx", ".flv", ".asf", ".wmv", ".divx"),
+    *(".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".ac3", ".eac3", ".ec3", ".wv", ".tta"),
+)
 AUDIO_SUFFIXES = SOUND_SUFFIXES + CONTAINER_SUFFIXES
 SAMPLE_RATE = 16_000
 RESAMPLE_QUALITY = "HQ"
 INT16_SCALE = 32_768.0
-_MAX_CHANNELS = 64
 BLOCK_FRAMES = 1 << 18  # decoded at a time
-
-# A file with less than this fraction of the samples that its header states is truncated, not merely rounded.
-_COMPLETE = 0.9
-
-# Programs that write to a pipe do not know the length and leave 0 or a very large chunk size in the header.
-_STREAMED_CHUNK = 0x7FFFF000
-
-# FFmpeg supports formats that refer to other files and addresses, such as playlists. Only formats without such
-# references are opened, because the files are untrusted.
-_FORMATS = "mov,matroska,aac,asf,avi,flv,mpegts,amr"
-
-
-class AudioError(UserError, ValueError):
-    """Audio cannot be used; the message names the file, what was found and what to do.
-
-    Attributes:
-        reason: the kind of fault, as `rejected.jsonl` counts it.
-    """
-
-    def __init__(self, message: str, reason: str = "bad_audio"):
-        super().__init__(message)
-        self.reason = reason
-
-
-def unreadable(name: str, reason: str, advice: str = "convert it, or leave it out") -> AudioError:
-    """Returns the error for data that are not audio, or damaged."""
-    return AudioError(
-        f"{name} is not readable as audio ({reason}); expected WAV, FLAC, Ogg, Opus, MP3 or AIFF, intact: {advice}",
-        "unreadable_audio",
-    )
 
 
 def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "") -> Float[np.ndarray, " n"]:
     """Decodes a file to mono float32 at one sample rate.
 
-    Supports WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF and everything else that libsndfile reads, and with PyAV
-    also M4A, AAC and the sound of videos; 8 to 32 bits, float, any rate, number of channels and duration. Channels are
-    averaged, then resampled by soxr (HQ).
+    Supports WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF and everything else that libsndfile reads, M4A, AAC and the
+    sound of videos; 8 to 32 bits, float, rates of 1 kHz to 1 MHz, up to 64 channels, any duration. All of a file is
+    decoded, whatever length its header states. Channels are averaged, then resampled by soxr (HQ).
 
     Args:
         source: path, encoded bytes, or a binary buffer.
@@ -76,11 +57,15 @@ def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "")
         Samples [n], n >= 1. Integer formats are scaled to [-1, 1); float files keep their values.
 
     Raises:
-        AudioError: the file is missing, empty, unreadable or truncated, or has NaN or infinite samples.
+        AudioError: the file is missing, empty, unreadable or truncated, or it has NaN or infinite samples, floats of
+            integer scale, or channels that cancel each other.
     """
     name = name or source_name(source)
     rate, blocks = audio_blocks(source, name)
-    return _finish(np.concatenate(list(blocks)), rate, sample_rate, name)
+    try:
+        return _finish(np.concatenate(list(blocks)), rate, sample_rate, name)
+    except MemoryError as error:
+        raise AudioError(f"{name} needs more memory than there is; cut it, or leave it out", "too_large") from error
 
 
 def audio_blocks(source: Source, name: str = "") -> tuple[int, Iterator[Float[np.ndarray, " n"]]]:
@@ -91,25 +76,23 @@ def audio_blocks(source: Source, name: str = "") -> tuple[int, Iterator[Float[np
         name: name for error messages, if the source is not a path.
 
     Returns:
-        The file's own sample rate in Hz, and an iterator over its mono float32 samples, which may raise too.
+        The file's own sample rate in Hz, and an iterator over its mono float32 samples, which may raise too. If a file
+        consists of recordings of several rates, it is that of the first, to which the others are resampled.
 
     Raises:
         AudioError: the file is missing, empty, unreadable or truncated.
     """
     name = name or source_name(source)
-    readable = _open(source, name)
+    blocks = sound_blocks(_readable(source, name), name, BLOCK_FRAMES)
     try:
-        file = soundfile.SoundFile(readable)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        rate, stated, blocks = _container_blocks(readable, name, _reason_of(error))
-        return rate, _checked(blocks, rate, lambda samples: stated is None or samples >= _COMPLETE * stated, name)
-    comments, stated = file.extra_info, file.frames
-    return file.samplerate, _checked(
-        _sound_file_blocks(file, name),
-        file.samplerate,
-        lambda samples: not _is_truncated(comments, stated, samples),
-        name,
-    )
+        first = next(blocks, None)  # only frames state the rate of some formats
+    except AudioError:
+        raise
+    except Exception as error:  # of any decoder, for data that it did not foresee; MemoryError too
+        raise unreadable(name, reason_of(error)) from error
+    if first is None:
+        raise AudioError(f"{name} holds no samples; leave it out", "empty_audio")
+    return first[0], _mono_blocks(itertools.chain([first], blocks), first[0], name)
 
 
 def prepare_waveform(
@@ -127,25 +110,49 @@ def prepare_waveform(
         Samples [n], n >= 1.
 
     Raises:
-        AudioError: the array has another shape or type, is empty, or has NaN or infinite samples, or the rate is not a
-            positive integer.
+        AudioError: the array has another shape or type, is empty, has NaN or infinite samples, floats of integer scale
+            or channels that cancel each other, or the rate is not an integer within `SAMPLE_RATES`.
+    """
+    return _finish(np.concatenate(list(array_blocks(array, rate, name))), int(rate), sample_rate, name)
+
+
+def array_blocks(
+    array: Shaped[np.ndarray, " n *channels"], rate: int, name: str = "audio array"
+) -> Iterator[Float[np.ndarray, " n"]]:
+    """Converts an array to mono float32 block by block.
+
+    Args:
+        array: as for `prepare_waveform`.
+        rate: sample rate of `array`, in Hz, which is only checked.
+        name: name for error messages.
+
+    Raises:
+        AudioError: see `prepare_waveform`; NaN and infinite samples are left to the caller.
     """
     samples = np.asarray(array)
     if not isinstance(rate, (int, np.integer)) or isinstance(rate, bool) or rate <= 0:
         raise AudioError(f"{name} has sample rate {rate!r}; expected a positive integer in Hz, like 44100")
-    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > _MAX_CHANNELS):
+    check_rate(int(rate), name)
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > MAX_CHANNELS):
         raise AudioError(f"{name} has shape {samples.shape}; expected [samples] or [samples, channels]: transpose it")
     if samples.size == 0:
         raise AudioError(f"{name} holds no samples (shape {samples.shape})", "empty_audio")
+    mixer = ChannelMixer(name)
+    for start in range(0, len(samples), BLOCK_FRAMES):
+        block = _as_float32(samples[start : start + BLOCK_FRAMES], name)
+        yield mixer.mix(block if block.ndim == 2 else block[:, None])
+    mixer.finish()
+
+
+def _as_float32(samples: Shaped[np.ndarray, " n *channels"], name: str) -> Float[np.ndarray, " n *channels"]:
     if samples.dtype == np.uint8:
-        samples = (samples.astype(np.float32) - 128.0) / 128.0
-    elif np.issubdtype(samples.dtype, np.signedinteger):
-        samples = (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
-    elif np.issubdtype(samples.dtype, np.floating):
-        samples = samples.astype(np.float32)
-    else:
-        raise AudioError(f"{name} has type {samples.dtype}; expected float, signed integer or uint8 samples")
-    return _finish(samples.mean(axis=1) if samples.ndim == 2 else samples, int(rate), sample_rate, name)
+        return (samples.astype(np.float32) - 128.0) / 128.0
+    if np.issubdtype(samples.dtype, np.signedinteger):
+        return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+    if np.issubdtype(samples.dtype, np.floating):
+        with np.errstate(over="ignore"):  # becomes infinite, which is reported
+            return samples.astype(np.float32)
+    raise AudioError(f"{name} has type {samples.dtype}; expected float, signed integer or uint8 samples")
 
 
 def to_int16(samples: Float[np.ndarray, " n"]) -> Int16[np.ndarray, " n"]:
@@ -227,87 +234,56 @@ def source_name(source: Source) -> str:
 
 
 def check_name(file: str) -> None:
-    """Raises `AudioError` if a path is not valid UTF-8: it can be neither printed nor written to a text file."""
+    """Raises `AudioError` if a path has a null character, or is not UTF-8: it cannot be written to a text file."""
+    if "\0" in file:
+        raise AudioError(f"{file!r} is not a path: it has a null character; correct it", "bad_name")
     try:
         file.encode()
     except UnicodeEncodeError:
         raise AudioError(f"{printable(file)} has a name that is not UTF-8; rename it", "bad_name") from None
 
 
-def _open(source: Source, name: str) -> str | io.BytesIO:
-    """Returns a path or buffer for soundfile, after checking for faults that libsndfile explains badly."""
+def _readable(source: Source, name: str) -> str | bytes:
+    """Returns a path or bytes to decode, after checking for faults that decoders explain badly."""
     if isinstance(source, io.BytesIO):
         source = source.getvalue()
     if isinstance(source, bytes):
         if not source:
             raise AudioError(f"{name} is empty (0 bytes); leave it out", "empty_audio")
-        return io.BytesIO(source)
+        return source
     path = Path(source)
     check_name(str(path))
-    if not path.is_file():
-        state = "a directory" if path.is_dir() else "a pipe or device" if path.exists() else "missing"
-        raise AudioError(f"{name} is {state}; expected an audio file: correct the path", "missing_file")
     try:
+        if not path.is_file():
+            state = "a directory" if path.is_dir() else "a pipe or device" if path.exists() else "missing"
+            raise AudioError(f"{name} is {state}; expected an audio file: correct the path", "missing_file")
         with path.open("rb") as file:
             is_empty = not file.read(1)
     except OSError as error:
-        raise AudioError(
-            f"{name} cannot be read ({error.strerror}); correct its permissions, or leave it out", "unreadable_file"
-        ) from error
+        advice = "correct the path" if error.errno == errno.ENAMETOOLONG else "correct its permissions, or leave it out"
+        raise AudioError(f"{name} cannot be read ({error.strerror}); {advice}", "unreadable_file") from error
     if is_empty:
         raise AudioError(f"{name} is empty (0 bytes); leave it out", "empty_audio")
     return str(path)
 
 
-def _sound_file_blocks(file: soundfile.SoundFile, name: str) -> Iterator[Float[np.ndarray, " n"]]:
-    try:
-        with file:
-            yield from _mono_blocks(file)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise unreadable(name, _reason_of(error)) from error
-
-
-def _checked(
-    blocks: Iterator[Float[np.ndarray, " n"]], rate: int, is_complete: Callable[[int], bool], name: str
-) -> Iterator[Float[np.ndarray, " n"]]:
-    """Yields the blocks, and raises at their end if there were no samples or fewer than the header states."""
-    samples = 0
-    for block in blocks:
-        samples += block.size
-        yield block
-    if samples == 0:
-        raise AudioError(f"{name} holds no samples; leave it out", "empty_audio")
-    if not is_complete(samples):
-        raise AudioError(
-            f"{name} is truncated: its header states more than the {samples / rate:.2f} s that it holds; "
-            "copy it again, or leave it out",
-            "truncated_audio",
-        )
-
-
-def _reason_of(error: Exception) -> str:
-    return str(error).rpartition(": ")[2].rstrip(".")
-
-
-def _mono_blocks(file: soundfile.SoundFile) -> Iterator[Float[np.ndarray, " n"]]:
-    """Averages the channels block by block, so that memory does not grow with the number of channels.
-
-    `SoundFile.blocks` is not used, because it yields uninitialised memory for a file that is shorter than its header
-    states.
-    """
-    while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-        yield block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-
-
-def _is_truncated(comments: str, stated_frames: int, frames: int) -> bool:
-    if stated_frames < (1 << 60) and frames < _COMPLETE * stated_frames:
-        return True
-    # The readers of WAV and AIFF take the length from the size of the file, and only comment on that of the header.
-    chunk = re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", comments, re.MULTILINE)
-    if chunk is None:
-        return False
-    stated, actual = int(chunk.group(1)), int(chunk.group(2))
-    return 0 < stated < _STREAMED_CHUNK and actual < _COMPLETE * stated
+def _mono_blocks(blocks: Blocks, rate: int, name: str) -> Iterator[Float[np.ndarray, " n"]]:
+    """Averages the channels, and resamples what has another rate."""
+    mixer = ChannelMixer(name)
+    own_rate, resampler = rate, None
+    for block_rate, block in blocks:
+        mono = mixer.mix(block)
+        if block_rate != own_rate:
+            if resampler is not None:
+                yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            resampler = None
+            if block_rate != rate:
+                resampler = soxr.ResampleStream(block_rate, rate, 1, "float32", RESAMPLE_QUALITY)
+            own_rate = block_rate
+        yield mono if resampler is None else resampler.resample_chunk(np.ascontiguousarray(mono))
+    if resampler is not None:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+    mixer.finish()
 
 
 def _finish(samples: Float[np.ndarray, " n"], rate: int, sample_rate: int, name: str) -> Float[np.ndarray, " n"]:
@@ -323,56 +299,3 @@ def _finish(samples: Float[np.ndarray, " n"], rate: int, sample_rate: int, name:
         # A clip shorter than one output sample is still a clip: keep its mean.
         samples = resampled if resampled.size else samples.mean(keepdims=True)
     return np.ascontiguousarray(samples, dtype=np.float32)
-
-
-def _container_blocks(
-    source: str | io.BytesIO, name: str, refused: str
-) -> tuple[int, int | None, Iterator[Float[np.ndarray, " n"]]]:
-    """Opens the first audio track with PyAV.
-
-    Args:
-        source: path, or the encoded bytes.
-        name: name for error messages.
-        refused: why libsndfile cannot read it.
-
-    Returns:
-        The rate in Hz, the number of samples that the container states, if it does, and mono samples block by block.
-
-    Raises:
-        AudioError: PyAV is not installed or cannot read it either, now or while decoding, or there is no audio track.
-    """
-    try:
-        import av
-        import av.error
-    except ImportError as error:
-        advice = 'convert it, leave it out, or if it is M4A, AAC or a video, `pip install "slap-jax[video]"`'
-        raise unreadable(name, refused, advice) from error
-    if isinstance(source, io.BytesIO):
-        source.seek(0)
-    else:
-        source = f"file:{source}"
-
-    def blocks() -> Iterator[np.ndarray]:
-        to_float = av.AudioResampler(format="fltp")
-        try:
-            with container:
-                for frame in itertools.chain(container.decode(stream), [None]):
-                    for converted in to_float.resample(frame):
-                        yield converted.to_ndarray().mean(axis=0)
-        except (av.error.FFmpegError, ValueError) as error:  # ValueError if the channels change in the stream
-            reason = error.strerror if isinstance(error, av.error.FFmpegError) else error
-            raise unreadable(name, f"{refused}; by PyAV: {reason}") from error
-
-    try:
-        container = av.open(source, "r", options={"format_whitelist": _FORMATS})
-    except (av.error.FFmpegError, ValueError) as error:
-        reason = error.strerror if isinstance(error, av.error.FFmpegError) else error
-        raise unreadable(name, f"{refused}; by PyAV: {reason}") from error
-    if not container.streams.audio:
-        container.close()
-        raise AudioError(f"{name} has no audio track; leave it out", "empty_audio")
-    stream = container.streams.audio[0]
-    stated = None
-    if stream.duration is not None and stream.time_base is not None:
-        stated = round(stream.duration * stream.time_base * stream.rate)
-    return stream.rate, stated, blocks()

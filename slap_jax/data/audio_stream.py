@@ -12,6 +12,7 @@ from slap_jax.data.audio import (
     SAMPLE_RATE,
     AudioError,
     Source,
+    array_blocks,
     audio_blocks,
     prepare_waveform,
     source_name,
@@ -58,12 +59,7 @@ def stream_array(
     if array.ndim == 0 or len(array) <= BLOCK_FRAMES:
         yield prepare_waveform(array, rate, sample_rate, name)
         return
-    prepare_waveform(array[:1], rate, rate, name)  # raises for a bad shape, type or rate before anything is yielded
-    blocks = (
-        prepare_waveform(array[start : start + BLOCK_FRAMES], rate, rate, name)
-        for start in range(0, len(array), BLOCK_FRAMES)
-    )
-    yield from _resampled(blocks, rate, sample_rate, name)
+    yield from _resampled(array_blocks(array, rate, name), int(rate), sample_rate, name)
 
 
 def _resampled(

@@ -1,7 +1,6 @@
 import io
 import os
 import struct
-import sys
 
 import av
 import librosa
@@ -120,7 +119,7 @@ def corrupt_flac():
 
 def truncated_mp3():
     data = encoded(tone(3.0), container="MP3")
-    return data[: len(data) // 2]
+    return data[: len(data) // 2 + 10]  # inside a frame
 
 
 @pytest.mark.parametrize(
@@ -178,11 +177,7 @@ def test_streamed_wav_without_a_length_in_its_header_is_whole(size):
     data = bytearray(encoded(tone(0.5)))
     position = data.index(b"data") + 4
     data[position : position + 4] = struct.pack("<I", size)
-    if size:
-        assert len(decode_audio(bytes(data))) == 8_000
-    else:
-        with pytest.raises(AudioError, match="no samples"):
-            decode_audio(bytes(data))
+    np.testing.assert_array_equal(decode_audio(bytes(data)), decode_audio(encoded(tone(0.5))))
 
 
 # In memory ----------------------------------------------------------------------------------------------------------
@@ -356,7 +351,7 @@ def test_truncated_containers(tmp_path):
     index_last = container(tmp_path / "b.m4a").read_bytes()
     for broken, reason in (
         (data[: ends[10]], "truncated_audio"),
-        (data[: ends[10] + 20], "unreadable_audio"),
+        (data[: ends[10] + 20], "truncated_audio"),
         (index_last[: len(index_last) // 2], "unreadable_audio"),
     ):
         with pytest.raises(AudioError, match=r"upload is (truncated|not readable)") as caught:
@@ -392,12 +387,3 @@ def test_damaged_sound_files_are_refused():
         with pytest.raises(AudioError, match="not readable") as caught:
             decode_audio(damaged)
         assert caught.value.reason == "unreadable_audio"
-
-
-def test_without_pyav_the_error_says_what_to_install(tmp_path, monkeypatch):
-    path = container(tmp_path / "a.m4a")
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(AudioError, match=r'a\.m4a is not readable.*pip install "slap-jax\[video\]"') as caught:
-        decode_audio(path)
-    assert caught.value.reason == "unreadable_audio"
-    assert len(decode_audio(io.BytesIO(encoded(tone(0.1))))) == 1_600

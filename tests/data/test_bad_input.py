@@ -25,7 +25,7 @@ REJECTED_FILES = {
     "zero_length.wav": (b"", "empty_audio", "0 bytes"),
     "header_only.wav": (encoded(np.zeros(0, np.float32)), "empty_audio", "no samples"),
     "truncated.wav": (encoded(tone(1.0))[:9_000], "truncated_audio", "is truncated"),
-    "truncated.flac": (encoded(tone(1.0), container="FLAC")[:5_000], "unreadable_audio", "not readable as audio"),
+    "truncated.flac": (encoded(tone(1.0), container="FLAC")[:5_000], "truncated_audio", "is truncated"),
     "nan.wav": (encoded(WITH_NAN, subtype="FLOAT"), "nonfinite_audio", "1 NaN or infinite"),
     "infinite.wav": (encoded(WITH_INFINITY, subtype="DOUBLE"), "nonfinite_audio", "1 NaN or infinite"),
     "text.wav": (b"this is a text\n" * 40, "unreadable_audio", "not readable as audio"),

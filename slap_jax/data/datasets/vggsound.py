@@ -42,7 +42,7 @@ audio/**/<clip>.wav        in folders of any names; any audio format, or the vid
     option_help: ClassVar = {"splits": "lines of other splits are skipped"}
     notes = """\
 - The homepage has the table; download the clips from the videos that still exist. A clip without a file is rejected
-  as `missing_file`; set `--max-rejected`. Videos (`.mp4`) can be read if PyAV is installed.
+  as `missing_file`; set `--max-rejected`. Videos (`.mp4`) can be read.
 - The test list in the authors' repository has 15,446 clips and papers evaluate on fewer, so report the number of
   clips.
 - Labels look like `label=female speech, woman speaking`, spelled as published ("eletric blender running"). There are
