@@ -135,7 +135,10 @@ def test_ordinary_captions_get_no_warning_and_no_further_training(tmp_path, capt
             normalization_rule_name="nmt_nfkc_cf",
             num_threads=1,
             minloglevel=2,
-            **{f"{name}_id": number for number, name in enumerate(("pad", "bos", "eos", "unk"))},
+            pad_id=PAD,
+            bos_id=BOS,
+            eos_id=EOS,
+            unk_id=UNK,
         )
     plain = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "plain.model"))
     trained = train_tokenizer(captions, tmp_path / "t.model", size, max_tokens=64)

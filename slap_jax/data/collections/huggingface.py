@@ -199,19 +199,16 @@ class HuggingFaceTables:
         number = first.number
         joined = JoinedRows(len(rows), "row")
         try:
-            audio: AudioLocation | None = first.audio
+            if first.columns.id:
+                id = text_field(first.readable(), first.columns.id) or id
             for row in rows:
                 number = row.number
-                for value in row.values.values():
-                    if isinstance(value, RejectedClip):
-                        raise value
-                fields = manifest_fields(row.values, row.columns.captions, row.columns.labels)
+                fields = manifest_fields(row.readable(), row.columns.captions, row.columns.labels)
                 if len(rows) > 1:
                     joined.add(row.number, row.values, fields)
                 else:
                     joined.fields = fields
-            if first.columns.id:
-                id = text_field(first.values, first.columns.id) or id
+            audio: AudioLocation | None = first.audio
             if audio is None:
                 stated = _stated_path(first, table)
                 id = id if first.columns.id else stated
@@ -231,6 +228,13 @@ class _Row:
     values: Mapping[str, Any]
     columns: TableColumns
     audio: TableCell | None
+
+    def readable(self) -> Mapping[str, Any]:
+        """Returns the values; raises the fault of the first that cannot be read."""
+        for value in self.values.values():
+            if isinstance(value, RejectedClip):
+                raise value
+        return self.values
 
     @property
     def key(self) -> str:

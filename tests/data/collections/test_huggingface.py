@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from slap_jax.data.collections.entries import AudioFile, TableCell
@@ -285,6 +286,122 @@ def test_damaged_tables_are_one_rejection_each(tmp_path):
     assert all(read_audio(entry.audio) == entry.id.split("/")[1].encode() for entry in entries)
     damaged = ("a.parquet", "c.parquet", "d.arrow")
     assert reasons(HuggingFaceTables(tmp_path)) == dict.fromkeys(damaged, "bad_table")
+
+
+def lost(collection):
+    """Returns where -> number of clips of the rejections."""
+    return {rejection.where: rejection.clips for rejection in listed(collection)[1]}
+
+
+def damage_column(path, group, column):
+    """Overwrites the values of a column of a row group."""
+    meta = pq.read_metadata(path).row_group(group).column(column)
+    data = bytearray(path.read_bytes())
+    start = meta.dictionary_page_offset or meta.data_page_offset
+    data[start : start + meta.total_compressed_size] = b"\xff" * meta.total_compressed_size
+    path.write_bytes(data)
+
+
+def test_a_damaged_row_group_loses_its_rows_only(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", clips(10), rows_per_group=4)
+    damage_column(path, 1, column=2)
+    entries, (rejection,) = listed(HuggingFaceTables(path))
+    assert [entry.id for entry in entries] == [f"a/{row}" for row in (0, 1, 2, 3, 8, 9)]
+    assert [read_audio(entry.audio) for entry in entries] == [b"0", b"1", b"2", b"3", b"8", b"9"]
+    assert (rejection.where, rejection.reason, rejection.clips) == ("a.parquet", "bad_table", 4)
+    assert "6 clips of it were read, it should hold 10" in rejection.detail
+
+
+def test_a_table_without_a_footer_counts_what_the_split_lacks(tmp_path):
+    for number, rows in enumerate((5, 3, 4, 2)):
+        write_parquet(tmp_path / f"train-{number:05d}-of-00004.parquet", clips(rows))
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", clips(8))
+    for number in (1, 3):
+        os.truncate(tmp_path / f"train-{number:05d}-of-00004.parquet", 100)
+    assert lost(HuggingFaceTables(tmp_path)) == dict.fromkeys(
+        ["train-00001-of-00004.parquet", "train-00003-of-00004.parquet"], 8
+    )
+    sizes = "".join(f"  - name: {name}\n    num_examples: {rows}\n" for name, rows in (("train", 14), ("test", 8)))
+    (tmp_path / "README.md").write_text(f"---\ndataset_info:\n  splits:\n{sizes}---\n")
+    assert lost(HuggingFaceTables(tmp_path)) == {"train-00001-of-00004.parquet": 3, "train-00003-of-00004.parquet": 2}
+
+
+def test_a_truncated_stream_of_save_to_disk_counts_what_the_split_lacks(tmp_path):
+    splits: Any = {"train": dataset_of(clips(9)), "test": dataset_of(clips(2))}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path, num_shards={"train": 2, "test": 1})
+    info = tmp_path / "train" / "dataset_info.json"
+    sizes = {"train": {"name": "train", "num_examples": 9, "dataset_name": None}}
+    info.write_text(json.dumps({**json.loads(info.read_text()), "splits": sizes}))
+    (tmp_path / "train/data-00001-of-00002.arrow").write_bytes(b"")
+    assert lost(HuggingFaceTables(tmp_path)) == {"train/data-00001-of-00002.arrow": 4}
+
+
+def test_a_damaged_table_of_unknown_size_ends_the_listing(tmp_path):
+    os.truncate(write_parquet(tmp_path / "a.parquet", clips(4)), 300)
+    with pytest.raises(CollectionError, match=r"a\.parquet is damaged .* 0 clips .* how many are missing is unknown"):
+        listed(HuggingFaceTables(tmp_path))
+
+
+def test_a_table_whose_name_is_not_utf8_counts_its_rows(tmp_path):
+    write_parquet(tmp_path / "b.parquet", clips(2))
+    os.rename(write_parquet(tmp_path / "a.parquet", clips(5)), os.fsencode(tmp_path / "caf\udce9.parquet"))
+    entries, (rejection,) = listed(HuggingFaceTables(tmp_path))
+    assert len(entries) == 2 and (rejection.reason, rejection.clips) == ("bad_name", 5)
+
+
+def test_git_lfs_pointers_are_refused(tmp_path):
+    write_parquet(tmp_path / "a.parquet", clips(4))
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 7\n"
+    (tmp_path / "b.parquet").write_bytes(pointer)
+    with pytest.raises(
+        CollectionError, match=r"b\.parquet is a Git LFS pointer, not the file of 7 bytes; .*git lfs pull"
+    ):
+        listed(HuggingFaceTables(tmp_path))
+
+
+# Rows of one clip ----------------------------------------------------------------------------------------------------
+
+
+def test_adjacent_rows_of_one_id_are_its_captions(tmp_path):
+    ids = ["x", "x", "y", "z", "z", "z"]
+    audio = cells(*(name.encode() for name in ids))
+    for cell, name in zip(audio, ids, strict=True):
+        cell["path"] = f"{name}.wav"
+    columns = {"audio": audio, "youtube_id": ids, "caption": ["a", "b", "c", "d", "d", "e"]}
+    write_parquet(tmp_path / "a.parquet", table_of(columns), rows_per_group=2)
+    entries, rejections = listed(HuggingFaceTables(tmp_path, id_column="youtube_id"))
+    assert not rejections
+    assert [(entry.id, entry.captions, read_audio(entry.audio)) for entry in entries] == [
+        ("x", ("a", "b"), b"x"),
+        ("y", ("c",), b"y"),
+        ("z", ("d", "e"), b"z"),
+    ]
+
+
+def test_adjacent_rows_of_one_path_are_its_captions_and_others_share_its_id(tmp_path):
+    for name in "ab":
+        write_tone(tmp_path / f"{name}.wav")
+    columns = {"file_name": ["a.wav", "a.wav", "b.wav", "a.wav"], "text": ["one", "two", "three", "four"]}
+    write_parquet(tmp_path / "metadata.parquet", table_of(columns))
+    entries, rejections = listed(HuggingFaceTables(tmp_path))
+    assert not rejections  # `slap prepare` rejects the second a.wav as a repeated id
+    assert [(entry.id, entry.captions) for entry in entries] == [
+        ("a.wav", ("one", "two")),
+        ("b.wav", ("three",)),
+        ("a.wav", ("four",)),
+    ]
+
+
+def test_contradicting_rows_of_one_id_are_one_rejection(tmp_path):
+    audio = [{"bytes": b"x", "path": "x.wav"}] * 3
+    columns = {"audio": audio, "key": ["x"] * 3, "caption": ["a", "b", "c"], "license": ["CC0", "MIT", None]}
+    write_parquet(tmp_path / "a.parquet", table_of(columns))
+    entries, (rejection,) = listed(HuggingFaceTables(tmp_path, id_column="key"))
+    assert not entries and (rejection.reason, rejection.id, rejection.clips) == ("contradicting_rows", "x", 1)
+    assert "license is 'CC0' in row 0 and 'MIT' in row 1" in rejection.detail
+
+
+# Folders -------------------------------------------------------------------------------------------------------------
 
 
 def test_folders_that_cannot_be_read(tmp_path):

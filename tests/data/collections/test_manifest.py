@@ -286,3 +286,9 @@ def test_manifests_that_cannot_be_read(tmp_path):
     (tmp_path / "m.jsonl").write_text("{}", encoding="utf-16")
     with pytest.raises(CollectionError, match="UTF-16"):
         listed(Manifest(tmp_path / "m.jsonl"))
+    (tmp_path / "m.jsonl").write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 7\n")
+    (tmp_path / "m.csv").write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 7\n")
+    with pytest.raises(CollectionError, match=r"m\.jsonl is a Git LFS pointer"):
+        listed(Manifest(tmp_path / "m.jsonl"))
+    with pytest.raises(CollectionError, match=r"m\.csv is a Git LFS pointer"):
+        Manifest(tmp_path / "m.csv")

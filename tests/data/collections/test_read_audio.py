@@ -6,8 +6,11 @@ import pytest
 from slap_jax.data.audio import AudioError
 from slap_jax.data.collections.entries import ArchiveMember, AudioFile, TableCell
 from slap_jax.data.collections.read_audio import read_audio
+from slap_jax.data.collections.webdataset import WebDataset
+from tests.data.listing import listed
 from tests.data.tiny_data import write_tone
 from tests.data.tiny_tables import table_of, write_arrow, write_parquet
+from tests.data.tiny_tars import write_tar
 from tests.data.unprivileged import unprivileged_folder
 
 CONTENTS = [b"%d" % number * 100 for number in range(50)]
@@ -95,3 +98,14 @@ def test_a_damaged_row_group_leaves_the_others_readable(tmp_path):
     os.utime(table, ns=(1, 1))
     assert reason_of_failure(TableCell(table, "plain", 1), "the table is damaged .*page header") == "unreadable_file"
     assert [read_audio(TableCell(table, "plain", row)) for row in range(2, 6)] == good[2:]
+
+
+def test_git_lfs_pointers_are_named(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 7\n"
+    (tmp_path / "a.wav").write_bytes(pointer)
+    archive = write_tar(tmp_path / "a.tar", [("x.wav", pointer), ("x.txt", b"a")])
+    (entry,), _ = listed(WebDataset(archive))
+    for location in (AudioFile(tmp_path / "a.wav"), entry.audio):
+        with pytest.raises(AudioError, match="is a Git LFS pointer, not the file of 7 bytes") as caught:
+            read_audio(location)
+        assert caught.value.reason == "lfs_pointer"

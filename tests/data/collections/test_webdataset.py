@@ -2,6 +2,7 @@ import io
 import os
 import tarfile
 import tracemalloc
+import unicodedata
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from slap_jax.data.collections.webdataset import (
 from tests.data.listing import listed, reasons
 from tests.data.tiny_data import encoded, tone
 from tests.data.tiny_tars import FLAC, sample, write_tar
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 7\n"
 
 # The layout ----------------------------------------------------------------------------------------------------------
 
@@ -181,6 +184,35 @@ def test_bad_samples_are_rejected_between_good_ones(tmp_path, members, reason, w
     assert words in rejection.detail
 
 
+@pytest.mark.parametrize(
+    ("members", "clips"),
+    [
+        ([(f"rec.{number}.{suffix}", FLAC) for number in range(5) for suffix in ("flac", "txt")], 5),
+        ([("x.flac", FLAC), ("x.mp3", FLAC), ("x.txt", b"a")], 1),  # two encodings of one clip
+        ([("x.flac", FLAC), ("x.txt", b"a"), ("x.txt", b"b")], 1),
+    ],
+)
+def test_keys_that_collapse_count_all_their_clips(tmp_path, members, clips):
+    archive = write_tar(tmp_path / "0.tar", [*sample("good"), *members])
+    (entry,), (rejection,) = listed(WebDataset(archive))
+    assert entry.id == "0/good"
+    assert (rejection.reason, rejection.clips) == ("duplicate_key", clips)
+
+
+def test_the_member_without_a_suffix_of_audio_is_named(tmp_path):
+    archive = write_tar(tmp_path / "0.tar", [*sample("good"), ("x.aaa", FLAC), ("x.json", {"text": "a"})])
+    _, (rejection,) = listed(WebDataset(archive))
+    assert rejection.reason == "missing_audio" and "x.aaa has no suffix of audio" in rejection.detail
+
+
+def test_members_of_two_unicode_forms_are_one_sample(tmp_path):
+    nfc, nfd = (unicodedata.normalize(form, "Übung") for form in ("NFC", "NFD"))
+    archive = write_tar(tmp_path / "0.tar", [(f"{nfc}.flac", FLAC), (f"{nfd}.txt", b"a")])
+    (entry,), rejections = listed(WebDataset(archive))
+    assert (entry.id, entry.captions) == (f"0/{nfc}", ("a",)) and not rejections
+    assert read_audio(entry.audio) == FLAC
+
+
 def test_a_repeated_key_is_kept_for_the_preparation(tmp_path):
     archive = write_tar(tmp_path / "0.tar", [*sample("x"), *sample("y"), *sample("x")])
     assert [entry.id for entry in listed(WebDataset(archive))[0]] == ["0/x", "0/y", "0/x"]
@@ -224,6 +256,81 @@ def test_damaged_tars(tmp_path):
     entries, _ = listed(WebDataset(tmp_path))
     assert [entry.id for entry in entries] == ["a/0", "f/0"]
     assert reasons(WebDataset(tmp_path)) == dict.fromkeys(["a.tar", "b.tar", "c.tar"], "damaged_archive")
+
+
+def truncated(folder, name, clips, kept):
+    """Writes a tar of some clips and cuts it inside the audio of the first that is not kept."""
+    archive = write_tar(folder / name, [pair for key in range(clips) for pair in sample(str(key), audio=bytes(500))])
+    os.truncate(archive, round(512 * (4 * kept + 1.5)))
+    return archive
+
+
+def test_the_clips_of_damaged_tars_are_counted_as_sizes_json_states(tmp_path):
+    truncated(tmp_path, "a.tar", 9, kept=4)
+    truncated(tmp_path, "b.tar", 5, kept=0)
+    write_tar(tmp_path / "c.tar", [*sample("0"), *sample("1"), ("2.flac", FLAC)])
+    write_tar(tmp_path / "d.tar", sample("0"))
+    (tmp_path / "sizes.json").write_text('{"a.tar": 9, "b.tar": 5, "c.tar": 3, "d.tar": 4}')
+    entries, rejections = listed(WebDataset(tmp_path))
+    assert len(entries) == 4 + 2 + 1
+    assert [(each.where, each.reason, each.clips) for each in rejections] == [
+        ("c.tar/2", "missing_caption", 1),
+        ("a.tar", "damaged_archive", 5),
+        ("b.tar", "damaged_archive", 5),
+        ("d.tar", "damaged_archive", 3),
+    ]
+    assert "4 clips of it were read, it should hold 9" in rejections[1].detail
+    assert len(entries) + sum(each.clips for each in rejections) == 9 + 5 + 3 + 4
+
+
+def test_the_clips_of_a_damaged_tar_are_those_of_the_largest_intact_one(tmp_path):
+    truncated(tmp_path, "a.tar", 9, kept=2)
+    for name, clips in (("b.tar", 3), ("c.tar", 6)):
+        write_tar(tmp_path / name, [pair for key in range(clips) for pair in sample(str(key))])
+    (tmp_path / "sizes.json").write_text("[]")
+    _, (rejection,) = listed(WebDataset(tmp_path))
+    assert (rejection.where, rejection.clips) == ("a.tar", 4)
+    assert "the largest intact file has 6" in rejection.detail
+
+
+def test_a_damaged_tar_of_unknown_size_ends_the_listing(tmp_path):
+    archive = truncated(tmp_path, "a.tar", 9, kept=2)
+    with pytest.raises(CollectionError, match=r"a\.tar: it is truncated .*2 clips .* how many are missing is unknown"):
+        listed(WebDataset(archive))
+
+
+@pytest.mark.parametrize("padding", [0, 512, 100_000])
+def test_joined_tars_are_read_to_the_end(tmp_path, padding):
+    parts = [write_tar(tmp_path / f"{name}.part", sample(name)) for name in "abc"]
+    (tmp_path / "all.tar").write_bytes(bytes(padding - padding % 512).join(part.read_bytes() for part in parts))
+    entries, rejections = listed(WebDataset(tmp_path / "all.tar"))
+    assert [entry.id for entry in entries] == ["all/a", "all/b", "all/c"] and not rejections
+    assert [read_audio(entry.audio) for entry in entries] == [FLAC] * 3
+
+
+def test_what_follows_the_end_of_a_tar_and_is_no_tar_is_damage(tmp_path):
+    write_tar(tmp_path / "b.tar", sample("0"))
+    archive = write_tar(tmp_path / "a.tar", sample("0"))
+    archive.write_bytes(archive.read_bytes() + b"no header" * 100)
+    entries, (rejection,) = listed(WebDataset(tmp_path))
+    assert len(entries) == 2 and (rejection.where, rejection.reason) == ("a.tar", "damaged_archive")
+
+
+def test_a_download_that_reserved_its_space_is_damaged(tmp_path):
+    write_tar(tmp_path / "b.tar", sample("0"))
+    archive = write_tar(tmp_path / "a.tar", sample("0"))
+    os.truncate(archive, 5 << 20)
+    entries, (rejection,) = listed(WebDataset(tmp_path))
+    assert len(entries) == 2 and rejection.where == "a.tar" and "bytes are zeros" in rejection.detail
+
+
+def test_git_lfs_pointers_are_refused(tmp_path):
+    write_tar(tmp_path / "a.tar", sample("0"))
+    for name in "bc":
+        (tmp_path / f"{name}.tar").write_bytes(POINTER)
+    words = r"b\.tar is a Git LFS pointer, not the file of 7 bytes; .*`git lfs pull` \(2 of 3 tars are pointers\)"
+    with pytest.raises(CollectionError, match=words):
+        WebDataset(tmp_path)
 
 
 @pytest.mark.parametrize(
