@@ -12,6 +12,9 @@ import functools
 import json
 import logging
 import os
+import shlex
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -20,16 +23,21 @@ from ml_collections import ConfigDict
 
 from slap_jax.atomic import write_text_atomic
 from slap_jax.checkpoints.best import BestCheckpoint
-from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints
+from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints, check_architecture, latest_step, restore_data_state
+from slap_jax.config.defaults import classes_in_batch
 from slap_jax.config.validate import require_vocabulary, validate
 from slap_jax.data.batches.labels import reads_captions
 from slap_jax.data.batches.leakage import check_leakage
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.prefetch import Prefetch
+from slap_jax.data.batches.sizes import clips_per_batch
+from slap_jax.data.records import open_split
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.errors import UserError, require_path
-from slap_jax.evaluation.evaluate import evaluate, scalars
+from slap_jax.evaluation.evaluate import scalars
+from slap_jax.evaluation.held_out_loss import tie_break
 from slap_jax.evaluation.in_loop import LoopEvaluation
+from slap_jax.evaluation.one_line import describe_results
 from slap_jax.evaluation.scorer import CaptionWriter
 from slap_jax.evaluation.suites import loop_tasks
 from slap_jax.evaluation.task import load_tasks
@@ -48,7 +56,9 @@ from slap_jax.training.diagnostics import (
 )
 from slap_jax.training.flops import peak_flops
 from slap_jax.training.init_from import check_start, start_from
+from slap_jax.training.metrics import FILE_NAME as METRICS
 from slap_jax.training.metrics import MetricWriter, Throughput
+from slap_jax.training.progress import duration
 from slap_jax.training.provenance import Provenance
 from slap_jax.training.step import step_program
 from slap_jax.training.timing import Goodput, StepTimer
@@ -103,18 +113,31 @@ def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
         tasks = [*load_tasks(scored_by_text, tokenizer, config.data.max_caption_tokens), *suite]
         embedder = Embedder(config, mesh=mesh)
         caption_writer = CaptionWriter(embedder, tokenizer, config.data.max_caption_tokens)
-        further_evaluation = LoopEvaluation(config, embedder, tokenizer)
+        splits = [open_split(source.path, source.split) for source in data.train.values()]
+        evaluation = LoopEvaluation(
+            config, embedder, tokenizer, tasks, caption_writer.generator, clips_per_batch(config, splits)
+        )
         evaluation_sets = {f"{task.name}, {', '.join(task.kinds)}": task.data.fingerprint for task in tasks}
         read = {"training": batches.get_state()["fingerprint"], "evaluation": evaluation_sets}
         require_consistency("data", read, patience)
 
+        # Resume: what does not fit is refused, and a finished run ends, before minutes of compiling -------------------
+        program = step_program(config, mesh)
+        newest = latest_step(run_dir)
+        if newest is not None:
+            check_architecture(run_dir, program.state)
+            batches.check_state(restore_data_state(run_dir)[1])
+            if reason := finished(config, run_dir, newest):
+                logging.info("%s", reason)
+                return 0
+
         # Step: compiled once, for these shapes and no others ---------------------------------------------------------
         timer.enter("compiling")
         logging.info("compiling the step for %d rows of %d columns", data.rows, data.columns)
-        program = step_program(config, mesh)
         train_step = program.traced.lower().compile()
         memory = program_memory(train_step)
         logging.info("%s", describe_program_memory(memory))
+        resources.enter_context(silenced("slap_jax.models.attention"))  # evaluation makes the same choices again
         distributed.barrier("compiled")
 
         # State: arrays are read straight onto their devices ----------------------------------------------------------
@@ -139,7 +162,7 @@ def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
 
         # Observers ---------------------------------------------------------------------------------------------------
         meta = {"config": json.loads(config.to_json_best_effort())}
-        best = BestCheckpoint(config, run_dir, step, enabled=first_process) if config.train.best_metric else None
+        best = open_best(config, run_dir, step, enabled=first_process)
         if best is not None:
             resources.callback(best.close)
         stopped_early = best is not None and best.should_stop
@@ -178,16 +201,18 @@ def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
                 stop_if_not_finite(writer.write(step, metrics), config, checkpoints)
                 preempted = checkpoints.reached_preemption(step)
                 every = config.train.evaluate_every
-                if every and step % every == 0 and (step < config.train.steps or best is not None) and not preempted:
-                    writer.flush()
-                    with timer.during("evaluation"), jax.transfer_guard("allow"):
-                        generator = caption_writer.generator(state.params)
-                        results = evaluate(embedder, state.params["model"], tasks, generator=generator)
-                        scores = scalars(results | further_evaluation(state.params))
+                due = every > 0 and (step % every == 0 or step == config.train.steps)
+                if due and not preempted:
+                    began = time.monotonic()
+                    with timer.during("evaluation"), jax.transfer_guard("allow"), writer.evaluation() as progress:
+                        results = evaluation(state.params, progress)
+                        scores = scalars(results)
                         writer.write_scalars(step, scores)
                         if best is not None:
                             best.update(step, scores, state, prefetch.state, meta)
                             stopped_early = best.should_stop
+                    seconds = time.monotonic() - began
+                    writer.note(f"step {step:,}: {describe_results(results)}; evaluated in {seconds:.0f} s")
                 last = preempted or stopped_early or step == config.train.steps
                 if last or checkpoints.should_save(step):
                     writer.flush()  # the metrics of every step before the checkpoint are on disk
@@ -199,12 +224,62 @@ def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
 
     if first_process:
         logging.info("%s", goodput.describe(step))
-        if best is not None:
-            logging.info("%s", best.describe())
     if preempted:
         logging.warning("stopped at step %d as requested; the same command resumes the run", step)
         return EXIT_PREEMPTED
+    if first_process:
+        taken = duration(sum(timer.seconds().values()))
+        logging.info("%s\n%s", f"finished at step {step:,} after {taken}", end_of_run(config, run_dir, best))
     return 0
+
+
+def open_best(config: ConfigDict, run_dir: Path, step: int, enabled: bool = True) -> BestCheckpoint | None:
+    """Opens `RUN/best`, if the run keeps its best step."""
+    metric = config.train.best_metric
+    return BestCheckpoint(config, run_dir, step, tie_break(metric), enabled=enabled) if metric else None
+
+
+def finished(config: ConfigDict, run_dir: Path, step: int) -> str:
+    """Returns a message if a run is complete at the step of its newest checkpoint, else ""."""
+    more = f"slap train --run-dir {shlex.quote(str(run_dir))} --config.train"
+    if step >= config.train.steps:
+        return (
+            f"{run_dir} is finished at step {step} of config.train.steps={config.train.steps}, so nothing is trained; "
+            f"to train further, raise it: {more}.steps={2 * step}"
+        )
+    best = open_best(config, run_dir, step, enabled=False)
+    if best is None:
+        return ""
+    with contextlib.closing(best):
+        if not best.should_stop:
+            return ""
+    return (
+        f"{run_dir} stopped early at step {step}: the last {config.train.patience} evaluations were no improvement; to "
+        f"train further, raise config.train.patience: {more}.patience=0 trains all {config.train.steps} steps"
+    )
+
+
+def end_of_run(config: ConfigDict, run_dir: Path, best: BestCheckpoint | None) -> str:
+    """Returns where the results are, and the commands that come next."""
+    lines = [f"run: {run_dir} (metrics in {METRICS}, settings in config.json)"]
+    model = run_dir
+    if best is not None and best.best is not None:
+        lines, model = [*lines, best.describe()], best.directory
+    name = shlex.quote(str(model))
+    use = f"slap predict SOUNDS --model {name}" if classes_in_batch(config) else f"slap export {name}"
+    return "\n".join([*lines, f"next: slap evaluate {name}", f"      {use}"])
+
+
+@contextlib.contextmanager
+def silenced(name: str) -> Iterator[None]:
+    """Hides the information that a part of the package logs; its warnings still appear."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def stop_if_not_finite(metrics: dict[str, float] | None, config: ConfigDict, checkpoints: Checkpoints) -> None:

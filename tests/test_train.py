@@ -27,6 +27,7 @@ from slap_jax.training.metrics import read_metrics
 from slap_jax.training.optimizer import create_optimizer
 from slap_jax.training.provenance import read_provenance
 from slap_jax.training.state import create_state
+from slap_jax.training.step import StepProgram
 from slap_jax.training.timing import read_sessions
 from tests.train_worker import config_of
 
@@ -163,6 +164,27 @@ def test_a_run_directory_holds_what_its_reader_needs(uninterrupted):
     assert curve[-1][1] < curve[0][1]
 
 
+@pytest.fixture
+def no_compiling(monkeypatch):
+    """Fails a test that would compile the step: that takes minutes for a large model."""
+
+    def fail(program: StepProgram) -> None:
+        raise AssertionError("the step is compiled")
+
+    monkeypatch.setattr(StepProgram, "traced", property(fail))
+
+
+@pytest.mark.usefixtures("no_compiling")
+def test_a_finished_run_says_so_before_it_compiles(train_data, uninterrupted, caplog):
+    before = (uninterrupted / "goodput.json").read_text()
+    with caplog.at_level(logging.INFO):
+        assert main(config_of(str(train_data), STEPS), uninterrupted) == 0
+    assert f"is finished at step {STEPS} of config.train.steps={STEPS}" in caplog.text
+    assert f"slap train --run-dir {uninterrupted} --config.train.steps={2 * STEPS}" in caplog.text
+    assert (uninterrupted / "goodput.json").read_text() == before
+
+
+@pytest.mark.usefixtures("no_compiling")
 def test_another_architecture_is_refused_and_nothing_is_lost(train_data, uninterrupted, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(uninterrupted, run_dir)
@@ -175,6 +197,7 @@ def test_another_architecture_is_refused_and_nothing_is_lost(train_data, uninter
     assert losses(run_dir) == losses(uninterrupted)
 
 
+@pytest.mark.usefixtures("no_compiling")
 def test_changed_data_settings_are_refused(train_data, uninterrupted, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(uninterrupted, run_dir)

@@ -194,6 +194,27 @@ def has_checkpoint(run_dir: str | os.PathLike) -> bool:
     return bool(_steps(_absolute(run_dir) / "checkpoints"))
 
 
+def latest_step(run_dir: str | os.PathLike) -> int | None:
+    """Returns the step of the newest complete checkpoint of a run, or None."""
+    return max(_steps(_absolute(run_dir) / "checkpoints"), default=None)
+
+
+def check_architecture(run_dir: str | os.PathLike, abstract_state: Any) -> None:
+    """Compares the newest checkpoint of a run with a state, without reading its arrays.
+
+    Args:
+        run_dir: has a checkpoint.
+        abstract_state: as for `Checkpoints.restore`.
+
+    Raises:
+        CheckpointError: the checkpoint has another architecture, or is unreadable.
+    """
+    root = _checkpoints_of(run_dir)
+    step = _choose_step(root, None)
+    target = {path: _abstract(leaf) for path, leaf in flatten(abstract_state).items()}
+    _check_same_architecture(_stored_arrays(root, step), target, root / str(step))
+
+
 def restore_params(directory: str | os.PathLike, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads only the parameters, as NumPy arrays, on one CPU. Any mesh may have written them.
 

@@ -11,7 +11,7 @@ from slap_jax.errors import UserError, require_path
 _MOST_COUNT, _MOST_INTEGER = 2**31 - 1, 2**63 - 1  # sizes of arrays on devices have 32 bits; seeds and steps have 64
 
 # What --model and $SLAP_MODEL accept in every verb.
-_MODEL = "an export, a run, or the best step of a run"
+_MODEL = "an export, a run, the best step of a run, or a model of another family, such as a ClapModel folder"
 
 # Makes the parser of a verb from its function: its name, and the summary and the example in its docstring.
 AddVerb = Callable[[Callable[[argparse.Namespace], Any]], argparse.ArgumentParser]

@@ -15,7 +15,8 @@ def evaluate(options: argparse.Namespace) -> int:
     """Scores a model on the evaluation sets of its run, on other sets, or on a suite."""
     from slap_jax.config.rules import ConfigError
     from slap_jax.evaluation.evaluate import parse_data_argument
-    from slap_jax.evaluation.scorer import ModelScorer, plan_head
+    from slap_jax.evaluation.other_models import open_scorer
+    from slap_jax.evaluation.scorer import plan_head
     from slap_jax.evaluation.suites import load_suite, suite_sets
     from slap_jax.evaluation.task import DEFAULT_TEMPLATE, load_tasks
 
@@ -28,7 +29,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.data_dir and not options.suite:
         raise ArgumentError("--data-dir belongs to --suite SUITE; name single sets with --data")
     rows = suite_sets(options.suite) if options.suite else []
-    scorer = ModelScorer(options.model, options.step)
+    scorer = open_scorer(options.model, options.step)
     missing: dict[str, str] = {}
     tasks, head_sets = [], {}
     if options.suite:
@@ -70,7 +71,7 @@ def probe(options: argparse.Namespace) -> int:
     from slap_jax.data.evaluation_set import load_evaluation
     from slap_jax.evaluation.clip_set import label_folds, parts_of_split, read_clip_set
     from slap_jax.evaluation.evaluate import parse_data_argument
-    from slap_jax.evaluation.scorer import ModelScorer
+    from slap_jax.evaluation.other_models import open_scorer
     from slap_jax.evaluation.task import probe_task
 
     if bool(options.folds) == bool(options.test):
@@ -81,7 +82,7 @@ def probe(options: argparse.Namespace) -> int:
     key, colon, count = (options.folds or "").partition(":")
     if colon and not re.fullmatch("[1-9][0-9]*", count):
         raise ArgumentError(f"--folds {options.folds!r} is not LABEL or LABEL:NUMBER with a number above 0")
-    scorer = ModelScorer(options.model, options.step)
+    scorer = open_scorer(options.model, options.step)
     clips = load_evaluation(settings.path, settings.split)
     data = read_clip_set(name, clips, scorer.vocabulary, scorer.max_tokens, settings.split)
     if options.test:
@@ -153,11 +154,20 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Writes the report of a run."""
+    """Writes the report of a run, or a page that compares runs."""
+    if len(options.run_dirs) > 1:
+        from slap_jax.report.runs_page import build_comparison
+
+        output = options.output or Path("comparison.html")
+        build_comparison(options.run_dirs, output)
+        print(f"wrote {output}")
+        return
+    if options.output:
+        raise ArgumentError("--output belongs to a comparison of runs; the report of one run is RUN_DIR/report.html")
     from slap_jax.report.page import build_report
 
-    build_report(options.run_dir)
-    print(f"wrote {options.run_dir / 'report.html'}")
+    build_report(options.run_dirs[0])
+    print(f"wrote {options.run_dirs[0] / 'report.html'}")
 
 
 def add_verbs(verb: AddVerb) -> None:
@@ -241,4 +251,6 @@ def add_verbs(verb: AddVerb) -> None:
     add_model(added, "MODEL")
     added.add_argument("--json", action="store_true", help="print as JSON")
 
-    verb(report).add_argument("run_dir", type=path, metavar="RUN_DIR", help="run directory")
+    add = verb(report).add_argument
+    add("run_dirs", nargs="+", type=path, metavar="RUN_DIR", help="run directory, or several to compare with the first")
+    add("--output", type=path, metavar="FILE", help="page of a comparison (comparison.html)")

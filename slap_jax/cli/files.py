@@ -23,6 +23,7 @@ from slap_jax.inference.many_files import NoInputError, audio_files, over_files
 if TYPE_CHECKING:
     from slap_jax.inference.classifier import TrainedClassifier
     from slap_jax.inference.model import SlapModel
+    from slap_jax.other_models.dual_encoder import DualEncoder
 
 # Suffixes of the tables that verbs write with --output.
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -67,7 +68,7 @@ class FileJobs:
             raise NoInputError(reasons[0] if len(reasons) == 1 else f"no audio files: {'; '.join(reasons)}")
 
     def results(
-        self, model: "SlapModel | TrainedClassifier", infer: Callable[[list[Any]], Any]
+        self, model: "SlapModel | DualEncoder | TrainedClassifier", infer: Callable[[list[Any]], Any]
     ) -> Iterator[tuple[str, Any]]:
         """Yields each good file with its result, and reports the others on standard error as they come.
 
@@ -149,12 +150,12 @@ class FileJobs:
         tqdm.write(f"{self._program}: left out: {reason}", file=sys.stderr)
 
 
-def load_model(options: argparse.Namespace) -> "SlapModel":
+def load_model(options: argparse.Namespace) -> "SlapModel | DualEncoder":
     """Loads the model of a verb, with a note on a terminal."""
-    from slap_jax.inference.model import SlapModel
+    from slap_jax.other_models.load import load_model as load
 
     with busy("" if getattr(options, "json", False) else f"loading {options.model} ..."):
-        return SlapModel.load(options.model)
+        return load(options.model)
 
 
 def print_each(

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -13,8 +14,19 @@ from slap_jax.config.rules import ConfigError
 from slap_jax.data.batches.labels import label_keys, label_values
 from slap_jax.data.evaluation_set import ClipFacts, EvaluationClip, Region, clip_facts
 from slap_jax.data.records import split_names, split_sizes
-from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.inference.prompts import ZeroShotError
+
+
+class TextEncoding(Protocol):
+    """Turns texts into what the embedder of the same model reads; `slap_jax.data.tokenizer.Tokenizer` is one."""
+
+    def encode(self, text: str, max_tokens: int) -> Any:
+        """Returns token ids; of models of other families the text itself."""
+        ...
+
+    def length(self, text: str) -> int:
+        """Returns the number of tokens of the whole text."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +47,7 @@ class ClipSet:
     split: str
     clips: Sequence[EvaluationClip]
     facts: Sequence[ClipFacts]
-    tokenizer: Tokenizer
+    tokenizer: TextEncoding
     max_tokens: int
     n_published: int | None
 
@@ -78,8 +90,8 @@ class ClipSet:
             digest.update(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
         return digest.hexdigest()[:16]
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the token ids of texts."""
+    def encode(self, texts: Sequence[str]) -> list[Any]:
+        """Returns texts in the form that the embedder reads: lists of token ids, for a `Tokenizer`."""
         return [self.tokenizer.encode(text, self.max_tokens) for text in texts]
 
 
@@ -115,7 +127,7 @@ class ClassLabels:
 def read_clip_set(
     name: str,
     clips: Sequence[EvaluationClip],
-    tokenizer: Tokenizer,
+    tokenizer: TextEncoding,
     max_tokens: int,
     split: str = "",
     n_published: int | None = None,

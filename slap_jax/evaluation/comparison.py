@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slap_jax.data.audio import SAMPLE_RATE
 from slap_jax.errors import UserError
 
 # What a model had seen of the data of an evaluation set when it was measured.
@@ -225,7 +226,7 @@ def _our_line(
     file: str, results: Mapping[str, Any], kind: str, entry: Mapping[str, Any], metrics: Mapping[str, str]
 ) -> Line:
     model = results.get("model", {})
-    title = [Path(str(model.get("path", file))).name]
+    title = [model.get("name") or Path(str(model.get("path", file))).name]
     if model.get("step") is not None:
         title.append(f"step {model['step']}")
     if "model_id" in model:
@@ -245,7 +246,7 @@ def _our_line(
         how=_how(kind, entry),
         setting=FINE_TUNED if kind == "classification" else setting(model, entry),
         source=file,
-        notes=_our_notes(entry),
+        notes=_our_notes(model, entry),
     )
 
 
@@ -261,8 +262,11 @@ def _how(kind: str, entry: Mapping[str, Any]) -> str:
     return str(entry.get("template", ""))
 
 
-def _our_notes(entry: Mapping[str, Any]) -> list[str]:
+def _our_notes(model: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
     notes = []
+    rate = model.get("sample_rate", SAMPLE_RATE)
+    if rate > SAMPLE_RATE:
+        notes.append(f"prepared data hold {SAMPLE_RATE / 1_000:g} kHz; the model was made for {rate / 1_000:g} kHz")
     size, published = entry.get("set_size"), entry.get("n_published")
     if published and size != published:
         notes.append(f"{size:,} of the {published:,} published clips")

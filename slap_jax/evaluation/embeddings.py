@@ -18,7 +18,7 @@ class Embeds(Protocol):
     """The part of `slap_jax.inference.embedder.Embedder` that evaluation calls.
 
     Attributes:
-        per_column: samples per column, the step of `frames` and `frame_embeddings`.
+        per_column: samples per column, the step of `frames` and `frame_embeddings`; 0 for a model without them.
     """
 
     per_column: int
@@ -27,8 +27,8 @@ class Embeds(Protocol):
         """Returns unit vectors of whole clips."""
         ...
 
-    def text(self, params: Any, captions: Sequence[Sequence[int]], /) -> Float[np.ndarray, "M E"]:
-        """Returns unit vectors of token ids."""
+    def text(self, params: Any, captions: Sequence[Any], /) -> Float[np.ndarray, "M E"]:
+        """Returns unit vectors of texts as `ClipSet.encode` returns them."""
         ...
 
     def frames(self, params: Any, waveforms: Sequence[np.ndarray], /) -> list[Float[np.ndarray, "c D"]]:

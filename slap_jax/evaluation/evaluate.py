@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,10 @@ from slap_jax.inference.prompts import class_embeddings
 
 CROP = "none"  # whole clips, always
 
+# Receives the name of a set and, for each clip with captions, the vectors of its audio and of its first caption, and
+# that caption.
+OnPairs = Callable[[str, np.ndarray, np.ndarray, Sequence[str]], None]
+
 
 def evaluate(
     embedder: Embeds,
@@ -36,6 +40,7 @@ def evaluate(
     resamples: int = 1_000,
     generator: CaptionGenerator | None = None,
     progress: Progress | None = None,
+    on_pairs: OnPairs | None = None,
 ) -> dict[str, Any]:
     """Embeds every clip and caption once and scores them.
 
@@ -47,6 +52,7 @@ def evaluate(
         resamples: number of resamples of the bootstrap, over clips.
         generator: captions clips; captioning tasks need it.
         progress: called while clips are embedded.
+        on_pairs: called once for every set on which retrieval is measured.
 
     Returns:
         Scores by kind, then by set, as JSON values. The keys "retrieval" and "zero_shot" are always there;
@@ -67,7 +73,7 @@ def evaluate(
         for measure in task.measures:
             match measure:
                 case Retrieval():
-                    entries = {data.name: _retrieval(embedder, params, data, audio, bootstrap)}
+                    entries = {data.name: _retrieval(embedder, params, data, audio, bootstrap, on_pairs)}
                 case ZeroShot():
                     entries = _zero_shot(embedder, params, data, measure, audio, bootstrap)
                 case Captioning():
@@ -117,10 +123,17 @@ def write_results(results: Mapping[str, Any], path: str | os.PathLike[str]) -> N
 
 
 def _retrieval(
-    embedder: Embeds, params: Mapping[str, Any], data: ClipSet, audio: np.ndarray, bootstrap: Mapping[str, int]
+    embedder: Embeds,
+    params: Mapping[str, Any],
+    data: ClipSet,
+    audio: np.ndarray,
+    bootstrap: Mapping[str, int],
+    on_pairs: OnPairs | None,
 ) -> dict[str, Any]:
-    captioned, owner = np.unique(data.owner, return_inverse=True)
+    captioned, first, owner = np.unique(data.owner, return_index=True, return_inverse=True)
     text = text_vectors(embedder, params, data, data.captions)
+    if on_pairs:
+        on_pairs(data.name, audio[captioned], text[first], [data.captions[index] for index in first])
     cut = sum(data.tokenizer.length(caption) > data.max_tokens for caption in data.captions)
     return {**retrieval(audio[captioned], text, owner, data.captions, **bootstrap), "n_captions_cut": cut}
 

@@ -63,10 +63,11 @@ def probe(
     labels = measure.labels
     classifiers = {"linear": _linear(), "knn": _neighbours}
     splits = list(_splits(data.name, measure))
-    extract = {
-        "global": lambda waveforms: embedder.audio(params, waveforms),
-        "dense": lambda waveforms: np.stack([clip.mean(axis=0) for clip in embedder.frames(params, waveforms)]),
-    }
+    extract = {"global": lambda waveforms: embedder.audio(params, waveforms)}
+    if embedder.per_column:
+        extract["dense"] = lambda waveforms: np.stack(
+            [clip.mean(axis=0) for clip in embedder.frames(params, waveforms)]
+        )
     vectors = clip_vectors(list(extract.values()), data, progress)
     results = {}
     for features, x in zip(extract, vectors, strict=True):

@@ -34,7 +34,7 @@ class ModelScorer:
 
     Attributes:
         config: config of the run or export.
-        vocabulary: its tokenizer.
+        vocabulary: its tokenizer, or what stands in its place.
         max_tokens: length at which captions and prompts are truncated.
     """
 
@@ -51,7 +51,7 @@ class ModelScorer:
         self._directory = directory
         self._model = read_model(directory, step)
         self.config = self._model.config
-        self.vocabulary = load_tokenizer(self._model.tokenizer_path)
+        self.vocabulary: Any = load_tokenizer(self._model.tokenizer_path)
         self.max_tokens: int = self.config.data.max_caption_tokens
 
     @property
@@ -103,10 +103,7 @@ class ModelScorer:
         unknown = [name for name in extra_scores if name not in EXTRA_SCORES]
         if unknown:
             raise CaptioningError(f"there is no caption score {unknown[0]!r}; choose of {', '.join(EXTRA_SCORES)}")
-        embedder = Embedder(self.config)
-        check_shapes(self._model.params["model"], embedder.abstract_params(), "model")
-        params = jax.device_put(self._model.params)
-        generator = CaptionWriter(embedder, self.vocabulary, self.max_tokens, beam).generator(params, extra_scores)
+        embedder, params, generator = self._prepare(beam, extra_scores)
         progress = _print_progress if sys.stderr.isatty() else None
         results: dict[str, Any] = {"retrieval": {}, "zero_shot": {}}
         missing, failures = dict(missing or {}), []
@@ -145,6 +142,14 @@ class ModelScorer:
         results["bootstrap"] = {"seed": seed, "resamples": RESAMPLES, "level": 0.95}
         results["model"] = self._about(setting)
         return results
+
+    def _prepare(self, beam: int, extra_scores: Sequence[str]) -> tuple[Any, Any, CaptionGenerator | None]:
+        """Returns the embedder, its parameters on the device, and what writes captions."""
+        embedder = Embedder(self.config)
+        check_shapes(self._model.params["model"], embedder.abstract_params(), "model")
+        params = jax.device_put(self._model.params)
+        writer = CaptionWriter(embedder, self.vocabulary, self.max_tokens, beam)
+        return embedder, params, writer.generator(params, extra_scores)
 
     def _about(self, setting: str | None) -> dict[str, Any]:
         model = self._model

@@ -17,8 +17,7 @@ from slap_jax.data.audio import AudioError
 from slap_jax.data.datasets.registry import DATASETS
 from slap_jax.data.evaluation_set import load_evaluation
 from slap_jax.data.records import RecordsError
-from slap_jax.data.tokenizer import Tokenizer
-from slap_jax.evaluation.clip_set import label_folds, parts_of_split, read_clip_set
+from slap_jax.evaluation.clip_set import TextEncoding, label_folds, parts_of_split, read_clip_set
 from slap_jax.evaluation.scorer import filter_supported
 from slap_jax.evaluation.task import (
     EvaluationTask,
@@ -197,7 +196,7 @@ def suite_sets(suite: str) -> list[SuiteSet]:
 
 
 def load_suite(
-    rows: Sequence[SuiteSet], data_dir: str | Path, tokenizer: Tokenizer, max_tokens: int
+    rows: Sequence[SuiteSet], data_dir: str | Path, tokenizer: TextEncoding, max_tokens: int
 ) -> tuple[list[EvaluationTask], dict[str, str]]:
     """Opens the sets of a suite that are prepared.
 
@@ -220,7 +219,7 @@ def load_suite(
     return tasks, missing
 
 
-def loop_tasks(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[EvaluationTask], dict[str, tuple[str, str]]]:
+def loop_tasks(config: ConfigDict, tokenizer: TextEncoding) -> tuple[list[EvaluationTask], dict[str, tuple[str, str]]]:
     """Opens the sets of `config.train.suite` for the training loop; logs a warning for each that cannot be evaluated.
 
     Args:
@@ -263,7 +262,7 @@ def loop_tasks(config: ConfigDict, tokenizer: Tokenizer) -> tuple[list[Evaluatio
     return tasks, data
 
 
-def _task(row: SuiteSet, path: str, tokenizer: Tokenizer, max_tokens: int) -> EvaluationTask:
+def _task(row: SuiteSet, path: str, tokenizer: TextEncoding, max_tokens: int) -> EvaluationTask:
     clips = load_evaluation(path, row.split)
     data = read_clip_set(row.name, clips, tokenizer, max_tokens, row.split, row.n_published)
     if row.kind in _WITHOUT_LABEL:

@@ -17,8 +17,7 @@ from ml_collections import ConfigDict
 from slap_jax.config.rules import ConfigError
 from slap_jax.data.batches.labels import label_keys
 from slap_jax.data.evaluation_set import load_evaluation
-from slap_jax.data.tokenizer import Tokenizer
-from slap_jax.evaluation.clip_set import ClassLabels, ClipSet, read_clip_set, read_labels
+from slap_jax.evaluation.clip_set import ClassLabels, ClipSet, TextEncoding, read_clip_set, read_labels
 from slap_jax.inference.prompts import DEFAULT_TEMPLATE, class_prompts, template_prompts
 
 MEASURES = ("retrieval", "zero_shot", "zero_shot_multi_label", "captioning", "frames")
@@ -271,7 +270,7 @@ def named_task(
 
 def load_tasks(
     sources: ConfigDict | Mapping[str, Any],
-    tokenizer: Tokenizer,
+    tokenizer: TextEncoding,
     max_tokens: int,
     template: str = DEFAULT_TEMPLATE,
     measures: Sequence[str] = (),

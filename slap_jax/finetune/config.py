@@ -18,7 +18,8 @@ from slap_jax.checkpoints.read_model import run_config
 from slap_jax.checkpoints.run import has_checkpoint
 from slap_jax.config.defaults import columns_of, default_config, source
 from slap_jax.config.rules import RULES, require
-from slap_jax.data.records import Records, dataset_directory, open_split, parse_dir_split, split_sizes, split_summaries
+from slap_jax.data.batches.sizes import FILL, columns_per_clip
+from slap_jax.data.records import Records, open_split, parse_dir_split, split_sizes
 from slap_jax.finetune.classes import find_classes, require_captions
 from slap_jax.inference.classifier import FinetuneError
 
@@ -43,7 +44,6 @@ BEST_METRIC = {
 VALIDATION_SPLITS = ("val", "validation", "valid", "dev")
 
 _ROWS = 8  # rows are a multiple of this, so that up to 8 devices can share them
-_FILL = 0.95  # fraction of the columns that clips fill, roughly
 _MOST_EVALUATIONS = 20
 
 
@@ -185,8 +185,8 @@ def best_metric(config: ConfigDict, task: str) -> str:
 
 def steps_per_epoch(config: ConfigDict, splits: Sequence[Records]) -> int:
     """Returns about how many steps a pass over the data takes."""
-    columns = _columns_per_clip(config, splits) * sum(map(len, splits))
-    return max(1, math.ceil(columns / (_FILL * config.data.rows * config.data.columns)))
+    columns = columns_per_clip(config, splits) * sum(map(len, splits))
+    return max(1, math.ceil(columns / (FILL * config.data.rows * config.data.columns)))
 
 
 def _choose_objective(
@@ -221,8 +221,8 @@ def _choose_rows(config: ConfigDict, splits: Sequence[Records], max_seconds: flo
     rule = RULES["data.max_seconds"]
     require(rule.accepts(data.max_seconds), f"max_seconds is {data.max_seconds}; write {rule.text}")
     data.columns = columns_of(data.max_seconds, config.audio)
-    per_clip = _columns_per_clip(config, splits)
-    data.rows = _ROWS * max(1, round(clips_per_step * per_clip / (_FILL * data.columns * _ROWS)))
+    per_clip = columns_per_clip(config, splits)
+    data.rows = _ROWS * max(1, round(clips_per_step * per_clip / (FILL * data.columns * _ROWS)))
     data.slots = max(4, math.ceil(2 * data.columns / per_clip))
     data.text_tokens = max(data.max_caption_tokens, 32 * math.ceil(data.slots / 2))
     data.update(virtual_shards=_ROWS, packing_bins=8, decode_threads=2)
@@ -243,21 +243,6 @@ def _choose_schedule(config: ConfigDict, task: str, steps_per_epoch: int, epochs
         config.train.evaluate_every = evaluate_every
         config.train.best_metric = best_metric(config, task)
     logging.info("%d steps: %d epochs of about %d steps", steps, epochs, steps_per_epoch)
-
-
-def _columns_per_clip(config: ConfigDict, splits: Sequence[Records]) -> float:
-    """Returns the mean columns of a clip, cropped to `max_seconds`."""
-    seconds = sum(_seconds(records) for records in splits) / sum(map(len, splits))
-    return columns_of(min(seconds, config.data.max_seconds), config.audio) + 0.5
-
-
-def _seconds(records: Records) -> float:
-    """Returns the duration of all clips: from the summary of `slap prepare`, or else by reading every record."""
-    splits = split_summaries(dataset_directory(records.path))
-    names = records.split.split("+")
-    if all(name in splits for name in names):
-        return sum(float(splits[name]["seconds"]) for name in names)
-    return sum(record.duration_s for record in records)
 
 
 def _validation_split(path: str) -> str:

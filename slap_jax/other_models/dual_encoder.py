@@ -200,9 +200,13 @@ class DualEncoder:
                         length,
                         self.encoder.max_tokens,
                     )
+        return self.text_vectors(listed)
+
+    def text_vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "m E"]:
+        """Embeds strings with content, without warnings about those that are truncated."""
         parts = [
-            self._unit(self.encoder.text_vectors(listed[start : start + _TEXTS_AT_ONCE]), "texts")
-            for start in range(0, len(listed), _TEXTS_AT_ONCE)
+            self._unit(self.encoder.text_vectors(texts[start : start + _TEXTS_AT_ONCE]), "texts")
+            for start in range(0, len(texts), _TEXTS_AT_ONCE)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, self.embed_dim), np.float32)
 

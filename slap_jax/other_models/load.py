@@ -1,15 +1,17 @@
 """Reads a model of any family by its name."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slap_jax.inference.model import SlapModel
 from slap_jax.other_models.clap import ClapEncoder, is_clap_folder
 from slap_jax.other_models.dual_encoder import DualEncoder, OtherModelError
 from slap_jax.other_models.glap import GlapEncoder
 from slap_jax.other_models.m2d_clap import M2dClapEncoder
 from slap_jax.other_models.msclap import MsClapEncoder
 from slap_jax.other_models.open_clip import OpenClipEncoder
+
+if TYPE_CHECKING:
+    from slap_jax.inference.model import SlapModel
 
 FAMILIES = {
     "clap": ClapEncoder,
@@ -20,7 +22,7 @@ FAMILIES = {
 }
 
 
-def load_model(source: str | os.PathLike[str], **settings: Any) -> SlapModel | DualEncoder:
+def load_model(source: str | os.PathLike[str], **settings: Any) -> "SlapModel | DualEncoder":
     """Reads a model of any family.
 
     Args:
@@ -38,18 +40,30 @@ def load_model(source: str | os.PathLike[str], **settings: Any) -> SlapModel | D
         ExportError: an export is missing or damaged.
         OtherModelError: a package is missing, or the model cannot be read.
     """
-    name = os.fspath(source)
-    family, colon, rest = name.partition(":")
-    if colon and family in FAMILIES and not os.path.exists(name):
-        return _other_model(family, rest, settings)
-    if is_clap_folder(name):
-        return _other_model("clap", name, settings)
+    if is_other_model(source):
+        return load_other_model(source, **settings)
+    from slap_jax.inference.model import SlapModel  # the models above do without its programs
+
     return SlapModel.load(source, **settings)
 
 
-def _other_model(family: str, rest: str, settings: dict[str, Any]) -> DualEncoder:
-    settings = {name: value for name, value in settings.items() if value is not None}
+def is_other_model(source: str | os.PathLike[str]) -> bool:
+    """Returns whether a name is that of a model of another family; see `load_model`."""
+    name = os.fspath(source)
+    return _has_prefix(name) or is_clap_folder(name)
+
+
+def load_other_model(source: str | os.PathLike[str], **settings: Any) -> DualEncoder:
+    """Reads a model of another family; see `load_model`."""
+    name = os.fspath(source)
+    family, _, rest = name.partition(":") if _has_prefix(name) else ("clap", "", name)
+    settings = {key: value for key, value in settings.items() if value is not None}
     unknown = sorted(settings.keys() - {"device", *(("revision",) if family == "clap" else ())})
     if unknown:
         raise OtherModelError(f"{unknown[0]}={settings[unknown[0]]!r} is for exports of slap_jax only; leave it out")
     return DualEncoder(FAMILIES[family](rest, **settings))
+
+
+def _has_prefix(name: str) -> bool:
+    family, colon, _ = name.partition(":")
+    return bool(colon) and family in FAMILIES and not os.path.exists(name)

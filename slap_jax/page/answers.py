@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from slap_jax.inference.model import SlapModel
+    from slap_jax.other_models.dual_encoder import DualEncoder
     from slap_jax.search.index import SearchIndex
 
 LONGEST_SHOWN = 300.0  # seconds; a longer picture would be a blur
@@ -84,7 +85,7 @@ def timeline(model: "SlapModel", audio: str | None, texts: str) -> str:
     return f'<img class="slap-timeline" alt="{note}" src="data:image/png;base64,{image}"><p>{note}</p>'
 
 
-def classify(model: "SlapModel", audio: str | None, labels: str) -> dict[str, float]:
+def classify(model: "SlapModel | DualEncoder", audio: str | None, labels: str) -> dict[str, float]:
     """Returns the probability of each label.
 
     Args:
@@ -102,7 +103,7 @@ def classify(model: "SlapModel", audio: str | None, labels: str) -> dict[str, fl
     return model.classify([_given(audio)], names)[0]
 
 
-def caption(model: "SlapModel", audio: str | None, beam: int = 1) -> str:
+def caption(model: "SlapModel | DualEncoder", audio: str | None, beam: int = 1) -> str:
     """Returns a caption of a recording.
 
     Raises:
@@ -114,7 +115,7 @@ def caption(model: "SlapModel", audio: str | None, beam: int = 1) -> str:
 
 
 def search_page(
-    model: "SlapModel", index: "SearchIndex | None", text: str, audio: str | None, alike: bool, k: int
+    model: "SlapModel | DualEncoder", index: "SearchIndex | None", text: str, audio: str | None, alike: bool, k: int
 ) -> str:
     """Searches the folder and returns the hits as HTML, with a player for each.
 

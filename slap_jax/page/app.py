@@ -10,6 +10,8 @@ from typing import Any
 
 from slap_jax.errors import UserError
 from slap_jax.inference.model import SlapModel
+from slap_jax.other_models.dual_encoder import DualEncoder
+from slap_jax.other_models.load import load_model
 from slap_jax.page import answers
 from slap_jax.page.answers import PageError
 from slap_jax.search.index import SearchIndex
@@ -36,7 +38,7 @@ CSS = """
 """
 
 
-def build_page(model: SlapModel, name: str, index: SearchIndex | None = None) -> Any:
+def build_page(model: SlapModel | DualEncoder, name: str, index: SearchIndex | None = None) -> Any:
     """Builds the page.
 
     Args:
@@ -65,10 +67,13 @@ def build_page(model: SlapModel, name: str, index: SearchIndex | None = None) ->
                 gr.Markdown("Record a sound or drop a file, then ask on the right.")
             with gr.Column(scale=5, min_width=420), gr.Tabs():
                 with gr.Tab("Over time"):
-                    texts = gr.Textbox(TEXTS, lines=3, label="Texts, one per line", elem_id="texts")
-                    ask = gr.Button("Compare each moment", variant="primary", elem_id="ask_timeline")
-                    answer = gr.HTML(elem_id="timeline", min_height=40)
-                    _answer(ask, functools.partial(answers.timeline, model), [audio, texts], answer, "timeline")
+                    if isinstance(model, DualEncoder):
+                        gr.Markdown(f"A {model.encoder.family} has no features over time.")
+                    else:
+                        texts = gr.Textbox(TEXTS, lines=3, label="Texts, one per line", elem_id="texts")
+                        ask = gr.Button("Compare each moment", variant="primary", elem_id="ask_timeline")
+                        answer = gr.HTML(elem_id="timeline", min_height=40)
+                        _answer(ask, functools.partial(answers.timeline, model), [audio, texts], answer, "timeline")
                 with gr.Tab("Classify"):
                     labels = gr.Textbox(LABELS, label="Labels, separated by commas", elem_id="labels")
                     ask = gr.Button("Classify", variant="primary", elem_id="ask_classify")
@@ -99,7 +104,7 @@ def gradio() -> Any:
         raise PageError("the page needs gradio, which is missing: pip install 'slap-jax[page]'") from None
 
 
-def _search_tab(gr: Any, model: SlapModel, index: SearchIndex | None, audio: Any) -> None:
+def _search_tab(gr: Any, model: SlapModel | DualEncoder, index: SearchIndex | None, audio: Any) -> None:
     if index is None:
         gr.Markdown("There is no folder to search. Run `slap index DIR`, then start the page with `--folder DIR`.")
         return
@@ -151,7 +156,7 @@ def serve(
     """Serves the page until it is interrupted.
 
     Args:
-        model: Export directory.
+        model: Export or run, or a model of another family.
         folder: Folder to search, indexed with the same model.
         host: Address to listen on; the default is reachable from this machine only.
         port: Port to listen on.
@@ -160,12 +165,12 @@ def serve(
     Raises:
         PageError: gradio is not installed, or the port is in use.
         SearchError: The folder has no index, or another model made it.
-        ExportError: The model cannot be read.
+        ExportError, OtherModelError: The model cannot be read.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # must be set before the import
     gradio()
     index = None if folder is None else SearchIndex(folder)
-    loaded = SlapModel.load(model)
+    loaded = load_model(model)
     if index is not None:
         index.check_model(loaded.model_id, loaded.embed_dim)
     page = build_page(loaded, Path(model).resolve().name, index)

@@ -213,11 +213,11 @@ def files(directory: Path) -> Values:
 
 def settings(config: ConfigDict) -> Values:
     """Lists the settings that differ from the defaults as (name, value, default), and the whole config as JSON."""
-    defaults = _flatten(json.loads(default_config().to_json_best_effort()))
+    defaults = flatten(json.loads(default_config().to_json_best_effort()))
     own = json.loads(config.to_json_best_effort())
     changed = [
         (name, json.dumps(value), json.dumps(defaults[name]) if name in defaults else "–")
-        for name, value in _flatten(own).items()
+        for name, value in flatten(own).items()
         if name not in defaults or defaults[name] != value
     ]
     return {"settings": changed, "whole_config": json.dumps(own, indent=2)}
@@ -282,11 +282,12 @@ def _shorten(text: str) -> str:
     return text if len(text) <= _LABEL_CHARACTERS else text[: _LABEL_CHARACTERS - 1].rstrip() + "…"
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Values:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Values:
+    """Returns nested settings as `data.train.clips.path` -> value."""
     flat: Values = {}
     for name, value in tree.items():
         if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

@@ -10,18 +10,18 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import jax
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from slap_jax.atomic import write_text_atomic
 from slap_jax.config.defaults import patches_per_column
 from slap_jax.errors import UserError
 from slap_jax.training.flops import train_step_parts
+from slap_jax.training.progress import Progress
 from slap_jax.training.timing import StepTimer
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ FILE_NAME = "metrics.jsonl"
 
 # The metrics of a step that are counts; their rates are logged as `speed/NAME_per_s`.
 COUNTS = ("clips", "audio_seconds", "audio_tokens", "text_tokens")
-
-# The progress line reports the time spent waiting for data from this fraction on.
-SLOW_DATA = 0.1
 
 # A step's time has these parts; the rest is "other". Evaluations are not part of a step.
 _STEP_PHASES = ("data", "dispatch", "device", "checkpoint")
@@ -86,7 +83,7 @@ class MetricWriter:
         self._closing = contextlib.ExitStack()
         self._file: TextIO | None = None
         self._tensorboard: SummaryWriter | None = None
-        self._progress: _Progress | None = None
+        self._progress: Progress | None = None
         if enabled:
             directory = Path(run_dir)
             directory.mkdir(parents=True, exist_ok=True)
@@ -103,7 +100,7 @@ class MetricWriter:
                     str(directory / "tensorboard"), purge_step=purge, filename_suffix=f".from_step_{restored_step}"
                 )
                 self._closing.callback(self._tensorboard.close)
-            self._progress = _Progress(stream or sys.stderr, total_steps, restored_step)
+            self._progress = Progress(stream or sys.stderr, total_steps, restored_step)
             self._closing.callback(self._progress.close)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float] | None:
@@ -129,6 +126,21 @@ class MetricWriter:
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes a separate line at once, for example the results of an evaluation."""
         self._write_line(step, {name: float(value) for name, value in scalars.items()})
+
+    def note(self, text: str) -> None:
+        """Prints a line on the console."""
+        if self._progress is not None:
+            self._progress.note(text)
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[Callable[[str, int, int], None] | None]:
+        """Writes the pending step; yields the `progress` of an evaluation, None in all processes but the first."""
+        self.flush()
+        if self._progress is None:
+            yield None
+            return
+        with self._progress.evaluation() as shown:
+            yield shown
 
     def close(self) -> None:
         """Writes the pending step and closes the files."""
@@ -168,48 +180,6 @@ class MetricWriter:
             for name, value in values.items():
                 if math.isfinite(value):
                     self._tensorboard.add_scalar(name, value, step)
-
-
-class _Progress:
-    """A progress bar with the loss and the time left on a terminal; plain lines elsewhere."""
-
-    def __init__(self, stream: TextIO, total_steps: int, start: int):
-        self._stream = stream
-        self._total = total_steps
-        self._bar = None
-        if stream.isatty():
-            self._bar = tqdm(total=total_steps or None, initial=start, file=stream, unit="step", dynamic_ncols=True)
-
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        if self._bar is not None:
-            if "loss/total" in values:
-                self._bar.set_postfix_str(f"loss {values['loss/total']:.3f}", refresh=False)
-            self._bar.update(step - self._bar.n)
-
-    def line(self, step: int, values: Mapping[str, float], rates: Mapping[str, float]) -> None:
-        if self._bar is not None:
-            return
-        parts = [f"step {step:,}" + (f"/{self._total:,}" if self._total else "")]
-        parts += [f"{name} {value:.4f}" for name, value in values.items() if name.startswith("loss/")]
-        if "speed/audio_seconds_per_s" in rates:
-            parts.append(f"{rates['speed/audio_seconds_per_s']:,.0f} s of audio/s")
-        if "speed/mfu" in rates:
-            parts.append(f"MFU {rates['speed/mfu']:.1%}")
-        waiting = rates.get("time/data", 0.0) / rates.get("time/step", 1.0)
-        if waiting >= SLOW_DATA:
-            parts.append(f"waiting for data {waiting:.0%}")
-        if self._total and "speed/steps_per_s" in rates:
-            parts.append(f"{_duration((self._total - step) / rates['speed/steps_per_s'])} left")
-        print("  ".join(parts), file=self._stream, flush=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3_600)
-    return f"{hours:d}:{rest // 60:02d}:{rest % 60:02d}"
 
 
 class Throughput:

@@ -19,12 +19,18 @@ def config_with(metric: str, patience: int = 0):
     return config
 
 
-def feed(best: BestCheckpoint, values: dict[int, float], parameter: float | None = None) -> list[bool]:
+def feed(
+    best: BestCheckpoint,
+    values: dict[int, float],
+    parameter: float | None = None,
+    losses: dict[int, float] | None = None,
+) -> list[bool]:
     """Returns whether the run stops after each evaluation; `parameter` is what is saved, by default the step."""
     stops = []
     for step, value in values.items():
         params = {"x": np.full(2, step if parameter is None else parameter)}
-        best.update(step, {"m": value, "other": 0.0}, {"params": params}, {}, {"config": {}})
+        metrics = {"m": value, "other": 0.0} | ({"loss": losses[step]} if losses else {})
+        best.update(step, metrics, {"params": params}, {}, {"config": {}})
         stops.append(best.should_stop)
     best.close()
     return stops
@@ -37,17 +43,41 @@ def test_the_best_step_is_kept_and_patience_runs_out(tmp_path, metric):
     best = BestCheckpoint(config_with(metric, patience=3), tmp_path, 0)
     assert feed(best, {step: values[step] for step in range(1, 6)}) == [False, False, False, False, True]
     params, meta = restore_params(tmp_path / "best")
-    np.testing.assert_array_equal(params["x"], 2)  # the first of two equal ones
-    assert meta["best"] == {"m": values[2]} and (tmp_path / "best" / "config.json").is_file()
+    np.testing.assert_array_equal(params["x"], 4)  # the later of two equal ones, which is no improvement for patience
+    assert meta["best"] == {"m": values[4]} and (tmp_path / "best" / "config.json").is_file()
     history = json.loads((tmp_path / "best.json").read_text())
-    assert (history["step"], history["value"], history["stopped_early"]) == (2, values[2], True)
-    assert "best step 2: m" in best.describe() and history["evaluations"] == [[s, values[s]] for s in range(1, 6)]
+    assert (history["step"], history["value"], history["stopped_early"]) == (4, values[4], True)
+    assert "best step 4: m" in best.describe() and history["evaluations"] == [[s, values[s]] for s in range(1, 6)]
 
     assert BestCheckpoint(config_with(metric, patience=3), tmp_path, 5).should_stop
     resumed = BestCheckpoint(config_with(metric, patience=3), tmp_path, 4)
     assert not resumed.should_stop
     assert feed(resumed, {5: values[5], 6: values[6]})[0]
     assert BestCheckpoint(config_with("n", patience=3), tmp_path, 5).best is None  # the history is another metric's
+
+
+@pytest.mark.parametrize("metric", ["m", "-m"])
+def test_of_equal_values_the_lower_held_out_loss_wins_and_counts_for_patience(tmp_path, metric):
+    """The accuracy of a small set soon stays where it is, while the probabilities still become better."""
+    losses = {1: 1.1, 2: 0.9, 3: 0.95, 4: 0.7, 5: 0.7, 6: 0.8, 7: float("nan")}
+    best = BestCheckpoint(config_with(metric, patience=3), tmp_path, 0, "loss")
+    assert feed(best, dict.fromkeys(losses, 0.8333), losses=losses) == [False] * 6 + [True]
+    params, meta = restore_params(tmp_path / "best")
+    assert params["x"].tolist() == [5, 5] and meta["best"] == {"m": 0.8333}  # of equal losses, the later step
+    history = json.loads((tmp_path / "best.json").read_text(), parse_constant=pytest.fail)
+    assert history["step"] == 5 and history["held_out_loss"] == 0.7 and history["held_out_losses"][-1] == [7, None]
+    assert "held-out loss 0.7000" in best.describe()
+
+    resumed = BestCheckpoint(config_with(metric, patience=3), tmp_path, 6, "loss")
+    assert not resumed.should_stop and resumed.best_loss == 0.7
+    assert feed(resumed, {7: 0.8333, 8: 0.8333}, losses={7: 0.9, 8: 0.6}) == [True, False]
+    assert resumed.best == (8, 0.8333)
+
+
+def test_a_better_value_wins_whatever_its_loss(tmp_path):
+    best = BestCheckpoint(config_with("m"), tmp_path, 0, "loss")
+    feed(best, {1: 0.5, 2: 0.6, 3: 0.5}, losses={1: 0.1, 2: 3.0, 3: 0.01})
+    assert best.best == (2, 0.6)
 
 
 def test_a_value_that_is_not_finite_is_never_the_best(tmp_path):

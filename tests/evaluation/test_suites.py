@@ -227,7 +227,7 @@ def test_a_run_evaluates_its_suite(data, train_data, tmp_path, no_java):
     config.train.update(evaluate_every=2, suite="all", suite_data=str(tmp_path))
     assert main(config, tmp_path / "run") == 0
     lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "retrieval/audiocaps/t2a_r1" in line]
-    assert [line["step"] for line in lines] == [2]
+    assert [line["step"] for line in lines] == [2, 4]  # the last step, too
     for metric in ("retrieval/audiocaps/t2a_r1", "zero_shot/esc50/accuracy", "probe/esc50_linear_dense/accuracy"):
         assert 0 <= lines[0][metric] <= 1, metric
     assert "captioning/audiocaps/cider_d" in lines[0] and "frames/audioset/auroc" in lines[0]

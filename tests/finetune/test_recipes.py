@@ -1,6 +1,8 @@
 """The recipes of configs/finetune on tiny data in the layouts of the publishers, prepared by the real builders."""
 
 import json
+import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from slap_jax.config.rules import ConfigError
 from slap_jax.config.validate import validate
 from slap_jax.data.evaluation_set import load_evaluation
 from slap_jax.data.tokenizer import load_tokenizer
-from slap_jax.evaluation.in_loop import CaptionLoss
+from slap_jax.evaluation.held_out_loss import CaptionLoss
 from slap_jax.inference.embedder import Embedder
 from slap_jax.train import main as train
 from slap_jax.training.metrics import read_metrics
@@ -110,17 +112,34 @@ def test_a_recipe_is_valid_on_any_number_of_hosts(base_model, data, name, argume
 
 
 @pytest.mark.parametrize(("name", "arguments", "metric"), [RECIPE_METRICS[0], RECIPE_METRICS[3]])
-def test_a_recipe_trains(base_model, data, tmp_path, name, arguments, metric):
+def test_a_recipe_trains(base_model, data, tmp_path, capsys, caplog, name, arguments, metric):
     """Classification is trained by `test_finetune`."""
     config = recipe(name, base_model, data, **arguments)
     config.train.update(steps=3, evaluate_every=2)
     config.optimizer.warmup_steps = 1
     config.metrics.tensorboard = False
-    assert train(config, tmp_path / "run") == 0
+    with caplog.at_level(logging.INFO):
+        assert train(config, tmp_path / "run") == 0
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    (value,) = [line[metric.removeprefix("-")] for line in lines if metric.removeprefix("-") in line]
-    assert np.isfinite(value)
-    assert read_model(tmp_path / "run" / "best").step == 2
+    evaluated = {line["step"]: line for line in lines if metric.removeprefix("-") in line}
+    assert list(evaluated) == [2, 3]  # the last step, too
+    objective = "captioning" if arguments else "contrastive"
+    for line in evaluated.values():
+        assert np.isfinite(line[metric.removeprefix("-")])
+        loss = line[f"held_out_loss/val/{objective}"]
+        assert loss > 0 and line["held_out_loss/val/weighted_sum"] == loss
+    best = read_model(tmp_path / "run" / "best").step
+    assert best in evaluated
+
+    console = capsys.readouterr().err
+    number = "captions " if arguments else "t2a R@1 "
+    for step in evaluated:
+        assert re.search(
+            rf"^step {step}: .*val {number}.*; val held-out loss \S+; evaluated in ", console, re.MULTILINE
+        )
+    assert f"best step {best}: " in caplog.text and f"next: slap evaluate {tmp_path}/run/best" in caplog.text
+    after_start = caplog.text[caplog.text.index("starting at step") :]
+    assert "attention:" not in after_start
 
 
 def test_what_a_recipe_builds(base_model, data):

@@ -79,6 +79,10 @@ class TrainBatches:
             "states": self._rows.get_state(),
         }
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raises as `set_state` does, but changes nothing: a run can compare before it compiles."""
+        self._differences(state)
+
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Resumes from a state that may have been saved by another number of hosts or workers.
 
@@ -89,6 +93,17 @@ class TrainBatches:
             DataMismatchError: the data or settings have changed. With `config.data.allow_mismatch` each shard resumes
                 from its position in the stream instead, and the clips in its open rows are dropped.
         """
+        states = dict(state["states"]) if "states" in state else {}
+        if self._differences(state):
+            beginning = self._rows.get_state()
+            states = {
+                str(shard): {**beginning[str(shard)], "position": states[str(shard)]["position"]}
+                for shard in self._shards
+            }
+        self._rows.set_state(states)
+
+    def _differences(self, state: Mapping[str, Any]) -> list[str]:
+        """Returns the accepted differences; raises `DataMismatchError` for others."""
         if not state.keys() >= {"num_shards", "fingerprint", "states"}:
             raise DataMismatchError(
                 f"the checkpoint's data position has {', '.join(state) or 'nothing'}; expected num_shards, fingerprint "
@@ -102,19 +117,13 @@ class TrainBatches:
                 f"{len(states)}; config.data.virtual_shards is {self._num_shards}: set it to {state['num_shards']}"
             )
         differences = describe_differences(state["fingerprint"], self._fingerprint)
-        if differences:
-            if not self._data.allow_mismatch:
-                raise DataMismatchError(
-                    "the data differ from those of the checkpoint, so training would not continue where it stopped:\n  "
-                    + "\n  ".join(differences)
-                    + "\nundo the change, or accept it with --config.data.allow_mismatch=True"
-                )
-            beginning = self._rows.get_state()
-            states = {
-                str(shard): {**beginning[str(shard)], "position": states[str(shard)]["position"]}
-                for shard in self._shards
-            }
-        self._rows.set_state(states)
+        if differences and not self._data.allow_mismatch:
+            raise DataMismatchError(
+                "the data differ from those of the checkpoint, so training would not continue where it stopped:\n  "
+                + "\n  ".join(differences)
+                + "\nundo the change, or accept it with --config.data.allow_mismatch=True"
+            )
+        return differences
 
     def epochs(self, state: Mapping[str, Any] | None = None) -> dict[str, float]:
         """Returns the number of epochs of each source so far, estimated from this host's shards.
