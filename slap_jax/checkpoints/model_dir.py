@@ -237,6 +237,13 @@ def _read_description(path: Path) -> dict[str, Any]:
     """Reads and validates the `config.json` of an export."""
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(description, dict) and description.get("model_type") == "slap":
+            export = path.parent.resolve().parent
+            there = f", here {export}" if is_export(export) else ""
+            raise ExportError(
+                f"{path.parent} is the folder that `slap export --format huggingface` wrote for transformers: load it "
+                f"with transformers, as its {CARD} shows, or give the export that it was made from{there}"
+            )
         kind, format_version = description["format"], description["format_version"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ExportError(

@@ -128,7 +128,7 @@ def _evaluation(run_dir: Path, directory: Path) -> dict[str, Any]:
     if evaluated is None:  # an older version wrote the results
         return results
     exported = load_export(directory)
-    is_same = evaluated == model_id(exported.config, exported.params, str(exported.tokenizer_path))
+    is_same = evaluated == model_id(exported.config, exported.params, exported.tokenizer_path.read_bytes())
     return results if is_same else {}
 
 

@@ -6,13 +6,24 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from slap_jax.atomic import atomic_file, write_text_atomic
-from slap_jax.checkpoints.model_dir import CARD, WEIGHTS, load_export
+from slap_jax.checkpoints.model_dir import CARD, TOKENIZER, TOKENIZER_JSON, WEIGHTS, Export, load_export
+from slap_jax.data.tokenizer import SPECIAL, SentencePieceTokenizer, load_tokenizer
+from slap_jax.export.huggingface_card import write_huggingface_card
 from slap_jax.export.packages import require_packages
 
 HUGGINGFACE_DIRECTORY = "huggingface"  # inside an export
-CODE = ("configuration_slap.py", "modeling_slap.py")
+CODE = (
+    "configuration_slap.py",
+    "feature_extraction_slap.py",
+    "modeling_slap.py",
+    "processing_slap.py",
+    "tokenization_slap.py",
+)
+_FEATURE_EXTRACTOR, _PROCESSOR = "feature_extraction_slap.SlapFeatureExtractor", "processing_slap.SlapProcessor"
+_TOKENIZER = "tokenization_slap.SlapTokenizer"
 
 PYTORCH_FILE = "slap_torch.py"
 _PACKAGE = "slap_jax.export.pytorch"
@@ -20,10 +31,10 @@ _PARTS = ("layers.py", "towers.py", "model.py")  # each uses the previous ones
 
 
 def write_huggingface(directory: str | os.PathLike[str]) -> Path:
-    """Writes a folder for `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)`.
+    """Writes a folder that transformers loads with `trust_remote_code=True`, also in its pipelines.
 
-    The folder holds the weights under PyTorch's names, the code, the tokenizer and the model card. It needs no other
-    file.
+    The folder holds the weights under PyTorch's names, the code, the tokenizer, the settings of the processor and a
+    model card. It needs no other file.
 
     Args:
         directory: an export; the folder is written to its `huggingface/`.
@@ -45,7 +56,13 @@ def write_huggingface(directory: str | os.PathLike[str]) -> Path:
     out.mkdir(exist_ok=True)
     config = {
         "architectures": ["SlapModel"],
-        "auto_map": {"AutoConfig": "configuration_slap.SlapConfig", "AutoModel": "modeling_slap.SlapModel"},
+        "auto_map": {
+            "AutoConfig": "configuration_slap.SlapConfig",
+            "AutoModel": "modeling_slap.SlapModel",
+            "AutoFeatureExtractor": _FEATURE_EXTRACTOR,
+            "AutoProcessor": _PROCESSOR,
+            "AutoTokenizer": _TOKENIZER,
+        },
         "model_type": "slap",
         "dtype": "float32",
         "slap": export.config.to_dict(),
@@ -57,14 +74,48 @@ def write_huggingface(directory: str | os.PathLike[str]) -> Path:
         save_file(tensors, partial, metadata={"format": "pt"})
         # safetensors creates files that only their owner can read
         partial.chmod(export.tokenizer_path.stat().st_mode)
-    write_text_atomic(out / "config.json", json.dumps(config, indent=2) + "\n")
+    settings = {
+        "config.json": config,
+        "preprocessor_config.json": _preprocessor_settings(export),
+        "tokenizer_config.json": _tokenizer_settings(export),
+    }
+    for name, content in settings.items():
+        write_text_atomic(out / name, json.dumps(content, indent=2) + "\n")
     for name in CODE:
         shutil.copyfile(Path(__file__).with_name("huggingface_code") / name, out / name)
-    for path in (export.tokenizer_path, Path(directory) / CARD):
-        if path.is_file():
-            shutil.copyfile(path, out / path.name)
+    shutil.copyfile(export.tokenizer_path, out / export.tokenizer_path.name)
+    for stale in {TOKENIZER, TOKENIZER_JSON} - {export.tokenizer_path.name}:
+        (out / stale).unlink(missing_ok=True)
     write_pytorch(out)
+    write_huggingface_card(export, Path(directory) / CARD, out / CARD)
     return out
+
+
+def _preprocessor_settings(export: Export) -> dict[str, Any]:
+    return {
+        "auto_map": {"AutoFeatureExtractor": _FEATURE_EXTRACTOR, "AutoProcessor": _PROCESSOR},
+        "feature_extractor_type": "SlapFeatureExtractor",
+        "processor_class": "SlapProcessor",
+        "feature_size": 1,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+        "sampling_rate": export.config.audio.sample_rate,
+    }
+
+
+def _tokenizer_settings(export: Export) -> dict[str, Any]:
+    tokenizer = load_tokenizer(export.tokenizer_path)
+    names = ("<pad>", "<s>", "</s>", "<unk>") if isinstance(tokenizer, SentencePieceTokenizer) else SPECIAL.values()
+    return {
+        "auto_map": {"AutoTokenizer": [_TOKENIZER, None], "AutoProcessor": _PROCESSOR},
+        "tokenizer_class": "SlapTokenizer",
+        "processor_class": "SlapProcessor",
+        "model_max_length": export.config.data.max_caption_tokens,
+        "padding_side": "right",
+        "clean_up_tokenization_spaces": False,
+        **dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), names, strict=True)),
+    }
 
 
 def write_pytorch(directory: str | os.PathLike[str]) -> Path:

@@ -113,7 +113,7 @@ def change_licence(directory: str | os.PathLike[str], licence: str) -> Path:
     Raises:
         ExportError: the metadata at the head of the card cannot be parsed.
     """
-    card = _read_card(Path(directory) / CARD)
+    card = read_card(Path(directory) / CARD)
     for name in ("license", "license_name"):
         card.data.pop(name, None)
     for name, value in _licence_data(licence).items():
@@ -133,14 +133,19 @@ def change_metrics(path: Path, evaluation: Mapping[str, Any]) -> None:
     Raises:
         ExportError: the metadata at the head of the card cannot be parsed.
     """
-    card, metrics = _read_card(path), read_metrics(evaluation)
+    card, metrics = read_card(path), read_metrics(evaluation)
     card.data.eval_results = eval_results(metrics) or None
     card.data.model_name = "SLAP" if metrics else None
     card.text = replace_section(card.text, "Metrics", metrics_section(metrics))
     write_text_atomic(path, str(card))
 
 
-def _read_card(path: Path) -> Any:
+def read_card(path: Path) -> Any:
+    """Reads a card: its `data` and its `text`.
+
+    Raises:
+        ExportError: the metadata at its head cannot be parsed.
+    """
     import yaml
     from huggingface_hub import ModelCard
 

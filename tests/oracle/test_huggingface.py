@@ -1,5 +1,6 @@
 """transformers loads the folder offline, by its own code, and gives our embeddings."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from slap_jax.checkpoints.model_dir import export
+import slap_jax
+from slap_jax.checkpoints.model_dir import ExportError, export
+from slap_jax.data.tokenizer import SPECIAL
 from slap_jax.export.formats import export_model
+from slap_jax.export.huggingface import CODE
 from tests.export.seeded import TEXTS, seeded_clips, seeded_config, seeded_params
 from tests.inference.tiny import tiny_tokenizer
 
@@ -83,5 +88,84 @@ def test_captions_are_texts(used):
 
 def test_the_folder_is_complete(used):
     names = {path.name for path in used[1].iterdir()}
-    code = {"configuration_slap.py", "modeling_slap.py", "slap_torch.py"}
-    assert names == {"config.json", "model.safetensors", "tokenizer.model"} | code
+    settings = {"config.json", "preprocessor_config.json", "tokenizer_config.json"}
+    assert names == {"README.md", "model.safetensors", "tokenizer.model", "slap_torch.py"} | settings | {*CODE}
+    with pytest.raises(ExportError, match=r"wrote for transformers: load it with .*README\.md shows"):
+        slap_jax.load(used[1])
+
+
+CARD_USER = """
+import json, os, re, sys
+sys.modules["slap_jax"] = sys.modules["jax"] = None
+import numpy as np, torch
+os.chdir(sys.argv[1])
+blocks = re.findall("```python\\n(.*?)```", open("README.md").read(), re.DOTALL)
+space = {}
+exec("\\n".join(blocks), space)
+results, inputs, model, tokenizer = space["results"], space["inputs"], space["model"], space["processor"].tokenizer
+texts = json.loads(sys.argv[2])
+ids, lengths = model.tokenize(texts)
+padded = tokenizer(texts, padding=True, return_tensors="pt")
+assert torch.equal(padded["input_ids"], ids) and torch.equal(padded["attention_mask"].sum(dim=1), lengths)
+long = space["processor"](audio=[space["samples"], space["samples"][:999]], sampling_rate=16_000)
+with torch.inference_mode():
+    batch = model.get_audio_features(**long)
+    alone = model.get_audio_features(torch.from_numpy(space["samples"][None, :999]))
+assert torch.allclose(batch[1:], alone, atol=1e-5)
+space["processor"].save_pretrained("saved")
+from transformers import AutoProcessor
+again = AutoProcessor.from_pretrained("saved", trust_remote_code=True)
+assert again.tokenizer(texts).input_ids == tokenizer(texts).input_ids
+for call in (lambda: space["processor"](audio=[space["samples"]], sampling_rate=8_000), space["processor"]):
+    try:
+        call()
+        sys.exit("no error")
+    except ValueError as error:
+        print(error)
+print(json.dumps({"blocks": len(blocks), "captions": space["captions"],
+                  "similarity": space["similarity"].tolist(), "results": results}))
+"""
+
+
+@pytest.mark.parametrize("tokenizer", ["tokenizer.model", "tokenizer.json"])
+def test_the_code_of_the_card_runs_and_agrees_with_our_model(tmp_path, tokenizer):
+    """The pipeline, the processor and the model, in a process without slap_jax and without a network."""
+    config = seeded_config("scratch")
+    if tokenizer == "tokenizer.json":
+        words = word_tokenizer(tmp_path / "words.json", config)
+    else:
+        words = Path(tiny_tokenizer(tmp_path / "words.model").path)
+    directory = export(seeded_params(config), config, words, tmp_path / "export")
+    folder = export_model(directory, "huggingface")
+    samples = seeded_clips()[0]
+    soundfile.write(folder / "your_sound.wav", samples, 16_000, subtype="FLOAT")
+    texts = ["a dog barks", "Rain, </s> [SEP] \u00e9 \u014b", "rain falls " * 100]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", CARD_USER, str(folder), json.dumps(texts)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *errors, last = done.stdout.splitlines()
+    assert "the sampling rate is 8000; the model takes 16000 Hz" in errors[0] and "give text, audio" in errors[1]
+    theirs, model = json.loads(last), slap_jax.load(directory)
+    (ours,) = model.classify((samples, 16_000), ["dog", "cat", "rain"], template="the sound of {}")
+    assert [result["label"] for result in theirs["results"]] == list(ours)
+    assert [result["score"] for result in theirs["results"]] == pytest.approx(list(ours.values()), abs=1e-5)
+    similarity = model.similarity(model.embed_audio((samples, 16_000)), model.embed_text(["a dog barks", "rain falls"]))
+    assert np.abs(np.array(theirs["similarity"]) - similarity).max() < 1e-5
+    assert theirs["blocks"] == 3 and len(theirs["captions"]) == 1
+
+
+def word_tokenizer(path, config):
+    """Writes a tokenizer.json of whole words with ModernBERT's special tokens."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    special = [SPECIAL[name] for name in ("pad", "bos", "eos", "unk")]
+    labels = "a dog barks rain falls the sound of cat"
+    vocabulary = [*special, *labels.split(), *",.<>/[]", "s", "sep"]
+    words = {word: index for index, word in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=SPECIAL["unk"]))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(path))
+    assert max(words.values()) < config.model.vocab_size
+    return path
