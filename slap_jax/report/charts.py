@@ -175,7 +175,8 @@ def _points(steps: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"]) -> 
     """Returns the points that the pointer can show."""
     index = np.flatnonzero(np.isfinite(values))
     index = index[:: max(1, -(-len(index) // _MOST_POINTS))]
-    return [[float(f"{steps[i]:.7g}"), float(f"{values[i]:.4g}")] for i in index]
+    digits = 9 if np.all(steps == np.round(steps)) else 4  # hours need no more
+    return [[float(f"{steps[i]:.{digits}g}"), float(f"{values[i]:.4g}")] for i in index]
 
 
 def _range(lines: Sequence[Line], bounds: tuple[float | None, float | None]) -> tuple[float, float]:

@@ -190,6 +190,8 @@ def _loss_charts(
     logged = dict.fromkeys(name for run in runs for name in run.names() if name.startswith("loss/"))
     titles = {metric: (title, note) for metric, title, note in known}
     order = [metric for metric, _, _ in known if metric in logged] + [one for one in logged if one not in titles]
+    if all(len([name for name in run.names() if name.startswith("loss/")]) < 3 for run in runs):
+        order = [metric for metric in order if metric != TOTAL[0]]  # it equals the only objective
     charts = []
     for metric in order:
         lines = [

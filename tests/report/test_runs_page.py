@@ -110,7 +110,7 @@ def test_steps_that_hear_different_amounts_are_drawn_over_hours(runs, tmp_path):
     charts = [json.loads(text.replace("&#34;", '"')) for text in re.findall(r'data-chart="(.*?)"', html)]
     assert all(chart["label"] == "hours of audio" for chart in charts)
     first, second = (line["points"][-1][0] for line in charts[0]["lines"])
-    assert (first, second) == pytest.approx((30 * 20 / 3600, 30 * 40 / 3600))
+    assert (first, second) == pytest.approx((30 * 20 / 3600, 30 * 40 / 3600), abs=1e-4)
 
 
 def test_runs_that_lack_something_are_compared_all_the_same(runs, tmp_path):
@@ -119,6 +119,14 @@ def test_runs_that_lack_something_are_compared_all_the_same(runs, tmp_path):
     build_comparison(runs, tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text()
     assert "0.700" in html and "+0." not in html
+
+
+def test_the_total_of_a_single_objective_is_left_out(runs, tmp_path):
+    for run_dir in runs:
+        write_metrics(run_dir, 5, objectives=("contrastive",))
+    build_comparison(runs, tmp_path / "page.html")
+    titles = re.findall(r"<figcaption><span>(.*?)</span>", (tmp_path / "page.html").read_text())
+    assert "contrastive" in titles and "total" not in titles
 
 
 def test_names_tell_the_runs_apart(tmp_path):
