@@ -95,11 +95,19 @@ def classify(options: argparse.Namespace) -> int:
       slap classify recordings --labels "dog,rain,speech" --model runs/demo/export
     """
     from slap_jax.cli.files import FileJobs, best_of, check_table, load_model, print_each
+    from slap_jax.inference.classifier import has_trained_head
 
     labels = [label.strip() for label in options.labels.split(",") if label.strip()]
     check_table(options.output)
     jobs = FileJobs(options, *options.audio)
     model = load_model(options)
+    if has_trained_head(model):
+        label = model.config.objectives.classification.label
+        print(
+            f"{options.program}: this model has a trained head for {label!r}, which `slap predict` uses; these scores "
+            "compare the sounds with the texts of the labels",
+            file=sys.stderr,
+        )
     model.classify([], labels, options.template)  # reports a bad label or template before any file is read
     if len(labels) == 1:
         print(

@@ -21,7 +21,7 @@ from slap_jax.evaluation.in_loop import HeadEvaluation
 from slap_jax.evaluation.probe import ProbeError, require_classifier
 from slap_jax.evaluation.task import EvaluationTask
 from slap_jax.inference.captioner import Captioner
-from slap_jax.inference.classifier import FinetuneError
+from slap_jax.inference.classifier import FinetuneError, has_trained_head
 from slap_jax.inference.embedder import Embedder
 
 CLASSIFICATION = "classification"  # the measure of the trained head
@@ -57,8 +57,7 @@ class ModelScorer:
     @property
     def head(self) -> ConfigDict | None:
         """Settings of the trained classification head (`label`, `classes`, `multi_label`), or None without one."""
-        has_head = "head" in self._model.params.get("objectives", {}).get("classification", {})
-        return self.config.objectives.classification if has_head else None
+        return self.config.objectives.classification if has_trained_head(self._model) else None
 
     @property
     def trained_on_pairs(self) -> bool:

@@ -151,6 +151,12 @@ class TrainedClassifier:
         return [{self.classes[y]: float(row[y]) for y in np.argsort(-row, kind="stable")} for row in probabilities]
 
 
+def has_trained_head(model: Any) -> bool:
+    """Returns whether a model (`SlapModel`, or `Export`) has a classification head, which `TrainedClassifier` runs."""
+    objectives = getattr(model, "params", {}).get("objectives", {})
+    return "head" in objectives.get("classification", {})
+
+
 def read_classifier(directory: str | os.PathLike[str], step: int | None = None) -> Export:
     """Reads a model with a classification head.
 
@@ -163,7 +169,7 @@ def read_classifier(directory: str | os.PathLike[str], step: int | None = None) 
         ExportError, CheckpointError: there is no model, or it cannot be read.
     """
     model = read_model(directory, step)
-    if "head" not in model.params.get("objectives", {}).get("classification", {}):
+    if not has_trained_head(model):
         raise FinetuneError(
             f"{directory} has no classification head; give a model that `slap finetune --task classification` trained, "
             "or use `slap classify`, which needs none"

@@ -153,6 +153,19 @@ def test_evaluation_scores_the_head_and_reaches_the_card(run_dir, pitches, tmp_p
     assert "names the label 'genre', and the trained head predicts 'pitch'" in capsys.readouterr().err
 
 
+def test_classify_points_to_the_trained_head(run_dir, base_model, pitches, tmp_path, capsys):
+    best = shutil.copytree(run_dir / "best", tmp_path / "best")
+    assert main(["export", str(best)]) == 0
+    sound = str(tmp_path / "sound.wav")
+    soundfile.write(sound, open_split(pitches, "test")[0].waveform(), 16_000)
+    for model, says in ((best / "export", True), (base_model, False)):
+        capsys.readouterr()
+        assert main(["classify", sound, "--labels", "low,high", "--model", str(model)]) == 0
+        captured = capsys.readouterr()
+        assert ("has a trained head for 'pitch', which `slap predict` uses" in captured.err) == says
+        assert "trained head" not in captured.out
+
+
 def test_evaluation_names_the_sets_without_the_label(run_dir, pitches, train_data, capsys):
     sets = ["--data", f"test={pitches}:test", "--data", f"scenes={train_data}/scenes:test"]
     assert main(["evaluate", str(run_dir / "best"), *sets, "--output", str(run_dir / "two.json")]) == 1
