@@ -138,7 +138,7 @@ class AudioFolder:
         rows = RowFile(self.root / metadata)
         if rows.columns:
             self._check_columns(rows.path, rows.columns)
-        for row in gather_rows(rows, FILE_COLUMN, self._fields):
+        for row in gather_rows(rows, (FILE_COLUMN,), self._fields):
             where = f"{metadata}:{row.number}"
             if row.problem is not None:
                 stated = row.fields.get(FILE_COLUMN)

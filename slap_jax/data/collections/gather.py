@@ -1,8 +1,8 @@
 """Gathers the rows of one clip: AudioCaps, MACS and most spreadsheets have a row for each caption.
 
-Rows belong to one clip if they name the same file and state the same `id` and `source`, or none. Their captions,
-labels and regions are joined in the order of the rows, without repetitions. Rows that contradict each other are one
-rejection.
+Rows belong to one clip if they name the same file and, in a manifest, state the same `id` and `source`, or none. Their
+captions, labels and regions are joined in the order of the rows, without repetitions. Rows that contradict each other
+are one rejection.
 
 Rows of a clip need not be adjacent, and there may be more rows than fit into memory. A first pass stores 8 bytes per
 row. If rows repeat, a second pass stores where these are in the file, and they are read together at the first of them.
@@ -57,26 +57,26 @@ class ClipRow:
 
 
 def gather_rows(
-    file: RowFile, path_key: str, convert: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    file: RowFile, identity: Sequence[str], convert: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> Iterator[ClipRow]:
     """Reads a file in the order of the first rows of its clips.
 
     Args:
         file: file with a row per clip or per caption.
-        path_key: key of the path of the audio file.
+        identity: keys that identify a clip, that of the path of its audio first.
         convert: converts the values of a row to the fields of a manifest; may raise `RejectedClip`.
 
     Raises:
         CollectionError: the file cannot be read.
     """
-    repeated = _repeated_keys(file, path_key)
+    repeated = _repeated_keys(file, identity)
     if not len(repeated):
         for row in file.rows():
             yield _one(row, convert)
         return
-    groups = _Groups(file, path_key, repeated)
+    groups = _Groups(file, identity, repeated)
     for row in file.rows():
-        places = groups.places(_key(row.fields, path_key))
+        places = groups.places(_key(row.fields, identity))
         if not places:
             yield _one(row, convert)
         elif places[0][0] == row.number:
@@ -86,11 +86,11 @@ def gather_rows(
 class _Groups:
     """Where the rows of the clips with several rows are in a file."""
 
-    def __init__(self, file: RowFile, path_key: str, repeated: UInt64[np.ndarray, " k"]):
+    def __init__(self, file: RowFile, identity: Sequence[str], repeated: UInt64[np.ndarray, " k"]):
         self._keys = repeated
         keys, numbers, offsets = (array.array("Q") for _ in range(3))
         for row in file.rows():
-            key = _key(row.fields, path_key)
+            key = _key(row.fields, identity)
             if key and _position(repeated, key) is not None:
                 keys.append(key)
                 numbers.append(row.number)
@@ -110,22 +110,21 @@ class _Groups:
         return list(zip(self._numbers[rows].tolist(), self._offsets[rows].tolist(), strict=True))
 
 
-def _repeated_keys(file: RowFile, path_key: str) -> UInt64[np.ndarray, " k"]:
+def _repeated_keys(file: RowFile, identity: Sequence[str]) -> UInt64[np.ndarray, " k"]:
     """Returns the sorted keys that several rows have."""
-    keys = array.array("Q", (_key(row.fields, path_key) for row in file.rows()))
+    keys = array.array("Q", (_key(row.fields, identity) for row in file.rows()))
     ordered = np.sort(np.frombuffer(keys, np.uint64))
     ordered = ordered[ordered > 0]
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
-def _key(fields: Mapping[str, Any], path_key: str) -> int:
+def _key(fields: Mapping[str, Any], identity: Sequence[str]) -> int:
     """Returns a hash of what identifies the clip of a row; 0 if the row names none."""
-    path = fields.get(path_key)
+    path, *others = (fields.get(key) for key in identity)
     if not isinstance(path, str) or not path.strip():
         return 0
-    stated = (fields.get("id"), fields.get("source") or fields.get("source_package"), os.path.normpath(path.strip()))
-    text = "\0".join("" if value is None else str(value).strip() for value in stated)
-    return hash_bytes(text.encode("utf-8", "surrogatepass")) or 1
+    stated = [os.path.normpath(path.strip()), *("" if value is None else str(value).strip() for value in others)]
+    return hash_bytes("\0".join(stated).encode("utf-8", "surrogatepass")) or 1
 
 
 def _position(keys: UInt64[np.ndarray, " k"], key: int) -> int | None:

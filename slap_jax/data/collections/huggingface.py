@@ -132,7 +132,7 @@ class HuggingFaceTables:
                 lost.add_intact(rows, split)
             else:
                 lost.add_damaged(str(relative), problem, rows, stated_rows(path), split)
-        yield from lost.rejections(_split_sizes(self.root))
+        yield from lost.rejections(lambda: _split_sizes(self.root))
 
     def _tables(self) -> Iterator[tuple[PurePosixPath, str] | Rejection]:
         """Lists (path relative to the root, split)."""
@@ -276,13 +276,17 @@ def _refuse_pointer(path: Path) -> None:
 
 
 def _split_sizes(root: Path) -> dict[str, int]:
-    """Returns split -> number of clips as the README or the `dataset_info.json` of a dataset states it."""
+    """Returns split -> number of rows as the README or the `dataset_info.json` files of a dataset state it.
+
+    Only of a dataset with one configuration: names of splits repeat between several.
+    """
     from datasets import DatasetInfo
     from datasets.info import DatasetInfosDict
 
-    infos: list[DatasetInfo] = []
     try:
         infos = list(DatasetInfosDict.from_directory(str(root)).values())
+        if len(infos) > 1:
+            return {}
         for file in root.glob("*/dataset_info.json"):
             infos.append(DatasetInfo.from_directory(str(file.parent)))
         if (root / "dataset_info.json").is_file():

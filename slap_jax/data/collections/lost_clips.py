@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from slap_jax.data.collections.entries import Rejection
 from slap_jax.data.collections.fields import CollectionError, RejectedClip
@@ -46,19 +46,20 @@ class LostClips:
         """
         self._damaged.append(_Damaged(where, problem, clips, expected, split))
 
-    def rejections(self, totals: Mapping[str, int] | None = None) -> Iterator[Rejection]:
+    def rejections(self, totals: Callable[[], Mapping[str, int]] = dict) -> Iterator[Rejection]:
         """Returns one rejection for each damaged file, with the number of clips that are missing.
 
         Where neither the file nor the split states how many clips it should hold, that is as many as the largest
         intact file has.
 
         Args:
-            totals: split -> number of its clips.
+            totals: returns split -> number of its clips; called only if it is needed.
 
         Raises:
             CollectionError: that number is unknown, because no file is intact.
         """
-        shares = {split: self._shares(split, total) for split, total in (totals or {}).items()}
+        is_unknown = any(file.expected is None for file in self._damaged)
+        shares = {split: self._shares(split, total) for split, total in totals().items()} if is_unknown else {}
         for file in self._damaged:
             expected, source = file.expected, "it should hold"
             if expected is None:

@@ -21,6 +21,7 @@ from slap_jax.data.collections.fields import (
 from slap_jax.data.collections.gather import gather_rows
 from slap_jax.data.collections.rows import RowFile
 
+_IDENTITY = ("path", "id", "source", "source_package")
 _CAPTION_COLUMN = re.compile(r"captions?(_\d+)?")
 
 
@@ -69,7 +70,7 @@ class Manifest:
         return require_clips(self._entries(), self.path)
 
     def _entries(self) -> Iterator[Entry | Rejection]:
-        for row in gather_rows(self._rows, "path", self._typed if self._is_csv else lambda fields: fields):
+        for row in gather_rows(self._rows, _IDENTITY, self._typed if self._is_csv else lambda fields: fields):
             where = f"{self.path.name}:{row.number}"
             if row.problem is not None:
                 yield row.problem.at(where, _name(row.fields))

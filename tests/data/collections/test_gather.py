@@ -52,7 +52,7 @@ def test_labels_and_regions_are_joined_and_absent_values_contradict_nothing(audi
 def test_audiofolder(audio):
     lines = [{"file_name": "c.wav", "text": text, "label": "x"} for text in ("one", "two", "one")]
     write_manifest(audio / "sub", lines, "metadata.jsonl")
-    (audio / "metadata.csv").write_text("file_name,caption\na.wav,x\nb.wav,y\na.wav,z\n")
+    (audio / "metadata.csv").write_text("file_name,caption,id\na.wav,x,1\nb.wav,y,2\na.wav,z,3\n")
     entries, rejections = listed(AudioFolder(audio))
     assert not rejections
     assert [(entry.id, entry.captions) for entry in entries] == [

@@ -321,7 +321,9 @@ def test_a_table_without_a_footer_counts_what_the_split_lacks(tmp_path):
     assert lost(HuggingFaceTables(tmp_path)) == dict.fromkeys(
         ["train-00001-of-00004.parquet", "train-00003-of-00004.parquet"], 8
     )
-    sizes = "".join(f"  - name: {name}\n    num_examples: {rows}\n" for name, rows in (("train", 14), ("test", 8)))
+    sizes = "".join(
+        f"  - name: {name}\n    num_bytes: 1\n    num_examples: {rows}\n" for name, rows in (("train", 14), ("test", 8))
+    )
     (tmp_path / "README.md").write_text(f"---\ndataset_info:\n  splits:\n{sizes}---\n")
     assert lost(HuggingFaceTables(tmp_path)) == {"train-00001-of-00004.parquet": 3, "train-00003-of-00004.parquet": 2}
 

@@ -4,6 +4,7 @@ import unicodedata
 import pytest
 
 from slap_jax.data.collections import spelling
+from slap_jax.data.collections.entries import file_of
 from slap_jax.data.collections.fields import RejectedClip, audio_file
 from slap_jax.data.collections.manifest import Manifest
 from slap_jax.data.collections.spelling import AmbiguousNameError, find_spelling, fold
@@ -33,7 +34,7 @@ def test_similar_names_are_one_file(tmp_path, stored, stated):
     write_tone(tmp_path / stored)
     (entry,), rejections = listed(Manifest(write_manifest(tmp_path, [{"path": stated, "caption": "x"}])))
     assert not rejections
-    assert entry.id == stated and os.path.samefile(entry.audio.path, tmp_path / stored)
+    assert entry.id == stated and os.path.samefile(file_of(entry.audio), tmp_path / stored)
 
 
 def test_the_exact_name_has_priority_and_two_similar_ones_are_ambiguous(tmp_path):
