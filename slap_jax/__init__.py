@@ -6,24 +6,35 @@ if TYPE_CHECKING:
     import os
 
     from slap_jax.inference.model import SlapModel
+    from slap_jax.other_models.dual_encoder import DualEncoder
 
 __version__: str
 __all__ = ["SlapModel", "__version__", "load"]
 
 
 def load(
-    directory: "str | os.PathLike[str]", compute_dtype: str | None = None, device: str | None = None
-) -> "SlapModel":
-    """Reads a model that `slap export` wrote; see `slap_jax.inference.model.SlapModel`.
+    source: "str | os.PathLike[str]",
+    compute_dtype: str | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+) -> "SlapModel | DualEncoder":
+    """Reads a model; see `slap_jax.inference.model.SlapModel` for what it does.
 
     Args:
-        directory: holds `model.safetensors`, `config.json` and the vocabulary.
+        source: an export directory, or a run; the id "owner/name" or the URL of an export on the Hugging Face hub,
+            which is downloaded and cached; or a model of another family, see `slap_jax.other_models.load.load_model`.
         compute_dtype: "float32" or "bfloat16"; None for that of training.
         device: device of JAX, such as "cpu" or "gpu:1"; None for JAX's default, an accelerator if there is one.
-    """
-    from slap_jax.inference.model import SlapModel
+        revision: branch, tag or commit on the hub; None for the main branch.
 
-    return SlapModel.load(directory, compute_dtype, device)
+    Raises:
+        ExportError: the directory is not an export, or is damaged.
+        HubError: the model cannot be downloaded.
+        DeviceError: there is no such device.
+    """
+    from slap_jax.other_models.load import load_model
+
+    return load_model(source, compute_dtype=compute_dtype, device=device, revision=revision)
 
 
 def __getattr__(name: str) -> Any:

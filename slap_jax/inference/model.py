@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from slap_jax.checkpoints.hub import find_export
 from slap_jax.checkpoints.model_dir import ExportError, check_shapes, model_id
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -125,31 +126,33 @@ class SlapModel:
     @classmethod
     def load(
         cls,
-        directory: str | os.PathLike[str],
+        source: str | os.PathLike[str],
         compute_dtype: str | None = None,
         device: str | None = None,
+        revision: str | None = None,
     ) -> "SlapModel":
         """Reads an export, or the newest checkpoint of a run.
 
         Args:
-            directory: directory that `slap export` or `slap train` wrote, or the `best` of a run.
+            source: directory that `slap export` or `slap train` wrote, or the `best` of a run; or the id "owner/name"
+                or the URL of an export on the Hugging Face hub, see `slap_jax.checkpoints.hub.find_export`.
             compute_dtype: "float32" or "bfloat16"; None for the precision of training.
             device: device of JAX, such as "cpu" or "gpu:1"; None for JAX's default, an accelerator if there is one.
+            revision: branch, tag or commit on the hub; None for the main branch.
 
         Raises:
             ExportError: a file is missing or damaged, or has another version.
+            HubError: the model cannot be downloaded.
             DeviceError: there is no such device.
             ForkError: see `slap_jax.inference.own_process.require_own_process`.
         """
-        exported = read_model(directory)
+        exported = read_model(find_export(source, revision))
         if compute_dtype is not None:
             if compute_dtype not in ("float32", "bfloat16"):
                 raise ExportError(f"compute_dtype is {compute_dtype!r}; write 'float32' or 'bfloat16'")
             exported.config.model.compute_dtype = compute_dtype
         use_compile_cache()
-        return cls(
-            exported.config, exported.params, load_tokenizer(exported.tokenizer_path), device, os.fspath(directory)
-        )
+        return cls(exported.config, exported.params, load_tokenizer(exported.tokenizer_path), device, os.fspath(source))
 
     def __reduce__(self) -> tuple[Any, ...]:
         require_own_process()
@@ -460,6 +463,7 @@ class SlapModel:
         return WindowCaptions(*times, [self._text(ids.tolist()) for _, ids in parts])
 
     # The names that transformers gives these methods.
+    from_pretrained = load
     get_audio_features = embed_audio
     get_text_features = embed_text
 
