@@ -59,6 +59,9 @@ class ClapEncoder:
         transformers = require("transformers", "a ClapModel", INSTALL)
         self.source = source
         self.device = choose_device(device)
+        bars = transformers.utils.logging
+        shown = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()  # "Loading weights" would be the first line of every command
         try:
             model = transformers.ClapModel.from_pretrained(source, revision=revision, dtype="float32")
             processor = transformers.ClapProcessor.from_pretrained(source, revision=revision)
@@ -68,6 +71,9 @@ class ClapEncoder:
                 f"{source} is not a ClapModel that transformers can read ({reason}); give a folder with config.json, "
                 "weights, preprocessor and tokenizer, as `save_pretrained` of the model and of its processor write them"
             ) from None
+        finally:
+            if shown:
+                bars.enable_progress_bar()
         features, self._tokenizer = processor.feature_extractor, processor.tokenizer
         self._front_end = _front_end(features, source)
         self._fused = self._front_end.channels > 1

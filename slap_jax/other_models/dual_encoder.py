@@ -1,7 +1,7 @@
 """A model of another family with the methods of `SlapModel`, made from two functions: of waveforms, and of texts."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
@@ -85,6 +85,7 @@ class DualEncoder:
 
     Attributes:
         encoder: the model.
+        reload: returns the model again; what is pickled in the place of the weights. None if there is no such function.
     """
 
     can_caption = False
@@ -92,6 +93,7 @@ class DualEncoder:
     def __init__(self, encoder: Encoder):
         """Wraps a model; `slap_jax.other_models.load.load_model` reads one."""
         self.encoder = encoder
+        self.reload: Callable[[], DualEncoder] | None = None
         self._classes: dict[tuple[tuple[str, ...], str], np.ndarray] = {}  # embeddings of the most recent labels
 
     def __repr__(self) -> str:
@@ -99,6 +101,11 @@ class DualEncoder:
             f"<{self.encoder.family} {self.encoder.source}: {self.embed_dim} dimensions, {self.sample_rate} Hz, "
             f"windows of up to {self.max_seconds:g} s, model_id {self.model_id}>"
         )
+
+    def __reduce__(self) -> Any:
+        if self.reload is None:
+            raise OtherModelError(f"{self!r} was made in memory, so it cannot be pickled; load it by its name")
+        return self.reload, ()
 
     @property
     def sample_rate(self) -> int:

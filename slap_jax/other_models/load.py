@@ -1,5 +1,6 @@
 """Reads a model of any family by its name."""
 
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,9 @@ def load_other_model(source: str | os.PathLike[str], **settings: Any) -> DualEnc
     unknown = sorted(settings.keys() - {"device", *(("revision",) if family == "clap" else ())})
     if unknown:
         raise OtherModelError(f"{unknown[0]}={settings[unknown[0]]!r} is for exports of slap_jax only; leave it out")
-    return DualEncoder(FAMILIES[family](rest, **settings))
+    model = DualEncoder(FAMILIES[family](rest, **settings))
+    model.reload = functools.partial(load_other_model, name, **settings)
+    return model
 
 
 def _has_prefix(name: str) -> bool:
