@@ -91,7 +91,7 @@ class OtherEmbedder:
 
     def audio(self, params: Any, waveforms: Sequence[np.ndarray], /) -> Float[np.ndarray, "N E"]:
         """Returns unit vectors of clips as records hold them; those longer than the model embeds are not cropped."""
-        return self._model.embed_audio([(waveform, SAMPLE_RATE) for waveform in waveforms])
+        return self._model.embed_audio([(waveform, SAMPLE_RATE) for waveform in waveforms], allow_silence=True)
 
     def text(self, params: Any, captions: Sequence[str], /) -> Float[np.ndarray, "M E"]:
         """Returns unit vectors of texts, which `OwnTokens` leaves as they are; the results count those that are cut."""

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from slap_jax.errors import UserError
 from slap_jax.inference.own_process import require_own_process
 from slap_jax.parallel.sharding import batch_sharding, compiling_for, replicated, target_platform
 
@@ -25,6 +26,23 @@ _IN_FLIGHT = 4  # programs whose inputs may be in memory at once
 _WAITING_TOKENS = 8 * ACCELERATOR_TOKENS  # limit on the rows that wait for a full batch: about 0.7 GB of samples
 
 Item = TypeVar("Item")
+
+
+class BatchSizeError(UserError, ValueError):
+    """A batch size that is not a positive integer."""
+
+
+def check_batch_size(size: Any) -> int | None:
+    """Returns the largest number of clips or texts of a program; None for the default.
+
+    Raises:
+        BatchSizeError: `size` is neither None nor a positive integer.
+    """
+    if size is None:
+        return None
+    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
+        raise BatchSizeError(f"batch_size is {size!r}; write a whole number, 1 or more, or None")
+    return int(size)
 
 
 def bucket_size(length: int, smallest: int = 1) -> int:

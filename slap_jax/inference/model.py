@@ -20,8 +20,8 @@ from slap_jax.checkpoints.hub import find_export
 from slap_jax.checkpoints.model_dir import ExportError, check_shapes, model_id
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
-from slap_jax.errors import UserError
 from slap_jax.inference.audio_input import Audio, Recordings, as_recordings
+from slap_jax.inference.bucketing import check_batch_size
 from slap_jax.inference.captioner import Captioner, check_beam
 from slap_jax.inference.compile_cache import use_compile_cache
 from slap_jax.inference.device import choose_device
@@ -53,10 +53,6 @@ from slap_jax.inference.prompts import (
     label_probabilities,
 )
 from slap_jax.inference.text_input import TextError, as_texts
-
-
-class BatchSizeError(UserError, ValueError):
-    """A batch size that is not a positive integer."""
 
 
 class SlapModel:
@@ -471,11 +467,8 @@ class SlapModel:
         return self._embedder.audio_program(self.params["model"], output)
 
     def _limited(self, batch_size: int | None) -> Embedder:
-        if batch_size is None:
-            return self._embedder
-        if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
-            raise BatchSizeError(f"batch_size is {batch_size!r}; write a whole number, 1 or more, or None")
-        return self._embedder.with_batch_size(int(batch_size))
+        size = check_batch_size(batch_size)
+        return self._embedder if size is None else self._embedder.with_batch_size(size)
 
     def _caption_program(self, beam: int) -> AudioProgram:
         if self._decoder_params is None:

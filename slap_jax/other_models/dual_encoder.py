@@ -6,9 +6,11 @@ from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
 from jaxtyping import Float
+from tqdm import tqdm
 
 from slap_jax.errors import UserError
 from slap_jax.inference.audio_input import Audio, Recordings, as_recordings
+from slap_jax.inference.bucketing import check_batch_size
 from slap_jax.inference.long_audio import (
     Segment,
     WindowError,
@@ -27,6 +29,7 @@ from slap_jax.inference.prompts import (
     class_prompts,
     label_probabilities,
 )
+from slap_jax.inference.text_input import as_texts
 
 _WINDOWS_AT_ONCE = 32  # in memory: 60 MB of 10 s at 48 kHz
 _TEXTS_AT_ONCE = 256
@@ -34,10 +37,6 @@ _TEXTS_AT_ONCE = 256
 
 class OtherModelError(UserError, ValueError):
     """A model of another family that cannot be read, or something that it cannot do."""
-
-
-class TextEncoderError(UserError, ValueError):
-    """Text that cannot be embedded; the message gives its index in the list."""
 
 
 class Encoder(Protocol):
@@ -98,13 +97,13 @@ class DualEncoder:
 
     def __repr__(self) -> str:
         return (
-            f"<{self.encoder.family} {self.encoder.source}: {self.embed_dim} dimensions, {self.sample_rate} Hz, "
-            f"windows of up to {self.max_seconds:g} s, model_id {self.model_id}>"
+            f"{type(self).__name__}(family={self.encoder.family!r}, id={self.model_id!r}, embed_dim={self.embed_dim}, "
+            f"sample_rate={self.sample_rate}, max_seconds={self.max_seconds:g}, source={self.encoder.source!r})"
         )
 
     def __reduce__(self) -> Any:
         if self.reload is None:
-            raise OtherModelError(f"{self!r} was made in memory, so it cannot be pickled; load it by its name")
+            raise OtherModelError(f"{self!r} was made in memory, so it cannot be pickled; use `load_model`")
         return self.reload, ()
 
     @property
@@ -129,36 +128,56 @@ class DualEncoder:
 
     def embed_audio(
         self,
-        audio: Sequence[Audio],
+        audio: Audio | Iterable[Audio],
         sample_rate: int | None = None,
         window_seconds: float | Literal["trained"] | None = "trained",
+        *,
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        normalize: bool = True,
+        allow_silence: bool = False,
     ) -> Float[np.ndarray, "n E"]:
         """Embeds clips and recordings of any length.
 
         Args:
-            audio: as for `slap_jax.inference.model.SlapModel.embed_audio`.
+            audio: one clip or several, as for `slap_jax.inference.model.SlapModel.embed_audio`.
             sample_rate: sample rate of bare samples, in Hz.
             window_seconds: length of the windows of longer recordings, at most `max_seconds`; "trained" means
                 `max_seconds`.
+            batch_size: largest number of windows in memory; None for 32.
+            show_progress: whether to show a progress bar on standard error.
+            normalize: must be True: not every family shows its vectors before that.
+            allow_silence: whether a silent clip gets a vector, which means nothing, instead of an error.
 
         Returns:
-            fp32 unit vectors.
+            fp32 unit vectors, one per clip; one clip gives an array of one row.
 
         Raises:
-            AudioError: a clip is unreadable or empty, or contains NaN; the message gives its index in the list.
+            AudioError: a clip is unreadable, empty or silent, or contains NaN; the message gives its index in the list.
             WindowError: `window_seconds` is None or above `max_seconds`: the model cannot embed longer windows.
-            OtherModelError: the model computes vectors that are not finite.
+            BatchSizeError: `batch_size` is not a positive integer.
+            OtherModelError: the model computes vectors that are not finite, or `normalize` is False.
         """
-        recordings, spec = as_recordings(audio, sample_rate), self._context(window_seconds)
+        self._check_normalize(normalize)
+        recordings, spec = as_recordings(audio, sample_rate, allow_silence), self._context(window_seconds)
         parts: list[list[tuple[Segment, np.ndarray]]] = [[] for _ in recordings.clips]
-        for segment, samples in _in_batches(decode_segments(recordings, self.sample_rate, spec)):
-            for where, vector in zip(segment, self._audio(samples), strict=True):
-                parts[where.recording].append((where, vector))
+        segments = decode_segments(recordings, self.sample_rate, spec)
+        with tqdm(total=len(parts), unit=" clips", disable=not show_progress) as bar:
+            for where, samples in _in_batches(segments, check_batch_size(batch_size) or _WINDOWS_AT_ONCE):
+                for segment, vector in zip(where, self._audio(samples), strict=True):
+                    bar.update(not parts[segment.recording])
+                    parts[segment.recording].append((segment, vector))
         vectors = [mean_embedding(outputs) for outputs in parts]
         return np.stack(vectors) if vectors else np.zeros((0, self.embed_dim), np.float32)
 
     def windows(
-        self, clip: Audio, seconds: float = 10.0, hop: float | None = None, sample_rate: int | None = None
+        self,
+        clip: Audio,
+        seconds: float = 10.0,
+        hop: float | None = None,
+        sample_rate: int | None = None,
+        *,
+        allow_silence: bool = False,
     ) -> Windows:
         """Embeds overlapping windows of one recording of any length.
 
@@ -167,6 +186,7 @@ class DualEncoder:
             seconds: length of a window; a window above `max_seconds` is embedded like a recording of this length.
             hop: seconds from the start of a window to the start of the next; None for half a window.
             sample_rate: sample rate of bare samples, in Hz.
+            allow_silence: as for `embed_audio`.
 
         Returns:
             Windows that start at 0, hop, 2 hop, ...; the last one ends with the recording and may be shorter.
@@ -178,25 +198,41 @@ class DualEncoder:
         spec = regular_windows(seconds, hop, self.sample_rate, overlap=0.5)
         segments: list[Segment] = []
         vectors: list[np.ndarray] = []
-        recording = Recordings([clip], sample_rate, numbered=False)
-        for where, samples in _in_batches(decode_segments(recording, self.sample_rate, spec)):
+        recording = Recordings([clip], sample_rate, False, allow_silence)
+        for where, samples in _in_batches(decode_segments(recording, self.sample_rate, spec), _WINDOWS_AT_ONCE):
             segments.extend(where)
             if spec.length <= self.max_seconds * self.sample_rate:
                 vectors.extend(self._audio(samples))
             else:
-                vectors.extend(self.embed_audio([(window, self.sample_rate) for window in samples]))
+                clips = [(window, self.sample_rate) for window in samples]
+                vectors.extend(self.embed_audio(clips, allow_silence=True))
         return Windows(*segment_times(segments, self.sample_rate), np.stack(vectors))
 
-    def embed_text(self, texts: Sequence[str]) -> Float[np.ndarray, "m E"]:
+    def embed_text(
+        self,
+        texts: str | Iterable[str],
+        *,
+        batch_size: int | None = None,
+        show_progress: bool = False,
+        normalize: bool = True,
+    ) -> Float[np.ndarray, "m E"]:
         """Embeds texts; one of more than `max_tokens` tokens is truncated, with a warning in the log.
 
+        Args:
+            texts: one text or several.
+            batch_size: largest number of texts in a call of the model; None for 256.
+            show_progress: as for `embed_audio`.
+            normalize: as for `embed_audio`.
+
         Returns:
-            fp32 unit vectors.
+            fp32 unit vectors, one per text; one text gives an array of one row.
 
         Raises:
-            TextEncoderError: `texts` is not a list of strings, or a string is blank or not UTF-8.
+            TextError: `texts` is neither a string nor a list of strings, or a string is blank or not UTF-8.
+            BatchSizeError, OtherModelError: see `embed_audio`.
         """
-        listed = _check_texts(texts)
+        self._check_normalize(normalize)
+        listed = as_texts(texts)
         for index, text in enumerate(listed):
             if len(text) > self.encoder.max_tokens:  # a token has at least one character, so shorter texts fit
                 length = self.encoder.count_tokens(text)
@@ -207,14 +243,18 @@ class DualEncoder:
                         length,
                         self.encoder.max_tokens,
                     )
-        return self.text_vectors(listed)
+        return self.text_vectors(listed, check_batch_size(batch_size) or _TEXTS_AT_ONCE, show_progress)
 
-    def text_vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "m E"]:
+    def text_vectors(
+        self, texts: Sequence[str], at_once: int = _TEXTS_AT_ONCE, show_progress: bool = False
+    ) -> Float[np.ndarray, "m E"]:
         """Embeds strings with content, without warnings about those that are truncated."""
-        parts = [
-            self._unit(self.encoder.text_vectors(texts[start : start + _TEXTS_AT_ONCE]), "texts")
-            for start in range(0, len(texts), _TEXTS_AT_ONCE)
-        ]
+        parts = []
+        with tqdm(total=len(texts), unit=" texts", disable=not show_progress) as bar:
+            for start in range(0, len(texts), at_once):
+                batch = texts[start : start + at_once]
+                parts.append(self._unit(self.encoder.text_vectors(batch), "texts"))
+                bar.update(len(batch))
         return np.concatenate(parts) if parts else np.zeros((0, self.embed_dim), np.float32)
 
     @staticmethod
@@ -224,10 +264,11 @@ class DualEncoder:
 
     def classify(
         self,
-        audio: Sequence[Audio],
-        labels: Sequence[str],
+        audio: Audio | Iterable[Audio],
+        labels: Iterable[str],
         template: str = DEFAULT_TEMPLATE,
         sample_rate: int | None = None,
+        **settings: Any,
     ) -> list[dict[str, float]]:
         """Classifies clips without training; see `slap_jax.inference.model.SlapModel.classify`.
 
@@ -236,11 +277,13 @@ class DualEncoder:
             ZeroShotError: there are no labels, a label occurs twice, or the template is unknown.
         """
         names = check_labels(labels)
+        if len(names) == 1:
+            logging.warning("there is one label, so its probability is 1 for every clip; give several to compare")
         key = (tuple(names), template)
         if key not in self._classes:  # classifying a folder takes several calls with the same labels
             prompts = class_prompts(names, template)
             self._classes = {key: class_embeddings(self.embed_text(prompts), len(names))}
-        similarity = self.similarity(self.embed_audio(audio, sample_rate), self._classes[key])
+        similarity = self.similarity(self.embed_audio(audio, sample_rate, **settings), self._classes[key])
         return label_probabilities(similarity, names, self.encoder.scale)
 
     def caption(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -269,6 +312,10 @@ class DualEncoder:
             "`embed_text` for similarity over time"
         )
 
+    def _check_normalize(self, normalize: bool) -> None:
+        if not normalize:
+            raise OtherModelError(f"{self.encoder.family} gives unit vectors only; leave out normalize=False")
+
     def _context(self, window_seconds: float | Literal["trained"] | None) -> WindowSpec:
         seconds = self.max_seconds if window_seconds == "trained" else window_seconds
         if seconds is None or (isinstance(seconds, (int, float)) and seconds > self.max_seconds):
@@ -292,30 +339,15 @@ class DualEncoder:
 
 
 def _in_batches(
-    segments: Iterator[tuple[Segment, np.ndarray]],
+    segments: Iterator[tuple[Segment, np.ndarray]], size: int
 ) -> Iterator[tuple[list[Segment], list[np.ndarray]]]:
     where: list[Segment] = []
     waveforms: list[np.ndarray] = []
     for segment, samples in segments:
         where.append(segment)
         waveforms.append(samples)
-        if len(where) == _WINDOWS_AT_ONCE:
+        if len(where) == size:
             yield where, waveforms
             where, waveforms = [], []
     if where:
         yield where, waveforms
-
-
-def _check_texts(texts: Any) -> list[str]:
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        found = "one string: write [text]" if isinstance(texts, str) else repr(texts)
-        raise TextEncoderError(f"expected a list of texts, found {found}")
-    listed = list(texts)
-    for index, text in enumerate(listed):
-        if not isinstance(text, str) or not text.strip():
-            raise TextEncoderError(f"text {index} is {text!r}; expected a string with content")
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # Python decodes command-line arguments that are not UTF-8 to surrogates
-            raise TextEncoderError(f"text {index} is {text!r}, which is not UTF-8; type it again") from None
-    return listed

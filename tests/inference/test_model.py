@@ -18,8 +18,9 @@ import slap_jax
 from slap_jax.checkpoints.model_dir import ExportError, export
 from slap_jax.data.audio import AudioError
 from slap_jax.data.tokenizer import load_tokenizer
+from slap_jax.inference.bucketing import BatchSizeError
 from slap_jax.inference.device import DeviceError
-from slap_jax.inference.model import BatchSizeError, SlapModel
+from slap_jax.inference.model import SlapModel
 from slap_jax.inference.prompts import ZeroShotError
 from slap_jax.inference.text_input import TextError
 from tests.inference.tiny import noise, shared_params, tiny_config, tiny_tokenizer

@@ -101,7 +101,7 @@ def test_probabilities_are_those_of_transformers(model, folder, theirs):
 def test_it_says_what_it_is(model):
     assert isinstance(model, EmbeddingModel)
     assert (model.sample_rate, model.max_seconds, model.embed_dim, model.encoder.max_tokens) == (RATE, 1.0, 16, 64)
-    assert repr(model).startswith("<ClapModel /")
+    assert repr(model).startswith("DualEncoder(family='ClapModel', id=")
 
 
 def test_the_id_is_that_of_the_content(model, folder, tmp_path):

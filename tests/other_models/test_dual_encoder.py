@@ -1,6 +1,7 @@
 """The methods that a model of another family gets from its two functions."""
 
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 import soundfile
 
 from slap_jax.data.audio import AudioError
+from slap_jax.inference.bucketing import BatchSizeError
 from slap_jax.inference.long_audio import WindowError
 from slap_jax.inference.model import SlapModel
 from slap_jax.inference.prompts import ZeroShotError
 from slap_jax.inference.protocol import EmbeddingModel
-from slap_jax.other_models.dual_encoder import DualEncoder, OtherModelError, TextEncoderError
+from slap_jax.inference.text_input import TextError
+from slap_jax.other_models.dual_encoder import DualEncoder, OtherModelError
 from slap_jax.search.index import SearchError
 from slap_jax.search.search import search
 from slap_jax.search.update import update_index
@@ -103,6 +106,36 @@ def test_windows_above_the_longest_length_are_embedded_like_recordings(model):
     np.testing.assert_array_equal(found.embeddings[1], model.embed_audio([(clip[2 * RATE : 5 * RATE], RATE)])[0])
 
 
+def test_one_clip_and_one_text_are_lists_of_one(model):
+    clip = (noise(1.0), RATE)
+    np.testing.assert_array_equal(model.embed_audio(clip), model.embed_audio([clip]))
+    np.testing.assert_array_equal(model.embed_text("rain"), model.embed_text(["rain"]))
+
+
+def test_batches_progress_and_silence_as_for_other_models(model, capsys):
+    clips = [(noise(1.0, seed), RATE) for seed in range(5)]
+    vectors = model.embed_audio(clips, batch_size=2, show_progress=True)
+    assert [len(call) for call in model.encoder.calls] == [2, 2, 1]
+    assert "5/5" in capsys.readouterr().err
+    np.testing.assert_array_equal(vectors, model.embed_audio(clips))
+    np.testing.assert_array_equal(model.embed_text(["a", "b", "c"], batch_size=2), model.embed_text(["a", "b", "c"]))
+    with pytest.raises(BatchSizeError, match="batch_size is 0"):
+        model.embed_audio(clips, batch_size=0)
+    silence = (np.zeros(5 * RATE, np.float32), RATE)
+    with pytest.raises(AudioError, match="is silent"):
+        model.embed_audio([silence])
+    assert model.embed_audio([silence], allow_silence=True).shape == (1, 4)
+    assert len(model.windows(silence, seconds=3.0, allow_silence=True).start) == 3
+    for refused in (model.embed_audio, model.embed_text):
+        with pytest.raises(OtherModelError, match="unit vectors only"):
+            refused(["a"], normalize=False)
+
+
+def test_a_model_made_in_memory_cannot_be_pickled(model):
+    with pytest.raises(OtherModelError, match="made in memory"):
+        pickle.dumps(model)
+
+
 def test_texts(model, caplog):
     with caplog.at_level(logging.WARNING):
         vectors = model.embed_text(["a dog barks", "one two three four five six seven"])
@@ -115,7 +148,7 @@ def test_texts(model, caplog):
 
 @pytest.mark.parametrize("texts", [["good", " "], [3], 7, ["\udcff"]])
 def test_texts_that_cannot_be_embedded(model, texts):
-    with pytest.raises(TextEncoderError):
+    with pytest.raises(TextError):
         model.embed_text(texts)
 
 
@@ -153,7 +186,10 @@ def test_vectors_that_are_not_finite_are_refused(model, monkeypatch):
 
 
 def test_the_representation_says_what_the_model_is(model):
-    assert repr(model) == ("<FakeClap memory: 4 dimensions, 8000 Hz, windows of up to 2 s, model_id fake00000002>")
+    assert repr(model) == (
+        "DualEncoder(family='FakeClap', id='fake00000002', embed_dim=4, sample_rate=8000, max_seconds=2, "
+        "source='memory')"
+    )
 
 
 def test_index_and_search(model, tmp_path):
