@@ -29,6 +29,7 @@ SCHEMA_VERSION = "1.0.0"  # changes when older records can no longer be read
 DATASET_INFO = "dataset_info.json"
 SUMMARY = "slap_records.json"
 INDEX = "index"
+STAGING = ".staging"  # folder of unfinished preparations
 ALL = "all"  # stands for every split
 _MERGE = "+"
 
@@ -278,10 +279,10 @@ def split_names(path: str | os.PathLike[str], split: str) -> list[str]:
     names = [name.strip() for name in split.split(_MERGE)]
     for name in names:
         if name not in known:
-            raise RecordsError(
-                f"{path} has no split {name!r}; it has {', '.join(known)}: name one of them, or join several like "
-                '"val+test"'
-            )
+            advice = 'name one of them, or join several like "val+test"'
+            if list(known) == ["train"]:
+                advice = f"write train, val and test with `slap prepare SOURCE {path} --split 80/10/10`"
+            raise RecordsError(f"{path} has no split {name!r}; it has {', '.join(known)}: {advice}")
     if len(set(names)) < len(names):
         raise RecordsError(f"split {split!r} names a split twice; name each once")
     return names
@@ -307,11 +308,24 @@ def dataset_directory(path: str | os.PathLike[str]) -> Path:
     hidden = [any(part.startswith(".") for part in file.relative_to(root).parts) for file in files]
     directories = [file.parent for file, is_hidden in zip(files, hidden, strict=True) if not is_hidden]
     if not directories:
-        state = "holds no prepared data" if root.exists() else "does not exist"
-        raise RecordsError(f"{path} {state}; write it with `slap prepare MANIFEST {path}`")
+        raise RecordsError(f"{path} {_instead_of_data(root)}")
     if len(directories) > 1:
         raise RecordsError(f"{path} holds several datasets; name one of: {', '.join(map(str, directories))}")
     return directories[0]
+
+
+def _instead_of_data(root: Path) -> str:
+    """Says what is at a path without prepared data, and what to do."""
+    if not root.is_dir():
+        state = "is a file" if root.exists() else "does not exist"
+        return f"{state}; expected prepared data: write them with `slap prepare SOURCE {root}`"
+    names = {child.name for child in root.iterdir()}
+    if STAGING in names:
+        return f"holds an unfinished preparation; repeat `slap prepare SOURCE {root}` to finish it"
+    if not names:
+        return f"is empty; expected prepared data: write them with `slap prepare SOURCE {root}`"
+    # Often the sounds themselves, next to which no records belong.
+    return f"holds no prepared data; if it holds audio or a manifest, give the OUTPUT of `slap prepare {root} OUTPUT`"
 
 
 def read_dataset_info(directory: Path) -> dict[str, Any]:

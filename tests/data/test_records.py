@@ -149,12 +149,24 @@ def test_paths_at_any_level(dataset):
 
 
 def test_errors_say_what_to_do(dataset, tmp_path):
-    with pytest.raises(RecordsError, match=r"holds no prepared data; write it with `slap prepare"):
+    with pytest.raises(RecordsError, match=r"is empty; expected prepared data: write them with `slap prepare SOURCE "):
         open_split(tmp_path, "train")
-    with pytest.raises(RecordsError, match=r"does not exist; write it with `slap prepare"):
+    with pytest.raises(RecordsError, match=r"nothing does not exist; expected prepared data: write them with `slap pre"):
         open_split(tmp_path / "nothing", "train")
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds" / "a.wav").write_bytes(b"")
+    with pytest.raises(RecordsError, match=r"give the OUTPUT of `slap prepare .*/sounds OUTPUT`"):
+        open_split(tmp_path / "sounds", "train")
+    (tmp_path / "killed" / ".staging" / "slap_clips").mkdir(parents=True)
+    with pytest.raises(RecordsError, match=r"holds an unfinished preparation; repeat `slap prepare SOURCE .*/killed`"):
+        open_split(tmp_path / "killed", "train")
+    with pytest.raises(RecordsError, match=r"a.wav is a file; expected prepared data"):
+        open_split(tmp_path / "sounds" / "a.wav", "train")
     with pytest.raises(RecordsError, match=r"no split 'valid'; it has train, test"):
         open_split(dataset, "train+valid")
+    prepare.prepare_records({"train": (1, [tiny_record(0, 0.1)])}, tmp_path / "flat", {}, log=lambda line: None)
+    with pytest.raises(RecordsError, match=r"no split 'val'; it has train: write .* --split 80/10/10`"):
+        open_split(tmp_path / "flat", "val+test")
     with pytest.raises(RecordsError, match="twice"):
         open_split(dataset, "test+test")
     shutil.copytree(dataset / "slap_clips", tmp_path / "a")

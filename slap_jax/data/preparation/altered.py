@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
-from jaxtyping import Float, Int16
+from jaxtyping import Float
 
 from slap_jax.data.audio import BLOCK_FRAMES, INT16_SCALE
-from slap_jax.data.clip_statistics import SILENT_DBFS, loudness
+from slap_jax.data.clip_statistics import SILENT_DBFS
 from slap_jax.errors import printable
 
 CLIPPED, CANCELLED = "clipped", "cancelled"
@@ -43,22 +43,23 @@ class Alteration(NamedTuple):
 
 
 def find_alteration(
-    decoded: Float[np.ndarray, " n"], stored: Int16[np.ndarray, " n"], audio: Path | bytes, name: str
+    decoded: Float[np.ndarray, " n"], loudness_dbfs: float, audio: Path | bytes, name: str
 ) -> Alteration | None:
     """Compares the stored samples of a clip with its file.
 
     Args:
         decoded: mono, full scale 1.0.
-        stored: the same samples, rounded to int16.
-        audio: the encoded audio, which is read again only if `stored` is silent.
+        loudness_dbfs: `loudness` of the stored samples.
+        audio: the encoded audio, which is read again only if the stored samples are silent.
         name: the file, for messages.
     """
-    beyond = int(np.count_nonzero(np.abs(decoded) > 1.0))
-    if beyond > _AUDIBLE_SHARE * len(decoded):
-        return Alteration(CLIPPED, float(np.abs(decoded).max()), printable(name))
-    level = loudness(stored)
-    if level < SILENT_DBFS and (channels := _loudest_channel(audio)) > max(level, SILENT_DBFS) + _CANCELLED_DB:
-        return Alteration(CANCELLED, channels - level, printable(name))
+    magnitudes = np.abs(decoded)
+    if np.count_nonzero(magnitudes > 1.0) > _AUDIBLE_SHARE * len(decoded):
+        return Alteration(CLIPPED, float(magnitudes.max()), printable(name))
+    if loudness_dbfs < SILENT_DBFS:
+        channel_dbfs = _loudest_channel(audio)
+        if channel_dbfs > max(loudness_dbfs, SILENT_DBFS) + _CANCELLED_DB:
+            return Alteration(CANCELLED, channel_dbfs - loudness_dbfs, printable(name))
     return None
 
 

@@ -151,7 +151,6 @@ def read_clip(entry: Entry, excluded: ExcludedClips | None = None) -> PreparedCl
         audio = read_audio(entry.audio)
         decoded = decode_audio(audio, name=str(entry.audio))
         samples = to_int16(decoded)
-        alteration = find_alteration(decoded, samples, audio, str(entry.audio))
     except AudioError as error:
         return Rejection(entry.where, entry.id, error.reason, str(error))
     except Exception as error:  # of any decoder: one damaged file must never end the work on millions of others
@@ -177,7 +176,9 @@ def read_clip(entry: Entry, excluded: ExcludedClips | None = None) -> PreparedCl
         caption_source=entry.caption_source,
         licence=entry.licence,
     )
-    summary = dataclasses.replace(summarise_clip(record, samples), alteration=alteration)
+    summary = summarise_clip(record, samples)
+    alteration = find_alteration(decoded, summary.loudness_dbfs, audio, str(entry.audio))
+    summary = dataclasses.replace(summary, alteration=alteration)
     if excluded is not None and excluded.has_audio(summary.audio_hash):
         return Rejection(entry.where, entry.id, EXCLUDED_EVALUATION, "the audio equals that of an excluded clip")
     return record, summary

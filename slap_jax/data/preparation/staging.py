@@ -23,7 +23,7 @@ from slap_jax.atomic import atomic_file, write_text_atomic
 from slap_jax.data.preparation.dataset_writer import SUMMARIES, DatasetIdentity, FinishedShard
 from slap_jax.data.preparation.plan import REJECTED, ShardPlan
 from slap_jax.data.preparation.shards import ShardSummary, shard_file, summary_file
-from slap_jax.data.records import SUMMARY
+from slap_jax.data.records import STAGING, SUMMARY
 from slap_jax.errors import UserError
 
 
@@ -51,7 +51,7 @@ class Staging:
         """
         self._output, self._version = output.absolute(), identity.version
         self._final = self._output / identity.name
-        self.folder = self._output / ".staging" / identity.name
+        self.folder = self._output / STAGING / identity.name
         self.plan, self.shards = self.folder / "plan", self.folder / "shards"
         self.dataset = self.folder / "dataset" / identity.version
         self.rejected = self.folder / REJECTED
