@@ -22,7 +22,7 @@ FIELDS = [field.name for field in dataclasses.fields(PackedBatch)]
 @pytest.fixture(scope="module")
 def config(dataset, tokenizer, tmp_path_factory):
     """Returns a mixture of two sources in which clips are cropped and captions are cut."""
-    config = tiny_config(dataset, tokenizer, max_seconds=0.6, max_caption_tokens=15, packing_bins=2)
+    config = tiny_config(dataset, tokenizer, max_seconds=0.6, max_caption_tokens=7, packing_bins=2)
     other = tiny_dataset(tmp_path_factory.mktemp("other"), 5, 2, "other")
     config.data.train.other = source(str(other), "train")
     return config
@@ -101,8 +101,8 @@ def test_list_of_clips_says_where_each_comes_from(shown, config, tokenizer):
             assert record.id == clip["id"] and clip["caption"] in record.captions
             assert clip["first_column"] == np.flatnonzero(row.batch.audio_segment_ids[0] == slot + 1)[0]
             whole = tokenizer.encode(clip["caption"], 1_000)
-            assert clip["cut_tokens"] == max(0, len(whole) - 15)
-            assert clip["tokens"] == (whole if len(whole) <= 15 else [*whole[:14], whole[-1]])
+            assert clip["cut_tokens"] == max(0, len(whole) - 7)
+            assert clip["tokens"] == (whole if len(whole) <= 7 else [*whole[:6], whole[-1]])
     assert next(clips, None) is None
 
 

@@ -16,7 +16,7 @@ AUDIO = default_config().audio
 
 @pytest.fixture(scope="module")
 def summary(dataset, tokenizer):
-    return summarise(measure_mixture(tiny_config(dataset, tokenizer, max_caption_tokens=15), tokenizer), AUDIO)
+    return summarise(measure_mixture(tiny_config(dataset, tokenizer, max_caption_tokens=7), tokenizer), AUDIO)
 
 
 def test_summary_is_json_and_says_what_was_measured(summary, dataset):
@@ -42,8 +42,8 @@ def test_captions_are_counted_in_words_and_tokens(summary, dataset, tokenizer):
     tokens = [len(tokenizer.encode(caption, 10_000)) for caption in captions]
     assert source["caption_tokens"]["quantiles"]["50%"] == pytest.approx(np.median(tokens))
     assert source["captions_cut"] == {
-        "max_caption_tokens": 15,
-        "share": pytest.approx(np.mean(np.array(tokens) > 15), abs=1e-4),
+        "max_caption_tokens": 7,
+        "share": pytest.approx(np.mean(np.array(tokens) > 7), abs=1e-4),
     }
     assert 0 < source["captions_cut"]["share"] < 1
 
