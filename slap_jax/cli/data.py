@@ -75,7 +75,7 @@ def tokenizer(options: argparse.Namespace) -> None:
     )
     written = f"vocabulary of {trained.vocab_size} pieces from {len(captions)} captions written"
     print(f"{options.output}: {written}; the configs of this project read the size from the file")
-    print(f"in a config of your own: config.data.tokenizer={options.output}, config.model.vocab_size={trained.vocab_size}")
+    print(f"your own config: config.data.tokenizer={options.output}, config.model.vocab_size={trained.vocab_size}")
 
 
 def stats(options: argparse.Namespace) -> None:

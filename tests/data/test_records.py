@@ -151,7 +151,7 @@ def test_paths_at_any_level(dataset):
 def test_errors_say_what_to_do(dataset, tmp_path):
     with pytest.raises(RecordsError, match=r"is empty; expected prepared data: write them with `slap prepare SOURCE "):
         open_split(tmp_path, "train")
-    with pytest.raises(RecordsError, match=r"nothing does not exist; expected prepared data: write them with `slap pre"):
+    with pytest.raises(RecordsError, match=r"nothing does not exist; expected prepared data: write them with `slap"):
         open_split(tmp_path / "nothing", "train")
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds" / "a.wav").write_bytes(b"")

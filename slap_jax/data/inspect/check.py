@@ -41,7 +41,7 @@ from slap_jax.data.inspect.check_report import (
     report_values,
 )
 from slap_jax.data.inspect.verdict import judge
-from slap_jax.data.preparation.altered import count_alteration
+from slap_jax.data.preparation.altered import count_clipped
 from slap_jax.data.preparation.duplicates import ExcludedClips, HashSet, excluded_clips
 from slap_jax.data.preparation.plan import checked_clips
 from slap_jax.data.preparation.shards import read_clip
@@ -176,7 +176,7 @@ def decode_sample(entries: Sequence[Entry], excluded: ExcludedClips | None = Non
             continue
         record, summary = clip
         sample.usable[entry.split] = sample.usable.get(entry.split, 0) + 1
-        count_alteration(sample.altered, summary.alteration)
+        count_clipped(sample.clipped, summary.peak, summary.file)
         seconds.append(record.duration_s)
         if summary.loudness_dbfs < SILENT_DBFS:
             sample.silent.add(f"{entry.where}: {entry.audio}")

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from slap_jax.data.preparation.altered import Altered
+from slap_jax.data.preparation.altered import Clipped, none_clipped
 from slap_jax.errors import printable
 
 MAX_EXAMPLES = 3
@@ -71,7 +71,7 @@ class SampleCheck:
         silent: clips below `SILENT_DBFS`.
         usable: split -> number of clips that can be used.
         excluded: number of clips that are left out on purpose because of their audio.
-        altered: counts of the clips that a record cannot hold as they are.
+        clipped: counts of the clips that are louder than full scale.
     """
 
     clips: int = 0
@@ -84,7 +84,7 @@ class SampleCheck:
     silent: Tally = dataclasses.field(default_factory=Tally)
     usable: dict[str, int] = dataclasses.field(default_factory=dict)
     excluded: int = 0
-    altered: Altered = dataclasses.field(default_factory=dict)
+    clipped: Clipped = dataclasses.field(default_factory=none_clipped)
 
 
 @dataclasses.dataclass

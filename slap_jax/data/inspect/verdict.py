@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from slap_jax.data.inspect.check_report import LONG_CAPTION_WORDS, CheckReport, SampleCheck, Tally, with_unit
 from slap_jax.data.preparation.acceptance import rejection_limit
-from slap_jax.data.preparation.altered import altered_lines
+from slap_jax.data.preparation.altered import clipped_lines
 
 _COMPLETE = 0.99  # fraction of the published clips or captions below which a split is incomplete
 
@@ -89,7 +89,7 @@ def _notes(report: CheckReport, allowed: int) -> Iterator[str]:
     if sample is not None and sample.silent.count:
         yield f"{sample.silent.count} of {with_unit(sample.clips, 'sampled clip')} silent"
     if sample is not None:
-        yield from altered_lines(sample.altered)
+        yield from clipped_lines(sample.clipped)
 
 
 def _clips(tallies: Mapping[str, Tally]) -> int:

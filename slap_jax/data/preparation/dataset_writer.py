@@ -17,7 +17,7 @@ from slap_jax.data.audio import SAMPLE_RATE
 from slap_jax.data.clip_statistics import ClipStatistics
 from slap_jax.data.index import write_index
 from slap_jax.data.log_mel_statistics import KEY
-from slap_jax.data.preparation.altered import Altered, add_altered
+from slap_jax.data.preparation.altered import add_clipped, none_clipped
 from slap_jax.data.preparation.duplicates import Duplicates, find_duplicates
 from slap_jax.data.preparation.shards import ShardSummary, filter_shard
 from slap_jax.data.records import DATASET, INDEX, SCHEMA_VERSION
@@ -114,7 +114,7 @@ def write_dataset(
 
     Returns:
         JSON values: `splits`, with clips, seconds, digest and statistics of each, counts of `duplicates` and of
-        `altered` clips, and `log_mel` of the split `train` or, without one, of the first split.
+        `clipped` clips, and `log_mel` of the split `train` or, without one, of the first split.
     """
     directory.mkdir(parents=True)
     counts = np.array([len(shard.summary().samples) for shard in shards], np.int64)
@@ -123,14 +123,14 @@ def write_dataset(
     dropped = duplicates.later if drop_duplicates else np.empty(0, np.int64)
     duplicate_counts = _write_duplicates(directory / DUPLICATES, duplicates, shards, starts, drop_duplicates)
 
-    altered: Altered = {}
+    clipped = none_clipped()
     splits: dict[str, list[_KeptShard]] = {}
     for shard, start, count in zip(shards, starts, counts, strict=True):
         first, last = np.searchsorted(dropped, [start, start + count])
         is_kept = np.ones(count, bool)
         is_kept[dropped[first:last] - start] = False
         splits.setdefault(shard.split, []).append(_KeptShard(shard, is_kept))
-        add_altered(altered, shard.summary().altered)
+        add_clipped(clipped, shard.summary().clipped)
     splits = {split: kept for split, kept in splits.items() if any(shard.is_kept.any() for shard in kept)}
     for split, kept in splits.items():
         write_index(directory / INDEX / split, sum(shard.clips for shard in kept), (shard.columns() for shard in kept))
@@ -140,7 +140,7 @@ def write_dataset(
     measured = TRAIN if TRAIN in splits else next(iter(splits), "")
     log_mel = _measure_log_mel(directory, measured, splits[measured]) if splits else None
     _write_metadata(directory, identity, splits)
-    return {"splits": summaries, "duplicates": duplicate_counts, "altered": altered, KEY: log_mel}
+    return {"splits": summaries, "duplicates": duplicate_counts, "clipped": clipped, KEY: log_mel}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from slap_jax.data.collections.open_collection import open_collection
 from slap_jax.data.collections.published import PublishedDataset
 from slap_jax.data.log_mel_statistics import KEY
 from slap_jax.data.preparation.acceptance import PrepareError, check_rejections, refuse_other_source
-from slap_jax.data.preparation.altered import Altered, altered_lines
+from slap_jax.data.preparation.altered import Clipped, clipped_lines
 from slap_jax.data.preparation.dataset_writer import DUPLICATES, DatasetIdentity, FinishedShard, write_dataset
 from slap_jax.data.preparation.duplicates import HashSet
 from slap_jax.data.preparation.plan import CLIPS_PER_SHARD, REJECTED, Plan, ShardPlan, make_plan, rejection_line
@@ -45,8 +45,7 @@ class Prepared:
         clips: split -> number of clips.
         seconds: split -> total duration.
         rejected: reason -> number of clips left out.
-        altered: counts of the stored clips that differ from their files: `clipped` to full scale, or `cancelled`, whose
-            channels have a silent mean; each with the `worst` files.
+        clipped: number of `clips` that were louder than full scale, and the `worst`: peak and file.
         duplicates: counts of clips with equal audio: `groups`, `groups_between_splits`, `clips` (those that are not the
             first of their group), and `dropped` of these.
         reused: whether the dataset already existed, made from the same inputs.
@@ -56,7 +55,7 @@ class Prepared:
     clips: dict[str, int]
     seconds: dict[str, float]
     rejected: dict[str, int]
-    altered: Altered
+    clipped: Clipped
     duplicates: dict[str, int]
     reused: bool
 
@@ -251,7 +250,7 @@ def _read_summary(directory: Path) -> dict[str, Any] | None:
         summary = json.loads((directory / SUMMARY).read_text())
     except (OSError, ValueError):
         return None
-    return summary if {KEY, "altered"} <= summary.keys() else None
+    return summary if {KEY, "clipped"} <= summary.keys() else None
 
 
 def _report(
@@ -275,7 +274,7 @@ def _report(
         log(f"  {'left out' if reason.startswith(EXCLUDED) else 'rejected'}, {reason}: {count}")
     if summary["rejected"]:
         log(f"  reasons of all of them: {directory / REJECTED}")
-    for line in altered_lines(summary["altered"]):
+    for line in clipped_lines(summary["clipped"]):
         log(f"  {line}")
     if duplicates["groups"]:
         state = "dropped" if duplicates["dropped"] else "kept; --drop-duplicates drops them"
@@ -292,7 +291,7 @@ def _report(
         clips={name: split["clips"] for name, split in splits.items()},
         seconds={name: split["seconds"] for name, split in splits.items()},
         rejected=summary["rejected"],
-        altered=summary["altered"],
+        clipped=summary["clipped"],
         duplicates=duplicates,
         reused=reused,
     )

@@ -19,7 +19,7 @@ from slap_jax.data.clip_statistics import loudness
 from slap_jax.data.collections.entries import Entry, Rejection
 from slap_jax.data.collections.read_audio import read_audio
 from slap_jax.data.index import hash_audio, hash_bytes, hash_id
-from slap_jax.data.preparation.altered import Alteration, Altered, count_alteration, find_alteration
+from slap_jax.data.preparation.altered import Clipped, clipped_peak, count_clipped, none_clipped
 from slap_jax.data.preparation.duplicates import EXCLUDED_EVALUATION, ExcludedClips, excluded_clips
 from slap_jax.data.preparation.plan import ShardPlan, read_block
 from slap_jax.data.processes import map_in_order
@@ -44,14 +44,16 @@ class ClipSummary:
         id_hash: `hash_id` of the clip.
         audio_hash: `hash_audio` of the samples.
         loudness_dbfs: `loudness` of the samples.
-        alteration: how the samples differ from the file, if users should hear about it.
+        peak: `clipped_peak` of the decoded samples.
+        file: where they come from, for messages.
     """
 
     samples: int
     id_hash: int
     audio_hash: int
     loudness_dbfs: float
-    alteration: Alteration | None = None
+    peak: float = 0.0
+    file: str = ""
 
 
 PreparedClip = tuple[Record, ClipSummary]
@@ -70,7 +72,7 @@ class ShardSummary:
         loudness_dbfs: `loudness` of the records.
         names: (source, id) of the records.
         rejections: the clips that were left out.
-        altered: counts of the clips that differ from their files.
+        clipped: counts of the clips that were louder than full scale.
     """
 
     digest: str
@@ -81,7 +83,7 @@ class ShardSummary:
     loudness_dbfs: Float32[np.ndarray, " n"]
     names: tuple[tuple[str, str], ...]
     rejections: tuple[Rejection, ...]
-    altered: Altered = dataclasses.field(default_factory=dict)
+    clipped: Clipped = dataclasses.field(default_factory=none_clipped)
 
     def save(self, file: Path) -> None:
         """Writes the summary."""
@@ -90,7 +92,7 @@ class ShardSummary:
             "digest": self.digest,
             "names": self.names,
             "rejections": [dataclasses.astuple(rejection) for rejection in self.rejections],
-            "altered": self.altered,
+            "clipped": self.clipped,
         }
         with atomic_file(file) as partial, partial.open("wb") as stream:
             np.savez(stream, allow_pickle=False, texts=np.frombuffer(json.dumps(texts).encode(), np.uint8), **arrays)
@@ -105,7 +107,7 @@ class ShardSummary:
             digest=texts["digest"],
             names=tuple((source, clip_id) for source, clip_id in texts["names"]),
             rejections=tuple(Rejection(*rejection) for rejection in texts["rejections"]),
-            altered=texts.get("altered", {}),  # earlier versions did not note them
+            clipped=texts.get("clipped", none_clipped()),  # earlier versions did not count them
             **arrays,
         )
 
@@ -148,8 +150,7 @@ def summary_file(staging: Path, name: str) -> Path:
 def read_clip(entry: Entry, excluded: ExcludedClips | None = None) -> PreparedClip | Rejection:
     """Decodes a clip; audio that is unusable or excluded becomes a rejection."""
     try:
-        audio = read_audio(entry.audio)
-        decoded = decode_audio(audio, name=str(entry.audio))
+        decoded = decode_audio(read_audio(entry.audio), name=str(entry.audio))
         samples = to_int16(decoded)
     except AudioError as error:
         return Rejection(entry.where, entry.id, error.reason, str(error))
@@ -176,9 +177,7 @@ def read_clip(entry: Entry, excluded: ExcludedClips | None = None) -> PreparedCl
         caption_source=entry.caption_source,
         licence=entry.licence,
     )
-    summary = summarise_clip(record, samples)
-    alteration = find_alteration(decoded, summary.loudness_dbfs, audio, str(entry.audio))
-    summary = dataclasses.replace(summary, alteration=alteration)
+    summary = dataclasses.replace(summarise_clip(record, samples), peak=clipped_peak(decoded), file=str(entry.audio))
     if excluded is not None and excluded.has_audio(summary.audio_hash):
         return Rejection(entry.where, entry.id, EXCLUDED_EVALUATION, "the audio equals that of an excluded clip")
     return record, summary
@@ -212,7 +211,7 @@ def write_shard(
     contents: list[int] = []
     names: list[tuple[str, str]] = []
     rejections: list[Rejection] = []
-    altered: Altered = {}
+    clipped = none_clipped()
     try:
         with atomic_file(file) as partial, _array_record(partial) as write:
             for clip in clips:
@@ -225,7 +224,7 @@ def write_shard(
                 summaries.append(summary)
                 contents.append(hash_bytes(data))
                 names.append((record.source, record.id))
-                count_alteration(altered, summary.alteration)
+                count_clipped(clipped, summary.peak, summary.file)
         shard = ShardSummary(
             digest=digest,
             samples=np.array([summary.samples for summary in summaries], np.int64),
@@ -235,7 +234,7 @@ def write_shard(
             loudness_dbfs=np.array([summary.loudness_dbfs for summary in summaries], np.float32),
             names=tuple(names),
             rejections=tuple(rejections),
-            altered=altered,
+            clipped=clipped,
         )
         shard.save(summary_file)
     except OSError as error:

@@ -330,19 +330,19 @@ def test_a_division_is_shown_and_named_splits_refuse_it(tmp_path):
     assert named.refused and "names its splits itself (list:0 is in 'test')" in named.problems[0]
 
 
-def test_altered_clips_and_excluded_audio_are_mentioned(tmp_path):
+def test_values_that_change_and_excluded_audio_are_mentioned(tmp_path):
     noise = np.random.default_rng(0).standard_normal(4_000) * 0.05
     (tmp_path / "0.wav").write_bytes(encoded(noise * 32_768, subtype="FLOAT"))
     (tmp_path / "1.wav").write_bytes(encoded(np.stack([noise, -noise], axis=1)))
-    write_wav(tmp_path / "2.wav")
+    (tmp_path / "2.wav").write_bytes(encoded(tone(0.2) * 3, subtype="FLOAT"))
     tiny = tiny_dataset(tmp_path / "prepared", 1, 1)
     (tmp_path / "3.wav").write_bytes(encoded(open_split(tiny, "test")[0].waveform()))
     excluded = excluded_clips([f"{tiny}:test"])
     report = check_collection(Listed([clip(tmp_path, n) for n in range(4)]), tmp_path, excluded=excluded)
-    notes = "\n".join(report.notes)
-    assert "clipped to full scale: 1 clip, up to" in notes and "0.wav" in notes
-    assert "channels cancel each other, so that their mean is silent: 1 clip" in notes
-    assert report.ready and report.usable == {"train": 3} and report.sample is not None and report.sample.excluded == 1
+    assert report.sample is not None and set(report.sample.unusable) == {"bad_scale", "cancelling_channels"}
+    (note,) = [note for note in report.notes if "full scale" in note]
+    assert note.startswith("louder than full scale and clipped to it: 1 clip, the loudest: ") and "2.wav (1.5 " in note
+    assert report.ready and report.usable == {"train": 1} and report.sample.excluded == 1
 
 
 def test_nothing_usable_is_a_problem(tmp_path):
