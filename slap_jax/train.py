@@ -26,6 +26,7 @@ from slap_jax.checkpoints.best import BestCheckpoint
 from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints, check_architecture, latest_step, restore_data_state
 from slap_jax.config.defaults import classes_in_batch
 from slap_jax.config.validate import require_vocabulary, validate
+from slap_jax.data.batches.before_training import warnings_before_training
 from slap_jax.data.batches.labels import reads_captions
 from slap_jax.data.batches.leakage import check_leakage
 from slap_jax.data.batches.pipeline import TrainBatches
@@ -113,9 +114,14 @@ def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
         tasks = [*load_tasks(scored_by_text, tokenizer, config.data.max_caption_tokens), *suite]
         embedder = Embedder(config, mesh=mesh)
         caption_writer = CaptionWriter(embedder, tokenizer, config.data.max_caption_tokens)
-        splits = [open_split(source.path, source.split) for source in data.train.values()]
+        sources = {name: open_split(source.path, source.split) for name, source in data.train.items()}
         evaluation = LoopEvaluation(
-            config, embedder, tokenizer, tasks, caption_writer.generator, clips_per_batch(config, splits)
+            config,
+            embedder,
+            tokenizer,
+            tasks,
+            caption_writer.generator,
+            clips_per_batch(config, list(sources.values())),
         )
         evaluation_sets = {f"{task.name}, {', '.join(task.kinds)}": task.data.fingerprint for task in tasks}
         read = {"training": batches.get_state()["fingerprint"], "evaluation": evaluation_sets}
@@ -130,6 +136,9 @@ def train(config: ConfigDict, run_dir: Path, timer: StepTimer) -> int:
             if reason := finished(config, run_dir, newest):
                 logging.info("%s", reason)
                 return 0
+
+        for warning in warnings_before_training(config, tokenizer, sources, batches.fractions) if first_process else ():
+            logging.warning("warning: %s", warning)
 
         # Step: compiled once, for these shapes and no others ---------------------------------------------------------
         timer.enter("compiling")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from slap_jax.cli import data, evaluation, inference, training
+from slap_jax.cli import config, data, evaluation, inference, training
 from slap_jax.cli.arguments import ArgumentError, require_model
 from slap_jax.cli.terminal import hear_interrupts, use_any_encoding
 from slap_jax.errors import UserError
@@ -24,7 +24,7 @@ _FILES = ("FILE", "FILE.py[:ARG]", "SOURCE", "OUTPUT", "PATH", "DIR[:SPLIT]")
 # The verbs as `slap --help` lists them.
 GROUPS = {
     "Prepare data": ("data", "prepare", "scenes", "tokenizer", "stats"),
-    "Train": ("train", "finetune", "ablations", "aot"),
+    "Train": ("config", "train", "finetune", "ablations", "aot"),
     "Use a model": ("embed", "classify", "predict", "caption", "frames", "index", "search", "demo", "serve"),
     "Measure and share a model": ("evaluate", "score", "probe", "table", "report", "doctor", "export"),
     "Set up the shell": ("completion",),
@@ -123,6 +123,9 @@ def create_parser() -> argparse.ArgumentParser:
     inspects = add_parser(verbs, "data", "Checks a source before it is prepared, and shows packed rows.")
     data_verbs = inspects.add_subparsers(dest="data_verb", required=True, metavar="VERB")
     data.add_verbs(verb, lambda function: verb(function, data_verbs))
+    settings = add_parser(verbs, "config", "Shows the settings of a config file or a run.")
+    config_verbs = settings.add_subparsers(dest="config_verb", required=True, metavar="VERB")
+    config.add_verbs(lambda function: verb(function, config_verbs))
     training.add_verbs(verb)
     evaluation.add_verbs(verb)
     inference.add_verbs(verb)

@@ -11,19 +11,36 @@ from slap_jax.ablations import VARIANTS
 from slap_jax.cli.arguments import AddVerb, ArgumentError, add_files, add_model, add_table, non_negative, path, positive
 from slap_jax.errors import require_path
 
+_RUN_DIR = "The run directory; an existing run is resumed."
+
 
 def train(options: argparse.Namespace) -> int:
-    """Trains a model, or resumes a run."""
-    from slap_jax.config.files import read_config
+    """Trains a model, or resumes a run.
 
-    config = read_config(options.config, options.rest)
+    A new run needs --config; an existing one has its config, and resumes from --run-dir alone. Settings are changed by
+    --config.NAME.NAME=VALUE: docs/configuration.md lists them, and `slap config show` prints those of a config.
+
+    Example:
+      slap train --config configs/corpus_cpu.py:data=runs/mine/data --run-dir runs/mine/first
+      slap train --run-dir runs/mine/first
+      slap train --run-dir runs/mine/first --config.train.steps=2000
+    """
+    from slap_jax.config.files import read_config, read_run_config
+
+    config = (
+        read_config(options.config, options.rest) if options.config else read_run_config(options.run_dir, options.rest)
+    )
     from slap_jax.train import main as train_main
 
     return train_main(config, options.run_dir)
 
 
 def aot(options: argparse.Namespace) -> int:
-    """Compiles the training step for devices that need not be present, and reports its memory and its speed limit."""
+    """Compiles the training step for devices that need not be present, and reports its memory and its speed limit.
+
+    Example:
+      slap aot --config configs/slap_base.py --topology v5p:2x2x2
+    """
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported; the described devices are not a backend
     from slap_jax.aot import find_max_rows, format_report
     from slap_jax.aot import report as aot_report
@@ -43,7 +60,13 @@ def aot(options: argparse.Namespace) -> int:
 
 
 def finetune(options: argparse.Namespace) -> int:
-    """Fine-tunes a model for retrieval, classification or captioning."""
+    """Fine-tunes a model for retrieval, classification or captioning.
+
+    The same command resumes an interrupted run.
+
+    Example:
+      slap finetune --model runs/demo/export --task classification --data data/mine --label kind --run-dir runs/kinds
+    """
     from slap_jax.config.files import apply_overrides
     from slap_jax.finetune.config import finetune_config, training_sources, validation_sources
 
@@ -95,7 +118,11 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Scores a classifier from `slap finetune` on prepared splits."""
+    """Scores a classifier from `slap finetune` on prepared splits.
+
+    Example:
+      slap score runs/kinds/best --data test=data/mine:test
+    """
     from slap_jax.evaluation.evaluate import write_results
     from slap_jax.evaluation.in_loop import evaluate_classifier, score_table
 
@@ -108,7 +135,11 @@ def score(options: argparse.Namespace) -> None:
 
 
 def ablations(options: argparse.Namespace) -> int:
-    """Trains variants of a config with several seeds, and writes a table of their retrieval scores."""
+    """Trains variants of a config with several seeds, and writes a table of their retrieval scores.
+
+    Example:
+      slap ablations --config configs/ablations/corpus.py --run-dir runs/ablations --seeds 0,1 --output ablations.md
+    """
     from slap_jax.ablations import run as driver
 
     if options.only:
@@ -135,19 +166,32 @@ def ablations(options: argparse.Namespace) -> int:
 def add_verbs(verb: AddVerb) -> None:
     """Adds the verbs and their arguments; `verb` makes the parser of one from its function."""
     added = verb(train)
-    added.usage = "slap train --config FILE.py[:ARG] --run-dir DIR [--config.NAME.NAME=VALUE ...]"
+    added.usage = "slap train [--config FILE.py[:ARG]] --run-dir DIR [--config.NAME.NAME=VALUE ...]"
     add = added.add_argument
-    add("--config", type=require_path, required=True, metavar="FILE.py[:ARG]", help="config file with its argument")
-    add("--run-dir", type=require_path, required=True, metavar="DIR", help="run directory; an existing run is resumed")
+    add(
+        "--config",
+        type=require_path,
+        default="",
+        metavar="FILE.py[:ARG]",
+        help="The config file with its argument (default: the config of the run).",
+    )
+    add("--run-dir", type=require_path, required=True, metavar="DIR", help=_RUN_DIR)
 
     added = verb(aot)
     added.usage = "slap aot --config FILE.py[:ARG] --topology T [--json] [--find-max] [--config.NAME.NAME=VALUE ...]"
     add = added.add_argument
-    add("--config", type=require_path, required=True, metavar="FILE.py[:ARG]", help="config file with its argument")
-    add("--topology", required=True, metavar="T", help="devices: v5e:4x4, 2*v5p:4x4x4 (two slices), h100:8, h200:4x8")
-    add("--find-max", action="store_true", help="also search for the most rows that fit; compiles several times")
-    add("--json", action="store_true", help="print as JSON")
-    add("--output", type=path, metavar="FILE", help="also write the report as JSON")
+    add(
+        "--config", type=require_path, required=True, metavar="FILE.py[:ARG]", help="The config file with its argument."
+    )
+    add(
+        "--topology",
+        required=True,
+        metavar="T",
+        help="The devices: v5e:4x4, 2*v5p:4x4x4 (two slices), h100:8, h200:4x8.",
+    )
+    add("--find-max", action="store_true", help="Also search for the most rows that fit; this compiles several times.")
+    add("--json", action="store_true", help="Print as JSON.")
+    add("--output", type=path, metavar="FILE", help="Also write the report as JSON.")
 
     _add_finetune(verb(finetune))
 
@@ -166,11 +210,11 @@ def add_verbs(verb: AddVerb) -> None:
         action="append",
         default=[],
         metavar="NAME=PATH:SPLIT",
-        help="set to use instead of the run's; repeatable",
+        help="Score on this set instead of those of the run; repeatable.",
     )
-    add("--output", type=path, metavar="FILE", help="also write the results as JSON")
-    add("--step", type=non_negative, metavar="N", help="checkpoint of a run (the newest)")
-    add("--seed", type=non_negative, default=0, metavar="N", help="seed of the bootstrap (0)")
+    add("--output", type=path, metavar="FILE", help="Also write the results as JSON.")
+    add("--step", type=non_negative, metavar="N", help="The checkpoint of a run (default: the newest).")
+    add("--seed", type=non_negative, default=0, metavar="N", help="The seed of the bootstrap (default: 0).")
 
     added = verb(ablations)
     added.usage = (
@@ -183,17 +227,27 @@ def add_verbs(verb: AddVerb) -> None:
         type=require_path,
         required=True,
         metavar="FILE.py[:ARG]",
-        help="config file that takes variant=NAME and seed=N after the colon",
+        help="A config file that takes variant=NAME and seed=N after the colon.",
     )
-    add("--run-dir", required=True, type=path, metavar="DIR", help="folder of the runs; finished runs are not repeated")
-    add("--seeds", default="0,1,2", help="seeds of the parameters and the data order, separated by commas (0,1,2)")
+    add(
+        "--run-dir",
+        required=True,
+        type=path,
+        metavar="DIR",
+        help="The folder of the runs; finished runs are not repeated.",
+    )
+    add(
+        "--seeds",
+        default="0,1,2",
+        help="Seeds of the parameters and the data order, separated by commas (default: 0,1,2).",
+    )
     add(
         "--variants",
         default=",".join(VARIANTS),
-        help="variants to train; the first is the one that the others are compared with (all)",
+        help="Variants to train; the others are compared with the first (default: all).",
     )
-    add("--output", type=path, metavar="FILE", help="Markdown page to write the table into")
-    add("--table-only", action="store_true", help="only write the table of the finished runs")
+    add("--output", type=path, metavar="FILE", help="The Markdown page to write the table into.")
+    add("--table-only", action="store_true", help="Only write the table of the finished runs.")
     add("--only", metavar="VARIANT:SEED", help=argparse.SUPPRESS)  # for the processes that the driver starts
 
 
@@ -212,60 +266,81 @@ def _add_finetune(added: argparse.ArgumentParser) -> None:
     added.set_defaults(config="")  # overrides of the config may follow
     add: Any = added.add_argument
     add_model(added)
-    add("--task", required=True, choices=("retrieval", "classification", "captioning"))
-    add("--data", required=True, action="append", metavar="DIR[:SPLIT]", help="training data (train); repeatable")
+    add("--task", required=True, choices=("retrieval", "classification", "captioning"), help="What to train for.")
     add(
-        "--validation", action="append", metavar="DIR[:SPLIT]", help="validation data (split val of --data); repeatable"
+        "--data",
+        required=True,
+        action="append",
+        metavar="DIR[:SPLIT]",
+        help="Training data (default split: train); repeatable.",
     )
-    add("--run-dir", type=require_path, required=True, metavar="DIR", help="run directory; an existing run is resumed")
+    add(
+        "--validation",
+        action="append",
+        metavar="DIR[:SPLIT]",
+        help="Validation data (default: the split val of --data); repeatable.",
+    )
+    add("--run-dir", type=require_path, required=True, metavar="DIR", help=_RUN_DIR)
     add(
         "--epochs",
         type=non_negative,
         default=0,
         metavar="N",
-        help="approximate number of passes over the data (by task: 10, 30, 10)",
+        help="The approximate number of passes over the data (default by task: 10, 30, 10).",
     )
-    add("--clips", type=positive, default=64, metavar="N", help="approximate number of clips in a step (64)")
+    add(
+        "--clips",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="The approximate number of clips in a step (default: 64).",
+    )
     add(
         "--max-seconds",
         type=float,
         default=0.0,
         metavar="S",
-        help="length to which clips are cropped (the model's, or 30)",
+        help="Crop longer clips to this length (default: that of the model, or 30).",
     )
-    add("--learning-rate", type=float, metavar="X", help="peak learning rate (by task: 3e-5, 3e-4, 1e-4)")
+    add("--learning-rate", type=float, metavar="X", help="The peak learning rate (default by task: 3e-5, 3e-4, 1e-4).")
     add(
         "--layer-decay",
         type=float,
         metavar="X",
-        help="learning rate of a layer relative to the layer above it (by task: 0.9, 0.75, 0.75)",
+        help="The learning rate of a layer relative to the layer above it (default by task: 0.9, 0.75, 0.75).",
     )
     add(
         "--freeze",
         action="append",
         default=[],
         metavar="REGEX",
-        help="freeze parameters whose path in params.txt matches; repeatable",
+        help="Freeze the parameters whose path in params.txt matches; repeatable.",
     )
-    add("--patience", type=int, default=0, metavar="N", help="stop after N evaluations without improvement (0: never)")
+    add(
+        "--patience",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Stop after N evaluations without improvement (default: 0, never).",
+    )
     add(
         "--label",
         default="",
         metavar="KEY",
-        help="classification: key of the `key=value` labels (label, or the only key)",
+        help="Classification: the key of the `key=value` labels (default: label, or the only key).",
     )
-    add("--multi-label", action="store_true", help="classification: a clip may have several classes")
+    add("--multi-label", action="store_true", help="Classification: a clip may have several classes.")
     add(
         "--balance",
         type=float,
         default=0.0,
         metavar="X",
-        help="classification: 0 weights all clips equally, 1 all classes (0)",
+        help="Classification: 0 weights all clips equally, 1 all classes (default: 0).",
     )
     add(
         "--mixup",
         type=float,
         default=0.0,
         metavar="P",
-        help="classification: probability of mixing a clip with another (0)",
+        help="Classification: the probability of mixing a clip with another (default: 0).",
     )

@@ -1,11 +1,13 @@
-"""Config files and the command line: `--config FILE.py:steps=100,small --config.a.b=value`."""
+"""Config files, the configs of runs, and the command line: `--config FILE.py:steps=100,small --config.a.b=value`."""
 
 import contextlib
 import importlib.util
 import inspect
+import json
 import os
+import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from slap_jax.config.rules import ConfigError, unknown_setting
+from slap_jax.config.defaults import default_config, source
+from slap_jax.config.rules import RULES, SOURCE_RULES, ConfigError, unknown_setting
 from slap_jax.errors import UserError
+
+RUN_CONFIG = "config.json"  # inside a run directory
 
 
 def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -45,6 +50,60 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return apply_overrides(config, overrides)
 
 
+def read_run_config(run_dir: str | os.PathLike[str], overrides: Sequence[str] = ()) -> ConfigDict:
+    """Reads the config that a run saved, so that the run can be resumed without its config file.
+
+    Args:
+        run_dir: a run directory; its `config.json` is read.
+        overrides: as for `read_config`.
+
+    Raises:
+        ConfigError: the run has no config, it is damaged, or it has settings that this version does not know.
+    """
+    path = Path(run_dir) / RUN_CONFIG
+    if not path.is_file():
+        raise ConfigError(
+            f"{run_dir} holds no {RUN_CONFIG}, so there is no run to resume: name the directory of an existing run, or "
+            "add --config FILE.py to start a new one"
+        )
+    config = default_config()
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        _fill(config, saved, "config")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}; another version wrote it, or it was edited") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not the config of a run ({type(error).__name__}: {error}); restore it, or copy `config` from "
+            "the `meta` of a checkpoint"
+        ) from None
+    return apply_overrides(config, overrides)
+
+
+def changed_settings(config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Returns the settings that differ from their defaults: full name -> (value, default).
+
+    A source is compared with `source("", "")`.
+    """
+    reference = default_config()
+    for group in ("train", "evaluation"):
+        for name in config.data[group]:
+            reference.data[group][name] = source("", "")
+    values, defaults = all_settings(config), all_settings(reference)
+    return {name: (value, defaults.get(name)) for name, value in values.items() if value != defaults.get(name)}
+
+
+def all_settings(config: ConfigDict, prefix: str = "config") -> dict[str, Any]:
+    """Returns full name -> value of every setting, in alphabetical order; an empty group is {}."""
+    settings: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict) and len(value):
+            settings |= all_settings(value, f"{prefix}.{name}")
+        else:
+            settings[f"{prefix}.{name}"] = {} if isinstance(value, ConfigDict) else value
+    return settings
+
+
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Sets values of a config, each parsed to the type of the value it replaces.
 
@@ -64,7 +123,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     try:
         left = values(arguments)[1:]
     except flags.Error as error:
-        raise ConfigError(f"{str(error).removeprefix('flag ')}; write a value of the setting's type") from None
+        raise ConfigError(_wrong_value(str(error))) from None
     if left:
         raise ConfigError(f"unrecognised arguments: {' '.join(left)}; write settings as --config.NAME.NAME=VALUE")
     return config
@@ -97,6 +156,36 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
             kind = type(default).__name__
             raise ConfigError(f"config argument {name}={text!r} is not a {kind}; write {name}=<{kind}>") from None
     return values
+
+
+def _wrong_value(message: str) -> str:
+    """Returns the message for an override that cannot be parsed, given that of absl: "flag --NAME=VALUE: reason"."""
+    named = re.match(r"flag --(config[\w.]+)=(.*?): ", message, re.DOTALL)
+    if named is None:
+        return f"{message.removeprefix('flag ')}; write a value of the setting's type"
+    name, value = named.groups()
+    in_source = re.match(r"config\.data\.(?:train|evaluation)\.\w+\.(.*)", name)
+    rule = SOURCE_RULES.get(in_source[1]) if in_source else RULES.get(name.removeprefix("config."))
+    advice = f"write {rule.text}" if rule and rule.text else "write a value of the setting's type"
+    return f"{name} is {value!r}; {advice}, as --{name}=VALUE"
+
+
+def _fill(config: ConfigDict, saved: Mapping[str, Any], prefix: str) -> None:
+    """Sets the settings of a group from JSON, where tuples have become lists; those that it lacks keep their value."""
+    for key, value in saved.items():
+        name = f"{prefix}.{key}"
+        if prefix in ("config.data.train", "config.data.evaluation"):
+            config[key] = source("", "")
+        if key not in config:
+            raise ConfigError(unknown_setting(name, config))
+        if isinstance(config[key], ConfigDict):
+            _fill(config[key], value, name)
+        elif value is not None:  # an optional setting is None already
+            config[key] = _tuples(value) if isinstance(config[key], tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _run_file(file: str) -> Callable[..., Any]:

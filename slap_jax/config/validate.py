@@ -67,7 +67,8 @@ def validate_front_end(audio: ConfigDict) -> None:
     """
     require(
         audio.mels % audio.mels_per_patch == 0,
-        f"config.audio.mels is {audio.mels}, not a multiple of config.audio.mels_per_patch={audio.mels_per_patch}",
+        f"config.audio.mels is {audio.mels}, not a multiple of config.audio.mels_per_patch={audio.mels_per_patch}; "
+        f"{_multiples(audio.mels, audio.mels_per_patch)}",
     )
     require(
         audio.mels <= audio.n_fft // 2,
@@ -101,7 +102,8 @@ def validate_towers(model: ConfigDict) -> None:
         tower = model[name]
         require(
             tower.width % tower.heads == 0,
-            f"config.model.{name}.width is {tower.width}, not a multiple of its heads={tower.heads}",
+            f"config.model.{name}.width is {tower.width}, not a multiple of its heads={tower.heads}; "
+            f"{_multiples(tower.width, tower.heads)}",
         )
         head_dim = tower.width // tower.heads
         multiple = 4 if name == "audio_encoder" else 2  # RoPE rotates pairs; 2-D RoPE gives each axis half of a head
@@ -237,7 +239,7 @@ def _validate_rows(config: ConfigDict, process_count: int) -> None:
     require(
         data.text_tokens >= data.max_caption_tokens,
         f"config.data.text_tokens is {data.text_tokens}, less than one caption of "
-        f"config.data.max_caption_tokens={data.max_caption_tokens}",
+        f"config.data.max_caption_tokens={data.max_caption_tokens}; write at least that many, or shorter captions",
     )
     require(
         data.virtual_shards % process_count == 0,
@@ -246,7 +248,8 @@ def _validate_rows(config: ConfigDict, process_count: int) -> None:
     )
     require(
         data.rows % data.virtual_shards == 0,
-        f"config.data.rows is {data.rows}, not a multiple of config.data.virtual_shards={data.virtual_shards}",
+        f"config.data.rows is {data.rows}, not a multiple of config.data.virtual_shards={data.virtual_shards}; "
+        f"{_multiples(data.rows, data.virtual_shards)}",
     )
     require(
         data.rows % config.train.accumulate == 0,
@@ -255,7 +258,7 @@ def _validate_rows(config: ConfigDict, process_count: int) -> None:
     require(
         data.rows * data.slots >= 2 or config.objectives.contrastive.weight == 0,
         f"config.data.slots is {data.slots} with rows={data.rows}, but contrastive learning needs at least two clips "
-        "in a batch",
+        "in a batch; write slots=2 or more",
     )
 
 
@@ -293,7 +296,8 @@ def _validate_optimizer(config: ConfigDict) -> None:
     optimizer = config.optimizer
     require(
         optimizer.warmup_steps <= config.train.steps,
-        f"config.optimizer.warmup_steps is {optimizer.warmup_steps}, more than config.train.steps={config.train.steps}",
+        f"config.optimizer.warmup_steps is {optimizer.warmup_steps}, more than config.train.steps="
+        f"{config.train.steps}; write at most that many, such as {config.train.steps // 10}",
     )
     for pattern, _ in optimizer.learning_rate_factors:
         try:
@@ -327,13 +331,20 @@ def _validate_mesh(config: ConfigDict, device_count: int) -> None:
     rows, shards, parts = config.data.rows, data * fsdp, config.train.accumulate
     require(
         rows % shards == 0,
-        f"config.data.rows is {rows}, not a multiple of the {shards} devices over which rows are split (data x fsdp)",
+        f"config.data.rows is {rows}, not a multiple of the {shards} devices over which rows are split (data x fsdp); "
+        f"{_multiples(rows, shards)}",
     )
     require(
         rows % (shards * parts) == 0,
         f"config.data.rows is {rows}; with config.train.accumulate={parts} on {shards} devices write a multiple of "
         f"{shards * parts}",
     )
+
+
+def _multiples(value: int, factor: int) -> str:
+    """Returns the advice to write one of the multiples around a value."""
+    below = value // factor * factor
+    return f"write {below} or {below + factor}" if below else f"write {factor}"
 
 
 def _tuple_of(value: object) -> object:

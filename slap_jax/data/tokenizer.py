@@ -194,6 +194,15 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     return SentencePieceTokenizer(path)
 
 
+def vocabulary_size(path: str | os.PathLike[str], default: int) -> int:
+    """Returns the number of pieces of a tokenizer, for `config.model.vocab_size`; the default if there is none yet.
+
+    Raises:
+        TokenizerError: see `load_tokenizer`.
+    """
+    return load_tokenizer(path).vocab_size if Path(path).is_file() else default
+
+
 def train_tokenizer(
     captions: Iterable[str],
     model_path: str | os.PathLike[str],

@@ -18,7 +18,7 @@ from slap_jax.checkpoints.read_model import run_config
 from slap_jax.checkpoints.run import has_checkpoint
 from slap_jax.config.defaults import columns_of, default_config, source
 from slap_jax.config.rules import RULES, require
-from slap_jax.data.batches.sizes import FILL, columns_per_clip
+from slap_jax.data.batches.sizes import FILL, clips_per_batch, columns_per_clip
 from slap_jax.data.records import Records, open_split, parse_dir_split, split_sizes
 from slap_jax.finetune.classes import find_classes, require_captions
 from slap_jax.inference.classifier import FinetuneError
@@ -45,6 +45,7 @@ VALIDATION_SPLITS = ("val", "validation", "valid", "dev")
 
 _ROWS = 8  # rows are a multiple of this, so that up to 8 devices can share them
 _MOST_EVALUATIONS = 20
+_FEW_STEPS = 50
 
 
 def finetune_config(
@@ -92,6 +93,8 @@ def finetune_config(
     _choose_objective(config, task, splits, label, multi_label, balance)
     _choose_rows(config, splits, max_seconds, clips_per_step)
     _choose_schedule(config, task, steps_per_epoch(config, splits), epochs or EPOCHS[task])
+    if advice := few_steps(config, splits, epochs or EPOCHS[task]):
+        logging.warning("warning: %s", advice)
     return config
 
 
@@ -187,6 +190,28 @@ def steps_per_epoch(config: ConfigDict, splits: Sequence[Records]) -> int:
     """Returns about how many steps a pass over the data takes."""
     columns = columns_per_clip(config, splits) * sum(map(len, splits))
     return max(1, math.ceil(columns / (FILL * config.data.rows * config.data.columns)))
+
+
+def few_steps(config: ConfigDict, splits: Sequence[Records], epochs: int) -> str:
+    """Returns a warning and what gives more steps, if there are too few to learn much; "" otherwise.
+
+    Args:
+        config: a config of fine-tuning.
+        splits: the training data.
+        epochs: passes over the data that it makes.
+    """
+    steps = config.train.steps
+    if steps >= _FEW_STEPS:
+        return ""
+    more = []
+    if config.data.rows > _ROWS:
+        smaller = config.copy_and_resolve_references()
+        smaller.data.rows = _ROWS
+        clips, many = clips_per_batch(smaller, splits), steps_per_epoch(smaller, splits) * epochs
+        more = [f"--clips {clips} gives {many}"] if many > steps else []
+    enough = math.ceil(2 * _FEW_STEPS / steps_per_epoch(config, splits))
+    more.append(f"--epochs {enough} gives {enough * steps_per_epoch(config, splits)}")
+    return f"{steps} steps are few for {sum(map(len, splits))} clips; {', '.join(more)}"
 
 
 def _choose_objective(

@@ -101,7 +101,45 @@ def test_train_passes_the_config(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "slap_jax.train", types.SimpleNamespace(main=fake))
     command = ["train", f"--config={path}", "--run-dir", "runs/x", "--config.data.rows=12"]
     assert main(command) == 83
-    assert calls == [(12, "runs/x")]
+    assert main(["train", "--run-dir", str(root / "run"), "--config.data.rows=16"]) == 83  # its own config
+    assert calls == [(12, "runs/x"), (16, str(root / "run"))]
+
+
+def test_config_show_prints_what_a_run_would_use(root, capsys):
+    path = root / "shown.py"
+    path.write_text(
+        "from slap_jax.config import default_config, parse_arg, source\n"
+        "def get_config(arg=None):\n"
+        "    config = default_config()\n"
+        "    config.data.train.clips = source('data', 'train', weight=0.5)\n"
+        "    config.data.tokenizer = 'words.model'\n"
+        "    config.train.steps = parse_arg(arg, steps=3_000).steps\n"
+        "    return config\n"
+    )
+    command = ["config", "show", f"{path}:steps=4000", "--config.optimizer.learning_rate=0.01"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"config.train.steps=4000", "config.optimizer.learning_rate=0.01", "config.audio.mels=64"} <= set(lines)
+    assert main([*command, "--diff", "default"]) == 0
+    changed = capsys.readouterr().out.splitlines()
+    assert changed == [
+        "config.data.tokenizer='words.model'  (default '')",
+        "config.data.train.clips.path='data'  (default '')",
+        "config.data.train.clips.split='train'  (default '')",
+        "config.data.train.clips.weight=0.5  (default 1.0)",
+        "config.optimizer.learning_rate=0.01  (default 0.0001)",
+        "config.train.steps=4000  (default 100000)",
+    ]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["train"]["steps"] == 4000
+    assert main([*command, "--diff", "default", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config.train.steps"] == {"value": 4000, "default": 100000}
+    assert main(["config", "show", str(path), "--config.data.rows=6"]) == 2  # printed, then checked as a run would
+    captured = capsys.readouterr()
+    assert "config.data.rows=6\n" in captured.out
+    assert captured.err == (
+        "slap config show: config.data.rows is 6, not a multiple of config.data.virtual_shards=8; write 8\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,6 +159,13 @@ def test_train_passes_the_config(root, monkeypatch):
         (["tokenizer", "{root}/none", "--vocab-size", "40", "--output", "x"], "does not exist"),
         (["prepare", "{root}/none.jsonl", "{root}/x"], "slap prepare: "),
         (["train", "--config", "no.py", "--run-dir", "x"], "slap train: config file 'no.py' does not exist"),
+        (["train", "--run-dir", "x"], "slap train: x holds no config.json, so there is no run to resume: name the"),
+        (["train", "--run-dir", "{root}/run", "--config.train.stepz=3"], "did you mean config.train.steps?"),
+        (["config", "show", "no.py"], "slap config show: config file 'no.py' does not exist"),
+        (
+            ["config", "show", "{root}/run", "--config.train.steps=abc"],
+            "config.train.steps is 'abc'; write an integer, 1 or more, as --config.train.steps=VALUE",
+        ),
         (["report", "{root}/none"], "slap report: "),
         (["scenes", "{root}/x", "--train", "0", "--test", "0"], "--train and --test are both 0"),
         (["probe", "x", "--data", "a=b:c:d", "--folds", "fold:0"], "--folds 'fold:0' is not LABEL or LABEL:NUMBER"),
@@ -193,6 +238,8 @@ DAMAGED = {  # file below the folder -> commands that read it
         ["prepare", "{root}/recorded", "x", "--exclude", "{copy}/scenes:test"],
     ),
     "run/config.json": (
+        ["train", "--run-dir", "{copy}/run"],
+        ["config", "show", "{copy}/run"],
         ["evaluate", "{copy}/run"],
         ["export", "{copy}/run", "--output", "x"],
         ["score", "{copy}/run"],
@@ -228,7 +275,8 @@ def test_a_damaged_file_is_named_by_every_command(root, tmp_path, monkeypatch, c
         [],
         ["sing"],
         ["export", "run", "--loud"],
-        ["train", "--run-dir", "x"],
+        ["train", "--config", "x.py"],
+        ["config", "show"],
         ["scenes", "x", "--seed", "-1"],
         ["search", "rain", "-k", "0", "--model", "x"],
         ["search", "rain", "-k", "99999999999", "--model", "x"],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slap_jax.config.files import parse_arg, read_config
+from slap_jax.config.files import all_settings, changed_settings, parse_arg, read_config, read_run_config
 from slap_jax.config.rules import ConfigError
 
 
@@ -53,8 +53,13 @@ def test_the_last_override_counts(file):
         (["--config.data.rowz=8"], r"config\.data\.rowz is not a setting; did you mean config\.data\.rows\?"),
         (["--config.nothing.like.it=8"], r"config\.nothing is not a setting; config takes: audio,"),
         (["--config.data.rows.deep=8"], r"config\.data\.rows is a value, not a group"),
-        (["--config.data.rows=8.5"], r"--config\.data\.rows=8\.5: .*8\.5.*; write a value of the setting's type"),
-        (["--config.data.rows=many"], r"--config\.data\.rows=many"),
+        (["--config.data.rows=8.5"], r"config\.data\.rows is '8\.5'; write an integer, 1 or more, as --config"),
+        (
+            ["--config.data.rows=many"],
+            r"config\.data\.rows is 'many'; write an integer, 1 or more, as --config\.data\.rows=",
+        ),
+        (["--config.data.train.clips.weight=much"], r"clips\.weight is 'much'; write a number above 0, as --config"),
+        (["--config.metrics.tensorboard=perhaps"], r"config\.metrics\.tensorboard is 'perhaps'; write True or False"),
         (["--data.rows=8"], r"--data\.rows=8 is not an option; write settings as --config\."),
         (["--rows"], "--rows is not an option"),
         (["stray"], "unrecognised arguments: stray"),
@@ -63,6 +68,42 @@ def test_the_last_override_counts(file):
 def test_bad_overrides(file, overrides, message):
     with pytest.raises(ConfigError, match=message):
         read_config(file, overrides)
+
+
+def test_the_config_of_a_run_is_the_one_that_it_was_started_with(file, tmp_path):
+    overrides = [
+        "--config.optimizer.learning_rate_factors=(('text', 0.1),)",
+        "--config.data.temperature=2.0",
+        "--config.data.train.clips.captions.length_bounds=(3, 9)",
+    ]
+    config = read_config(file + ":rows=16", overrides)
+    (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    assert all_settings(read_run_config(tmp_path)) == all_settings(config)  # tuples, which JSON does not have, included
+    resumed = read_run_config(tmp_path, ["--config.train.steps=7", "--config.data.train.clips.split=dev"])
+    assert resumed.train.steps == 7 and resumed.data.train.clips.split == "dev" and resumed.data.rows == 16
+    changed = changed_settings(config)
+    assert changed["config.data.rows"] == (16, 256) and changed["config.data.temperature"] == (2.0, None)
+    assert changed["config.data.train.clips.captions.length_bounds"] == ((3, 9), (8, 20)) and len(changed) == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not the config of a run"),
+        ("[]", "is not the config of a run"),
+        ('{"data": 7}', "is not the config of a run"),
+        ('{"data": {"train": {"clips": 7}}}', "is not the config of a run"),
+        ('{"train": {"steps": "x"}}', "is not the config of a run"),
+        (
+            '{"train": {"stepz": 1}}',
+            r"json: config\.train\.stepz is not a setting; did you mean .*another version",
+        ),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_named(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read_run_config(tmp_path)
 
 
 def test_bad_files(file, tmp_path):
