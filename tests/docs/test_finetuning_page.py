@@ -34,10 +34,13 @@ def root(tmp_path_factory):
 def test_the_commands_of_the_page(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
     result, commands = run_page("finetuning")
-    assert len(commands) == 7
+    assert len(commands) == 8
     assert result["classifier"].classes == ("bell", "water") and set(result["probabilities"]) == {"bell", "water"}
-    scores = json.loads((root / "scores.json").read_text())["classification"]["test"]
+    best = root / "runs" / "kinds" / "best"
+    scores = json.loads((best / "evaluation.json").read_text())["classification"]["test"]
     assert scores["n"] == 4 and scores["label"] == "kind"
+    assert "The trained classification head" in (best / "report.html").read_text()
+    assert "| trained classification head | test | accuracy |" in (best / "export" / "README.md").read_text()
     assert capsys.readouterr().out.count("my_sounds/test/") == 2
     config = json.loads((root / "runs/kinds/config.json").read_text())
     assert config["objectives"]["classification"]["mixup_probability"] == 0.5 and config["train"]["patience"] == 3
