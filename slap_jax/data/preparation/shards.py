@@ -155,7 +155,7 @@ def read_clip(entry: Entry, excluded: ExcludedClips | None = None) -> PreparedCl
     except AudioError as error:
         return Rejection(entry.where, entry.id, error.reason, str(error))
     except Exception as error:  # of any decoder: one damaged file must never end the work on millions of others
-        reason = "out_of_memory" if isinstance(error, MemoryError) else "decoder_error"
+        reason = "too_large" if isinstance(error, MemoryError) else "decoder_error"
         detail = f"{entry.audio} cannot be decoded ({type(error).__name__}: {error}); convert it, or leave it out"
         return Rejection(entry.where, entry.id, reason, detail)
     seconds = len(samples) / SAMPLE_RATE

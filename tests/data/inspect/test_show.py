@@ -10,7 +10,7 @@ import soundfile
 from slap_jax.batch import PackedBatch
 from slap_jax.config.defaults import source
 from slap_jax.data.batches.pipeline import DataMismatchError, TrainBatches
-from slap_jax.data.inspect.show import CLIPS_FILE, ShowError, read_rows, row_lines, row_log_mel, show
+from slap_jax.data.inspect.show import CLIPS_FILE, DEFAULT_ROWS, ShowError, read_rows, row_lines, row_log_mel, show
 from slap_jax.data.log_mel import clip_log_mel
 from slap_jax.data.records import clip_key, open_split
 from slap_jax.drawing.theme import DrawingError
@@ -178,3 +178,17 @@ def test_long_captions_are_broken_into_lines(config, tokenizer):
     long = dataclasses.replace(row.clips[0], text="word " * 100, cut_tokens=3)
     lines = row_lines(dataclasses.replace(row, clips=[long]))
     assert max(map(len, lines)) <= 140 and len(lines) > 6 and "[cut: 3 of " in lines[-2]
+
+
+def test_the_rows_with_most_clips_are_shown_unless_a_number_is_given(dataset, tokenizer):
+    config = tiny_config(dataset, tokenizer, packing_bins=2)  # clips of 0.1 to 2.56 s
+    batch = read_rows(config, tokenizer, config.data.rows, 0)
+    counts = [len(row.clips) for row in batch]
+    assert len(set(counts)) > 1
+    shown = read_rows(config, tokenizer, None, 0)
+    assert [row.row for row in shown] == sorted(row.row for row in shown) and len(shown) == DEFAULT_ROWS == 2
+    assert sorted(len(row.clips) for row in shown) == sorted(counts)[-2:]
+    for row in shown:  # exactly as training sees them
+        np.testing.assert_array_equal(row.batch.waveform, batch[row.row].batch.waveform)
+        np.testing.assert_array_equal(row.batch.text_tokens, batch[row.row].batch.text_tokens)
+        assert [clip.key for clip in row.clips] == [clip.key for clip in batch[row.row].clips]

@@ -395,7 +395,7 @@ def test_no_error_of_a_decoder_ends_the_job(tmp_path, monkeypatch, error):
     prepared = quiet(manifest_of(tmp_path / "in"), tmp_path / "out")
     assert prepared.clips == {"train": 3, "test": 2}
     (item,) = rejected(tmp_path / "out")
-    assert item["reason"] == ("out_of_memory" if isinstance(error, MemoryError) else "decoder_error")
+    assert item["reason"] == ("too_large" if isinstance(error, MemoryError) else "decoder_error")
     assert type(error).__name__ in item["detail"] and "1.wav" in item["detail"]
 
 
