@@ -41,6 +41,9 @@ def use_compile_cache(environment: Mapping[str, str] = os.environ) -> None:
         return
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        # JAX would warn of every program that it cannot store. A read-only cache that has programs is still read.
+        if not os.access(directory, os.W_OK) and not any(directory.iterdir()):
+            raise PermissionError(f"{directory} is empty and read-only")
     except OSError as error:
         logging.warning("compiled programs are not kept: %s (%s=DIR chooses another directory)", error, VARIABLE)
         return

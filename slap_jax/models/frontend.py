@@ -10,27 +10,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import librosa
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 from ml_collections import ConfigDict
 
+from slap_jax.config.mel_filters import hann_window, mel_filter_bank
 from slap_jax.parallel.sharding import target_platform
 
 INT16_SCALE = 2.0**-15
-
-
-@functools.cache
-def mel_filter_bank(sample_rate: int, n_fft: int, mels: int, f_min: float, f_max: float) -> np.ndarray:
-    """Returns librosa's Slaney-style mel filters, float32 [n_fft / 2 + 1, mels]."""
-    bank = librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=mels, fmin=f_min, fmax=f_max)
-    return np.ascontiguousarray(bank.T, dtype=np.float32)
-
-
-@functools.cache
-def hann_window(length: int) -> np.ndarray:
-    """Returns the periodic Hann window, float64 [length]."""
-    return 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(length) / length)
 
 
 @functools.cache

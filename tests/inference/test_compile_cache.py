@@ -71,3 +71,13 @@ def test_directories():
     assert cache_directory({"SLAP_COMPILE_CACHE": "/y", "XDG_CACHE_HOME": "/x"}) == Path("/y")
     assert cache_directory({"SLAP_COMPILE_CACHE": "off"}) is None
     assert cache_directory({"SLAP_COMPILE_CACHE": "0"}) is None
+
+
+def test_a_cache_that_cannot_be_written_is_used_only_if_it_has_programs(no_cache, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    use_compile_cache({"SLAP_COMPILE_CACHE": str(tmp_path)})
+    assert jax.config.values["jax_compilation_cache_dir"] is None
+    assert "compiled programs are not kept" in caplog.text and "is empty and read-only" in caplog.text
+    (tmp_path / "program").touch()
+    use_compile_cache({"SLAP_COMPILE_CACHE": str(tmp_path)})
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)

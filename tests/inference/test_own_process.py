@@ -34,6 +34,16 @@ for call in calls:
     os.waitpid(child, 0)
 """
 
+HOMELESS = """
+import pickle, sys
+import numpy as np
+import slap_jax.data.log_mel
+
+model = pickle.load(open(sys.argv[1], "rb"))
+np.save(sys.argv[3], model.embed_audio((np.load(sys.argv[2]), 16_000)))
+print(*{"numba", "librosa"} & {*sys.modules})
+"""
+
 SPAWNING = """
 import multiprocessing, pickle, sys
 import numpy as np
@@ -53,22 +63,22 @@ def files(tmp_path_factory, tokenizer):
     model = SlapModel(tiny_config(), shared_params(), tokenizer)
     (folder / "model.pickle").write_bytes(pickle.dumps(model))
     np.save(folder / "clip.npy", noise(0, 0.5))
-    for name, script in {"forking.py": FORKING, "spawning.py": SPAWNING}.items():
+    for name, script in {"forking.py": FORKING, "spawning.py": SPAWNING, "homeless.py": HOMELESS}.items():
         (folder / name).write_text(script)
     return folder, model
 
 
-def run(folder, script):
+def run(folder, script, environment=None):
     names = (script, "model.pickle", "clip.npy", "vectors.npy")
     command = [sys.executable, *(str(folder / name) for name in names)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
 
 
 @pytest.mark.process
 def test_a_forked_process_gets_an_error_and_does_not_hang(files):
-    lines = run(files[0], "forking.py").splitlines()
+    lines = run(files[0], "forking.py").stdout.splitlines()
     assert len(lines) == 4
     assert all("JAX does not work after a fork: start worker processes by 'spawn'" in line for line in lines)
 
@@ -77,6 +87,19 @@ def test_a_forked_process_gets_an_error_and_does_not_hang(files):
 def test_a_spawned_process_computes_the_same_vectors(files):
     folder, model = files
     run(folder, "spawning.py")
+    assert np.array_equal(np.load(folder / "vectors.npy"), model.embed_audio((noise(0, 0.5), 16_000)))
+
+
+@pytest.mark.process
+def test_no_home_is_needed(files):
+    """Nothing is compiled or stored at import, and the missing cache of programs is mentioned once."""
+    folder, model = files
+    dropped = ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in dropped}
+    done = run(folder, "homeless.py", {**environment, "HOME": "/proc/nonexistent"})  # not even root can make this one
+    assert done.stdout.split() == []
+    (warning,) = done.stderr.splitlines()
+    assert "compiled programs are not kept" in warning and "SLAP_COMPILE_CACHE=DIR chooses another" in warning
     assert np.array_equal(np.load(folder / "vectors.npy"), model.embed_audio((noise(0, 0.5), 16_000)))
 
 
