@@ -18,7 +18,8 @@ from jaxtyping import Float, Int16, Shaped
 
 from slap_jax.data.audio_error import AudioError, reason_of, unreadable
 from slap_jax.data.channel_mixer import ChannelMixer
-from slap_jax.data.sound_decoder import MAX_CHANNELS, Blocks, check_rate, sound_blocks
+from slap_jax.data.sound_decoder import Blocks, sound_blocks
+from slap_jax.data.sound_limits import MAX_CHANNELS, check_rate
 from slap_jax.errors import printable
 
 Source = str | os.PathLike[str] | bytes | io.BytesIO

@@ -39,7 +39,7 @@ class ChannelMixer:
         self._peak = max(self._peak, peak)
         if block.shape[1] == 1:
             return block[:, 0]
-        with np.errstate(invalid="ignore"):  # of infinite samples
+        with np.errstate(invalid="ignore", over="ignore"):  # of infinite samples
             mono = block.mean(axis=1)
         self._mean_peak = max(self._mean_peak, float(max(mono.max(initial=0.0), -mono.min(initial=0.0))))
         self._cancelling = self._peak < np.inf and self._mean_peak < _CANCELLED * self._peak

@@ -82,12 +82,26 @@ def chunk_layout(data: SoundBytes, start: int = 0) -> Layout | None:
         name, body, stated = chunk
         if name == chunks.data:
             return _data_layout(data, start, at, chunks, sizes)
+        if name[:4] == b"fmt " and (contradiction := _contradiction(data.read(body, 40), chunks)):
+            return Layout(contradiction=contradiction)
         if name == b"ds64":
             sizes = data.read(body, 16)
         at = _after(start, body, stated, chunks)
         if at - start > _LARGEST_HEAD:
             return None
     return None
+
+
+def _contradiction(header: bytes, chunks: _Chunks) -> str:
+    """Returns how the format of samples contradicts itself, if they are integers or floats."""
+    if len(header) < 16:
+        return ""
+    kind, channels, _, _, align, bits = struct.unpack(f"{chunks.size[0]}HHIIHH", header[:16])
+    if kind == 0xFFFE and len(header) >= 26:
+        kind = struct.unpack(f"{chunks.size[0]}H", header[24:26])[0]
+    if kind in (1, 3) and align > 8 * channels:
+        return f"{channels} channels of {bits} bits in {align} bytes"
+    return ""
 
 
 def _data_layout(data: SoundBytes, start: int, at: int, chunks: _Chunks, sizes: bytes) -> Layout:

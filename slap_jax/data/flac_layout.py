@@ -54,16 +54,22 @@ def flac_layout(data: SoundBytes, start: int) -> Layout | None:
     last = Layout()
     for first, end in zip(starts, [*starts[1:], data.size], strict=True):
         last = _stream_layout(data, first, end) or Layout()
+        if last.contradiction:
+            return last
         parts += last.parts or [Part(first, end)]
         remarks += filter(None, [last.remark or last.cut])
-    return Layout(tuple(parts), next(iter(remarks), ""), last.cut, last.is_cut)
+    return Layout(tuple(parts), next(iter(remarks), ""), last.cut, is_cut=last.is_cut)
 
 
 def _markers(data: SoundBytes, start: int) -> list[int]:
     """Returns where streams start."""
     starts, at, overlap = [start], start + 4, 8
     while len(block := data.read(at, _WINDOW)) >= overlap:
-        starts += [at + match.start() for match in _MARKER.finditer(block)]
+        place = block.find(b"fLaC")
+        while place >= 0:
+            if _MARKER.match(block, place):
+                starts.append(at + place)
+            place = block.find(b"fLaC", place + 4)
         at += len(block) - overlap + 1
     return starts
 
@@ -83,7 +89,7 @@ def _stream_layout(data: SoundBytes, start: int, end: int) -> Layout | None:
     )
     last = _last_frame(data, start, end, stream)
     if last is None:
-        return None
+        return Layout(contradiction="no frame fits its header")
     before, after = last
     if after == stream.samples:
         return Layout(is_cut=functools.partial(_is_cut, data, start, end, before, after))

@@ -6,6 +6,7 @@ the bit rate of the first frames. This is wrong for variable bit rates, for larg
 
 import dataclasses
 import functools
+import itertools
 import struct
 
 from slap_jax.data.sound_bytes import Layout, Part, SoundBytes
@@ -22,6 +23,7 @@ _KBITS = {  # by (MPEG-1, layer)
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}  # by version
+_MONO = 0xC0  # the least fourth byte of the header of a frame with one channel
 _XING = (b"Xing", b"Info")
 _XING_BYTES = 200  # of a frame that holds a complete Xing header
 
@@ -67,23 +69,26 @@ def mp3_layout(data: SoundBytes, start: int) -> Layout | None:
     runs, is_cut = _runs(data, start + first)
     if not runs:
         return None
-    if len(runs) == 1 and abs((_stated_frames(runs[0].header) or -1) - runs[0].frames) <= 1:
+    remark, missing = "", 0
+    for run, following in itertools.zip_longest(runs, runs[1:]):
+        if run.header:
+            stated, frames = _stated_frames(run.header), 0
+        elif run is runs[0]:
+            stated, frames = None, 0
+        frames += run.frames
+        if following is None or following.header:
+            missing = stated - frames if stated is not None else 0
+            if abs(missing) > 1:
+                remark = remark or f"it states {stated} frames, and {frames} are there"
+    if len(runs) == 1 and runs[0].header and not remark and _stated_frames(runs[0].header) is not None:
         return Layout()
     parts = tuple(_part(data, run) for run in runs)
-    remark = ""
-    for run in runs:
-        stated = _stated_frames(run.header)
-        if stated is not None and not run.frames - 1 <= stated <= run.frames + 1:
-            remark = remark or f"it states {stated} frames, and {run.frames} are there"
-    last = _stated_frames(runs[-1].header) or 0
-    if is_cut and runs[-1].frames < last - 1:
-        return Layout(parts, cut=remark)
-    return Layout(parts, remark)
+    return Layout(parts, cut=remark) if is_cut and missing > 1 else Layout(parts, remark)
 
 
 @functools.lru_cache(maxsize=4096)
-def _frame(first: int, second: int) -> tuple[int, int, int] | None:
-    """Returns the size of a frame in bytes, its samples, and its kind, from the second and third byte of its header."""
+def _frame(first: int, second: int) -> tuple[int, int] | None:
+    """Returns the size of a frame in bytes, and its kind, from the second and third byte of its header."""
     version, layer = first >> 3 & 3, 4 - (first >> 1 & 3)
     bit_rate, rate = second >> 4, second >> 2 & 3
     if first & 0xE0 != 0xE0 or version == 1 or layer == 4 or bit_rate in (0, 15) or rate == 3:
@@ -92,51 +97,56 @@ def _frame(first: int, second: int) -> tuple[int, int, int] | None:
     hertz = _RATES[version][rate]
     kind = (first & 0x1E) << 8 | second & 0x0C
     if layer == 1:
-        return (12 * bits // hertz + padding) * 4, 384, kind
-    samples = 576 if layer == 3 and version != 3 else 1_152
-    return samples // 8 * bits // hertz + padding, samples, kind
+        return (12 * bits // hertz + padding) * 4, kind
+    return (72 if layer == 3 and version != 3 else 144) * bits // hertz + padding, kind
 
 
-def _frame_at(window: bytes, at: int) -> tuple[int, int, int] | None:
-    return _frame(window[at + 1], window[at + 2]) if at + 4 <= len(window) and window[at] == 0xFF else None
+def _frame_at(window: bytes, at: int) -> tuple[int, int] | None:
+    """Returns the size and kind of the frame at an offset, if there is one; kinds differ in rate or channels."""
+    if at + 4 > len(window) or window[at] != 0xFF:
+        return None
+    frame = _frame(window[at + 1], window[at + 2])
+    return frame if frame is None or window[at + 3] < _MONO else (frame[0], frame[1] | 1)
 
 
 def _runs(data: SoundBytes, position: int) -> tuple[list[_Run], bool]:
-    """Walks all frames.
+    """Walks all frames. A run ends at a header, a tag, a frame of another kind, or damage.
 
     Returns:
-        The recordings, and whether the last frame is incomplete.
+        The runs, and whether the last frame is incomplete.
     """
     runs: list[_Run] = []
-    kind = None  # of the frames of the current run; None to start one
-    window, base = b"", position
+    kind, last_kind = None, None  # of the frames of the current run, None to start one; of the run before
+    window, base, is_cut = b"", position, False
     while position < data.size:
         at = position - base
         if at + 2 * _LONGEST_FRAME > len(window) and base + len(window) < data.size:
             base, at = position, 0
             window = data.read(base, _WINDOW)
         frame = _frame_at(window, at)
-        if frame is not None and (kind is None or frame[2] != kind):
-            # The first frame of a run: a chance match is not followed by another frame.
+        if frame is not None and frame[1] != kind:
+            # A chance match is not followed by another frame.
             following = _frame_at(window, at + frame[0])
-            if following is None or following[2] != frame[2]:
+            if (following is None or following[1] != frame[1]) and position + frame[0] != data.size:
                 frame = None
             else:
-                kind = frame[2]
+                kind = last_kind = frame[1]
                 runs.append(_Run(position, position))
         if frame is None:
+            kind = None
             if window[at : at + 3] == b"ID3" and len(window) >= at + 10:
                 position += 10 + _tag_size(window[at : at + 10])
-                base, window, kind = position, b"", None
-                continue
-            position = base + _next_frame(window, at + 1, kind)
+                base, window = position, b""
+            else:
+                position = base + _next_frame(window, at + 1, last_kind)
             continue
         end = position + frame[0]
         if end > data.size:
-            return [run for run in runs if run.frames], True
+            is_cut = True
+            break
         run = runs[-1]
-        head = window[at : at + 44]
-        if _is_header(head):
+        head = window[at : min(at + 44, at + frame[0])]
+        if _xing(head) or head[36:40] == b"VBRI":
             if run.frames:
                 run = _Run(position, position)
                 runs.append(run)
@@ -144,23 +154,19 @@ def _runs(data: SoundBytes, position: int) -> tuple[list[_Run], bool]:
         else:
             run.frames += 1
         run.end = position = end
-    return [run for run in runs if run.frames], False
+    return [run for run in runs if run.frames], is_cut
 
 
 def _next_frame(window: bytes, at: int, kind: int | None) -> int:
     """Returns where the next frame of the kind may start, or the end of the window."""
     while (at := window.find(b"\xff", at)) >= 0:
         frame = _frame_at(window, at)
-        if frame is not None and (kind is None or frame[2] == kind):
+        if frame is not None and (kind is None or frame[1] == kind):
             following = _frame_at(window, at + frame[0])
-            if at + frame[0] + 4 > len(window) or (following is not None and following[2] == frame[2]):
+            if at + frame[0] + 4 > len(window) or (following is not None and following[1] == frame[1]):
                 return at
         at += 1
     return len(window)
-
-
-def _is_header(head: bytes) -> bool:
-    return head.find(b"Xing") >= 4 or head.find(b"Info") >= 4 or head[36:40] == b"VBRI"
 
 
 def _stated_frames(header: bytes) -> int | None:
@@ -168,20 +174,32 @@ def _stated_frames(header: bytes) -> int | None:
     if header[36:40] == b"VBRI":
         return int.from_bytes(header[50:54], "big") if len(header) >= 54 else None
     at = _xing(header)
-    if at < 0 or len(header) < at + 12 or not header[at + 7] & 1:
+    if not at or len(header) < at + 12 or not header[at + 7] & 1:
         return None
     return int.from_bytes(header[at + 8 : at + 12], "big")
 
 
 def _xing(header: bytes) -> int:
-    return max(header.find(name, 4, 44) for name in _XING)
+    """Returns the offset of the Xing or Info header of a frame, or 0; as mpg123, only if nothing else is before it."""
+    for name in _XING:
+        at = header.find(name, 4, 44)
+        if at > 0 and at == 4 + _side_bytes(header) and not any(header[6:at]):
+            return at
+    return 0
+
+
+def _side_bytes(header: bytes | bytearray) -> int:
+    """Returns the number of bytes between the header and the samples of a frame of layer III."""
+    is_mono, is_first = header[3] >= _MONO, header[1] >> 3 & 3 == 3
+    checksum = 0 if header[1] & 1 else 2
+    return ((17 if is_mono else 32) if is_first else (9 if is_mono else 17)) + checksum
 
 
 def _part(data: SoundBytes, run: _Run) -> Part:
     """Returns the frames of a run with a header that states their number."""
     start = run.start + len(run.header)
     at = _xing(run.header)
-    if at >= 0 and _stated_frames(run.header) is not None:
+    if at and _stated_frames(run.header) is not None:
         header = bytearray(run.header)
         struct.pack_into(">I", header, at + 8, run.frames)
         if header[at + 7] & 2 and len(header) >= at + 16:
@@ -202,8 +220,6 @@ def _new_header(first: bytes, frames: int, size: int) -> bytearray:
         if frame is not None and frame[0] >= _XING_BYTES:
             header = bytearray(frame[0])
             header[:4] = bytes((0xFF, second, third, first[3]))
-            is_mono, is_first = first[3] >> 6 == 3, second >> 3 & 3 == 3
-            side = (17 if is_mono else 32) if is_first else (9 if is_mono else 17)
-            struct.pack_into(">4sIII", header, 4 + side, b"Xing", 3, frames, size + len(header))
+            struct.pack_into(">4sIII", header, 4 + _side_bytes(header), b"Xing", 3, frames, size + len(header))
             return header
     return bytearray()

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from slap_jax.data.audio_error import AudioError, mention, reason_of, unreadable
+from slap_jax.data.sound_limits import check_channels, check_rate
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -51,7 +52,7 @@ def container_blocks(
             raise AudioError(f"{name} has no audio track; leave it out", "empty_audio")
         stream = container.streams.audio[0]
         seconds, packets, fault = 0.0, 0, None
-        resampler, kind = av.AudioResampler(format="fltp"), None
+        resampler, kind = av.AudioResampler(format="flt"), None
         try:
             for packet in container.demux(stream):
                 packets += packet.size > 0
@@ -65,12 +66,16 @@ def container_blocks(
                 if frames and fault is not None:
                     raise fault
                 for frame in frames:
+                    check_rate(frame.sample_rate, name)
+                    check_channels(frame.layout.nb_channels, name)
                     if kind != (kind := (frame.format.name, frame.layout.name, frame.sample_rate)):
-                        resampler = av.AudioResampler(format="fltp")  # only converts the samples to floats
+                        resampler = av.AudioResampler(format="flt")  # only converts the samples to floats
                     for converted in resampler.resample(frame):
-                        block = converted.to_ndarray().T
-                        seconds += len(block) / frame.sample_rate
-                        yield frame.sample_rate, block
+                        # Interleaved: PyAV crashes with more than eight channels of planar samples.
+                        block = converted.to_ndarray().reshape(-1, frame.layout.nb_channels)
+                        if len(block):
+                            seconds += len(block) / frame.sample_rate
+                            yield frame.sample_rate, block
         except AudioError:
             raise
         except Exception as error:

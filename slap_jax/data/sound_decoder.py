@@ -12,11 +12,7 @@ from slap_jax.data.audio_error import AudioError, mention, reason_of, unreadable
 from slap_jax.data.pyav_decoder import container_blocks
 from slap_jax.data.sound_bytes import Layout, PartFile, SoundBytes
 from slap_jax.data.sound_layout import sound_layout
-
-MAX_CHANNELS = 64
-# Below 1 kHz nothing would be left of a sound, and a damaged header would make the resampler ask for any amount of
-# memory. Ultrasound is recorded at up to 1 MHz.
-SAMPLE_RATES = (1_000, 1_000_000)
+from slap_jax.data.sound_limits import check_channels, check_rate
 
 # A file with less than this fraction of the samples that its header states is truncated, not merely rounded.
 _COMPLETE = 0.9
@@ -42,36 +38,15 @@ def sound_blocks(source: str | bytes, name: str, block_frames: int) -> Blocks:
     with SoundBytes(source) as data:
         layout = sound_layout(data) or Layout()
         try:
+            if layout.contradiction:
+                raise ValueError(layout.contradiction)
             file = _open(data, layout, 0, source)
         except Exception as error:  # a decoder's, for data that it did not foresee
             refused = reason_of(error)
         else:
             yield from _sound_file_blocks(file, data, layout, source, name, block_frames)
             return
-    for rate, block in container_blocks(source, name, refused):
-        check_rate(rate, name)
-        check_channels(block.shape[1], name)
-        if len(block):
-            yield rate, block
-
-
-def check_rate(rate: int, name: str) -> None:
-    """Raises `AudioError` if a sample rate is outside `SAMPLE_RATES`."""
-    low, high = SAMPLE_RATES
-    if not low <= rate <= high:
-        raise AudioError(
-            f"{name} has a sample rate of {rate} Hz; expected {low} to {high} Hz: correct its header, or leave it out",
-            "bad_sample_rate",
-        )
-
-
-def check_channels(channels: int, name: str) -> None:
-    """Raises `AudioError` if there are more channels than `MAX_CHANNELS`."""
-    if channels > MAX_CHANNELS:
-        raise AudioError(
-            f"{name} has {channels} channels; expected at most {MAX_CHANNELS}: correct its header, or leave it out",
-            "too_many_channels",
-        )
+    yield from container_blocks(source, name, refused)
 
 
 class _SequentialFile(soundfile.SoundFile):
@@ -85,10 +60,20 @@ class _SequentialFile(soundfile.SoundFile):
         return False
 
 
+class _Buffer(io.BytesIO):
+    """Bytes in memory. libsndfile seeks to anywhere in damaged files, and soundfile would print the exceptions."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return -1
+
+
 def _open(data: SoundBytes, layout: Layout, part: int, source: str | bytes) -> soundfile.SoundFile:
     if layout.parts:
         return _SequentialFile(PartFile(data, layout.parts[part]))  # type: ignore[arg-type]
-    return _SequentialFile(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return _SequentialFile(_Buffer(source) if isinstance(source, bytes) else source)
 
 
 def _sound_file_blocks(

@@ -1,6 +1,8 @@
+import contextlib
 import io
 import os
 import struct
+import tracemalloc
 
 import av
 import librosa
@@ -9,6 +11,8 @@ import pytest
 import soundfile
 
 from slap_jax.data.audio import (
+    AUDIO_SUFFIXES,
+    SOUND_SUFFIXES,
     AudioError,
     decode_audio,
     decode_flac,
@@ -18,6 +22,7 @@ from slap_jax.data.audio import (
     prepare_waveform,
     to_int16,
 )
+from slap_jax.data.audio_stream import stream_audio
 from tests.data.tiny_data import encoded, tone
 from tests.data.unprivileged import unprivileged_folder
 
@@ -387,3 +392,135 @@ def test_damaged_sound_files_are_refused():
         with pytest.raises(AudioError, match="not readable") as caught:
             decode_audio(damaged)
         assert caught.value.reason == "unreadable_audio"
+
+
+# Headers and names that ask too much ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001, 2**31 - 1])
+def test_rates_that_no_sound_has(rate):
+    data = bytearray(encoded(tone(0.1)))
+    data[24:28] = struct.pack("<I", rate)
+    with pytest.raises(AudioError, match=f"bad.wav has a sample rate of {rate} Hz; expected 1000 to 1000000") as caught:
+        decode_audio(bytes(data), name="bad.wav")
+    assert caught.value.reason == "bad_sample_rate"
+    with pytest.raises(AudioError, match="expected 1000 to 1000000"):
+        prepare_waveform(tone(0.1), rate)
+
+
+@pytest.mark.parametrize("rate", [1_000, 1_000_000])
+def test_the_lowest_and_the_highest_rate(rate):
+    assert len(decode_audio(encoded(np.full(rate // 4, 0.1, np.float32), rate))) == pytest.approx(4_000, abs=1)
+
+
+def test_more_channels_than_any_sound_has():
+    samples = np.full((10, 65), 0.1, np.float32)
+    with pytest.raises(AudioError, match=r"bad\.wav has 65 channels; expected at most 64") as caught:
+        decode_audio(encoded(samples), name="bad.wav")
+    assert caught.value.reason == "too_many_channels"
+    assert len(decode_audio(encoded(samples[:, :64]))) == 10
+
+
+def test_memory_is_that_of_the_contents_not_that_of_the_header():
+    data = bytearray(encoded(tone(0.5), subtype="FLOAT"))
+    data[22:24] = struct.pack("<H", 64)  # channels
+    struct.pack_into("<I", data, data.index(b"data") + 4, 0x7FFFFFF0)
+    flac = encoded(tone(0.5), container="FLAC").replace(b"\x10\x00\x10\x00", b"\xff\xff\xff\xff", 1)  # samples a block
+    for broken in (bytes(data), flac):
+        tracemalloc.start()
+        with contextlib.suppress(AudioError):
+            decode_audio(broken)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 100 << 20
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OverflowError("too large"), ValueError("no"), OSError("no")])
+def test_any_exception_of_a_decoder_is_a_fault_of_the_file(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    data = encoded(tone(0.1))
+    for place in ("slap_jax.data.sound_decoder.sound_layout", "soundfile.SoundFile.read", "soxr.resample"):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, fail)
+            if place == "soxr.resample" and not isinstance(error, MemoryError):
+                continue
+            with pytest.raises(AudioError, match=r"^bad\.wav ") as caught:
+                decode_audio(data, 8_000, name="bad.wav")
+            assert caught.value.reason in ("unreadable_audio", "too_large")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "reason"),
+    [
+        ("a" * 300 + ".wav", r"cannot be read \(File name too long\); correct the path", "unreadable_file"),
+        ("a\0.wav", "has a null character", "bad_name"),
+    ],
+)
+def test_names_that_no_file_can_have(tmp_path, name, words, reason):
+    with pytest.raises(AudioError, match=words) as caught:
+        decode_audio(str(tmp_path / name))
+    assert caught.value.reason == reason
+
+
+# Suffixes -------------------------------------------------------------------------------------------------------------
+
+SOUND_FORMATS = {  # of suffixes that are not soundfile's name of the format
+    **{"wave": "WAV", "bwf": "WAV", "aif": "AIFF", "aifc": "AIFF", "aiffc": "AIFF", "snd": "AU", "oga": "OGG"},
+    **{"opus": "OGG", "sph": "NIST", "nist": "NIST", "mpga": "MP3", "8svx": "SVX"},
+}
+CONTAINERS = {  # suffix -> FFmpeg's format and codec
+    **dict.fromkeys(("m4a", "m4b", "m4r"), ("ipod", "aac")),
+    **dict.fromkeys(("mp4", "m4v", "f4a"), ("mp4", "aac")),
+    **dict.fromkeys(("mov", "qt"), ("mov", "pcm_s16le")),
+    **dict.fromkeys(("mkv", "mka"), ("matroska", "flac")),
+    **dict.fromkeys(("webm", "weba"), ("webm", "libopus")),
+    **dict.fromkeys(("wma", "asf", "wmv"), ("asf", "wmav2")),
+    **dict.fromkeys(("avi", "divx"), ("avi", "mp3")),
+    **dict.fromkeys(("mpg", "mpeg"), ("mpeg", "mp2")),
+    **dict.fromkeys(("ts", "mts", "m2ts"), ("mpegts", "ac3")),
+    **dict.fromkeys(("eac3", "ec3"), ("eac3", "eac3")),
+    **{
+        "aac": ("adts", "aac"),
+        "f4v": ("f4v", "aac"),
+        "flv": ("flv", "mp3"),
+        "vob": ("vob", "ac3"),
+        "mp2": ("mp2", "mp2"),
+    },
+    **{"3gp": ("3gp", "aac"), "3g2": ("3g2", "aac"), "ogv": ("ogv", "libopus"), "ogx": ("ogg", "flac")},
+    **{"ac3": ("ac3", "ac3"), "wv": ("wv", "wavpack"), "tta": ("tta", "tta"), "amr": ("amr", "libopencore_amrnb")},
+}
+
+
+def by_ffmpeg(path, kind, codec, rate=48_000):
+    """Writes half a second of a tone of 300 Hz."""
+    rate = 8_000 if codec == "libopencore_amrnb" else rate
+    frame = av.AudioFrame.from_ndarray(tone(0.5, 300.0, rate)[None], format="fltp", layout="mono")
+    frame.sample_rate, frame.pts = rate, 0
+    with av.open(str(path), "w", format=kind) as output:
+        stream = output.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = 12_200 if rate == 8_000 else 64_000
+        context = stream.codec_context
+        resampler = av.AudioResampler(context.format, "mono", rate, frame_size=context.frame_size or 1_024)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            output.mux(stream.encode(piece))
+        output.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("suffix", AUDIO_SUFFIXES)
+def test_files_of_every_suffix_are_decoded(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    if suffix[1:] in CONTAINERS:
+        by_ffmpeg(path, *CONTAINERS[suffix[1:]])
+    else:
+        kind = SOUND_FORMATS.get(suffix[1:], suffix[1:].upper())
+        soundfile.write(
+            path, tone(0.5, 300.0, 48_000), 48_000, format=kind, subtype="OPUS" if suffix == ".opus" else None
+        )
+    decoded = decode_audio(path)
+    assert len(decoded) == pytest.approx(8_000, abs=1_000) and spectrum_peak(np.resize(decoded, 8_000)) == 300
+    np.testing.assert_array_equal(np.concatenate(list(stream_audio(path))), decoded)
+    assert suffix == suffix.lower() and AUDIO_SUFFIXES.count(suffix) == 1
+    if suffix in SOUND_SUFFIXES and suffix != ".mp2":
+        assert soundfile.info(path).samplerate == 48_000  # which the augmentation with noise files relies on

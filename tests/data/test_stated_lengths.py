@@ -14,6 +14,7 @@ from slap_jax.data import audio, chunk_layout
 from slap_jax.data.audio import decode_audio
 from slap_jax.data.audio_error import AudioError, mention
 from slap_jax.data.audio_stream import stream_audio
+from slap_jax.data.pyav_decoder import container_blocks
 from tests.data.tiny_data import encoded, tone
 
 RATE = 16_000
@@ -374,3 +375,11 @@ def test_aac_that_was_cut_is_read_up_to_the_cut(caplog):
     assert len(decoded) / RATE == pytest.approx(2.0, abs=0.15)
     (record,) = caplog.records
     assert record.getMessage().startswith("clip ends inside a frame, after 2.0")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8, 9, 64])
+def test_pyav_decodes_any_number_of_channels(channels):
+    samples = np.random.default_rng(0).uniform(-1, 1, (2_000, channels)).astype(np.float32)
+    blocks = list(container_blocks(encoded(samples, subtype="FLOAT"), "clip", "a test"))
+    assert {rate for rate, _ in blocks} == {RATE}
+    np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), samples)
