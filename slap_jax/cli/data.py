@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from slap_jax.data.collections.entries import Collection
     from slap_jax.data.collections.published import PublishedDataset
 
-_SOURCE_HELP = "manifest, folder, tars or tables; with --dataset the folder as published"
+_SOURCE_HELP = "A manifest, a folder, tars or tables; with --dataset, the folder as it is published."
 _COLLECTION_NAMES = ("collection", "manifest")  # that version 0.1 of `slap data check` took as NAME
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Converts a manifest, a folder, tars, tables or a published dataset to records for training and evaluation."""
+    """Converts a manifest, a folder, tars, tables or a published dataset to records for training and evaluation.
+
+    Example:
+      slap prepare my_folder data/mine --split 80/10/10
+    """
     import functools
 
     from slap_jax.data.preparation.prepare import prepare
@@ -43,7 +47,11 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def scenes(options: argparse.Namespace) -> None:
-    """Writes a dataset of synthetic scenes whose test split has combinations that the train split lacks."""
+    """Writes a dataset of synthetic scenes whose test split has combinations that the train split lacks.
+
+    Example:
+      slap scenes runs/scenes --train 200 --test 20
+    """
     from slap_jax.data.datasets.synthetic_scenes import prepare_scenes
 
     if options.train == options.test == 0:
@@ -52,7 +60,11 @@ def scenes(options: argparse.Namespace) -> None:
 
 
 def tokenizer(options: argparse.Namespace) -> None:
-    """Trains a vocabulary on the captions of prepared data or of the training mixture of a config."""
+    """Trains a vocabulary on the captions of prepared data or of the training mixture of a config.
+
+    Example:
+      slap tokenizer data/mine --vocab-size 2000 --output data/mine/tokenizer.model
+    """
     from slap_jax.config.defaults import default_config, source
     from slap_jax.config.files import read_config
     from slap_jax.data.inspect.caption_sample import sample_captions
@@ -79,7 +91,11 @@ def tokenizer(options: argparse.Namespace) -> None:
 
 
 def stats(options: argparse.Namespace) -> None:
-    """Measures durations, captions, loudness, log-mel and packing of a split or of the mixture of a config."""
+    """Measures durations, captions, loudness, log-mel and packing of a split or of the mixture of a config.
+
+    Example:
+      slap stats --config configs/demo.py --output runs/demo/stats
+    """
     from slap_jax.config.defaults import default_config, source
     from slap_jax.config.files import read_config
     from slap_jax.config.validate import validate
@@ -124,7 +140,11 @@ def _tokenizer_near(data: str) -> str:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Reports what `slap prepare` would do with a source, and what is missing or wrong with it."""
+    """Reports what `slap prepare` would do with a source, and what is missing or wrong with it.
+
+    Example:
+      slap data check my_folder --split 80/10/10
+    """
     from slap_jax.data.inspect.check import check
 
     _name_before_folder(options)
@@ -180,7 +200,11 @@ def _open_source(options: argparse.Namespace) -> "Collection | PublishedDataset"
 
 
 def show(options: argparse.Namespace) -> None:
-    """Prints and draws packed rows as training sees them, and writes their clips as WAV files."""
+    """Prints and draws packed rows as training sees them, and writes their clips as WAV files.
+
+    Example:
+      slap data show --config configs/demo.py --output runs/demo/shown
+    """
     from slap_jax.config.files import read_config
     from slap_jax.config.validate import validate
     from slap_jax.data.inspect.show import show
@@ -212,41 +236,41 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that decide what `slap prepare` would write."""
     add = parser.add_argument
-    add("--dataset", metavar="NAME", help="published dataset; see docs/datasets.md")
+    add("--dataset", metavar="NAME", help="The published dataset that SOURCE holds; docs/datasets.md lists them.")
     add(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="option of the dataset or of the kind of collection; repeatable",
+        help="Set an option of the dataset or of the kind of collection; repeat it for several.",
     )
     add(
         "--audio-root",
         type=require_path,
         metavar="DIR",
-        help="folder that the listed paths are relative to (that of the manifest or table)",
+        help="The folder that listed paths are relative to (default: that of the manifest or table).",
     )
-    add("--name", default="", help="`source` of clips that state none (the folder and the one above)")
+    add("--name", default="", help="The `source` of clips that state none (default: the folder and the one above).")
     add(
         "--exclude",
         type=require_path,
         action="append",
         default=[],
         metavar="PATH:SPLIT",
-        help="prepared data whose clips are left out; repeatable",
+        help="Leave out the clips of these prepared data; repeat it for several.",
     )
     add(
         "--split",
         default="",
         metavar="TRAIN/VAL/TEST",
-        help="divide a collection without splits by these percentages, such as 80/10/10; 90/10 is TRAIN/VAL",
+        help="Divide a collection without splits by these percentages, such as 80/10/10; 90/10 means TRAIN/VAL.",
     )
-    add("--split-seed", type=non_negative, default=0, metavar="N", help="seed of the division (0)")
+    add("--split-seed", type=non_negative, default=0, metavar="N", help="The seed of --split (default: 0).")
     add(
         "--max-rejected",
         type=non_negative,
         metavar="N",
-        help="number of bad clips to accept (1 %% of the clips, at least 10)",
+        help="Accept up to N rejected clips (default: 1 %% of the clips, at least 10).",
     )
 
 
@@ -258,22 +282,33 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     )
     add = added.add_argument
     add("source", type=require_path, metavar="SOURCE", help=_SOURCE_HELP)
-    add("output", type=require_path, metavar="OUTPUT", help="directory to write to")
+    add("output", type=require_path, metavar="OUTPUT", help="The directory to write to.")
     _add_source_options(added)
-    add("--replace", action="store_true", help="replace the records of another source in OUTPUT")
-    add("--drop-duplicates", action="store_true", help="keep only the first of several clips with the same audio")
-    add("--shard-records", type=positive, default=1_024, metavar="N", help="maximum number of clips in a shard (1024)")
-    add("--workers", type=positive, metavar="N", help="number of clips to decode at the same time (one per core)")
+    add("--replace", action="store_true", help="Replace the records of another source in OUTPUT.")
+    add("--drop-duplicates", action="store_true", help="Keep only the first of several clips with the same audio.")
+    add("--shard-records", type=positive, default=1_024, metavar="N", help="The most clips in a shard (default: 1024).")
+    add(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="The number of clips to decode at the same time (default: one per core).",
+    )
     add(
         "--runner",
-        help="Apache Beam runner, followed by its flags: FlinkRunner, SparkRunner, DataflowRunner, DirectRunner",
+        help="An Apache Beam runner, followed by its flags: FlinkRunner, SparkRunner, DataflowRunner or DirectRunner.",
     )
 
     add = verb(scenes).add_argument
-    add("output", type=require_path, metavar="OUTPUT", help="directory to write to")
-    add("--train", type=non_negative, default=2_000, metavar="N", help="number of training scenes (2000)")
-    add("--test", type=non_negative, default=256, metavar="N", help="number of scenes with unseen combinations (256)")
-    add("--seed", type=non_negative, default=0, metavar="N", help="seed of the scenes (0)")
+    add("output", type=require_path, metavar="OUTPUT", help="The directory to write to.")
+    add("--train", type=non_negative, default=2_000, metavar="N", help="The number of training scenes (default: 2000).")
+    add(
+        "--test",
+        type=non_negative,
+        default=256,
+        metavar="N",
+        help="The number of scenes with unseen combinations (default: 256).",
+    )
+    add("--seed", type=non_negative, default=0, metavar="N", help="The seed of the scenes (default: 0).")
 
     added = verb(tokenizer)
     added.usage = (
@@ -281,52 +316,78 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
         "--vocab-size N --output FILE [options]"
     )
     add = added.add_argument
-    add("data", nargs="*", metavar="DIR[:SPLIT]", help="prepared directories, and their splits (train)")
-    add("--config", type=require_path, metavar="FILE.py[:ARG]", help="config file whose training mixture is sampled")
-    add("--vocab-size", type=positive, required=True, metavar="N", help="maximum number of pieces in the vocabulary")
-    add("--output", type=require_path, required=True, metavar="FILE", help=".model file to write")
+    add("data", nargs="*", metavar="DIR[:SPLIT]", help="Prepared directories and their splits (default: train).")
+    add(
+        "--config", type=require_path, metavar="FILE.py[:ARG]", help="A config file, whose training mixture is sampled."
+    )
+    add("--vocab-size", type=positive, required=True, metavar="N", help="The most pieces in the vocabulary.")
+    add("--output", type=require_path, required=True, metavar="FILE", help="The .model file to write.")
     add(
         "--max-captions",
         type=positive,
         default=1_000_000,
         metavar="N",
-        help="maximum number of captions to read (1000000)",
+        help="The most captions to read (default: 1000000).",
     )
-    add("--character-coverage", type=float, default=1.0, metavar="X", help="fraction of the characters to cover (1.0)")
-    add("--seed", type=non_negative, default=0, metavar="N", help="seed of the sample of captions (0)")
+    add(
+        "--character-coverage",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="The fraction of the characters to cover (default: 1.0).",
+    )
+    add("--seed", type=non_negative, default=0, metavar="N", help="The seed of the sample of captions (default: 0).")
 
     added = verb(stats)
     added.usage = "slap stats (DIR [SPLIT] | --config FILE.py[:ARG] [--config.NAME.NAME=VALUE ...]) [options]"
     add = added.add_argument
-    add("data", nargs="?", type=require_path, metavar="DIR", help="prepared directory")
-    add("split", nargs="?", metavar="SPLIT", default="train", help="split, or several like val+test (train)")
-    add("--config", type=require_path, metavar="FILE.py[:ARG]", help="config file whose training mixture is measured")
+    add("data", nargs="?", type=require_path, metavar="DIR", help="A prepared directory.")
+    add(
+        "split", nargs="?", metavar="SPLIT", default="train", help="A split, or several like val+test (default: train)."
+    )
+    add(
+        "--config",
+        type=require_path,
+        metavar="FILE.py[:ARG]",
+        help="A config file, whose training mixture is measured.",
+    )
     add(
         "--tokenizer",
         type=require_path,
         metavar="FILE",
-        help="vocabulary to count tokens with (the config's, or tokenizer.model in DIR or next to it)",
+        help="The vocabulary to count tokens with (default: the config's, or tokenizer.model in DIR or next to it).",
     )
-    add("--columns", type=int, metavar="C", help="columns of a row (the config's, or 512)")
-    add("--slots", type=int, metavar="K", help="clip slots of a row (the config's, or 32)")
-    add("--text-tokens", type=int, metavar="T", help="text tokens of a row (the config's, or 1024)")
+    add("--columns", type=int, metavar="C", help="The columns of a row (default: the config's, or 512).")
+    add("--slots", type=int, metavar="K", help="The clip slots of a row (default: the config's, or 32).")
+    add("--text-tokens", type=int, metavar="T", help="The text tokens of a row (default: the config's, or 1024).")
     add(
         "--max-seconds",
         type=float,
         metavar="S",
-        help="duration to which longer clips are cropped (the config's, or 30)",
+        help="The duration to which longer clips are cropped (default: the config's, or 30).",
     )
     add(
         "--max-caption-tokens",
         type=int,
         metavar="N",
-        help="number of tokens at which captions are truncated (the config's, or 128)",
+        help="The number of tokens at which captions are truncated (default: the config's, or 128).",
     )
-    add("--packing-bins", type=int, metavar="N", help="rows that are open at the same time (the config's, or 16)")
-    add("--clips", type=positive, default=1_000, metavar="N", help="number of clips to measure in each source (1000)")
-    add("--seed", type=non_negative, default=0, metavar="N", help="seed of the sample of clips (0)")
-    add("--output", type=path, metavar="DIR", help="folder for stats.json and stats.png")
-    add("--json", action="store_true", help="print as JSON")
+    add(
+        "--packing-bins",
+        type=int,
+        metavar="N",
+        help="The rows that are open at the same time (default: the config's, or 16).",
+    )
+    add(
+        "--clips",
+        type=positive,
+        default=1_000,
+        metavar="N",
+        help="The number of clips to measure in each source (default: 1000).",
+    )
+    add("--seed", type=non_negative, default=0, metavar="N", help="The seed of the sample of clips (default: 0).")
+    add("--output", type=path, metavar="DIR", help="Write stats.json and stats.png into this folder.")
+    add("--json", action="store_true", help="Print JSON.")
 
     added = data_verb(check)
     added.usage = "slap data check SOURCE [--dataset NAME] [--option NAME=VALUE] [options]"
@@ -334,24 +395,29 @@ def add_verbs(verb: AddVerb, data_verb: AddVerb) -> None:
     add("source", type=require_path, metavar="SOURCE", help=_SOURCE_HELP)
     add("folder", type=require_path, nargs="?", help=argparse.SUPPRESS)  # of `slap data check NAME DIR`
     _add_source_options(added)
-    add("--decode", type=non_negative, default=50, metavar="N", help="number of clips to decode (50)")
-    add("--json", action="store_true", help="print as JSON")
+    add("--decode", type=non_negative, default=50, metavar="N", help="The number of clips to decode (default: 50).")
+    add("--json", action="store_true", help="Print JSON.")
 
     added = data_verb(show)
     added.usage = "slap data show --config FILE.py[:ARG] --output DIR [--config.NAME.NAME=VALUE ...] [options]"
     add = added.add_argument
-    add("--config", type=require_path, required=True, metavar="FILE.py[:ARG]", help="config file with its argument")
-    add("--output", required=True, type=path, metavar="DIR", help="folder for pictures, WAV files and clips.jsonl")
-    add("--rows", type=int, metavar="N", help="show the first N rows (the 2 rows of the step with most clips)")
+    add("--config", type=require_path, required=True, metavar="FILE.py[:ARG]", help="A config file with its argument.")
+    add("--output", required=True, type=path, metavar="DIR", help="The folder for pictures, WAV files and clips.jsonl.")
+    add(
+        "--rows",
+        type=int,
+        metavar="N",
+        help="Show the first N rows (default: the two rows of the step with most clips).",
+    )
     add(
         "--step",
         type=non_negative,
         metavar="S",
-        help="training step of the first row (0, or the step of that checkpoint)",
+        help="The training step of the first row (default: 0, or the step of the checkpoint of --run-dir).",
     )
     add(
         "--run-dir",
         type=require_path,
         metavar="DIR",
-        help="run whose newest checkpoint, up to the step, gives the state of the data",
+        help="Start at the data state of the newest checkpoint of this run, up to the step.",
     )

@@ -8,7 +8,8 @@ from jaxtyping import Float
 
 from slap_jax.errors import printable
 
-# Resampling and lossy codecs exceed full scale for single samples; nobody hears that these are cut.
+# Resampling and lossy codecs exceed full scale a little, for single samples; nobody hears that these are cut.
+_AUDIBLE_PEAK = 10 ** (3 / 20)  # 3 dB above full scale
 _AUDIBLE_SHARE = 0.001
 _WORST = 3
 
@@ -22,10 +23,11 @@ def none_clipped() -> Clipped:
 
 
 def clipped_peak(decoded: Float[np.ndarray, " n"]) -> float:
-    """Returns the peak of samples of which an audible share exceeds full scale, 1.0; 0.0 for others."""
+    """Returns the peak of samples that are cut audibly at full scale, 1.0; 0.0 for others."""
     magnitudes = np.abs(decoded)
-    is_audible = np.count_nonzero(magnitudes > 1.0) > _AUDIBLE_SHARE * len(decoded)
-    return float(magnitudes.max()) if is_audible else 0.0
+    peak = float(magnitudes.max())
+    is_audible = peak > _AUDIBLE_PEAK and np.count_nonzero(magnitudes > 1.0) > _AUDIBLE_SHARE * len(decoded)
+    return peak if is_audible else 0.0
 
 
 def count_clipped(clipped: Clipped, peak: float, file: str) -> None:

@@ -405,6 +405,7 @@ def test_clips_louder_than_full_scale_are_mentioned_with_the_worst_files(tmp_pat
     files = {
         "loud.wav": encoded(tone(0.5) * 3, subtype="FLOAT"),
         "loudest.wav": encoded(tone(0.5) * 20, subtype="FLOAT"),
+        "by_2_db.wav": encoded(tone(0.5) * 2.5, subtype="FLOAT"),
         "one_peak.wav": encoded(np.where(np.arange(8_000) == 7, 1.5, noise), subtype="FLOAT"),
         "integers.wav": encoded(noise * 32_768, subtype="FLOAT"),
         "cancelled.wav": encoded(np.stack([noise, -noise], axis=1)),
@@ -414,7 +415,7 @@ def test_clips_louder_than_full_scale_are_mentioned_with_the_worst_files(tmp_pat
     manifest = write_manifest(folder, [{"path": name, "caption": name} for name in files])
     lines: list[str] = []
     prepared = prepare(manifest, tmp_path / "out", workers=1, clips_per_shard=1, log=lines.append)
-    assert prepared.clips == {"train": 3} and prepared.rejected == {"bad_scale": 1, "cancelling_channels": 1}
+    assert prepared.clips == {"train": 4} and prepared.rejected == {"bad_scale": 1, "cancelling_channels": 1}
     (line,) = [line for line in lines if "full scale" in line]
     assert "clipped to it: 2 clips, the loudest: " in line
     assert 0 < line.index("loudest.wav (10 times full scale)") < line.index("loud.wav (1.5 times full scale)")
