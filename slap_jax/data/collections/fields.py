@@ -40,6 +40,8 @@ _WIDE_MARKS = {  # UTF-32 first: its mark starts with that of UTF-16
     codecs.BOM_UTF16_BE: "utf-16",
 }
 
+_WIDE_STARTS = tuple({mark[:1] for mark in _WIDE_MARKS})
+
 _SPLIT_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _SHARD_NAME = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}")  # "train-00000-of-00004.parquet"
 
@@ -162,7 +164,9 @@ def decode_text(data: bytes, name: str) -> str:
         raise RejectedClip("long_text", f"{name} has more than {LONGEST_TEXT >> 20} MiB; expected the text of one clip")
     if is_pointer(data):
         raise RejectedClip("lfs_pointer", f"{name} {describe_pointer(data)}")
-    encoding = next((encoding for mark, encoding in _WIDE_MARKS.items() if data.startswith(mark)), "utf-8-sig")
+    encoding = "utf-8-sig"
+    if data[:1] in _WIDE_STARTS:
+        encoding = next((encoding for mark, encoding in _WIDE_MARKS.items() if data.startswith(mark)), encoding)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:

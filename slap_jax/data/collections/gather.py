@@ -31,8 +31,6 @@ from slap_jax.data.index import hash_bytes
 # More rows of one clip are a mistake, such as a column of folders instead of files.
 MOST_ROWS = 1_000
 
-CONTRADICTING = "contradicting_rows"  # reason of the rejections
-
 _JOINED = ("caption", "captions", "labels", "regions")
 _SINGLE = ("split", "caption_source", "licence", "license", "duration_s", "group")
 # A part of a file: rows that state different parts are different clips, which only their author can cut.
@@ -155,7 +153,7 @@ def _join(
         try:
             joined.add(row.number, {**row.fields, **gathered.fields}, gathered.fields)
         except RejectedClip as rejected:
-            number = first if rejected.reason == CONTRADICTING else row.number
+            number = first if rejected.reason == "contradicting_rows" else row.number
             return ClipRow(number, row.fields, rejected)
     return ClipRow(first, joined.fields)
 
@@ -193,14 +191,14 @@ class JoinedRows:
             detail = (
                 f"{self._count:,} rows name this clip; expected at most {MOST_ROWS:,}, one for each of its captions"
             )
-            raise RejectedClip(CONTRADICTING, detail)
+            raise RejectedClip("contradicting_rows", detail)
         for key, value in stated.items():
             if value in (None, "") or not (key in _SINGLE or _PART.fullmatch(key)):
                 continue
             line, earlier = self._stated.setdefault(key, (number, value))
             if value != earlier:
                 raise RejectedClip(
-                    CONTRADICTING,
+                    "contradicting_rows",
                     f"{self._count} rows name this clip, but {key} is {shorten(earlier)} in {self._unit} {line} and "
                     f"{shorten(value)} in {self._unit} {number}; make them agree, or give each clip its own id",
                 )
