@@ -12,7 +12,16 @@ from slap_jax.errors import require_path
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Scores a model on the evaluation sets of its run, on other sets, or on a suite."""
+    """Scores a model on the evaluation sets of its run, on other sets, or on a suite.
+
+    Results of a run are written to its evaluation.json; the card of its export takes the metrics. A classifier from
+    `slap finetune` is scored by its trained head.
+
+    Example:
+      slap evaluate runs/demo
+      slap evaluate runs/kinds/best --data test=data/mine:test
+      slap evaluate runs/demo/export --suite zero_shot --data-dir data --output results.json
+    """
     from slap_jax.config.rules import ConfigError
     from slap_jax.evaluation.evaluate import parse_data_argument
     from slap_jax.evaluation.other_models import open_scorer
@@ -67,7 +76,11 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def probe(options: argparse.Namespace) -> int:
-    """Trains and tests simple classifiers on the frozen features of labelled clips."""
+    """Trains and tests simple classifiers on the frozen features of labelled clips.
+
+    Example:
+      slap probe runs/demo --data mine=data/mine:train+test:kind --test test
+    """
     from slap_jax.data.evaluation_set import load_evaluation
     from slap_jax.evaluation.clip_set import label_folds, parts_of_split, read_clip_set
     from slap_jax.evaluation.evaluate import parse_data_argument
@@ -94,7 +107,11 @@ def probe(options: argparse.Namespace) -> int:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Compares results with published figures, and says why a comparison may be unfair."""
+    """Compares results with published figures, and says why a comparison may be unfair.
+
+    Example:
+      slap table runs/demo/evaluation_zero_shot.json --html table.html
+    """
     from slap_jax.evaluation.comparison import compare, missing_sets, read_results
     from slap_jax.report.comparison_page import html, markdown
 
@@ -129,7 +146,12 @@ def _report(options: argparse.Namespace, results: dict[str, Any], file_name: str
 
 
 def export(options: argparse.Namespace) -> None:
-    """Exports a model for `slap_jax.load` or for another framework."""
+    """Exports a model for `slap_jax.load` or for another framework.
+
+    Example:
+      slap export runs/demo --licence CC-BY-4.0
+      slap export runs/demo/export --format huggingface
+    """
     from slap_jax.export.formats import export_model
 
     written = export_model(options.model, options.format, options.output, options.step, options.licence)
@@ -154,7 +176,15 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Writes the report of a run, or a page that compares runs."""
+    """Writes the report of a run, or a page that compares runs.
+
+    The report is RUN_DIR/report.html, next to its numbers (report.json, tables.csv) and pictures (figures). RUN_DIR/best is
+    a run directory too: its report is about the best step.
+
+    Example:
+      slap report runs/demo
+      slap report runs/first runs/second --output comparison.html
+    """
     if len(options.run_dirs) > 1:
         from slap_jax.report.runs_page import build_comparison
 
@@ -177,54 +207,57 @@ def add_verbs(verb: AddVerb) -> None:
         added = verb(function)
         add_model(added, "MODEL")
         add = added.add_argument
-        add("--output", type=require_path, metavar="FILE", help=f"JSON file to write (for a run, {file_name} in it)")
-        add("--json", action="store_true", help="print as JSON")
-        add("--step", type=non_negative, metavar="N", help="checkpoint of a run (the newest)")
-        add("--seed", type=non_negative, default=0, metavar="N", help="seed of the bootstrap (0)")
+        add("--output", type=require_path, metavar="FILE", help=f"Write JSON to this file ({file_name} in a run).")
+        add("--json", action="store_true", help="Print JSON.")
+        add("--step", type=non_negative, metavar="N", help="Use this checkpoint of a run (the newest).")
+        add("--seed", type=non_negative, default=0, metavar="N", help="Seed of the bootstrap (0).")
         add(
             "--multi-label",
             action="store_true",
-            help="clips may have several values of LABEL: report mAP instead of accuracy",
+            help="Clips may have several values of LABEL: report mAP instead of accuracy.",
         )
         return add
 
     add = scored(evaluate, "evaluation.json or evaluation_SUITE.json")
     add(
-        "--data", action="append", metavar="NAME=PATH:SPLIT[:LABEL]", help="set to use instead of the run's; repeatable"
+        "--data",
+        action="append",
+        metavar="NAME=PATH:SPLIT[:LABEL]",
+        help="Use this set instead of the run's; repeatable.",
     )
-    add("--suite", metavar="SUITE", help="paper, retrieval, zero_shot, captioning, probe, frames or all")
-    add("--data-dir", type=path, metavar="DIR", help="with --suite: folder of the prepared datasets")
+    add("--suite", metavar="SUITE", help="Evaluate paper, retrieval, zero_shot, captioning, probe, frames or all.")
+    add("--data-dir", type=path, metavar="DIR", help="With --suite: folder of the prepared datasets.")
     add(
         "--measure",
         metavar="KINDS",
-        help="without --suite: retrieval, zero_shot, zero_shot_multi_label, classification (the trained head), "
-        "captioning, frames, separated by commas",
+        help="Without --suite: measure retrieval, zero_shot, zero_shot_multi_label, classification (the trained head), "
+        "captioning or frames; several are separated by commas.",
     )
     add(
         "--template",
-        help="without --suite: name of a prompt template, or a prompt with {} (ensemble)",
+        help="Without --suite: name of a prompt template, or a prompt with {} (ensemble).",
     )
-    add("--beam", type=positive, default=1, metavar="N", help="captioning: beam size (1)")
+    add("--beam", type=positive, default=1, metavar="N", help="Beam width of captioning (1).")
     add(
         "--scores",
         default="",
         metavar="NAMES",
-        help="captioning: additional scores, spice or fense, separated by a comma",
+        help="Compute more scores of captions: spice or fense, or both separated by a comma.",
     )
     add(
         "--setting",
         choices=("zero-shot", "in training", "fine-tuned"),
-        help="what the model has seen of the sets (derived from the sources of the records)",
+        help="State what the model has seen of the sets (derived from the sources of the records).",
     )
 
     add = scored(probe, "probe.json")
-    add("--data", required=True, metavar="NAME=PATH:SPLIT:LABEL", help="prepared clips and the label to predict")
+    add("--data", required=True, metavar="NAME=PATH:SPLIT:LABEL", help="Prepared clips, and the label to predict.")
     add(
         "--folds",
         metavar="LABEL[:N]",
-        help="label whose values are the folds; with N, its values are grouped into N folds",
+        help="Label whose values are the folds; with N, its values are grouped into N folds.",
     )
-    add("--test", metavar="SPLIT", help="split to test on, after training on the other splits of --data")
+    add("--test", metavar="SPLIT", help="Test on this split, after training on the other splits of --data.")
 
     add = verb(table).add_argument
     add(
@@ -232,25 +265,25 @@ def add_verbs(verb: AddVerb) -> None:
         nargs="+",
         type=require_path,
         metavar="RESULTS.json",
-        help="results of `slap evaluate`, `slap probe` or `slap score`",
+        help="Results of `slap evaluate`, `slap probe` or `slap score`.",
     )
-    add("--markdown", type=path, metavar="FILE", help="write Markdown to a file instead of printing it")
-    add("--html", type=path, metavar="FILE", help="write an HTML page")
+    add("--markdown", type=path, metavar="FILE", help="Write Markdown to a file instead of printing it.")
+    add("--html", type=path, metavar="FILE", help="Write an HTML page.")
 
     added = verb(export)
     add_model(added, "MODEL")
     add = added.add_argument
     # The names are those of slap_jax.export.formats, which takes seconds to import.
     formats = ("safetensors", "stablehlo", "pytorch", "onnx", "huggingface")
-    add("--format", choices=formats, default="safetensors", help="form of the export (safetensors, for slap_jax.load)")
-    add("--output", type=require_path, metavar="DIR", help="directory to write to (RUN/export, or the export itself)")
-    add("--step", type=non_negative, metavar="N", help="checkpoint of a run (the newest)")
-    add("--licence", default="", metavar="NAME", help="licence of the weights for the model card, such as CC-BY-4.0")
+    add("--format", choices=formats, default="safetensors", help="Form of the export (safetensors, for slap_jax.load).")
+    add("--output", type=require_path, metavar="DIR", help="Directory to write to (RUN/export, or the export itself).")
+    add("--step", type=non_negative, metavar="N", help="Use this checkpoint of a run (the newest).")
+    add("--licence", default="", metavar="NAME", help="Licence of the weights for the model card, such as CC-BY-4.0.")
 
     added = verb(doctor)
     add_model(added, "MODEL")
     added.add_argument("--json", action="store_true", help="print as JSON")
 
     add = verb(report).add_argument
-    add("run_dirs", nargs="+", type=path, metavar="RUN_DIR", help="run directory, or several to compare with the first")
-    add("--output", type=path, metavar="FILE", help="page of a comparison (comparison.html)")
+    add("run_dirs", nargs="+", type=path, metavar="RUN_DIR", help="Run directory; several are compared with the first.")
+    add("--output", type=path, metavar="FILE", help="Page of a comparison (comparison.html).")
