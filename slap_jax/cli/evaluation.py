@@ -178,8 +178,8 @@ def doctor(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> None:
     """Writes the report of a run, or a page that compares runs.
 
-    The report is RUN_DIR/report.html, next to its numbers (report.json, tables.csv) and pictures (figures). RUN_DIR/best is
-    a run directory too: its report is about the best step.
+    The report is RUN_DIR/report.html, next to its numbers (report.json, tables.csv) and pictures (figures). It is about
+    the last step; RUN_DIR/best is a run directory too, with a report about the best step.
 
     Example:
       slap report runs/demo

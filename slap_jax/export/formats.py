@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from slap_jax.checkpoints.best import DIRECTORY as BEST
 from slap_jax.checkpoints.model_dir import (
     CARD,
     FINGERPRINT,
@@ -80,9 +81,15 @@ def _export_of_run(run_dir: Path, out_dir: str | os.PathLike[str] | None, step: 
         sources=data_sources(config),
         evaluation=_evaluation(run_dir, directory),
         licence=licence,
-        started_from=[Path(config[name]).name for name in ("init_from", "init_text_from") if config.get(name)],
+        started_from=[_model_name(config[name]) for name in ("init_from", "init_text_from") if config.get(name)],
     )
     return directory
+
+
+def _model_name(path: str) -> str:
+    """Returns the name of a model without the directories above it; `export` or `best` alone would not name it."""
+    parts = [part for part in Path(path).parts if part not in (EXPORT_DIRECTORY, BEST)]
+    return parts[-1] if parts else Path(path).name
 
 
 def refresh_card(run_dir: str | os.PathLike[str]) -> Path | None:

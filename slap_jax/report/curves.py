@@ -207,8 +207,6 @@ def _loss_panel(run: RunRecord, metric: str, title: str, note: str) -> Panel:
         if (name := _held_out_set(one, metric.removeprefix("loss/"))) and len(run.series(one)[0])
     ]
     lines = [dataclasses.replace(line, name="training"), *held_out] if held_out else [line]
-    if held_out:
-        note = ", ".join(filter(None, [note, "dashed: held out"]))
     return Panel(metric, title, note, closing_value(run, metric), lines, log=_is_positive(line))
 
 

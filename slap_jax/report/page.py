@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slap_jax.atomic import write_text_atomic
+from slap_jax.checkpoints.run import latest_step
 from slap_jax.drawing.theme import PRINT, drawing
 from slap_jax.report import contents
 from slap_jax.report.examples import EmbeddedSet, caption_examples, embed_set
@@ -64,6 +65,7 @@ def build_report(
     page = render(
         "report.html",
         name=_name(run),
+        best_step=None if run.history == run.directory else latest_step(run_dir),
         config=run.config,
         facts=summarise(run),
         **contents.headline(run),

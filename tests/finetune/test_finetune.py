@@ -144,6 +144,7 @@ def test_evaluation_scores_the_head_and_reaches_the_card(run_dir, pitches, tmp_p
     card = (best / "export" / "README.md").read_text()
     assert f"| trained classification head | test | accuracy | {scores['accuracy']:.3f} |" in card
     assert "slap predict" in card and "`high`, `low`." in card and "model.classify(" not in card
+    assert "Training started from the parameters of `base0`, so" in card  # not of `export`
     assert ModelCard(card).data["pipeline_tag"] == "audio-classification"
     assert {result.task_type for result in ModelCard(card).data["eval_results"]} == {"audio-classification"}
 

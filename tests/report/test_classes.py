@@ -161,11 +161,12 @@ def test_the_best_step_has_a_report_with_the_curves_of_its_run(written, tmp_path
     run_dir = shutil.copytree(written, tmp_path / "kinds")
     classify(run_dir)
     best = run_dir / "best"
-    best.mkdir()
+    (best / "checkpoints" / "20").mkdir(parents=True)
     for name in ("config.json", "evaluation.json"):
         shutil.copyfile(run_dir / name, best / name)
     build_report(best, evaluation_sets={"clips": make_clips()})
     html = (best / "report.html").read_text()
+    assert "those of step 20, the best one" in html
     assert "<h1>kinds/best</h1>" in html and html.count('<svg class="chart"') == 2
     assert "0.625" in html and f"slap predict my_sound.wav --model {best}/export" in html
     links = re.findall(r'<li><a href="([^"]+)"', html)
