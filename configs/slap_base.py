@@ -24,6 +24,7 @@ slice or GPU nodes.
 from ml_collections import ConfigDict
 
 from slap_jax.config import default_config, parse_arg, source
+from slap_jax.data.tokenizer import vocabulary_size
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -32,6 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = default_config()
     config.data.train.clips = source(f"{args.data}/train", "train")
     config.data.tokenizer = f"{args.data}/tokenizer.model"
+    config.model.vocab_size = vocabulary_size(config.data.tokenizer, default=32_000)
     config.data.update(rows=args.rows, virtual_shards=64)
     # Room for about eight clips per row with captions of up to 60 tokens. More would only be padding to compute.
     config.data.text_tokens = 512

@@ -18,6 +18,7 @@ have not run this config.
 from ml_collections import ConfigDict
 
 from slap_jax.config import default_config, parse_arg, source
+from slap_jax.data.tokenizer import vocabulary_size
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -26,6 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = default_config()
     config.data.train.clips = source(f"{args.data}/train", "train")
     config.data.tokenizer = f"{args.data}/tokenizer.model"
+    config.model.vocab_size = vocabulary_size(config.data.tokenizer, default=32_000)
     config.data.update(rows=args.rows, virtual_shards=64, text_tokens=512)
     config.data.workers = 4
     config.data.read_threads = 16

@@ -267,7 +267,7 @@ def _choose_schedule(config: ConfigDict, task: str, steps_per_epoch: int, epochs
     if len(config.data.evaluation):
         config.train.evaluate_every = evaluate_every
         config.train.best_metric = best_metric(config, task)
-    logging.info("%d steps: %d epochs of about %d steps", steps, epochs, steps_per_epoch)
+    logging.info("%d epochs of about %d steps: %d steps", epochs, steps_per_epoch, steps)
 
 
 def _validation_split(path: str) -> str:

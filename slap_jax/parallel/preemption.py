@@ -49,7 +49,10 @@ class StopRequest:
     def _interrupted(self, number: int, frame: Any) -> None:
         if self._requested:
             self.close()
-            raise KeyboardInterrupt  # even if the old handler ignores Ctrl-C, as in background jobs of a shell
+            # Even if the old handler ignores Ctrl-C, as in background jobs of a shell. If the exception is lost in a
+            # callback of JAX, `slap` sends the signal again (`slap_jax.cli.terminal`): that needs the default handler.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt
         self._requested = True
         logging.warning("Ctrl-C: saving a checkpoint after this step, then stopping; again: stop at once, unsaved")
         if self._several:

@@ -1,6 +1,7 @@
 """A classifier as a user sees it: fine-tune, stop early, predict, score, export, and the messages for mistakes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -233,6 +234,20 @@ def test_a_model_without_a_head_says_so(base_model, capsys):
     assert (
         "has no classification head; give a model that `slap finetune --task classification`" in capsys.readouterr().err
     )
+
+
+def test_few_steps_are_said_with_what_gives_more(base_model, pitches, caplog):
+    data = {"pitches": source(str(pitches), "train")}
+    config = finetune_config(str(base_model), "classification", data, epochs=6, max_seconds=0.64, clips_per_step=64)
+    assert config.train.steps == 6
+    said = re.search(r"6 steps are few for 32 clips; --clips (\d+) gives (\d+), --epochs 100 gives 100", caplog.text)
+    assert said
+    clips, steps = map(int, said.groups())
+    fewer = finetune_config(str(base_model), "classification", data, epochs=6, max_seconds=0.64, clips_per_step=clips)
+    assert fewer.train.steps == steps > 6
+    caplog.clear()
+    finetune_config(str(base_model), "classification", data, epochs=100, max_seconds=0.64)
+    assert "steps are few" not in caplog.text
 
 
 def test_a_clip_with_two_classes_needs_multi_label(base_model, tmp_path):

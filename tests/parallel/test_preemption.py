@@ -1,5 +1,6 @@
 """A request to stop is handled after the step, saves, and does not swallow a second Ctrl-C."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -31,6 +32,23 @@ def test_a_second_ctrl_c_aborts_at_once(stop):
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         stop.reached(1)
+
+
+def test_a_third_ctrl_c_is_heard_even_if_the_second_was_lost(stop):
+    """JAX's callback of the garbage collector swallows exceptions; `slap` then sends the signal again."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    request = StopRequest()
+    try:
+        for _ in range(2):
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                request.reached(1)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            request.reached(1)
+    finally:
+        request.close()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_repeated_sigterm_still_lets_the_checkpoint_be_written(stop):

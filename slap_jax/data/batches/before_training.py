@@ -16,6 +16,7 @@ from slap_jax.data.records import Record, Records
 
 _SAMPLED_RECORDS = 500  # of each source, whose captions are compared
 _LEAST_STD = 0.01  # below it the data are silence, which no setting improves
+_LEAST_VOCABULARY = 0.75  # fraction of the embedding that has pieces; a few spare rows do no harm
 _TOLERANCE = 0.1  # by which mean and deviation may differ from the measured ones, in deviations
 
 
@@ -107,7 +108,7 @@ def mixture_statistics(config: ConfigDict, fractions: Mapping[str, float]) -> tu
 
 def _vocabulary(config: ConfigDict, tokenizer: Vocabulary) -> Iterator[str]:
     model = config.model
-    if model.text_encoder.kind == "scratch" and model.vocab_size != tokenizer.vocab_size:
+    if model.text_encoder.kind == "scratch" and tokenizer.vocab_size < _LEAST_VOCABULARY * model.vocab_size:
         yield (
             f"config.model.vocab_size={model.vocab_size}, but {tokenizer.path} has {tokenizer.vocab_size} pieces, so "
             f"{model.vocab_size - tokenizer.vocab_size} rows of the embedding are never used; write "
