@@ -1,6 +1,7 @@
 """Samples clips, queries and captions of a run at random, so that the page shows no hand-picked results."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ def embed_set(model: Any, name: str, clips: Sequence[Any], limit: int, sample_ra
         limit: largest number of clips to embed.
         sample_rate: sample rate of the waveforms, in Hz.
     """
-    chosen = [clip for clip in clips if clip.captions][:limit]
+    chosen = list(itertools.islice((clip for clip in clips if clip.captions), limit))  # others are not decoded
     return EmbeddedSet(
         name=name,
         total=len(clips),

@@ -55,13 +55,13 @@ def build_report(
     if evaluation_sets is None:
         evaluation_sets = _load_sets(run, problems)
     embedded = _embed(run, model, evaluation_sets, max_clips, problems) if is_comparable else []
-    row = _attempt("the packed row", lambda: _packed_row(run, evaluation_sets), problems)
+    row = _attempt("the packed row", lambda: _packed_row(run, evaluation_sets, max_clips), problems)
     captions = _captions(run, model, embedded, problems)
     numbers = report_numbers(run, captions)
 
     figures = run_dir / "figures"
     figures.mkdir(exist_ok=True)
-    table = evaluation_csv(run.evaluation)
+    table = _attempt("the tables", lambda: evaluation_csv(run.evaluation), problems) or ""
     page = render(
         "report.html",
         name=_name(run),
@@ -71,8 +71,8 @@ def build_report(
         **contents.headline(run),
         evaluation=run.evaluation,
         head=contents.head(run),
-        head_scores=contents.classification(run, ["classification"], evaluation_sets, figures),
-        zero_shot=contents.classification(run, ["zero_shot", "zero_shot_multi_label"], evaluation_sets, figures),
+        head_scores=_classified(run, ["classification"], evaluation_sets, figures, problems),
+        zero_shot=_classified(run, ["zero_shot", "zero_shot_multi_label"], evaluation_sets, figures, problems),
         queries=contents.queries(run, embedded),
         captions=contents.captions(run, captions),
         matrices=contents.matrices(embedded, figures),
@@ -166,13 +166,27 @@ def _embed(
             problems,
         )
         for name, clips in sets.items()
-        if any(clip.captions for clip in clips)
+        if _has_captions(clips)
     ]
     return [one for one in embedded if one is not None]
 
 
-def _packed_row(run: RunRecord, sets: Mapping[str, Sequence[Any]]) -> ExampleRow | None:
-    clips = [clip for part in sets.values() for clip in part]
+def _classified(
+    run: RunRecord, kinds: Sequence[str], sets: Mapping[str, Sequence[Any]], directory: Path, problems: list[str]
+) -> list[Any]:
+    """Returns the classifications of these kinds; results of an unknown form lose only their section."""
+    what = " and ".join(kinds).replace("_", " ")
+    return _attempt(what, lambda: contents.classification(run, kinds, sets, directory), problems) or []
+
+
+def _has_captions(clips: Sequence[Any]) -> bool:
+    from slap_jax.data.evaluation_set import EvaluationSet
+
+    return any(clip.captions for clip in (clips.facts() if isinstance(clips, EvaluationSet) else clips))
+
+
+def _packed_row(run: RunRecord, sets: Mapping[str, Sequence[Any]], limit: int) -> ExampleRow | None:
+    clips = [clip for part in sets.values() for clip in part[:limit]]
     exported = [run.directory / "export" / name for name in ("tokenizer.model", "tokenizer.json")]
     path = next((file for file in exported if file.is_file()), run.config.data.tokenizer)
     if not clips or not path:

@@ -157,6 +157,17 @@ def test_a_head_that_was_not_evaluated_says_how(written, tmp_path):
     assert f"`slap evaluate {run_dir}` scores every class" in text and "accuracy of the trained head: clips" in text
 
 
+def test_results_of_an_unknown_form_lose_only_their_section(written, tmp_path):
+    run_dir = shutil.copytree(written, tmp_path / "run")
+    classify(run_dir)
+    results = json.loads((run_dir / "evaluation.json").read_text())
+    results["classification"]["clips"]["per_class"] = {"bell": 3}
+    (run_dir / "evaluation.json").write_text(json.dumps(results))
+    build_report(run_dir, evaluation_sets={})
+    text = words((run_dir / "report.html").read_text())
+    assert "classification could not be shown: TypeError" in text and "accuracy of the trained head: clips" in text
+
+
 def test_the_best_step_has_a_report_with_the_curves_of_its_run(written, tmp_path):
     run_dir = shutil.copytree(written, tmp_path / "kinds")
     classify(run_dir)

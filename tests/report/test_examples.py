@@ -47,6 +47,20 @@ def test_the_limit_keeps_the_size_of_the_set():
     assert (embedded.total, len(embedded.clips), embedded.audio.shape) == (6, 4, (4, 6))
 
 
+def test_clips_beyond_the_limit_are_not_decoded():
+    """A test split may have tens of thousands of clips; each access decodes one."""
+    clips, accessed = make_clips(20), []
+
+    class Lazy(list):
+        def __iter__(self):
+            for clip in super().__iter__():
+                accessed.append(clip.id)
+                yield clip
+
+    embed_set(KnowingModel(clips), "clips", Lazy(clips), 3, 16_000)
+    assert len(accessed) == 3
+
+
 def test_the_matrix_keeps_groups_together_and_pairs_on_the_diagonal():
     matrix = similarity_matrix(knowing_set(12), size=9)
     assert matrix.label == "sound"
