@@ -102,7 +102,8 @@ def classify(options: argparse.Namespace) -> int:
     jobs = FileJobs(options, *options.audio)
     model = load_model(options)
     if has_trained_head(model):
-        label = model.config.objectives.classification.label
+        config: Any = getattr(model, "config", None)
+        label = config.objectives.classification.label
         print(
             f"{options.program}: this model has a trained head for {label!r}, which `slap predict` uses; these scores "
             "compare the sounds with the texts of the labels",

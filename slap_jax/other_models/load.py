@@ -1,7 +1,9 @@
 """Reads a model of any family by its name."""
 
+import contextlib
 import functools
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from slap_jax.other_models.clap import ClapEncoder, is_clap_folder
@@ -62,7 +64,8 @@ def load_other_model(source: str | os.PathLike[str], **settings: Any) -> DualEnc
     unknown = sorted(settings.keys() - {"device", *(("revision",) if family == "clap" else ())})
     if unknown:
         raise OtherModelError(f"{unknown[0]}={settings[unknown[0]]!r} is for exports of slap_jax only; leave it out")
-    model = DualEncoder(FAMILIES[family](rest, **settings))
+    with contextlib.redirect_stdout(sys.stderr):  # some print what they load, which must not end up in a result
+        model = DualEncoder(FAMILIES[family](rest, **settings))
     model.reload = functools.partial(load_other_model, name, **settings)
     return model
 

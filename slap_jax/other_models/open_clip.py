@@ -11,7 +11,7 @@ from slap_jax.other_models.dual_encoder import OtherModelError
 from slap_jax.other_models.torch_models import choose_device, hash_model, require, run_batches
 
 # The releases up to 3.3.0 have no audio models.
-INSTALL = "pip install torchaudio 'open_clip_torch @ git+https://github.com/mlfoundations/open_clip'"
+INSTALL = "pip install torchaudio torchlibrosa 'open_clip_torch @ git+https://github.com/mlfoundations/open_clip'"
 _NAFLEX_SECONDS = 10.0  # what open_clip's own evaluation reads of a clip, unless a model states another length
 
 

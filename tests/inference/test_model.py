@@ -313,6 +313,7 @@ def test_one_label_is_mentioned(model, directory, caplog):
 def test_a_device_is_chosen_by_name(directory, model):
     clip = directory / "clip.wav"
     other = slap_jax.load(directory / "export", device="cpu:1")
+    assert isinstance(other, SlapModel)
     assert np.array_equal(other.embed_audio(clip), model.embed_audio(clip))
     assert np.array_equal(other.embed_text("rain"), model.embed_text("rain"))
     assert {array.device for array in jax.tree.leaves(other.params)} == {jax.devices("cpu")[1]}

@@ -72,10 +72,11 @@ def test_a_folder_whose_name_looks_like_a_family_is_a_folder(tmp_path, monkeypat
         load_model("msclap:2023")
 
 
-def test_settings_reach_the_encoder_and_those_of_exports_are_refused(monkeypatch):
+def test_settings_reach_the_encoder_and_those_of_exports_are_refused(monkeypatch, capsys):
     seen = {}
 
     def encoder(source, **settings):
+        print("using 155 parameters")  # as some packages do
         seen.update(settings, source=source)
         return FakeEncoder()
 
@@ -83,6 +84,7 @@ def test_settings_reach_the_encoder_and_those_of_exports_are_refused(monkeypatch
     model = load_model("msclap:2023@w.pth", device="cpu", compute_dtype=None)
     assert isinstance(model, DualEncoder)
     assert seen == {"source": "2023@w.pth", "device": "cpu"}
+    assert capsys.readouterr() == ("", "using 155 parameters\n")  # results on standard output stay valid JSON
     with pytest.raises(OtherModelError, match="compute_dtype='bfloat16' is for exports"):
         load_model("msclap:2023", compute_dtype="bfloat16")
 
