@@ -201,6 +201,8 @@ def outcome(item: Damaged) -> dict[str, Any]:
         own = np.concatenate(list(blocks))
         same = np.array_equal(decode_audio(item.data, rate), np.concatenate(list(stream_audio(item.data, rate))))
     except AudioError as error:
+        if "memory" in str(error) or "malloc" in str(error):
+            return {"outcome": "violation: more memory than the limit", "detail": str(error)[:200]}
         return {"outcome": f"refused: {error.reason}", "detail": str(error)[:200]}
     if not same:
         return {"outcome": "violation: blocks differ from one piece"}

@@ -64,6 +64,21 @@ def chunk_layout(data: SoundBytes, start: int = 0) -> Layout | None:
         data: the file.
         start: where the sound file begins in it.
     """
+    result = _file_layout(data, start)
+    if result is None or result[1] == data.size:
+        return result and result[0]
+    parts: list[Part] = []
+    remark, layout = "", Layout()
+    while start < data.size:  # files that were joined
+        layout, following = _file_layout(data, start) or (Layout(), data.size)
+        parts += layout.parts or [Part(start, following)]
+        remark = remark or layout.remark
+        start = following
+    return Layout(tuple(parts), remark, layout.cut)
+
+
+def _file_layout(data: SoundBytes, start: int) -> tuple[Layout, int] | None:
+    """Returns the layout of the file at an offset, and where the next one starts, or the end of all."""
     magic = data.read(start, 16)
     if magic[:4] in (b".snd", b"dns."):
         return _au_layout(data, start, magic)
@@ -83,7 +98,7 @@ def chunk_layout(data: SoundBytes, start: int = 0) -> Layout | None:
         if name == chunks.data:
             return _data_layout(data, start, at, chunks, sizes)
         if name[:4] == b"fmt " and (contradiction := _contradiction(data.read(body, 40), chunks)):
-            return Layout(contradiction=contradiction)
+            return Layout(contradiction=contradiction), data.size
         if name == b"ds64":
             sizes = data.read(body, 16)
         at = _after(start, body, stated, chunks)
@@ -96,16 +111,21 @@ def _contradiction(header: bytes, chunks: _Chunks) -> str:
     """Returns how the format of samples contradicts itself, if they are integers or floats."""
     if len(header) < 16:
         return ""
-    kind, channels, _, _, align, bits = struct.unpack(f"{chunks.size[0]}HHIIHH", header[:16])
+    kind, channels, rate, byte_rate, align, bits = struct.unpack(f"{chunks.size[0]}HHIIHH", header[:16])
     if kind == 0xFFFE and len(header) >= 26:
         kind = struct.unpack(f"{chunks.size[0]}H", header[24:26])[0]
-    if kind in (1, 3) and align > 8 * channels:
-        return f"{channels} channels of {bits} bits in {align} bytes"
-    return ""
+    if kind not in (1, 3) or channels == 0 or align == 0:
+        return ""
+    width, rest = divmod(align, channels)
+    if rest == 0 and bits <= 8 * width <= 64:  # 24 bits may be in 4 bytes
+        return ""
+    # If only this field is wrong, libsndfile ignores it.
+    is_alone = byte_rate != rate * align and align <= 8 * channels
+    return "" if is_alone else f"{channels} channels of {bits} bits in {align} bytes"
 
 
-def _data_layout(data: SoundBytes, start: int, at: int, chunks: _Chunks, sizes: bytes) -> Layout:
-    """Returns the layout of a file whose chunk of samples is at `at`; `sizes` are the 64-bit ones of an RF64 file."""
+def _data_layout(data: SoundBytes, start: int, at: int, chunks: _Chunks, sizes: bytes) -> tuple[Layout, int]:
+    """Returns `_file_layout` of a file with its samples in the chunk at `at`; `sizes` are those of an RF64 file."""
     _, body, stated = _chunk(data, at, chunks) or (b"", at, 0)
     samples = body + chunks.skip
     if len(sizes) == 16 and stated == _LONGEST_RIFF:
@@ -118,12 +138,8 @@ def _data_layout(data: SoundBytes, start: int, at: int, chunks: _Chunks, sizes: 
     unknown = streamed or stated <= chunks.skip
     if stated > available or stated < 0 or streamed:
         part = _corrected(data, start, at, chunks, data.size)
-        if unknown:
-            return Layout((part,))
         text = f"it states {stated - chunks.skip} bytes of samples, and {data.size - samples} are there"
-        if available < _COMPLETE * stated:
-            return Layout((part,), cut=text)
-        return Layout((part,), remark=text)
+        return _with_too_few(part, "" if unknown else text, available < _COMPLETE * stated), data.size
     for wrapped in range(stated, available + 1, _WRAP if is_narrow else available + 1):
         end = body + wrapped
         following = _following(data, start, end, chunks, unknown)
@@ -131,19 +147,15 @@ def _data_layout(data: SoundBytes, start: int, at: int, chunks: _Chunks, sizes: 
             continue
         remark = "" if wrapped == stated else _too_little(stated, wrapped, chunks.skip)
         part = _corrected(data, start, at, chunks, end) if remark else Part(start, end)
-        if following < data.size:
-            return _joined(data, part, remark, following)
         # libsndfile would read what follows the samples of a W64 file.
-        is_whole = not remark and start == 0 and (chunks is not _W64 or end == data.size)
-        return Layout(() if is_whole else (part,), remark)
+        is_whole = not remark and start == 0 and following == data.size and (chunks is not _W64 or end == data.size)
+        return Layout(() if is_whole else (part,), remark), following
     remark = "" if unknown else _too_little(stated, available, chunks.skip)
-    return Layout((_corrected(data, start, at, chunks, data.size),), remark)
+    return Layout((_corrected(data, start, at, chunks, data.size),), remark), data.size
 
 
-def _joined(data: SoundBytes, part: Part, remark: str, start: int) -> Layout:
-    """Returns the layout of a part and the file that starts after it."""
-    rest = chunk_layout(data, start) or Layout()
-    return Layout((part, *(rest.parts or (Part(start, data.size),))), remark or rest.remark, rest.cut)
+def _with_too_few(part: Part, text: str, is_cut: bool) -> Layout:
+    return Layout((part,), cut=text) if is_cut else Layout((part,), text)
 
 
 def _too_little(stated: int, size: int, skip: int) -> str:
@@ -252,7 +264,7 @@ def _rf64_head(head: bytes, size: int) -> bytes:
     return b"RF64\xff\xff\xff\xffWAVE" + sizes + kept + b"data\xff\xff\xff\xff"
 
 
-def _au_layout(data: SoundBytes, start: int, magic: bytes) -> Layout | None:
+def _au_layout(data: SoundBytes, start: int, magic: bytes) -> tuple[Layout, int] | None:
     order = ">" if magic[:4] == b".snd" else "<"
     if len(magic) < 12:
         return None
@@ -262,15 +274,15 @@ def _au_layout(data: SoundBytes, start: int, magic: bytes) -> Layout | None:
     samples = start + offset
     available = data.size - samples
     if stated == available or (0 < stated < available and data.read(samples + stated, 8).startswith(_TAGS)):
-        return Layout((Part(start, samples + stated),) if start else ())
+        return Layout((Part(start, samples + stated),) if start else ()), data.size
     if 0 < stated < available and _is_start(data.read(samples + stated, 16)):
-        return _joined(data, Part(start, samples + stated), "", samples + stated)
+        return Layout((Part(start, samples + stated),)), samples + stated
     head = bytearray(data.read(start, offset))
     struct.pack_into(f"{order}I", head, 8, min(available, _LONGEST_RIFF))
     part = Part(samples, data.size, bytes(head))
     if stated in (0, _LONGEST_RIFF):
-        return Layout((part,))
+        return Layout((part,)), data.size
     if available > stated:
-        return Layout((part,), _too_little(stated, available, 0))
+        return Layout((part,), _too_little(stated, available, 0)), data.size
     text = f"it states {stated} bytes of samples, and {available} are there"
-    return Layout((part,), cut=text) if available < _COMPLETE * stated else Layout((part,), text)
+    return _with_too_few(part, text, available < _COMPLETE * stated), data.size

@@ -54,7 +54,7 @@ def flac_layout(data: SoundBytes, start: int) -> Layout | None:
     last = Layout()
     for first, end in zip(starts, [*starts[1:], data.size], strict=True):
         last = _stream_layout(data, first, end) or Layout()
-        if last.contradiction:
+        if last.doubt:
             return last
         parts += last.parts or [Part(first, end)]
         remarks += filter(None, [last.remark or last.cut])
@@ -89,7 +89,7 @@ def _stream_layout(data: SoundBytes, start: int, end: int) -> Layout | None:
     )
     last = _last_frame(data, start, end, stream)
     if last is None:
-        return Layout(contradiction="no frame fits its header")
+        return Layout(doubt="no frame fits its header")
     before, after = last
     if after == stream.samples:
         return Layout(is_cut=functools.partial(_is_cut, data, start, end, before, after))

@@ -63,13 +63,15 @@ class Layout:
         parts: sound files that follow one another, to decode instead of the file; empty if its header is right.
         remark: how the header is wrong, if it is.
         cut: what the header states, if the data end before that, inside a frame or chunk.
-        contradiction: where the header contradicts itself or the frames, so that another decoder must try.
+        doubt: why libsndfile would misread the file, so that PyAV must try.
+        contradiction: where the header contradicts itself, so that every decoder would make noise of it.
         is_cut: asked when decoding fails: do the data end inside a frame?
     """
 
     parts: tuple[Part, ...] = ()
     remark: str = ""
     cut: str = ""
+    doubt: str = ""
     contradiction: str = ""
     is_cut: Callable[[], bool] = lambda: False
 

@@ -37,9 +37,11 @@ def sound_blocks(source: str | bytes, name: str, block_frames: int) -> Blocks:
     """
     with SoundBytes(source) as data:
         layout = sound_layout(data) or Layout()
+        if layout.contradiction:
+            raise unreadable(name, f"its header contradicts itself: {layout.contradiction}")
         try:
-            if layout.contradiction:
-                raise ValueError(layout.contradiction)
+            if layout.doubt:
+                raise ValueError(layout.doubt)
             file = _open(data, layout, 0, source)
         except Exception as error:  # a decoder's, for data that it did not foresee
             refused = reason_of(error)

@@ -134,6 +134,12 @@ def test_joined_files_are_read_one_after_the_other(container, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "AU"])
+def test_very_many_joined_files(container):
+    data = encoded(NOISE[:20], container=container, subtype="PCM_16")
+    np.testing.assert_array_equal(both(2_000 * data), np.tile(decode_audio(data), 2_000))
+
+
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "FLOAT", "DOUBLE", "ULAW", "IMA_ADPCM"])
 def test_sizes_of_every_sample_format(subtype):
     data = encoded(NOISE, subtype=subtype)
@@ -158,6 +164,16 @@ def test_an_honest_file_without_samples_holds_none():
     empty = encoded(np.zeros(0, np.int16))
     for data in (empty, empty + TRAILING["WAV"]):
         assert refused(data).reason == "empty_audio"
+
+
+def test_a_format_that_contradicts_itself_is_refused():
+    data = bytearray(encoded(NOISE, subtype="PCM_16"))
+    data[22] = 5  # channels; two bytes a frame and the bytes a second say that there is one
+    error = refused(bytes(data))
+    assert error.reason == "unreadable_audio"
+    assert "its header contradicts itself: 5 channels of 16 bits in 2 bytes" in str(error)
+    data[22:24], data[32:34] = b"\1\0", b"\4\0"  # only the bytes a frame are wrong
+    np.testing.assert_array_equal(both(bytes(data)), decode_audio(encoded(NOISE, subtype="PCM_16")))
 
 
 # FLAC ---------------------------------------------------------------------------------------------------------------
