@@ -86,8 +86,8 @@ def tokenizer(options: argparse.Namespace) -> None:
         captions, options.output, options.vocab_size, options.character_coverage, data.max_caption_tokens
     )
     written = f"vocabulary of {trained.vocab_size} pieces from {len(captions)} captions written"
-    print(f"{options.output}: {written}; the configs of this project read the size from the file")
-    print(f"your own config: config.data.tokenizer={options.output}, config.model.vocab_size={trained.vocab_size}")
+    print(f"{options.output}: {written}; configs read the size from the file, as configs/corpus_cpu.py does")
+    print(f"or set config.data.tokenizer={options.output} and config.model.vocab_size={trained.vocab_size}")
 
 
 def stats(options: argparse.Namespace) -> None:
