@@ -13,10 +13,13 @@ Nothing here accesses the network.
 
 import dataclasses
 import json
+import logging
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slap_jax.data.collections.columns import TableColumns, find_columns, manifest_fields
 from slap_jax.data.collections.entries import AudioLocation, Entry, Rejection, TableCell
@@ -36,11 +39,11 @@ from slap_jax.data.collections.gather import MOST_ROWS, JoinedRows
 from slap_jax.data.collections.git_lfs import describe_pointer, is_pointer
 from slap_jax.data.collections.lost_clips import LostClips
 from slap_jax.data.collections.table_rows import UnreadRows, cells, features, read_batches, read_schema, stated_rows
-
-if TYPE_CHECKING:
-    pass
+from slap_jax.errors import printable
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
+
+_NUMBERED = re.compile(r"(?P<first>.*)-\d{5}-of-(?P<count>\d{5})\.\w+")
 
 # The files that `save_to_disk` writes next to the tables of several splits, and of one.
 SPLITS_FILE = "dataset_dict.json"
@@ -108,12 +111,14 @@ class HuggingFaceTables:
     def _entries(self) -> Iterator[Entry | Rejection]:
         import pyarrow as pa
 
-        lost = LostClips()
+        lost, numbered = LostClips(), Counter[tuple[str, int]]()
         for table in self._tables():
             if isinstance(table, Rejection):
                 yield table
                 continue
             relative, split = table
+            if name := _NUMBERED.fullmatch(str(relative)):
+                numbered[name["first"], int(name["count"])] += 1
             path, rows, problem = self.root / relative, 0, None
             _refuse_pointer(path)
             try:
@@ -133,6 +138,12 @@ class HuggingFaceTables:
             else:
                 lost.add_damaged(str(relative), problem, rows, stated_rows(path), split)
         yield from lost.rejections(lambda: _split_sizes(self.root))
+        for (first, count), present in numbered.items():
+            if present < count and self._source.is_dir():
+                logging.warning(
+                    "%s has %d of the %d tables %s-...: the clips of the others are not read; copy them if needed",
+                    *(printable(str(self.root)), present, count, printable(first)),
+                )
 
     def _tables(self) -> Iterator[tuple[PurePosixPath, str] | Rejection]:
         """Lists (path relative to the root, split)."""

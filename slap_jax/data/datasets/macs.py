@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from slap_jax.data.collections.entries import AudioFile, Entry, Rejection
 from slap_jax.data.collections.published import Expected, LayoutError, PublishedDataset
-from slap_jax.data.datasets.reading import AudioFileIndex, read_grouped_table
+from slap_jax.data.datasets.reading import AudioFileIndex, read_grouped_table, refuse_pointer
 
 
 class Macs(PublishedDataset):
@@ -90,6 +90,7 @@ def _items(path: Path) -> list[Any]:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml takes a second, the pure Python loader 30
+    refuse_pointer(path)
     try:
         with path.open(encoding="utf-8") as file:
             content = yaml.load(file, Loader=loader)

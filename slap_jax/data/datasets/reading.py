@@ -5,17 +5,18 @@ import dataclasses
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from slap_jax.data.audio import AUDIO_SUFFIXES
 from slap_jax.data.collections.entries import AudioFile, Entry, Rejection
+from slap_jax.data.collections.git_lfs import describe_pointer, is_pointer
 from slap_jax.data.collections.published import Expected, LayoutError, PublishedDataset
 
 NOTHING = "none"  # an option that selects no part
 _BLOCK = 1 << 20  # characters
-_LFS_POINTER = "version https://git-lfs"
 _LICENCE = re.compile(r"creativecommons\.org/licenses/([a-z+-]+)(?:/(\d\.\d))?", re.IGNORECASE)
 _WAIVER = re.compile(r"creativecommons\.org/publicdomain/zero/(\d\.\d)", re.IGNORECASE)
 
@@ -61,6 +62,7 @@ def read_table(
     Raises:
         LayoutError: a required column is missing, or the file is not a table in this encoding.
     """
+    refuse_pointer(path)
     with path.open(encoding=encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, skipinitialspace=not spaces)
         try:
@@ -144,6 +146,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     Raises:
         LayoutError: the file is not UTF-8 text.
     """
+    refuse_pointer(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
             for line_number, line in enumerate(file, start=1):
@@ -159,6 +162,7 @@ def read_json_objects(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         LayoutError: the file has another form.
     """
+    refuse_pointer(path)
     try:
         objects = json.loads(path.read_bytes())
     except ValueError as error:
@@ -178,12 +182,11 @@ def read_json_list(path: Path, key: str) -> Iterator[Any]:
     Raises:
         LayoutError: the file is not JSON, has no such list, is truncated, or is a Git LFS pointer.
     """
+    refuse_pointer(path)
     decoder = json.JSONDecoder()
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(_BLOCK)
-            if text.startswith(_LFS_POINTER):
-                raise LayoutError(f"{path} is a Git LFS pointer, not the file; run `git lfs pull`")
             start = re.search(rf'"{re.escape(key)}"\s*:\s*\[', text)
             if start is None:
                 raise LayoutError(f'{path} has no list {key!r}; expected {{"{key}": [...]}} as published')
@@ -206,6 +209,14 @@ def read_json_list(path: Path, key: str) -> Iterator[Any]:
                     yield item
     except UnicodeDecodeError as error:
         raise _not_text(path) from error
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises `LayoutError` if a file is a Git LFS pointer."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if is_pointer(start):
+        raise LayoutError(f"{path} {describe_pointer(start)}")
 
 
 def _not_text(path: Path) -> LayoutError:
@@ -241,8 +252,8 @@ class AudioFileIndex:
     def find(self, *stems: str) -> Path | None:
         """Returns the file of the first stem that exists, or None.
 
-        If no stem exists as written, they are compared again with spaces and colons normalised, because archive
-        programs and file systems change these. A normalised name that fits two files matches neither.
+        If no stem exists as written, they are compared again with spaces, colons and Unicode forms normalised, because
+        archive programs and file systems change these. A normalised name that fits two files matches neither.
 
         Args:
             *stems: file names without suffix, in order of preference.
@@ -391,4 +402,4 @@ def _by_preference(name: str) -> tuple[int, str]:
 
 
 def _normalise(stem: str) -> str:
-    return " ".join(stem.replace(":", "_").split())
+    return unicodedata.normalize("NFC", " ".join(stem.replace(":", "_").split()))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from slap_jax.data.collections.entries import AudioFile, Entry, Rejection
 from slap_jax.data.collections.published import Expected, LayoutError, PublishedDataset
-from slap_jax.data.datasets.reading import NOTHING, parse_selection, read_json_list, selected_splits
+from slap_jax.data.datasets.reading import NOTHING, parse_selection, read_json_list, refuse_pointer, selected_splits
 
 # Source -> its file of captions.
 _SOURCES = {
@@ -151,6 +151,7 @@ data."""
         for exclusion in parse_selection(self, "exclude", tuple(_EXCLUSIONS)):
             name, key, source = _EXCLUSIONS[exclusion]
             path = self.require(f"json_files/blacklist/{name}", f"data/json_files/blacklist/{name}")
+            refuse_pointer(path)
             try:
                 ids = list(json.loads(path.read_text(encoding="utf-8"))[key])
             except (ValueError, KeyError, TypeError) as error:

@@ -70,6 +70,18 @@ def test_parquet_shards(tmp_path):
     assert entries[3].where == "data/train-00000-of-00002.parquet, row 2"
 
 
+def test_tables_that_are_not_there_are_mentioned(tmp_path, caplog):
+    for number in (0, 2):
+        write_parquet(tmp_path / f"data/train-{number:05d}-of-00004.parquet", clips(1))
+    write_parquet(tmp_path / "data/test-00000-of-00001.parquet", clips(1))
+    assert len(listed(HuggingFaceTables(tmp_path))[0]) == 3
+    (record,) = caplog.records
+    assert "has 2 of the 4 tables data/train-..." in record.getMessage()
+    caplog.clear()
+    listed(HuggingFaceTables(tmp_path / "data/train-00002-of-00004.parquet"))  # chosen on purpose
+    assert not caplog.records
+
+
 def test_one_table(tmp_path):
     write_parquet(tmp_path / "set" / "test.parquet", clips(2))
     entries, _ = listed(HuggingFaceTables(tmp_path / "set" / "test.parquet"))

@@ -1,9 +1,20 @@
 import os
+import unicodedata
 
 import pytest
 
 from slap_jax.data.collections.published import LayoutError
-from slap_jax.data.datasets.reading import AudioFileIndex, label, licence_name, list_audio, read_lines, walk_folders
+from slap_jax.data.datasets.reading import (
+    AudioFileIndex,
+    label,
+    licence_name,
+    list_audio,
+    read_json_list,
+    read_json_objects,
+    read_lines,
+    read_table,
+    walk_folders,
+)
 from tests.data.datasets.publisher_files import write_wav
 
 
@@ -76,6 +87,29 @@ def test_a_name_that_loosely_matches_two_files_matches_none(tmp_path):
     files = AudioFileIndex([tmp_path])
     assert files.find("c_  d") is None
     assert files.find("c_ d") == tmp_path / "c_ d.wav"
+
+
+@pytest.mark.parametrize(("stored", "stated"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_of_another_unicode_form_match(tmp_path, stored, stated):
+    write_wav(tmp_path / f"{unicodedata.normalize(stored, 'Übung')}.wav")
+    file = AudioFileIndex([tmp_path]).find(unicodedata.normalize(stated, "Übung"))
+    assert file is not None and file.is_file()
+    assert AudioFileIndex([tmp_path]).find("übung") is None  # ids of videos differ in case alone
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: list(read_table(path, ["a"])),
+        lambda path: list(read_lines(path)),
+        lambda path: list(read_json_list(path, "data")),
+        read_json_objects,
+    ],
+)
+def test_git_lfs_pointers_are_named(tmp_path, read):
+    (tmp_path / "list").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4499\nsize 1234\n")
+    with pytest.raises(LayoutError, match=r"list is a Git LFS pointer, not the file of 1,234 bytes; .*`git lfs pull`"):
+        read(tmp_path / "list")
 
 
 @pytest.mark.parametrize(
