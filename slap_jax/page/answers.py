@@ -17,7 +17,7 @@ from slap_jax.data.log_mel import clip_log_mel
 from slap_jax.drawing.packed_row import SLOT_COLOURS
 from slap_jax.drawing.theme import PRINT, drawing, new_figure
 from slap_jax.errors import UserError
-from slap_jax.inference.audio_input import load_audio
+from slap_jax.inference.audio_input import SilenceCheck, load_audio, silence_error
 from slap_jax.inference.long_audio import Scores
 from slap_jax.search.search import Hit, search
 
@@ -56,16 +56,21 @@ def timeline(model: "SlapModel", audio: str | None, texts: str) -> str:
 
     Raises:
         PageError: There is no recording, no text or too many texts.
-        AudioError: The recording cannot be read.
+        AudioError: The recording cannot be read, or is silent.
         DrawingError: matplotlib is not installed.
     """
     lines = split_lines(texts)
     if not 1 <= len(lines) <= MOST_TEXTS:
         raise PageError(f"there are {len(lines)} texts; type 1 to {MOST_TEXTS}, one per line or separated by commas")
     rate = model.sample_rate
-    whole = load_audio(_given(audio), rate)
+    path = _given(audio)
+    whole = load_audio(path, rate)
+    check = SilenceCheck()
+    check.hear(whole)
+    if check.silent:
+        raise silence_error(path)
     waveform = whole[: round(LONGEST_SHOWN * rate)]
-    scores = model.scores((waveform, rate), lines)
+    scores = model.scores((waveform, rate), lines, allow_silence=True)  # of the part that is shown
     mel = clip_log_mel(to_int16(waveform), model.config.audio)
     seconds = len(waveform) / rate
     with drawing(PRINT):
@@ -100,7 +105,7 @@ def classify(model: "SlapModel | DualEncoder", audio: str | None, labels: str) -
     names = split_lines(labels)
     if len(names) < 2:
         raise PageError("type at least two labels, one per line or separated by commas")
-    return model.classify([_given(audio)], names)[0]
+    return model.classify(_given(audio), names)[0]
 
 
 def caption(model: "SlapModel | DualEncoder", audio: str | None, beam: int = 1) -> str:
@@ -111,7 +116,7 @@ def caption(model: "SlapModel | DualEncoder", audio: str | None, beam: int = 1) 
         AudioError: The recording cannot be read.
         ExportError: The model has no caption decoder.
     """
-    return model.caption([_given(audio)], beam=int(beam))[0]
+    return model.caption(_given(audio), beam=int(beam))[0]
 
 
 def search_page(

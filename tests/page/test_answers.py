@@ -12,11 +12,13 @@ import soundfile
 from slap_jax.data.audio import AudioError
 from slap_jax.drawing.theme import PRINT, drawing
 from slap_jax.inference.long_audio import Scores
+from slap_jax.inference.model import SlapModel
 from slap_jax.page import answers
 from slap_jax.page.answers import PageError, hits_html, moment, search_page, split_lines, timeline_figure
 from slap_jax.search.index import SearchError, SearchIndex
 from slap_jax.search.search import Hit
 from slap_jax.search.update import update_index
+from tests.inference.tiny import shared_params, tiny_config, tiny_tokenizer
 from tests.search.fake_model import RATE, FakeModel, tone, write
 
 
@@ -167,3 +169,20 @@ def test_a_click_in_a_long_recording_is_seen():
 def test_a_clip_of_one_column():
     figure = draw(np.zeros((16, 64)), 0.1, scores(1, 1, 0.1), ["short"])
     assert figure.axes[1].get_xlim() == (0, 0.1) and len(figure.axes[1].patches) == 1
+
+
+@pytest.mark.compile
+def test_a_silent_recording_is_refused_as_in_python_and_by_the_commands(tmp_path):
+    """By the model itself, so that every question gets the same answer."""
+    tokenizer = tiny_tokenizer(tmp_path / "words.model")
+    model = SlapModel(tiny_config(), shared_params(), tokenizer)
+    silent = str(tmp_path / "silent.wav")
+    soundfile.write(silent, np.zeros(RATE), RATE)
+    for ask in (
+        lambda: answers.classify(model, silent, "dog, cat"),
+        lambda: answers.caption(model, silent),
+        lambda: answers.timeline(model, silent, "rain"),
+        lambda: model.embed_audio(silent),
+    ):
+        with pytest.raises(AudioError, match=f"^{re.escape(silent)} is silent: .*leave it out$"):
+            ask()

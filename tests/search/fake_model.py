@@ -48,7 +48,8 @@ class FakeModel:
         self.heard: list[int] = []  # number of samples of each clip that was embedded
 
     def embed_audio(self, audio):
-        return np.stack([self._vector(load_audio(item, RATE)) for item in audio])
+        clips = audio if isinstance(audio, list) else [audio]
+        return np.array([self._vector(load_audio(item, RATE)) for item in clips]).reshape(-1, self.embed_dim)
 
     def embed_text(self, texts):
         return np.stack([np.eye(self.embed_dim, dtype=np.float32)[int(text.split()[1])] for text in texts])
@@ -63,7 +64,7 @@ class FakeModel:
     def classify(self, audio, labels, template="ensemble"):
         if template != "ensemble":
             raise ZeroShotError(f"template {template!r} is not known")
-        fits = [self.embed_audio([clip])[0] @ self.embed_text(labels).T for clip in audio]
+        fits = self.embed_audio(audio) @ self.embed_text(labels).T
         return [dict(sorted(zip(labels, row.tolist(), strict=True), key=lambda item: -item[1])) for row in fits]
 
     def similarity(self, audio, text):
@@ -75,7 +76,7 @@ class FakeModel:
     def frames(self, clip, sample_rate=None):
         return Frames(*self.windows(clip, 0.16, 0.16))
 
-    def scores(self, clip, texts, sample_rate=None):
+    def scores(self, clip, texts, sample_rate=None, allow_silence=False):
         start, end, vectors = self.windows(clip, 0.16, 0.16)
         return Scores(start, end, vectors @ self.embed_text(texts).T)
 
