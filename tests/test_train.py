@@ -19,6 +19,8 @@ import pytest
 from slap_jax.checkpoints.run import EXIT_PREEMPTED, CheckpointError, Checkpoints
 from slap_jax.config.rules import ConfigError
 from slap_jax.data.batches.pipeline import DataMismatchError
+from slap_jax.data.preparation.prepare import prepare_records
+from slap_jax.data.records import make_record
 from slap_jax.data.tokenizer import TokenizerError
 from slap_jax.errors import UrlError
 from slap_jax.train import NonFiniteError, main
@@ -182,6 +184,20 @@ def test_a_finished_run_says_so_before_it_compiles(train_data, uninterrupted, ca
     assert f"is finished at step {STEPS} of config.train.steps={STEPS}" in caplog.text
     assert f"slap train --run-dir {uninterrupted} --config.train.steps={2 * STEPS}" in caplog.text
     assert (uninterrupted / "goodput.json").read_text() == before
+
+
+@pytest.mark.usefixtures("no_compiling")
+def test_data_that_teach_nothing_are_mentioned_before_the_step_is_compiled(train_data, tmp_path, caplog):
+    samples = (np.random.default_rng(0).normal(size=12_000) * 3_000).astype(np.int16)
+    records = [make_record(f"c{number}", samples, ["a sound"], source="s") for number in range(7)]
+    prepare_records({"train": (7, records)}, tmp_path / "same", {"s": 1}, log=lambda line: None)
+    config = config_of(str(train_data), STEPS)
+    config.data.train.scenes.path = str(tmp_path / "same")
+    with pytest.raises(AssertionError, match="the step is compiled"):
+        main(config, tmp_path / "run")
+    assert "warning: all 7 training clips that were read have the same caption, 'a sound'" in caplog.text
+    assert "warning: the training data are 7 clips, fewer than the " in caplog.text
+    assert "warning: config.audio.mean=-5 and std=4, but the training data have" in caplog.text
 
 
 @pytest.mark.usefixtures("no_compiling")
