@@ -16,7 +16,7 @@ from slap_jax.config import default_config, parse_arg, source
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: `data` (directory of the prepared data) and `steps`."""
-    args = parse_arg(arg, data="runs/demo/data", steps=520)
+    args = parse_arg(arg, data="runs/demo/data", steps=800)
     config = default_config()
 
     config.audio.update(mean=-9.4, std=3.4)  # from `slap stats` on both sources
@@ -35,6 +35,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.objectives.distillation.update(prototypes=512, hidden=384, bottleneck=64, momentum_start=0.98)
 
     config.optimizer.update(learning_rate=1e-3, warmup_steps=40, weight_decay=0.1)
-    config.train.update(steps=args.steps, log_every=10, evaluate_every=104)
+    config.train.update(steps=args.steps, log_every=10, evaluate_every=160)
     config.checkpoint.update(every=200, keep=2)
     return config

@@ -15,7 +15,7 @@ Eight H100 (h100:8), or more nodes with `sbatch --nodes N`:
     launch/gpu_single.sh -- train --config configs/slap_base.py:data=DATA --run-dir RUNS/slap_base
 
 All hosts must share the file system of DATA and RUNS. A step trains on 256 packed rows of 512 columns (81.9 s each),
-which hold about 2,060 clips of 10 s. The text tower has the depth and width of ModernBERT-base but starts from random
+which hold about 2,000 clips of 10 s. The text tower has the depth and width of ModernBERT-base but starts from random
 weights; configs/slap_base_modernbert.py starts from the pretrained ones, as the paper does. For memory and the upper
 bound of MFU on each topology see "The bundled configs" in docs/aot.md. We have not run this config, which needs a TPU
 slice or GPU nodes.

@@ -10,7 +10,7 @@ Four nodes of eight H100 (h100:4x8):
     sbatch --nodes 4 launch/gpu_slurm.sbatch \
         train --config configs/slap_large.py:data=DATA --run-dir RUNS/slap_large
 
-All hosts must share the file system of DATA and RUNS. A step trains on 256 packed rows, which hold about 2,060 clips of
+All hosts must share the file system of DATA and RUNS. A step trains on 256 packed rows, which hold about 2,000 clips of
 10 s (the paper uses 2,048). The learning rate is constant and decays over the last fifth of the steps (WSD), so a run
 can be extended. For memory and the upper bound of MFU on each topology see "The bundled configs" in docs/aot.md. We
 have not run this config.

@@ -9,7 +9,7 @@ Four H100 (h100:4):
 
     launch/gpu_single.sh -- train --config configs/slap_small.py:data=DATA --run-dir RUNS/slap_small
 
-All hosts must share the file system of DATA and RUNS. A step trains on 256 packed rows, which hold about 2,060 clips of
+All hosts must share the file system of DATA and RUNS. A step trains on 256 packed rows, which hold about 2,000 clips of
 10 s (the paper uses 2,048). The learning rate is constant and decays over the last fifth of the steps (WSD), so a run
 can be extended. For memory and the upper bound of MFU on each topology see "The bundled configs" in docs/aot.md. We
 have not run this config.

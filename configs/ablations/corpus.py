@@ -44,6 +44,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.evaluation.clips = source(f"{args.data}/clips", "val+test")
     config.data.tokenizer = f"{args.data}/tokenizer.model"
     config.data.update(rows=12, columns=64, slots=16, text_tokens=96, max_seconds=10.24, max_caption_tokens=64)
+    config.data.augment.update(gain_db=0.0, lead_in_seconds=0.0)  # the paper mentions neither
     config.data.update(virtual_shards=4, packing_bins=16, decode_threads=1)
 
     config.model.update(embed_dim=128, vocab_size=2_000, compute_dtype="float32")

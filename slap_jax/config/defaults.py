@@ -74,7 +74,8 @@ def default_config() -> ConfigDict:
             allow_mismatch=False,
             augment=ConfigDict(
                 dict(
-                    gain_db=0.0,  # largest gain, up or down
+                    lead_in_seconds=1.5,  # longest silence before a clip; 0: none
+                    gain_db=18.0,  # largest gain, up or down; never above full scale
                     noise_dir="",
                     noise_probability=0.0,
                     noise_snr_db=(5.0, 30.0),  # lowest, highest

@@ -13,6 +13,7 @@ _SECTIONS = ("audio", "model")
 ADDED_LATER = {
     "model": {"pad_id": 0, "bos_id": 1, "eos_id": 2},
     "model.text_encoder": {"kind": "scratch", "rope_base_local": None},
+    "data.augment": {"lead_in_seconds": 0.0},  # of runs, so that they can resume
 }
 
 

@@ -158,6 +158,7 @@ RULES: Mapping[str, Rule] = {
     "data.workers": integer(0, 1_024, note="0 to read with threads"),
     "data.prefetch": integer(1, 1_024, note="each batch takes memory on the device"),
     "data.allow_mismatch": _FLAG,
+    "data.augment.lead_in_seconds": real(0, note="0 for none"),
     "data.augment.gain_db": real(0, note="in decibels up or down; 0 for none"),
     "data.augment.noise_dir": _PATH,
     "data.augment.noise_probability": _FRACTION,

@@ -36,6 +36,7 @@ def test_a_config_of_version_1_is_completed_with_the_values_that_it_was_trained_
     assert (completed.model.pad_id, completed.model.bos_id, completed.model.eos_id) == (0, 1, 2)
     assert completed.model.text_encoder.kind == "scratch" and completed.model.text_encoder.rope_base_local is None
     assert "pad_id" not in old.model
+    assert completed.data.augment.lead_in_seconds == 0.0  # a run that began before it existed resumes without it
 
 
 def test_completion_keeps_existing_settings():

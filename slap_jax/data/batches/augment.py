@@ -1,4 +1,8 @@
-"""Augmentation of waveforms on the host: reverberation, noise and gain, seeded by the clip's position in the stream."""
+"""Augmentation of waveforms on the host: lead-in, reverberation, noise and gain.
+
+Everything is seeded by the clip's position in the stream. The lead-in makes a clip longer, so `ClipPlanner` draws it
+before the clip is packed; the rest changes samples in place.
+"""
 
 import functools
 import logging
@@ -9,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from jaxtyping import Float, Int16
+from jaxtyping import Float, Int, Int16
 from ml_collections import ConfigDict
 
 from slap_jax.data.audio import (
@@ -28,6 +32,7 @@ _ROOM_SECONDS = 2.0
 _CACHED_ROOMS = 256
 _HEADER_THREADS = 16
 _NAMED_FILES = 5
+_FULL_SCALE = 32_767
 
 
 class AugmentError(UserError, ValueError):
@@ -59,42 +64,60 @@ class Augmenter:
         self._warned: set[Path] = set()
         self.active = bool(settings.gain_db or self._noises or self._rooms)
         self.fingerprint: dict[str, Any] = {
-            **{f"config.data.augment.{name}": value for name, value in settings.to_dict().items()},
+            **{f"config.data.augment.{name}": value for name, value in _fingerprinted(settings).items()},
             "noise files": _describe(self._noises),
             "room files": _describe(self._rooms),
         }
 
-    def __call__(self, samples: Int16[np.ndarray, " n"], generator: np.random.Generator) -> None:
+    def __call__(self, samples: Int16[np.ndarray, " n"], generator: np.random.Generator, lead_in: int = 0) -> None:
         """Augments a clip in place.
 
         A file that is damaged behind its header leaves the clip without its noise or room, with a warning that names
         the file: training does not stop for it.
 
         Args:
-            samples: 16 kHz mono, the part of the clip that is trained on.
+            samples: 16 kHz mono, the part of the clip that is trained on, after its lead-in.
             generator: random generator of the clip's position in the stream.
+            lead_in: number of samples of silence before the clip, which get noise like the rest.
         """
         settings = self._settings
         # Always drawn, so that turning one augmentation on does not change the draws of the others.
         room_draw, noise_draw, gain_draw, snr_draw = generator.random(4)
-        waveform = samples.astype(np.float32) / INT16_SCALE
+        room = noise = None
         if room_draw < settings.room_probability:
             room = self._rooms[int(generator.integers(len(self._rooms)))]
+        if noise_draw < settings.noise_probability:
+            noise = self._noises[int(generator.integers(len(self._noises)))], float(generator.random())
+        if room or noise:
+            low, high = settings.noise_snr_db
+            self._add_room_and_noise(samples, room, noise, low + snr_draw * (high - low), lead_in, gain_draw)
+        elif settings.gain_db:
+            peak = max(int(samples.max(initial=0)), -int(samples.min(initial=0))) / INT16_SCALE
+            scaled = samples * np.float32(draw_gain(settings.gain_db, peak, gain_draw))  # never above full scale
+            samples[:] = np.rint(scaled, out=scaled)
+
+    def _add_room_and_noise(
+        self,
+        samples: Int16[np.ndarray, " n"],
+        room: Path | None,
+        noise: tuple[Path, float] | None,
+        snr_db: float,
+        lead_in: int,
+        gain_draw: float,
+    ) -> None:
+        waveform = samples.astype(np.float32) / INT16_SCALE
+        if room is not None:
             try:
                 waveform = in_room(waveform, _read_room(room))
             except AudioError as error:
                 self._warn(room, error)
-        if noise_draw < settings.noise_probability:
-            low, high = settings.noise_snr_db
-            noise = self._noises[int(generator.integers(len(self._noises)))]
-            start_draw = float(generator.random())
+        if noise is not None:
             try:
-                excerpt = _read_excerpt(noise, len(waveform), start_draw)
-                waveform = add_noise(waveform, excerpt, low + snr_draw * (high - low))
+                waveform = add_noise(waveform, _read_excerpt(noise[0], len(waveform), noise[1]), snr_db, lead_in)
             except AudioError as error:
-                self._warn(noise, error)
-        waveform = waveform * np.float32(10.0 ** ((2 * gain_draw - 1) * settings.gain_db / 20.0))
-        samples[:] = to_int16(waveform)
+                self._warn(noise[0], error)
+        gain = draw_gain(self._settings.gain_db, float(np.max(np.abs(waveform), initial=0.0)), gain_draw)
+        samples[:] = to_int16(waveform * np.float32(gain))
 
     def warn_of_rejected_files(self) -> None:
         """Logs one warning that names the files that are left out, if there are any."""
@@ -130,6 +153,36 @@ class Augmenter:
             logging.warning("clips that draw this file for config.data.augment do not get it: %s", error)
 
 
+def lead_in_samples(
+    seconds: float, room: Int[np.ndarray, " n"] | int, uniform: Float[np.ndarray, " n"] | float
+) -> Int[np.ndarray, " n"]:
+    """Returns the samples of silence before clips: `seconds u^3`, but at most `room`.
+
+    Short lead-ins, which move a clip on the grid of columns, are more frequent than long ones, which take the place of
+    other clips in a row.
+
+    Args:
+        seconds: `config.data.augment.lead_in_seconds`.
+        room: samples that the clips may still have; 0 for crops, which begin at a random sample anyway.
+        uniform: u, uniform in [0, 1).
+    """
+    longest = np.rint(seconds * SAMPLE_RATE * np.power(uniform, 3)).astype(np.int64)
+    return np.minimum(longest, np.maximum(0, room))
+
+
+def draw_gain(gain_db: float, peak: float, draw: float) -> float:
+    """Returns a factor, uniform in decibels from -`gain_db` to `gain_db`, or to full scale if that is less.
+
+    Args:
+        gain_db: `config.data.augment.gain_db`.
+        peak: largest absolute sample, full scale 1. A clip that is already above full scale is never amplified.
+        draw: uniform in [0, 1).
+    """
+    headroom_db = 20.0 * np.log10(_FULL_SCALE / INT16_SCALE / peak) if peak > 0 else gain_db
+    highest_db = min(gain_db, max(0.0, headroom_db))
+    return 10.0 ** ((draw * (highest_db + gain_db) - gain_db) / 20.0)
+
+
 def in_room(waveform: Float[np.ndarray, " n"], impulse: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
     """Convolves a clip with a room impulse response, keeping the clip's length and energy.
 
@@ -144,10 +197,13 @@ def in_room(waveform: Float[np.ndarray, " n"], impulse: Float[np.ndarray, " m"])
 
 
 def add_noise(
-    waveform: Float[np.ndarray, " n"], noise: Float[np.ndarray, " n"], snr_db: float
+    waveform: Float[np.ndarray, " n"], noise: Float[np.ndarray, " n"], snr_db: float, lead_in: int = 0
 ) -> Float[np.ndarray, " n"]:
-    """Adds noise at a signal-to-noise ratio in dB; if either of the two is silent, returns the clip unchanged."""
-    signal_energy, noise_energy = (float(np.mean(np.square(x, dtype=np.float64))) for x in (waveform, noise))
+    """Adds noise at a signal-to-noise ratio in dB; if either of the two is silent, returns the clip unchanged.
+
+    The energy of the signal is that of the samples after the lead-in.
+    """
+    signal_energy, noise_energy = (float(np.mean(np.square(x, dtype=np.float64))) for x in (waveform[lead_in:], noise))
     if signal_energy == 0 or noise_energy == 0:
         return waveform
     scale = np.sqrt(signal_energy / noise_energy * 10.0 ** (-snr_db / 10.0))
@@ -163,6 +219,16 @@ def _header_fault(path: Path) -> str:
         return "a name that is not UTF-8"
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         return str(error).rpartition(": ")[2].rstrip(".") or type(error).__name__
+
+
+def _fingerprinted(settings: ConfigDict) -> dict[str, Any]:
+    """Returns the settings that the batches depend on; runs that were started before a setting existed can resume."""
+    values = settings.to_dict()
+    if not values["lead_in_seconds"]:
+        del values["lead_in_seconds"]
+    if values["gain_db"]:
+        values["gain_db, limited to full scale"] = values.pop("gain_db")
+    return values
 
 
 def _describe(files: Sequence[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Planning of clips: caption, tokens, crop and mixup partner are chosen before any audio is decoded.
+"""Planning of clips: caption, tokens, crop, lead-in and mixup partner are chosen before any audio is decoded.
 
 Mixup adds the sound of a partner clip to a clip before it is packed, and combines their classes. Clips are mixed one by
 one, not as rows, because the clips of two rows start and end at different positions. The mixture keeps the position and
@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from slap_jax.config.defaults import classes_in_batch, samples_per_column
 from slap_jax.data.audio import INT16_SCALE, decode_flac_into, flac_samples, to_int16
+from slap_jax.data.batches.augment import lead_in_samples
 from slap_jax.data.batches.labels import LabelReader, caption_policy, choose_caption, reads_captions
 from slap_jax.data.batches.stream import ClipReference, derive_seed, generator_at
 from slap_jax.data.packing import clip_columns
@@ -61,6 +62,7 @@ class PlannedClip:
         samples: length of the crop.
         classes: indices of its classes, if classification is trained.
         mixed: the mixup partner, if any.
+        lead_in: samples of silence before the crop.
     """
 
     reference: ClipReference
@@ -71,10 +73,15 @@ class PlannedClip:
     samples: int
     classes: tuple[int, ...] = ()
     mixed: MixedIn | None = None
+    lead_in: int = 0
+
+    def columns(self, samples_per_column: int) -> int:
+        """Returns the number of columns that the clip occupies with its lead-in."""
+        return clip_columns(self.lead_in + self.samples, samples_per_column)
 
 
 class ClipPlanner:
-    """Reads a clip's record and chooses its caption, its crop and its mixup partner.
+    """Reads a clip's record and chooses its caption, its crop, its lead-in and its mixup partner.
 
     Every random choice depends only on (seed, source, position in the source's stream).
     """
@@ -91,6 +98,9 @@ class ClipPlanner:
         self._records = list(sources.values())
         self._policies = [caption_policy(data.train[name].captions) for name in sources]
         self._seeds = [derive_seed(config.seed, "clips", name) for name in sources]
+        # From a generator apart, so that the other choices are the same with and without a lead-in.
+        self._lead_in_seeds = [derive_seed(config.seed, "lead-in", name) for name in sources]
+        self._lead_in_seconds: float = data.augment.lead_in_seconds
         self._tokenizer, self._max_caption_tokens = tokenizer, data.max_caption_tokens
         self._max_samples = round(data.max_seconds * config.audio.sample_rate)
         self._samples_per_column = samples_per_column(config.audio)
@@ -115,7 +125,11 @@ class ClipPlanner:
             start = int(generator.integers(samples - self._max_samples + 1))
             samples = self._max_samples
         tokens = self._tokenizer.encode(caption, self._max_caption_tokens) if self._reads_captions else ()
-        planned = PlannedClip(reference, record, caption, tokens, start, samples)
+        lead_in = 0
+        if self._lead_in_seconds > 0:
+            uniform = generator_at(self._lead_in_seeds[reference.source], reference.position).random()
+            lead_in = int(lead_in_samples(self._lead_in_seconds, self._max_samples - samples, uniform))
+        planned = PlannedClip(reference, record, caption, tokens, start, samples, lead_in=lead_in)
         if self._labels is None:
             return planned
         planned = dataclasses.replace(planned, classes=self._labels(record))
@@ -124,7 +138,7 @@ class ClipPlanner:
 
     def size_of(self, clip: PlannedClip) -> tuple[int, int]:
         """Returns the number of columns and of text tokens that a clip occupies."""
-        return clip_columns(clip.samples, self._samples_per_column), len(clip.tokens)
+        return clip.columns(self._samples_per_column), len(clip.tokens)
 
 
 def draw_partner(

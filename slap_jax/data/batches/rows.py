@@ -24,7 +24,7 @@ from slap_jax.data.batches.augment import Augmenter
 from slap_jax.data.batches.clips import ClipPlanner, PlannedClip, mix_into, write_classes
 from slap_jax.data.batches.prefetch import Prefetch
 from slap_jax.data.batches.stream import VirtualShards, clip_references, derive_seed, generator_at
-from slap_jax.data.packing import clip_columns, empty_rows, write_slot
+from slap_jax.data.packing import empty_rows, write_slot
 from slap_jax.data.processes import map_in_order
 from slap_jax.data.records import Records, open_split
 from slap_jax.data.tokenizer import Tokenizer
@@ -350,14 +350,16 @@ class RowAssembler:
         for slot, clip in enumerate(clips):
             record, reference = clip.record, clip.reference
             begin = column * self._samples_per_column
-            samples = waveform[begin : begin + clip.samples]
+            heard = waveform[begin : begin + clip.lead_in + clip.samples]
+            samples = heard[clip.lead_in :]
             decode_flac_into(record.audio, samples, clip.start, f"record {record.source}/{record.id}")
             if clip.mixed is not None:
                 mix_into(samples, clip.mixed)
             if isinstance(batch, LabelledBatch):
                 write_classes(batch.clip_labels[row, slot], clip.classes, clip.mixed)
             if self._augmenter.active:
-                self._augmenter(samples, generator_at(self._seeds[reference.source], reference.position))
-            columns = clip_columns(clip.samples, self._samples_per_column)
+                generator = generator_at(self._seeds[reference.source], reference.position)
+                self._augmenter(heard, generator, clip.lead_in)
+            columns = clip.columns(self._samples_per_column)
             write_slot(batch, row, slot, column, columns, token, clip.tokens, record.key, reference.source)
             column, token = column + columns, token + len(clip.tokens)

@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from slap_jax.config.defaults import samples_per_column
 from slap_jax.data.audio import SAMPLE_RATE
+from slap_jax.data.batches.augment import lead_in_samples
 from slap_jax.data.batches.labels import CaptionPolicy, MissingCaptionError, caption_policy, choose_caption
 from slap_jax.data.batches.stream import derive_seed, generator_at, mixing_weights
 from slap_jax.data.clip_statistics import ClipStatistics, loudness
 from slap_jax.data.index import open_index
 from slap_jax.data.inspect.packing_forecast import Forecast, RowSize, clips_needed, forecast
 from slap_jax.data.log_mel import clip_log_mel
-from slap_jax.data.packing import clip_columns
 from slap_jax.data.records import Record, Records, RecordsError, open_split
 from slap_jax.data.tokenizer import Tokenizer
 from slap_jax.errors import UserError
@@ -269,12 +269,17 @@ def _forecast(
     sizes, probabilities = [], []
     for source, fraction in zip(sources, fractions, strict=True):
         usable = [clip for clip in source.measured if clip.has_caption]
-        sizes += [(clip_columns(clip.samples, samples_per_column(config.audio)), clip.tokens) for clip in usable]
+        sizes += [(clip.samples, clip.tokens) for clip in usable]
         probabilities += [fraction / max(1, len(usable))] * len(usable)
     if not sizes:
         raise StatisticsError("no sampled clip has a caption or a label to make one from; expected at least one")
-    columns, tokens = np.array(sizes, np.int64).T
+    samples, tokens = np.array(sizes, np.int64).T
     weights = np.array(probabilities) / sum(probabilities)
-    count = clips_needed(float(weights @ columns), row)
+    count = clips_needed(float(weights @ samples) / samples_per_column(config.audio), row)
     drawn = np.random.default_rng(derive_seed(seed, "forecast")).choice(len(sizes), count, p=weights)
-    return forecast(columns[drawn], tokens[drawn] if with_text else None, row)
+    samples = samples[drawn]
+    room = round(data.max_seconds * SAMPLE_RATE) - samples
+    uniform = np.random.default_rng(derive_seed(seed, "lead-in")).random(count)
+    samples += lead_in_samples(data.augment.lead_in_seconds, room, uniform)
+    columns = np.maximum(1, -(-samples // samples_per_column(config.audio)))
+    return forecast(columns, tokens[drawn] if with_text else None, row)

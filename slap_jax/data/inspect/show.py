@@ -46,8 +46,8 @@ class ShownClip:
         source: its name in `config.data.train`.
         record_number: position in the split of the source.
         epoch: number of completed passes over the source.
-        planned: record, caption, tokens and crop.
-        waveform: the crop after augmentation, as the model hears it.
+        planned: record, caption, tokens, crop and lead-in.
+        waveform: the lead-in and the crop after augmentation, as the model hears them.
         first_column: its first column in the row.
         text: the caption as the model reads it, decoded from the tokens.
         cut_tokens: number of caption tokens cut by `config.data.max_caption_tokens`.
@@ -65,7 +65,7 @@ class ShownClip:
 
     @property
     def seconds(self) -> float:
-        """Duration in the row."""
+        """Duration in the row, with the lead-in."""
         return len(self.waveform) / SAMPLE_RATE
 
     @property
@@ -76,7 +76,7 @@ class ShownClip:
     @property
     def is_cropped(self) -> bool:
         """Whether the record is longer than the crop."""
-        return round(self.planned.record.duration_s * SAMPLE_RATE) > len(self.waveform)
+        return round(self.planned.record.duration_s * SAMPLE_RATE) > self.planned.samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +242,7 @@ def _shown_row(
                 record_number=clip.reference.record,
                 epoch=clip.reference.position // counts[name],
                 planned=clip,
-                waveform=batch.waveform[0, begin : begin + clip.samples],
+                waveform=batch.waveform[0, begin : begin + clip.lead_in + clip.samples],
                 first_column=first,
                 text=tokenizer.decode(clip.tokens),
                 cut_tokens=tokenizer.length(clip.caption) - len(clip.tokens) if clip.tokens else 0,
@@ -282,9 +282,11 @@ def row_lines(row: ShownRow) -> list[str]:
 
 
 def _crop_text(clip: ShownClip) -> str:
-    if not clip.is_cropped:
-        return ""
-    return f" of {clip.planned.record.duration_s:.2f} s, from {clip.planned.start / SAMPLE_RATE:.2f} s"
+    if clip.is_cropped:
+        return f" of {clip.planned.record.duration_s:.2f} s, from {clip.planned.start / SAMPLE_RATE:.2f} s"
+    if clip.planned.lead_in:
+        return f", the first {clip.planned.lead_in / SAMPLE_RATE:.2f} s silent"
+    return ""
 
 
 def describe_clip(clip: ShownClip) -> dict[str, Any]:
@@ -300,6 +302,7 @@ def describe_clip(clip: ShownClip) -> dict[str, Any]:
         "first_column": clip.first_column,
         "seconds": clip.seconds,
         "start_s": clip.planned.start / SAMPLE_RATE,
+        "lead_in_s": clip.planned.lead_in / SAMPLE_RATE,
         "record_seconds": round(record.duration_s, 4),
         "text": clip.text,
         "caption": clip.planned.caption,

@@ -108,8 +108,10 @@ def test_sample_is_seeded(dataset):
     assert chosen(0) == chosen(0) != chosen(1) and len(set(chosen(0))) == 5
 
 
-def test_the_forecast_matches_the_packing_of_training(dataset, tokenizer):
+@pytest.mark.parametrize("lead_in_seconds", [0.0, 1.5])
+def test_the_forecast_matches_the_packing_of_training(dataset, tokenizer, lead_in_seconds):
     config = tiny_config(dataset, tokenizer)
+    config.data.augment.lead_in_seconds = lead_in_seconds
     packing = measure_mixture(config, tokenizer).packing
     train = TrainBatches(config, tokenizer)
     batches = [next(train) for _ in range(40)]
