@@ -159,20 +159,31 @@ def export(options: argparse.Namespace) -> None:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Checks a model with synthetic sounds and texts; the exit code is 1 if there are findings."""
-    from slap_jax.doctor.findings import diagnose
+    """Checks a model with synthetic sounds and texts; the exit code is 1 if there are findings or sounds left out."""
+    from slap_jax.cli.files import FileJobs
+    from slap_jax.doctor.diagnosis import diagnose
+    from slap_jax.doctor.invariance import Invariance, invariance_table
 
-    result = diagnose(options.model)
+    jobs = FileJobs(options) if options.files else None
+    result = diagnose(options.model, jobs.files if jobs else None)
+    result["left_out"][:0] = jobs.left_out if jobs else []
+    for item in result["left_out"]:
+        print(f"{options.program}: left out: {item['reason']}", file=sys.stderr)
     if options.json:
         print(json.dumps(result, indent=2))
     else:
         for name, value in result["measures"].items():
             print(f"{name:<36}{value:>10.4f}")
         print(f"{'fingerprint of the export':<36}{result['fingerprint']:>10}")
+        print()
+        print("\n".join(invariance_table([Invariance(**item) for item in result["invariance"]])))
+        print()
         for finding in result["findings"]:
             print(f"{finding['name']}: {finding['message']}")
+        for warning in result["warnings"]:
+            print(f"warning, {warning['name']}: {warning['message']}")
         print("healthy" if result["healthy"] else f"{len(result['findings'])} findings")
-    return 0 if result["healthy"] else 1
+    return 0 if result["healthy"] and not result["left_out"] else 1
 
 
 def report(options: argparse.Namespace) -> None:
@@ -282,6 +293,15 @@ def add_verbs(verb: AddVerb) -> None:
 
     added = verb(doctor)
     add_model(added, "MODEL")
+    added.add_argument(
+        "--sounds",
+        dest="files",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="Files, folders or patterns: measure invariances on the first 10 s of each (built-in sounds).",
+    )
+    added.set_defaults(files_from=None)
     added.add_argument("--json", action="store_true", help="print as JSON")
 
     add = verb(report).add_argument

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from slap_jax.atomic import write_text_atomic
-from slap_jax.checkpoints.model_dir import FINGERPRINT, WEIGHTS, ExportError, load_export
-from slap_jax.checkpoints.read_model import read_model
+from slap_jax.checkpoints.model_dir import FINGERPRINT, ExportError, load_export
 from slap_jax.doctor.measure import (
     Measurements,
+    ProbeEmbeddings,
     largest_distance,
     mean_cosine,
     measure_model,
@@ -56,44 +56,21 @@ class ModelFault:
     message: str
 
 
-def diagnose(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Checks a model.
-
-    Args:
-        directory: An export, or a run directory, whose newest checkpoint is checked.
-
-    Returns:
-        JSON values: `model`, `step`, `healthy`, `findings` (name and message), `measures`, and `fingerprint`: "same",
-        "other", or "none" if the directory has none.
-
-    Raises:
-        ExportError: The directory holds no model, or a file is damaged.
-    """
-    export = read_model(directory)
-    measured = measure_model(export)
-    stored = read_fingerprint(directory) if (Path(directory) / WEIGHTS).is_file() else None
-    faults = [fault for check in CHECKS for fault in check(measured)]
-    changed = [] if stored is None else list(_compare(measured, stored, export.config.model.compute_dtype))
-    faults += changed
-    finite = not any(fault.name.startswith("non_finite") for fault in faults)
-    return {
-        "model": os.fspath(directory),
-        "step": export.step,
-        "healthy": not faults,
-        "findings": [dataclasses.asdict(fault) for fault in faults],
-        "fingerprint": "none" if stored is None else "other" if changed else "same",
-        "measures": summary(measured) if finite else {},
-    }
-
-
-def summary(measured: Measurements) -> dict[str, float]:
-    """Summarises the measurements in a few numbers."""
+def summary_of_embeddings(measured: ProbeEmbeddings) -> dict[str, float]:
+    """Summarises the embeddings of the probes in a few numbers."""
     across = np.stack(list(measured.sounds.values())) @ np.stack(list(measured.texts.values())).T
     return {
         "mean_cosine_of_sounds": mean_cosine(measured.sounds),
         "mean_cosine_of_texts": mean_cosine(measured.texts),
         "mean_cosine_of_sounds_and_texts": float(across.mean()),
         "modality_gap": modality_gap(measured),
+    }
+
+
+def summary(measured: Measurements) -> dict[str, float]:
+    """Summarises the measurements in a few numbers."""
+    return {
+        **summary_of_embeddings(measured),
         "scale": min(measured.scale, measured.max_scale),
         "normalised_log_mel_mean": measured.normalised[0],
         "normalised_log_mel_deviation": measured.normalised[1],
@@ -164,7 +141,8 @@ def _weights(measured: Measurements) -> Iterator[ModelFault]:
             )
 
 
-def _finite(measured: Measurements) -> Iterator[ModelFault]:
+def check_finite(measured: ProbeEmbeddings) -> Iterator[ModelFault]:
+    """Requires finite embeddings."""
     for kind, vectors in (("sounds", measured.sounds), ("texts", measured.texts)):
         bad = [name for name, vector in vectors.items() if not np.isfinite(vector).all()]
         if bad:
@@ -175,7 +153,8 @@ def _finite(measured: Measurements) -> Iterator[ModelFault]:
             )
 
 
-def _spread(measured: Measurements) -> Iterator[ModelFault]:
+def check_spread(measured: ProbeEmbeddings) -> Iterator[ModelFault]:
+    """Requires towers that tell the probes apart."""
     for kind, tower, vectors in (("sounds", "audio", measured.sounds), ("texts", "text", measured.texts)):
         if not all(np.isfinite(vector).all() for vector in vectors.values()):
             continue
@@ -228,15 +207,18 @@ def _vocabulary(measured: Measurements) -> Iterator[ModelFault]:
 
 CHECKS: tuple[Callable[[Measurements], Iterator[ModelFault]], ...] = (
     _weights,
-    _finite,
-    _spread,
+    check_finite,
+    check_spread,
     _scale,
     _front_end,
     _vocabulary,
 )
 
 
-def _compare(measured: Measurements, stored: Mapping[str, Any], compute_dtype: str) -> Iterator[ModelFault]:
+def compare_with_fingerprint(
+    measured: Measurements, stored: Mapping[str, Any], compute_dtype: str
+) -> Iterator[ModelFault]:
+    """Requires the values that were stored with the export."""
     changed = [
         name
         for name, values in measured.log_mel.items()

@@ -16,6 +16,7 @@ from slap_jax.config.defaults import samples_per_column
 from slap_jax.data.packing import clip_columns
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.inference.embedder import Embedder
+from slap_jax.inference.protocol import EmbeddingModel
 from slap_jax.models.frontend import log_mel
 from slap_jax.params import flatten
 
@@ -32,12 +33,23 @@ TEXTS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Measurements:
-    """Everything that the checks look at.
+class ProbeEmbeddings:
+    """What can be measured of a model of any family.
 
     Attributes:
         sounds: Embedding of each probe sound.
         texts: Embedding of each probe text.
+    """
+
+    sounds: Mapping[str, Float[np.ndarray, " E"]]
+    texts: Mapping[str, Float[np.ndarray, " E"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements(ProbeEmbeddings):
+    """What is measured of our own models.
+
+    Attributes:
         log_mel: Mean and standard deviation of each probe's log-mel, before normalisation.
         normalised: Mean and standard deviation of the normalised log-mel, the input of the audio tower, over all probes
             except silence.
@@ -49,8 +61,6 @@ class Measurements:
         max_scale: Setting `objectives.contrastive.max_scale`.
     """
 
-    sounds: Mapping[str, Float[np.ndarray, " E"]]
-    texts: Mapping[str, Float[np.ndarray, " E"]]
     log_mel: Mapping[str, tuple[float, float]]
     normalised: tuple[float, float]
     unknown: float
@@ -61,8 +71,12 @@ class Measurements:
     max_scale: float
 
 
-def measure_model(export: Export) -> Measurements:
+def measure_model(export: Export, embedder: Embedder | None = None) -> Measurements:
     """Embeds the probes and inspects the weights.
+
+    Args:
+        export: The model.
+        embedder: An embedder of its config, whose compiled programs are used; None makes one.
 
     Raises:
         ExportError: The parameters do not have the shapes that the config describes.
@@ -70,7 +84,7 @@ def measure_model(export: Export) -> Measurements:
     tokenizer = load_tokenizer(export.tokenizer_path)
     sounds = probe_sounds(export.config.audio.sample_rate)
     tokens = [tuple(tokenizer.encode(line, export.config.data.max_caption_tokens)) for line in TEXTS]
-    embedder = Embedder(export.config)
+    embedder = Embedder(export.config) if embedder is None else embedder
     check_shapes(export.params["model"], embedder.abstract_params(), "model")
     audio = embedder.audio(export.params["model"], list(sounds.values()))
     text = embedder.text(export.params["model"], tokens)
@@ -93,6 +107,16 @@ def measure_model(export: Export) -> Measurements:
         zero_weights=tuple(name for name, value in matrices.items() if not np.any(value)),
         scale=float(np.exp(log_scale)),
         max_scale=float(export.config.objectives.contrastive.max_scale),
+    )
+
+
+def measure_other_model(model: EmbeddingModel) -> ProbeEmbeddings:
+    """Embeds the probes with a model of any family."""
+    sounds = probe_sounds(model.sample_rate)
+    audio = model.embed_audio([(samples, model.sample_rate) for samples in sounds.values()])
+    return ProbeEmbeddings(
+        sounds=dict(zip(sounds, audio, strict=True)),
+        texts=dict(zip(TEXTS, model.embed_text(TEXTS), strict=True)),
     )
 
 
@@ -120,7 +144,7 @@ def largest_distance(vectors: Mapping[str, Float[np.ndarray, " E"]]) -> float:
     return float(np.linalg.norm(matrix[:, None] - matrix[None], axis=-1).max())
 
 
-def modality_gap(measured: Measurements) -> float:
+def modality_gap(measured: ProbeEmbeddings) -> float:
     """Returns the distance between the mean audio and the mean text vector (Liang et al. 2022, arXiv 2203.02053)."""
     means = [np.mean(list(vectors.values()), axis=0) for vectors in (measured.sounds, measured.texts)]
     return float(np.linalg.norm(means[0] - means[1]))

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from slap_jax.checkpoints.model_dir import ExportError, export
 from slap_jax.cli import main
-from slap_jax.doctor.findings import diagnose, read_fingerprint, write_fingerprint
+from slap_jax.doctor.diagnosis import diagnose
+from slap_jax.doctor.findings import read_fingerprint, write_fingerprint
 from slap_jax.doctor.measure import TEXTS, probe_sounds
 from slap_jax.inference.embedder import Embedder
 from slap_jax.params import flatten, unflatten
@@ -28,6 +30,7 @@ def one_embedder_for_each_config():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("slap_jax.doctor.measure.Embedder", of_config)
+        patch.setattr("slap_jax.doctor.diagnosis.Embedder", of_config)
         yield
 
 
@@ -50,7 +53,7 @@ def examined(sound, directory: Path, weights=None, **audio) -> dict:
     config.audio.update(**audio)
     export(unflatten({**flatten(params), **(weights or {})}), config, tokenizer.path, directory)
     (directory / "fingerprint.json").write_bytes(fingerprint)
-    return diagnose(directory)
+    return diagnose(directory, invariance=False)
 
 
 def names(result: dict) -> list[str]:
@@ -137,7 +140,7 @@ def test_a_fingerprint_of_an_accelerator_is_compared_less_closely(sound, tmp_pat
     assert names(result) == ["other_sounds"] and "expected at least 0.9999" in result["findings"][0]["message"]
     of_a_tpu = {**json.loads(fingerprint), "platform": "tpu"}
     (tmp_path / "fingerprint.json").write_text(json.dumps(of_a_tpu))
-    assert names(diagnose(tmp_path)) == []
+    assert names(diagnose(tmp_path, invariance=False)) == []
 
 
 def test_a_vocabulary_that_cannot_spell(sound, tmp_path):
@@ -145,7 +148,7 @@ def test_a_vocabulary_that_cannot_spell(sound, tmp_path):
     from slap_jax.data.tokenizer import train_tokenizer
 
     greek = train_tokenizer(["σκύλος γαβγίζει", "βροχή πέφτει", "άνεμος φυσά"] * 4, tmp_path / "greek.model", 40)
-    result = diagnose(export(params, config, greek.path, tmp_path / "export"))
+    result = diagnose(export(params, config, greek.path, tmp_path / "export"), invariance=False)
     assert names(result)[-1] == "vocabulary" and result["fingerprint"] == "none"
 
 
@@ -154,13 +157,17 @@ def test_the_command_and_its_exit_codes(sound, tmp_path, capsys):
     directory = export(params, config, tokenizer.path, tmp_path / "export")
     (directory / "fingerprint.json").write_bytes(fingerprint)
     assert main(["doctor", str(directory)]) == 0
-    assert capsys.readouterr().out.endswith("healthy\n")
+    output = capsys.readouterr().out
+    assert output.endswith("healthy\n") and "level       -12 dB" in output and "\nwarning, varies_with_" in output
     (directory / "config.json").write_text(
         (directory / "config.json").read_text().replace('"mean": -9.0', '"mean": 9.0')
     )
     assert main(["doctor", str(directory), "--json"]) == 1
     result = json.loads(capsys.readouterr().out)
     assert not result["healthy"] and "front_end_level" in names(result)
+    assert len(result["invariance"]) == 22 and result["left_out"] == []
+    assert {"group", "name", "median", "least", "expected"} == result["invariance"][0].keys()
+    assert all(0.999 < item["median"] <= 1.001 for item in result["invariance"] if item["name"] == "two equal")
     assert main(["doctor", str(tmp_path / "nowhere")]) == 2
     assert "nowhere is not a directory" in capsys.readouterr().err
 
@@ -182,3 +189,24 @@ def test_probes_are_unlike_each_other_and_never_change():
     assert (unit @ unit.T)[~np.eye(len(unit), dtype=bool)].max() < 0.9
     assert sounds["noise"][:3].tolist() == pytest.approx([0.17640524, 0.04001572, 0.0978738])
     assert len(set(TEXTS)) == len(TEXTS) and not set(TEXTS) & set(CAPTIONS)
+
+
+def test_invariances_are_measured_on_the_sounds_that_are_given(sound, tmp_path, capsys):
+    config, params, tokenizer, _ = sound
+    directory = export(params, config, tokenizer.path, tmp_path / "export")
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    soundfile.write(folder / "first.wav", 0.1 * probe_sounds(16_000)["noise"], 16_000)
+    soundfile.write(folder / "second.flac", probe_sounds(16_000)["tone"], 16_000)
+    (folder / "broken.wav").write_bytes(b"RIFF")
+    result = diagnose(directory, [str(folder / "first.wav"), str(folder / "second.flac")])
+    assert result["left_out"] == [] and result["invariance"] != diagnose(directory)["invariance"]
+    assert main(["doctor", str(directory), "--json", "--sounds", str(folder), str(tmp_path / "nowhere.wav")]) == 1
+    output = capsys.readouterr()
+    printed = json.loads(output.out)
+    assert printed["invariance"] == result["invariance"] and printed["healthy"]
+    assert {item["file"] for item in printed["left_out"]} == {str(folder / "broken.wav"), str(tmp_path / "nowhere.wav")}
+    assert output.err.count("slap doctor: left out: ") == 2
+    assert "broken.wav" in output.err and "nowhere.wav is missing" in output.err
+    assert main(["doctor", str(directory), "--sounds", str(folder / "broken.wav")]) == 2
+    assert "none of 1 sounds can be used" in capsys.readouterr().err
