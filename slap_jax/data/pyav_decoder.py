@@ -80,6 +80,9 @@ def container_blocks(
             raise
         except Exception as error:
             raise unreadable(name, f"{refused}; by PyAV: {reason_of(error)}") from error
+        if seconds == 0 and not container.format.name.startswith(("mov", "matroska")):
+            # FFmpeg takes any bytes for a format that the suffix of the file names.
+            raise unreadable(name, f"{refused}; by PyAV: no frame of {container.format.name}")
         stated = _stated_seconds(container, stream)
         has_index = container.format.name.startswith("mov")  # which states the number of packets
         is_short = (has_index and packets < stream.frames) or fault is not None

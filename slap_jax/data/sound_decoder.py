@@ -43,6 +43,9 @@ def sound_blocks(source: str | bytes, name: str, block_frames: int) -> Blocks:
             if layout.doubt:
                 raise ValueError(layout.doubt)
             file = _open(data, layout, 0, source)
+            if file.format == "RAW":  # libsndfile takes any bytes in a file called .au, .snd or .vox for mu-law
+                file.close()
+                raise ValueError("Format not recognised")
         except Exception as error:  # a decoder's, for data that it did not foresee
             refused = reason_of(error)
         else:

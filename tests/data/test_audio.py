@@ -385,6 +385,16 @@ def test_files_without_sound_or_with_references_are_refused(tmp_path, monkeypatc
             decode_audio(source)
 
 
+@pytest.mark.parametrize("suffix", AUDIO_SUFFIXES)
+def test_other_bytes_are_not_audio_whatever_the_suffix(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    for data in (b"nothing", b"This is a text file.\n" * 100):
+        path.write_bytes(data)
+        with pytest.raises(AudioError, match=f"a{suffix} is not readable as audio") as caught:
+            decode_audio(path)
+        assert caught.value.reason == "unreadable_audio"
+
+
 def test_damaged_sound_files_are_refused():
     data = bytearray(encode_flac(np.random.default_rng(0).integers(-3_000, 3_000, 16_000).astype(np.int16)))
     data[len(data) // 2 : len(data) // 2 + 400] = b"\xff" * 400
