@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import sys
 
 import matplotlib.image
@@ -192,3 +193,22 @@ def test_the_rows_with_most_clips_are_shown_unless_a_number_is_given(dataset, to
         np.testing.assert_array_equal(row.batch.waveform, batch[row.row].batch.waveform)
         np.testing.assert_array_equal(row.batch.text_tokens, batch[row.row].batch.text_tokens)
         assert [clip.key for clip in row.clips] == [clip.key for clip in batch[row.row].clips]
+
+
+def test_a_lead_in_is_part_of_the_shown_sound(config, tokenizer, tmp_path):
+    late = config.copy_and_resolve_references()
+    late.data.max_seconds = 2.56
+    late.data.augment.lead_in_seconds = 1.0
+    lines = []
+    rows = show(late, tokenizer, tmp_path, rows=8, log=lines.append)
+    clips = [clip for row in rows for clip in row.clips]
+    assert sum(clip.planned.lead_in > 0 for clip in clips) >= 5
+    for clip, written in zip(clips, listed(tmp_path), strict=True):
+        whole = clip.planned.record.waveform()[clip.planned.start :][: clip.planned.samples]
+        np.testing.assert_array_equal(clip.waveform[clip.planned.lead_in :], whole)
+        assert not clip.waveform[: clip.planned.lead_in].any()
+        assert (
+            written["lead_in_s"] == clip.planned.lead_in / 16_000 and written["seconds"] == len(clip.waveform) / 16_000
+        )
+        assert clip.is_cropped == (len(clip.planned.record.waveform()) > 40_960)
+    assert re.search(r" s, the first [01]\.\d\d s silent  ", "\n".join(lines))
