@@ -102,7 +102,7 @@ def changes(sample_rate: int) -> list[Change]:
 def measure_invariance(
     embed_audio: Callable[[list[Pair]], Float[np.ndarray, "n E"]], sounds: Sequence[Sound], sample_rate: int
 ) -> list[Invariance]:
-    """Measures every change over the sounds.
+    """Measures every change over the sounds that it leaves audible.
 
     Args:
         embed_audio: Maps a list of pairs (samples, sample rate) to unit vectors.
@@ -112,8 +112,13 @@ def measure_invariance(
     reference = embed_audio([(samples, sample_rate) for samples in sounds])
     measured = []
     for change in changes(sample_rate):
-        vectors = embed_audio([change.apply(samples, sample_rate) for samples in sounds])
-        cosine = np.sum(reference * vectors, axis=1, dtype=np.float64)
+        changed = [change.apply(samples, sample_rate) for samples in sounds]
+        # A quiet sound, or one that begins with silence, may be silent afterwards; some models refuse silence.
+        audible = [number for number, (samples, _) in enumerate(changed) if np.abs(samples).max() >= SILENT_PEAK]
+        if not audible:
+            continue
+        vectors = embed_audio([changed[number] for number in audible])
+        cosine = np.sum(reference[audible] * vectors, axis=1, dtype=np.float64)
         measured.append(
             Invariance(change.group, change.name, float(np.median(cosine)), float(cosine.min()), change.expected)
         )

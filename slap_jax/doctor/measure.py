@@ -111,8 +111,8 @@ def measure_model(export: Export, embedder: Embedder | None = None) -> Measureme
 
 
 def measure_other_model(model: EmbeddingModel) -> ProbeEmbeddings:
-    """Embeds the probes with a model of any family."""
-    sounds = probe_sounds(model.sample_rate)
+    """Embeds the probes with a model of any family, except silence, which some models refuse."""
+    sounds = {name: samples for name, samples in probe_sounds(model.sample_rate).items() if name != SILENCE}
     audio = model.embed_audio([(samples, model.sample_rate) for samples in sounds.values()])
     return ProbeEmbeddings(
         sounds=dict(zip(sounds, audio, strict=True)),

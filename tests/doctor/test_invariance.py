@@ -144,13 +144,29 @@ def test_the_beginning_of_a_recording(tmp_path):
         beginning(str(tmp_path / "nowhere.wav"), RATE)
 
 
+def test_a_sound_that_a_change_makes_silent_does_not_count():
+    late = np.concatenate([np.zeros(RATE, np.float32), built_in_sounds(RATE)[0]])
+    quiet = np.float32(2**-13) * built_in_sounds(RATE)[1] / 0.2
+    seen = []
+
+    def embed(clips):
+        seen.append(len(clips))
+        assert all(np.abs(samples).max() >= 2**-15 for samples, _ in clips)
+        return spectra(clips)
+
+    measured = by_name(measure_invariance(embed, [late, quiet], RATE))
+    assert ("cut", "first 25 %") in measured and 1 in seen and 2 in seen
+    only = by_name(measure_invariance(embed, [quiet], RATE))
+    assert ("level", "-20 dB") not in only and ("level", "-6 dB") in only
+
+
 class OtherModel:
     """A model of another family, as far as the doctor knows it."""
 
     sample_rate = 48_000
 
     def embed_audio(self, audio):
-        assert all(rate > 0 and np.asarray(samples).ndim <= 2 for samples, rate in audio)
+        assert all(rate > 0 and np.abs(samples).max() >= 2**-15 for samples, rate in audio)  # silence is refused
         return spectra(audio)
 
     def embed_text(self, texts):
