@@ -7,7 +7,7 @@
 
 Both settings train on the same number of seconds of audio. The manifest must have the splits `train`, `val` and `test`;
 evaluation uses `val` and `test` together. Mean and deviation of the log-mel come from the prepared data, the size of
-the vocabulary from the tokenizer. For the results on 2 CPU cores see "Measured" in README.md.
+the vocabulary from the tokenizer. For the results on 2 CPU cores see docs/results.md.
 """
 
 from ml_collections import ConfigDict

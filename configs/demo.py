@@ -6,7 +6,7 @@ or, with data prepared as in the Makefile,
 
     slap train --config configs/demo.py:data=runs/demo/data --run-dir runs/demo
 
-For the results on 2 CPU cores see "Measured" in README.md.
+For the results on 2 CPU cores see docs/results.md.
 """
 
 from ml_collections import ConfigDict

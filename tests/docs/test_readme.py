@@ -99,7 +99,8 @@ def test_benchmarks_run_as_scripts():
 
 
 def test_the_layout_names_every_room():
-    layout = README[README.index("## Layout") : README.index("## Citation")]
+    page = PAGES["CONTRIBUTING.md"]
+    layout = page[page.index("### Layout") : page.index("### Rooms")]
     rooms = {path.name for path in (ROOT / "slap_jax").iterdir() if (path / "__init__.py").exists()}
     files = {path.name for path in (ROOT / "slap_jax").glob("*.py")} - {"__init__.py"}
     assert all(re.search(rf"\b{re.escape(name)}", layout) for name in files)
