@@ -1,10 +1,14 @@
 """The README's Python runs on a tiny model, and the commands of all pages exist."""
 
 import ast
+import csv
+import json
 import re
 import shlex
+import tomllib
 
 import pytest
+import yaml
 
 from slap_jax.checkpoints.model_dir import export
 from slap_jax.cli import create_parser
@@ -49,6 +53,27 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     exec(compile(block, "README.md", "exec"), variables)
     assert variables["audio"].shape == variables["text"].shape == (2, 16)
     assert capsys.readouterr().out.count(" s of ") == 3
+
+
+def test_the_citation_file_agrees_with_the_project_and_the_readme():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    method = citation["preferred-citation"]
+    for author in method["authors"]:
+        assert f"{author['family-names']}, {author['given-names']}" in README
+    assert method["identifiers"][0]["value"] in README and f"{{{project['version']}}}" in README
+
+
+def test_the_captions_of_the_demo_are_those_of_its_manifest():
+    lines = (ROOT / "demo_data/manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    clips = [json.loads(line) for line in lines]
+    with (ROOT / "demo_data/captions.csv").open(encoding="utf-8", newline="") as file:
+        rows = [(row["path"], row["caption"], row["labels"], row["group"]) for row in csv.DictReader(file)]
+    expected = [
+        (clip["path"], text, f"kind={clip['kind']}", clip["group"]) for clip in clips for text in clip["captions"]
+    ]
+    assert rows == expected
 
 
 def test_commands_of_slap_are_known_to_its_parser(monkeypatch, capsys):
