@@ -10,8 +10,10 @@ import tomllib
 import pytest
 import yaml
 
+import slap_jax.page.app
+import slap_jax.serve.app
 from slap_jax.checkpoints.model_dir import export
-from slap_jax.cli import create_parser
+from slap_jax.cli import create_parser, main
 from slap_jax.config.files import read_config
 from tests.docs.run_page import ROOT
 from tests.inference.tiny import tiny_config, tiny_run_params, tiny_tokenizer
@@ -21,6 +23,8 @@ PAGES = {
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"))
 }
 README = PAGES["README.md"]
+TOWERS = ("audio_encoder", "text_encoder", "caption_decoder")
+FEW = ["--epochs", "1", "--config.train.steps=1"]
 
 
 def commands(text: str, program: str) -> list[list[str]]:
@@ -37,22 +41,62 @@ def launched(text: str) -> list[list[str]]:
     return [line[line.index("train") :] for line in words if "train" in line]
 
 
-@pytest.mark.compile
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the demo's clips and configs, and a tiny model in place of the demo's."""
     config = tiny_config()
     tiny_tokenizer(tmp_path / "words.model")
     export(tiny_run_params(config), config, tmp_path / "words.model", tmp_path / "runs/demo/export")
-    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    (tmp_path / "demo_data").mkdir()
-    (tmp_path / "demo_data/audio").symlink_to(ROOT / "demo_data/audio/hydrogen-drumkits")
-    for clip in re.findall(r'"(demo_data/audio/[^"]+)"', block):
-        assert (ROOT / clip).is_file(), clip
-        block = block.replace(clip, str(ROOT / clip))
+    for folder in ("demo_data", "configs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.compile
+def test_the_python_of_the_readme_runs(here):
+    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     variables: dict = {}
     exec(compile(block, "README.md", "exec"), variables)
     assert variables["audio"].shape == variables["text"].shape == (2, 16)
-    assert capsys.readouterr().out.count(" s of ") == 3
+
+
+# Appended to the commands that train, so that they train a small model for a moment.
+SMALL = [
+    *("--config.train.steps=2", "--config.train.log_every=1", "--config.train.evaluate_every=2"),
+    *(f"--config.model.{tower}.{key}" for tower in TOWERS for key in ("width=48", "heads=1", "mlp_width=48")),
+    "--config.model.caption_decoder.layers=1",
+    *("--config.data.rows=4", "--config.data.decode_threads=1"),
+]
+
+
+@pytest.mark.compile
+def test_the_commands_of_the_readme_run(here, monkeypatch, capsys):
+    """Those for the demo's model and for one's own clips run as printed, in order; training is made short."""
+    served = []
+    monkeypatch.setattr(slap_jax.page.app, "serve", lambda *arguments, **_: served.append("demo"))
+    monkeypatch.setattr(slap_jax.serve.app, "serve", lambda *arguments, **_: served.append("serve"))
+    use, train = (README[README.index(f"## {title}") :] for title in ("Use a model", "Train on your own clips"))
+    lines = []
+    for section in (use, train):
+        (block, *_) = re.findall(r"^```\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+        lines += block.splitlines()
+    lines += re.findall(r"`(slap finetune [^`]+)`", train)
+    ran = []
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[0] == "export":
+            monkeypatch.setenv(*words[1].split("="))
+            continue
+        assert words.pop(0) == "slap", line
+        small = SMALL if words[0] == "train" else FEW if words[0] == "finetune" else []
+        assert main([*words, *small]) == 0, (line, capsys.readouterr().err)
+        ran.append(words[0])
+    assert served == ["demo", "serve"]
+    assert ran[:5] == ["classify", "caption", "embed", "index", "search"] and ran.count("train") == 2
+    for path in ("runs/mine/first/evaluation.json", "runs/mine/first/export/README.md", "runs/mine/first/report.html"):
+        assert (here / path).is_file()
+    assert "kick drum" in capsys.readouterr().out
 
 
 def test_the_citation_file_agrees_with_the_project_and_the_readme():

@@ -18,7 +18,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     tiny_tokenizer(tmp_path / "words.model")
     export(tiny_run_params(config), config, tmp_path / "words.model", tmp_path / "runs/demo/export")
     (tmp_path / "demo_data/audio").mkdir(parents=True)
-    for folder in ("hydrogen-drumkits", "sonic-pi-samples"):
+    for folder in ("fluid-soundfont-gm", "hydrogen-drumkits", "sonic-pi-samples"):
         (tmp_path / "demo_data/audio" / folder).symlink_to(ROOT / "demo_data/audio" / folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(ROOT / "docs/tour.ipynb", as_version=4)
