@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,28 +11,24 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from slap_jax.config import default_config
 from slap_jax.data.audio import AudioError, encode_flac, to_int16
 from slap_jax.data.log_mel import clip_log_mel
-from slap_jax.drawing.packed_row import SLOT_COLOURS
-from slap_jax.drawing.theme import PRINT, drawing, new_figure
 from slap_jax.errors import UserError
-from slap_jax.inference.audio_input import SilenceCheck, load_audio, silence_error
+from slap_jax.inference.audio_input import DecodedFile, SilenceCheck, load_audio, silence_error
 from slap_jax.inference.long_audio import Scores
+from slap_jax.page.timeline import timeline_html
 from slap_jax.search.search import Hit, search
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from slap_jax.inference.model import SlapModel
     from slap_jax.other_models.dual_encoder import DualEncoder
     from slap_jax.search.index import SearchIndex
 
 LONGEST_SHOWN = 300.0  # seconds; a longer picture would be a blur
 MOST_TEXTS = 8  # lines that remain distinguishable
-_WIDTH, _HEIGHT = 10.0, 4.6  # inches
-_MOST_FRAMES = 2_000  # more than the picture has pixels
-_LABEL_CHARACTERS = 34
+_WINDOW_SECONDS, _HOP_SECONDS = 2.0, 0.5  # over time, for a model without features over time
+_LARGEST_EXAMPLE = 2_000_000  # bytes
 
 
 class PageError(UserError, ValueError):
@@ -46,8 +41,49 @@ def split_lines(text: str) -> list[str]:
     return list(dict.fromkeys(part for part in parts if part))
 
 
-def timeline(model: "SlapModel", audio: str | None, texts: str) -> str:
+def describe(model: "SlapModel | DualEncoder", name: str) -> str:
+    """Returns what the model is, in a line of Markdown."""
+    captions = "describes sounds in words" if model.can_caption else "has no caption decoder"
+    return (
+        f"Model `{name}` ({model.model_id}): embeds sound at {model.sample_rate:,} Hz as {model.embed_dim} numbers, "
+        f"up to {model.max_seconds:g} s at once and longer recordings in windows; {captions}."
+    )
+
+
+def model_card(folder: Path) -> str:
+    """Returns the card of an exported model as Markdown, or "" if there is none."""
+    card = next((path for path in (folder / "README.md", folder / "export" / "README.md") if path.is_file()), None)
+    if card is None:
+        return ""
+    text = card.read_text(encoding="utf-8")
+    return re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).strip()
+
+
+def examples(index: "SearchIndex | None", most: int = 3) -> list[str]:
+    """Returns paths of short recordings of the indexed folder, spread over its list of files."""
+    if index is None:
+        return []
+    paths = [index.root / name for name in sorted(index.files)]
+    spread = [paths[number * len(paths) // most] for number in range(most)] if len(paths) >= most else paths
+    return [str(path) for path in spread if path.is_file() and path.stat().st_size < _LARGEST_EXAMPLE]
+
+
+def heard(model: "SlapModel | DualEncoder", audio: str | None) -> str:
+    """Returns a line about a recording that has just been given, so that a bad file is refused at once.
+
+    Raises:
+        AudioError: The recording cannot be read, or is silent.
+    """
+    if not audio:
+        return ""
+    recording = _read(model, audio)
+    return f"{len(recording.samples) / recording.sample_rate:.1f} s. Now ask a question."
+
+
+def timeline(model: "SlapModel | DualEncoder", audio: str | None, texts: str) -> str:
     """Returns HTML that shows the log-mel of a recording above its similarity with texts over time.
+
+    A model of another family has no features over time. Its windows of 2 s are compared instead, every half second.
 
     Args:
         model: Model to ask.
@@ -62,32 +98,32 @@ def timeline(model: "SlapModel", audio: str | None, texts: str) -> str:
     lines = split_lines(texts)
     if not 1 <= len(lines) <= MOST_TEXTS:
         raise PageError(f"there are {len(lines)} texts; type 1 to {MOST_TEXTS}, one per line or separated by commas")
-    rate = model.sample_rate
-    path = _given(audio)
-    whole = load_audio(path, rate)
-    check = SilenceCheck()
-    check.hear(whole)
-    if check.silent:
-        raise silence_error(path)
-    waveform = whole[: round(LONGEST_SHOWN * rate)]
-    scores = model.scores((waveform, rate), lines, allow_silence=True)  # of the part that is shown
-    mel = clip_log_mel(to_int16(waveform), model.config.audio)
-    seconds = len(waveform) / rate
-    with drawing(PRINT):
-        figure = timeline_figure(mel, seconds, scores, lines)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=180)  # sharp on high-resolution screens as well
+    settings = default_config().audio
+    whole = _with_sound(_given(audio), settings.sample_rate)
+    waveform = whole[: round(LONGEST_SHOWN * settings.sample_rate)]
+    recording = DecodedFile(Path(_given(audio)).name, waveform, settings.sample_rate)
+    scores = _scores_over_time(model, recording, lines)
     best = scores.scores.argmax(axis=0)
     moments = ", ".join(
         f"{text} at {scores.start[column]:.1f} s ({scores.scores[column, number]:.2f})"
         for number, (text, column) in enumerate(zip(lines, best, strict=True))
     )
-    cut = (
-        f" Only the first {seconds:.0f} s of {len(whole) / rate:.0f} s are shown." if len(waveform) < len(whole) else ""
-    )
-    note = html.escape(f"Highest: {moments}.{cut}")
-    image = base64.b64encode(picture.getvalue()).decode()
-    return f'<img class="slap-timeline" alt="{note}" src="data:image/png;base64,{image}"><p>{note}</p>'
+    seconds = len(waveform) / settings.sample_rate
+    total = len(whole) / settings.sample_rate
+    cut = f" Only the first {seconds:.0f} s of {total:.0f} s are shown." if len(waveform) < len(whole) else ""
+    log_mel = clip_log_mel(to_int16(waveform), settings)
+    return timeline_html(waveform, settings.sample_rate, log_mel, settings, scores, lines, f"Highest: {moments}.{cut}")
+
+
+def _scores_over_time(model: "SlapModel | DualEncoder", recording: DecodedFile, texts: list[str]) -> Scores:
+    clip = (recording.samples, recording.sample_rate)
+    if hasattr(model, "encoder"):  # of another family
+        windows = model.windows(clip, seconds=_WINDOW_SECONDS, hop=_HOP_SECONDS)
+        scores = model.similarity(windows.embeddings, model.embed_text(texts))
+        middle = (windows.start + windows.end) / 2
+        edges = np.concatenate([windows.start[:1], (middle[:-1] + middle[1:]) / 2, windows.end[-1:]])
+        return Scores(edges[:-1], edges[1:], scores)
+    return model.scores(clip, texts, allow_silence=True)  # of the part that is shown
 
 
 def classify(model: "SlapModel | DualEncoder", audio: str | None, labels: str) -> dict[str, float]:
@@ -100,12 +136,12 @@ def classify(model: "SlapModel | DualEncoder", audio: str | None, labels: str) -
 
     Raises:
         PageError: There is no recording, or fewer than two labels.
-        AudioError: The recording cannot be read.
+        AudioError: The recording cannot be read, or is silent.
     """
     names = split_lines(labels)
     if len(names) < 2:
         raise PageError("type at least two labels, one per line or separated by commas")
-    return model.classify(_given(audio), names)[0]
+    return model.classify([_read(model, audio)], names)[0]
 
 
 def caption(model: "SlapModel | DualEncoder", audio: str | None, beam: int = 1) -> str:
@@ -113,16 +149,16 @@ def caption(model: "SlapModel | DualEncoder", audio: str | None, beam: int = 1) 
 
     Raises:
         PageError: There is no recording.
-        AudioError: The recording cannot be read.
+        AudioError: The recording cannot be read, or is silent.
         ExportError: The model has no caption decoder.
     """
-    return model.caption(_given(audio), beam=int(beam))[0]
+    return model.caption([_read(model, audio)], beam=int(beam))[0]
 
 
 def search_page(
     model: "SlapModel | DualEncoder", index: "SearchIndex | None", text: str, audio: str | None, alike: bool, k: int
-) -> str:
-    """Searches the folder and returns the hits as HTML, with a player for each.
+) -> tuple[str, list[Hit]]:
+    """Searches the folder and returns the hits as HTML, with a player for each, and as a list.
 
     Args:
         model: Model that made the index.
@@ -142,9 +178,33 @@ def search_page(
         )
     text = " ".join((text or "").split())
     if not text and not alike:
-        raise PageError("type a text to search for, or tick the box to search with the recording")
-    hits = search(model, index, text or None, _given(audio) if alike else None, int(k))
-    return hits_html(hits, index.root, model.sample_rate)
+        raise PageError("type a text to search for, or tick the box to search with your sound")
+    hits = search(model, index, text or None, _read(model, audio) if alike else None, int(k))
+    return hits_html(hits, index.root, model.sample_rate), hits
+
+
+def save_hit(hits: Sequence[Hit], number: int, rate: int, folder: Path) -> str:
+    """Writes the moment of a hit to a file, for the next question about it.
+
+    Args:
+        hits: Hits of the latest search.
+        number: Number of the hit, from 1.
+        rate: Sample rate of the file in Hz.
+        folder: Folder to write to.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        PageError: There is no such hit.
+        AudioError: The file of the hit can no longer be read.
+    """
+    if not 1 <= number <= len(hits):
+        raise PageError(f"there are {len(hits)} hits; search first, then choose one by its number")
+    hit = hits[int(number) - 1]
+    path = folder / f"{Path(hit.path).stem} at {hit.start:.1f} s.flac"
+    path.write_bytes(encode_flac(to_int16(moment(hit, rate)), rate))
+    return str(path)
 
 
 def hits_html(hits: Sequence[Hit], root: Path, rate: int) -> str:
@@ -201,67 +261,22 @@ def _given(audio: str | None) -> str:
     return audio
 
 
+def _read(model: "SlapModel | DualEncoder", audio: str | None) -> DecodedFile:
+    """Decodes the recording; messages of the model then name the file, not its number in a list."""
+    path = _given(audio)
+    return DecodedFile(Path(path).name, _with_sound(path, model.sample_rate), model.sample_rate)
+
+
+def _with_sound(path: str, rate: int) -> Float[np.ndarray, " n"]:
+    samples = load_audio(path, rate)
+    check = SilenceCheck()
+    check.hear(samples)
+    if check.silent:
+        raise silence_error(Path(path).name)
+    return samples
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
-
-
-def timeline_figure(
-    log_mel: Float[np.ndarray, "frames mels"], seconds: float, scores: Scores, texts: Sequence[str]
-) -> "Figure":
-    """Draws a log-mel, and below it a line for each text. Call it within `drawing(PRINT)`.
-
-    Args:
-        log_mel: Natural log-mel; its frames cover the recording, padded to a whole column.
-        seconds: Duration of the recording.
-        scores: Cosine of each column with each text.
-        texts: Labels of the lines.
-    """
-    figure = new_figure(_WIDTH, _HEIGHT)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.15])
-    _draw_log_mel(above, log_mel, float(scores.start[-1]) + _column_seconds(scores))
-    _draw_scores(below, scores, texts)
-    below.set_xlim(0, seconds)
-    below.set_xlabel("seconds")
-    return figure
-
-
-def _column_seconds(scores: Scores) -> float:
-    """Returns the duration of a column, or of the recording if that is shorter."""
-    return float(scores.start[1] - scores.start[0]) if len(scores.start) > 1 else float(scores.end[0])
-
-
-def _draw_log_mel(axes: "Axes", log_mel: Float[np.ndarray, "frames mels"], seconds: float) -> None:
-    step = -(-len(log_mel) // _MOST_FRAMES)
-    if step > 1:  # keep the loudest frame of each pixel, so that a click does not vanish
-        starts = np.arange(0, len(log_mel), step)
-        log_mel = np.maximum.reduceat(log_mel, starts)
-    loudest = float(log_mel.max())
-    axes.imshow(
-        log_mel.T,
-        origin="lower",
-        aspect="auto",
-        extent=(0, seconds, 0, log_mel.shape[1]),
-        cmap="magma",
-        vmin=loudest - 11.5,  # 50 dB
-        vmax=loudest,
-    )
-    axes.set_title("log-mel spectrogram")
-    axes.set_ylabel("mel band")
-    axes.set_yticks([0, log_mel.shape[1]])
-
-
-def _draw_scores(axes: "Axes", scores: Scores, texts: Sequence[str]) -> None:
-    edges = np.append(scores.start, scores.end[-1])
-    for number, text in enumerate(texts):
-        colour = SLOT_COLOURS[number % len(SLOT_COLOURS)]
-        axes.stairs(scores.scores[:, number], edges, baseline=None, color=colour, linewidth=1.6, label=_short(text))
-    axes.axhline(0, color=PRINT.line, linewidth=0.8, zorder=0)
-    axes.margins(y=0.08)
-    axes.set_title("similarity with each text, at each moment (cosine)")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1.02), frameon=False, borderaxespad=0, handlelength=1.2)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LABEL_CHARACTERS else text[: _LABEL_CHARACTERS - 1] + "…"

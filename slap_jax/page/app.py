@@ -1,9 +1,12 @@
 """The page in Gradio: the sound on the left, a tab for each question on the right."""
 
+import atexit
 import functools
 import importlib
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,17 @@ from slap_jax.other_models.load import load_model
 from slap_jax.page import answers
 from slap_jax.page.answers import PageError
 from slap_jax.search.index import SearchIndex
+from slap_jax.search.search import Hit
 
-LABELS = "dog, rain, engine, bird song, footsteps, speech, music"
-TEXTS = "a dog barks\nrain falls\nsomeone speaks"
 CSS = """
 .gradio-container > main { max-width: 1240px !important; margin: 0 auto !important; }
-.slap-timeline { width: 100%; height: auto; background: #fff; border-radius: 6px; }
+.slap-timeline audio { width: 100%; height: 38px; margin-bottom: 6px; }
+.slap-picture { position: relative; }
+.slap-picture img { width: 100%; height: auto; }
+.slap-area { position: absolute; cursor: crosshair; }
+.slap-cursor { position: absolute; top: 0; bottom: 0; left: 0; border-left: 1.5px solid #d2452d; }
+.slap-narrow, .slap-dark, .dark .slap-light { display: none; }
+.dark .slap-dark { display: block; }
 .slap-hits { list-style: none; margin: 0; padding: 0; }
 .slap-hit { display: flex; align-items: center; gap: 14px; padding: 10px 2px;
   border-bottom: 1px solid var(--border-color-primary); }
@@ -34,17 +42,23 @@ CSS = """
 .slap-score i { display: block; height: 100%; border-radius: 3px; background: #2b6a99; }
 .slap-hit audio { flex: 0 0 300px; max-width: 45%; height: 36px; }
 .slap-none { color: var(--body-text-color-subdued); }
-@media (max-width: 720px) { .slap-hit { flex-wrap: wrap; } .slap-hit audio { flex: 1 1 100%; max-width: 100%; } }
+@media (max-width: 720px) {
+  .slap-hit { flex-wrap: wrap; } .slap-hit audio { flex: 1 1 100%; max-width: 100%; }
+  .slap-wide { display: none; } .slap-narrow { display: block; }
+  .tab-container button { padding: 0 9px !important; }
+}
 """
+_MESSAGE_SECONDS = 10
 
 
-def build_page(model: SlapModel | DualEncoder, name: str, index: SearchIndex | None = None) -> Any:
+def build_page(model: SlapModel | DualEncoder, name: str, index: SearchIndex | None = None, card: str = "") -> Any:
     """Builds the page.
 
     Args:
         model: Model that answers.
         name: Name of the model, for the title.
         index: Index of the folder to search; None for a page without search.
+        card: Card of the model in Markdown; "" for none.
 
     Returns:
         `gradio.Blocks`, for `launch`.
@@ -54,7 +68,7 @@ def build_page(model: SlapModel | DualEncoder, name: str, index: SearchIndex | N
     """
     gr = gradio()
     with gr.Blocks(title=f"SLAP: {name}", analytics_enabled=False, fill_width=True) as page:
-        gr.Markdown(f"# What does it sound like?\nModel `{name}` ({model.model_id})")
+        gr.Markdown(f"# What does it sound like?\n{answers.describe(model, name)}")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
                 audio = gr.Audio(
@@ -64,31 +78,45 @@ def build_page(model: SlapModel | DualEncoder, name: str, index: SearchIndex | N
                     elem_id="sound",
                     buttons=["download"],  # no button that uploads to other machines
                 )
-                gr.Markdown("Record a sound or drop a file, then ask on the right.")
-            with gr.Column(scale=5, min_width=420), gr.Tabs():
-                with gr.Tab("Over time"):
-                    if isinstance(model, DualEncoder):
-                        gr.Markdown(f"A {model.encoder.family} has no features over time.")
-                    else:
-                        texts = gr.Textbox(TEXTS, lines=3, label="Texts, one per line", elem_id="texts")
-                        ask = gr.Button("Compare each moment", variant="primary", elem_id="ask_timeline")
-                        answer = gr.HTML(elem_id="timeline", min_height=40)
-                        _answer(ask, functools.partial(answers.timeline, model), [audio, texts], answer, "timeline")
-                with gr.Tab("Classify"):
-                    labels = gr.Textbox(LABELS, label="Labels, separated by commas", elem_id="labels")
+                about = gr.Markdown(
+                    "Record a sound, drop a file, or try an example. Then ask a question.", elem_id="about"
+                )
+                if paths := answers.examples(index):
+                    names = [Path(path).stem[:40] for path in paths]
+                    gr.Examples(
+                        paths, audio, label="Examples from the folder", example_labels=names, cache_examples=False
+                    )
+            with gr.Column(scale=5, min_width=300), gr.Tabs() as tabs:
+                with gr.Tab("Over time", id="time"):
+                    texts = gr.Textbox(
+                        lines=3,
+                        label="Texts, one per line",
+                        placeholder="a dog barks\nrain falls\nsomeone speaks",
+                        elem_id="texts",
+                    )
+                    ask = gr.Button("Compare each moment", variant="primary", elem_id="ask_timeline")
+                    answer = gr.HTML(elem_id="timeline", min_height=40)
+                    _answer(ask, functools.partial(answers.timeline, model), [audio, texts], answer, "timeline")
+                with gr.Tab("Classify", id="classify"):
+                    labels = gr.Textbox(
+                        label="Labels, separated by commas", placeholder="dog, rain, engine, speech", elem_id="labels"
+                    )
                     ask = gr.Button("Classify", variant="primary", elem_id="ask_classify")
                     answer = gr.Label(num_top_classes=8, label="Of these labels", elem_id="classes")
                     _answer(ask, functools.partial(answers.classify, model), [audio, labels], answer, "classify")
-                with gr.Tab("Caption"):
-                    if model.can_caption:
-                        beam = gr.Slider(1, 8, 1, step=1, label="Beam size", elem_id="beam")
+                if model.can_caption:
+                    with gr.Tab("Caption", id="caption"):
+                        beam = gr.Slider(1, 8, 1, step=1, label="Beam width", elem_id="beam")
                         ask = gr.Button("Describe", variant="primary", elem_id="ask_caption")
                         answer = gr.Textbox(label="Caption", elem_id="caption", interactive=False)
                         _answer(ask, functools.partial(answers.caption, model), [audio, beam], answer, "caption")
-                    else:
-                        gr.Markdown("This model has no caption decoder.")
-                with gr.Tab("Search"):
-                    _search_tab(gr, model, index, audio)
+                with gr.Tab("Search", id="search"):
+                    _search_tab(gr, model, index, audio, tabs)
+        if card:
+            with gr.Accordion("The model's card", open=False):
+                gr.Markdown(card)
+        for event in (audio.upload, audio.stop_recording):
+            _answer(None, functools.partial(answers.heard, model), [audio], about, "heard", also=event)
     return page
 
 
@@ -104,26 +132,36 @@ def gradio() -> Any:
         raise PageError("the page needs gradio, which is missing: pip install 'slap-jax[page]'") from None
 
 
-def _search_tab(gr: Any, model: SlapModel | DualEncoder, index: SearchIndex | None, audio: Any) -> None:
+def _search_tab(gr: Any, model: SlapModel | DualEncoder, index: SearchIndex | None, audio: Any, tabs: Any) -> None:
     if index is None:
         gr.Markdown("There is no folder to search. Run `slap index DIR`, then start the page with `--folder DIR`.")
         return
-    root = Path(index.root)
-    gr.Markdown(f"{len(index)} files of `{root.resolve().name}`")
-    text = gr.Textbox(label="Text", placeholder="a dog barks in the distance", elem_id="query")
+    gr.Markdown(f"{len(index)} files of `{index.root.resolve().name}`")
+    text = gr.Textbox(label="Describe the sound you want", placeholder="a dog barks in the distance", elem_id="query")
     with gr.Row(equal_height=True):
-        alike = gr.Checkbox(label="Search with the sound on the left", elem_id="alike")
+        alike = gr.Checkbox(label="Search with my sound", elem_id="alike")
         k = gr.Slider(1, 20, 5, step=1, label="Hits", elem_id="k")
     ask = gr.Button("Search", variant="primary", elem_id="ask_search")
     answer = gr.HTML(elem_id="hits", min_height=40)
+    hits = gr.State([])
     search = functools.partial(answers.search_page, model, index)
-    _answer(ask, search, [text, audio, alike, k], answer, "search", also=text.submit)
+    _answer(ask, search, [text, audio, alike, k], [answer, hits], "search", also=text.submit)
+    with gr.Row(equal_height=True):
+        number = gr.Number(1, label="Number of a hit", precision=0, minimum=1, elem_id="hit")
+        take = gr.Button("Ask about this hit", elem_id="take_hit")
+    folder = Path(tempfile.mkdtemp(prefix="slap_hits_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+    def take_hit(found: list[Hit], which: int) -> tuple[str, Any]:
+        return answers.save_hit(found, which, model.sample_rate, folder), gr.Tabs(selected="time")
+
+    _answer(take, take_hit, [hits, number], [audio, tabs], "take_hit")
 
 
 def _answer(
     button: Any, function: Callable[..., Any], inputs: list[Any], output: Any, name: str, also: Any = None
 ) -> None:
-    """Connects a question to its answer. Errors meant for the user appear in the page."""
+    """Connects a question to its answer. Errors meant for the user appear in the page, for a while."""
     gr = gradio()
 
     def answer(*values: Any) -> Any:
@@ -135,19 +173,19 @@ def _answer(
             message = str(error)
             for uploaded in (value for value in values if isinstance(value, str) and os.path.isabs(value)):
                 message = message.replace(uploaded, os.path.basename(uploaded))  # hide Gradio's temporary folder
-            raise gr.Error(message, duration=None, title="Not possible", print_exception=False) from error
+            raise gr.Error(message, duration=_MESSAGE_SECONDS, title="Not possible", print_exception=False) from error
 
-    for number, event in enumerate([button.click, also]):
-        if event is not None:
-            # One question at a time, so that JAX compiles each new length once.
-            event(
-                answer,
-                inputs,
-                output,
-                api_name=name if number == 0 else f"{name}_on_enter",
-                concurrency_limit=1,
-                concurrency_id="model",
-            )
+    events = [event for event in (None if button is None else button.click, also) if event is not None]
+    for number, event in enumerate(events):
+        # One question at a time, so that JAX compiles each new length once.
+        event(
+            answer,
+            inputs,
+            output,
+            api_name=name if number == 0 else f"{name}_on_enter",
+            concurrency_limit=1,
+            concurrency_id="model",
+        )
 
 
 def serve(
@@ -173,11 +211,11 @@ def serve(
     loaded = load_model(model)
     if index is not None:
         index.check_model(loaded.model_id, loaded.embed_dim)
-    page = build_page(loaded, Path(model).resolve().name, index)
+    page = build_page(loaded, Path(model).resolve().name, index, answers.model_card(Path(model)))
     try:
         launch(page, host, port, inbrowser=browser)
-    except OSError as error:
-        raise PageError(f"cannot listen on {host}, port {port} ({error}); choose another port with --port") from error
+    except OSError:  # Gradio's message names its own settings
+        raise PageError(f"cannot listen on {host}: port {port} is in use; choose another one with --port") from None
     print(f"listening at http://{host}:{port}; stop with Ctrl+C", file=sys.stderr, flush=True)
     page.block_thread()
 

@@ -1,8 +1,10 @@
 """The answers of the page without a browser, on a stand-in for a model, and the contents of its picture."""
 
 import base64
+import csv
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,12 @@ import pytest
 import soundfile
 
 from slap_jax.data.audio import AudioError
-from slap_jax.drawing.theme import PRINT, drawing
-from slap_jax.inference.long_audio import Scores
-from slap_jax.inference.model import SlapModel
+from slap_jax.other_models.dual_encoder import DualEncoder
 from slap_jax.page import answers
-from slap_jax.page.answers import PageError, hits_html, moment, search_page, split_lines, timeline_figure
+from slap_jax.page.answers import PageError, hits_html, moment, save_hit, search_page, split_lines
 from slap_jax.search.index import SearchError, SearchIndex
 from slap_jax.search.search import Hit
 from slap_jax.search.update import update_index
-from tests.inference.tiny import shared_params, tiny_config, tiny_tokenizer
 from tests.search.fake_model import RATE, FakeModel, tone, write
 
 
@@ -49,7 +48,13 @@ def test_split_lines():
 def test_timeline(model, folder):
     page = answers.timeline(model, str(folder / "a" / '<b> & "long".wav'), "tone 1\ntone 2")
     assert re.search(r"Highest: tone 1 at \d+\.\d s \(1\.00\), tone 2 at 1\d\.\d s \(1\.00\)\.</p>", page)
-    assert base64.b64decode(re.findall(r"base64,([^\"]+)", page)[0]).startswith(b"\x89PNG")
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(set(pictures)) == 4  # wide and narrow, light and dark
+    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+    (table,) = re.findall(r'href="data:text/csv;base64,([^"]+)"', page)
+    rows = list(csv.reader(io.StringIO(base64.b64decode(table).decode())))
+    assert rows[0] == ["start", "end", "tone 1", "tone 2"] and len(rows) == 1 + len(np.arange(0, 22, 0.16))
+    assert [float(value) for value in rows[1]] == pytest.approx([0, 0.16, 1, 0], abs=1e-3)
 
 
 def test_timeline_shows_the_beginning_of_a_long_recording(model, folder, monkeypatch):
@@ -63,13 +68,80 @@ def test_timeline_shows_the_beginning_of_a_long_recording(model, folder, monkeyp
 def test_text_is_escaped(model, folder, monkeypatch):
     monkeypatch.setattr(model, "embed_text", lambda texts: np.eye(4, dtype=np.float32)[: len(texts)])
     page = answers.timeline(model, str(folder / "low.wav"), '<img src=x onerror="alert(1)">')
-    assert page.count("<img") == 1 and "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;" in page
+    assert page.count("<img") == 4 and "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;" in page
 
 
 def test_classify_and_caption(model, folder):
     probabilities = answers.classify(model, str(folder / "low.wav"), "tone 3, tone 0")
     assert list(probabilities) == ["tone 0", "tone 3"] and probabilities["tone 0"] == pytest.approx(1)
     assert answers.caption(model, str(folder / "low.wav"), 2) == "tone 0 again"
+
+
+def test_a_recording_is_checked_when_it_is_given(model, folder):
+    """Silence and files that are not audio are refused at once, in the words of the commands, without a path."""
+    assert answers.heard(model, None) == ""
+    assert answers.heard(model, str(folder / "low.wav")) == "1.0 s. Now ask a question."
+    write(folder / "silent.wav", np.zeros(RATE, np.float32))
+    (folder / "note.wav").write_text("no audio")
+    for ask in (
+        lambda path: answers.heard(model, path),
+        lambda path: answers.classify(model, path, "tone 1, tone 2"),
+        lambda path: answers.caption(model, path),
+        lambda path: answers.timeline(model, path, "tone 1"),
+    ):
+        with pytest.raises(AudioError, match=r"^silent\.wav is silent: .*; leave it out"):
+            ask(str(folder / "silent.wav"))
+        with pytest.raises(AudioError, match="is not readable as audio"):
+            ask(str(folder / "note.wav"))
+
+
+def test_the_page_says_what_the_model_is(model, folder, tmp_path):
+    line = answers.describe(model, "toy")
+    assert line == (
+        "Model `toy` (fake00000001): embeds sound at 16,000 Hz as 4 numbers, "
+        "up to 30 s at once and longer recordings in windows; describes sounds in words."
+    )
+    assert answers.model_card(tmp_path) == ""
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# A toy\n---\n")
+    assert answers.model_card(tmp_path) == "# A toy\n---"
+    assert answers.examples(None) == []
+    update_index(model, folder)
+    names = [Path(path).name for path in answers.examples(SearchIndex(folder))]
+    assert names == ['<b> & "long".wav', "low.wav"]
+
+
+def test_a_model_of_another_family_is_compared_window_by_window(folder):
+    encoder = ToneEncoder()
+    page = answers.timeline(DualEncoder(encoder), str(folder / "a" / '<b> & "long".wav'), "tone 1\ntone 2")
+    (table,) = re.findall(r'href="data:text/csv;base64,([^"]+)"', page)
+    rows = np.array(list(csv.reader(io.StringIO(base64.b64decode(table).decode())))[1:], float)
+    assert rows[0, 0] == 0 and rows[-1, 1] == 22 and np.array_equal(rows[1:, 0], rows[:-1, 1])
+    change = rows[np.argmax(rows[:, 3] > rows[:, 2]), 0]
+    assert change == pytest.approx(12, abs=0.6)
+
+
+class ToneEncoder:
+    """The stand-in as a model of another family."""
+
+    family, source, sample_rate, max_seconds, embed_dim, max_tokens, scale, model_id = (
+        "Tone",
+        "",
+        RATE,
+        10.0,
+        4,
+        9,
+        1.0,
+        "t",
+    )
+
+    def audio_vectors(self, waveforms):
+        return FakeModel().embed_audio([(waveform, RATE) for waveform in waveforms])
+
+    def text_vectors(self, texts):
+        return FakeModel().embed_text(texts)
+
+    def count_tokens(self, text):
+        return len(text.split())
 
 
 def test_missing_inputs_are_errors(model):
@@ -82,23 +154,29 @@ def test_missing_inputs_are_errors(model):
         (lambda: answers.classify(model, None, "dog, cat"), "there is no sound yet"),
         (lambda: answers.caption(model, None), "there is no sound yet"),
         (lambda: search_page(model, None, "dog", None, False, 5), "no folder to search"),
+        (lambda: save_hit([], 1, RATE, Path()), "there are 0 hits; search first"),
     ):
         with pytest.raises(PageError, match=message):
             ask()
 
 
-def test_search(model, folder):
+def test_search(model, folder, tmp_path):
     update_index(model, folder)
     index = SearchIndex(folder)
-    page = search_page(model, index, " tone 2 ", None, False, 2)
+    page, _ = search_page(model, index, " tone 2 ", None, False, 2)
     assert page.count("<li") == 2 and "<b>" not in page
     assert 'title="a/&lt;b&gt; &amp; &quot;long&quot;.wav"' in page and "0:15.0 – 0:22.0" in page and "100%" in page
     (best, rate), second = sounds(page)
     assert rate == RATE and len(best) == 7 * RATE and len(second[0]) == 10 * RATE
     np.testing.assert_allclose(best, np.concatenate([tone(1, 12), tone(2, 10)])[15 * RATE :], atol=2 / 32_768)
 
-    page = search_page(model, index, "", str(folder / "low.wav"), True, 1)
+    page, hits = search_page(model, index, "", str(folder / "low.wav"), True, 1)
     assert page.count("<li") == 1 and ">low.wav<" in page
+    saved = save_hit(hits, 1, RATE, tmp_path)
+    assert saved.endswith("low at 0.0 s.flac")
+    np.testing.assert_allclose(soundfile.read(saved)[0], tone(0, 1), atol=2 / 32_768)
+    with pytest.raises(PageError, match="there are 1 hits"):
+        save_hit(hits, 2, RATE, tmp_path)
     with pytest.raises(PageError, match="type a text to search for, or tick"):
         search_page(model, index, " ", str(folder / "low.wav"), False, 1)
     with pytest.raises(PageError, match="there is no sound yet"):
@@ -112,7 +190,7 @@ def test_a_hit_of_a_deleted_file(model, folder):
     update_index(model, folder)
     index = SearchIndex(folder)
     (folder / "low.wav").unlink()
-    page = search_page(model, index, "tone 0", None, False, 2)
+    page, _ = search_page(model, index, "tone 0", None, False, 2)
     assert "low.wav is missing" in page and page.count("<audio") == 1
     assert "Nothing is indexed" in hits_html([], folder, RATE)
 
@@ -126,63 +204,3 @@ def test_moments_are_cut_at_their_seconds(tmp_path, rate):
     np.testing.assert_allclose(cut[100:-100], np.linspace(-0.25, -0.1, 24_000)[100:-100], atol=1e-3)
     with pytest.raises(AudioError, match="missing"):
         moment(Hit(str(tmp_path / "gone.wav"), 0, 1, 1.0), RATE)
-
-
-def scores(columns: int, texts: int, seconds: float) -> Scores:
-    start = 0.16 * np.arange(columns)
-    values = np.random.default_rng(0).normal(size=(columns, texts)).astype(np.float32)
-    return Scores(start, np.minimum(start + 0.16, seconds), values)
-
-
-def draw(log_mel: np.ndarray, seconds: float, given: Scores, texts: list[str]) -> Any:
-    with drawing(PRINT):
-        figure = timeline_figure(log_mel, seconds, given, texts)
-        figure.canvas.draw()
-    return figure
-
-
-def test_sound_and_lines_share_their_seconds():
-    given = scores(columns=7, texts=2, seconds=1.0)
-    figure = draw(np.random.default_rng(1).normal(size=(7 * 16, 64)), 1.0, given, ["a dog barks", "x" * 50])
-    above, below = figure.axes
-    assert above.get_xlim() == below.get_xlim() == (0, 1.0)
-    assert above.images[0].get_extent() == [0, pytest.approx(1.12), 0, 64]  # frames cover whole columns
-    for number, line in enumerate(below.patches):
-        values, edges, _ = line.get_data()
-        assert values.tolist() == given.scores[:, number].tolist()
-        assert edges.tolist() == pytest.approx([0, 0.16, 0.32, 0.48, 0.64, 0.8, 0.96, 1.0])
-    labels = [text.get_text() for text in below.get_legend().get_texts()]
-    assert labels == ["a dog barks", "x" * 33 + "…"]
-    assert len({line.get_edgecolor() for line in below.patches}) == 2
-
-
-def test_a_click_in_a_long_recording_is_seen():
-    log_mel = np.full((9_000, 64), -23.0)
-    log_mel[4_321, 10] = 2.0
-    figure = draw(log_mel, 90.0, scores(563, 1, 90.0), ["a click"])
-    picture = figure.axes[0].images[0].get_array()
-    assert picture.shape[1] <= 2_000 and picture.max() == 2.0
-    place = np.unravel_index(picture.argmax(), picture.shape)
-    assert place[0] == 10 and place[1] / picture.shape[1] == pytest.approx(4_321 / 9_000, abs=2e-3)
-
-
-def test_a_clip_of_one_column():
-    figure = draw(np.zeros((16, 64)), 0.1, scores(1, 1, 0.1), ["short"])
-    assert figure.axes[1].get_xlim() == (0, 0.1) and len(figure.axes[1].patches) == 1
-
-
-@pytest.mark.compile
-def test_a_silent_recording_is_refused_as_in_python_and_by_the_commands(tmp_path):
-    """By the model itself, so that every question gets the same answer."""
-    tokenizer = tiny_tokenizer(tmp_path / "words.model")
-    model = SlapModel(tiny_config(), shared_params(), tokenizer)
-    silent = str(tmp_path / "silent.wav")
-    soundfile.write(silent, np.zeros(RATE), RATE)
-    for ask in (
-        lambda: answers.classify(model, silent, "dog, cat"),
-        lambda: answers.caption(model, silent),
-        lambda: answers.timeline(model, silent, "rain"),
-        lambda: model.embed_audio(silent),
-    ):
-        with pytest.raises(AudioError, match=f"^{re.escape(silent)} is silent: .*leave it out$"):
-            ask()
