@@ -27,8 +27,8 @@ CSS = """
 .slap-picture img { width: 100%; height: auto; }
 .slap-area { position: absolute; cursor: crosshair; }
 .slap-cursor { position: absolute; top: 0; bottom: 0; left: 0; border-left: 1.5px solid #d2452d; }
-.slap-narrow, .slap-dark, .dark .slap-light { display: none; }
-.dark .slap-dark { display: block; }
+.slap-narrow, .slap-picture img.slap-dark, .dark .slap-picture img.slap-light { display: none; }
+.dark .slap-picture img.slap-dark { display: block; }
 .slap-hits { list-style: none; margin: 0; padding: 0; }
 .slap-hit { display: flex; align-items: center; gap: 14px; padding: 10px 2px;
   border-bottom: 1px solid var(--border-color-primary); }
@@ -44,7 +44,7 @@ CSS = """
 .slap-none { color: var(--body-text-color-subdued); }
 @media (max-width: 720px) {
   .slap-hit { flex-wrap: wrap; } .slap-hit audio { flex: 1 1 100%; max-width: 100%; }
-  .slap-wide { display: none; } .slap-narrow { display: block; }
+  .slap-wide { display: none !important; } .slap-narrow { display: block !important; }
   .tab-container button { padding: 0 9px !important; }
 }
 """
@@ -96,6 +96,7 @@ def build_page(model: SlapModel | DualEncoder, name: str, index: SearchIndex | N
                     )
                     ask = gr.Button("Compare each moment", variant="primary", elem_id="ask_timeline")
                     answer = gr.HTML(elem_id="timeline", min_height=40)
+                    about_the_sound = [answer]
                     _answer(ask, functools.partial(answers.timeline, model), [audio, texts], answer, "timeline")
                 with gr.Tab("Classify", id="classify"):
                     labels = gr.Textbox(
@@ -103,20 +104,23 @@ def build_page(model: SlapModel | DualEncoder, name: str, index: SearchIndex | N
                     )
                     ask = gr.Button("Classify", variant="primary", elem_id="ask_classify")
                     answer = gr.Label(num_top_classes=8, label="Of these labels", elem_id="classes")
+                    about_the_sound.append(answer)
                     _answer(ask, functools.partial(answers.classify, model), [audio, labels], answer, "classify")
                 if model.can_caption:
                     with gr.Tab("Caption", id="caption"):
                         beam = gr.Slider(1, 8, 1, step=1, label="Beam width", elem_id="beam")
                         ask = gr.Button("Describe", variant="primary", elem_id="ask_caption")
                         answer = gr.Textbox(label="Caption", elem_id="caption", interactive=False)
+                        about_the_sound.append(answer)
                         _answer(ask, functools.partial(answers.caption, model), [audio, beam], answer, "caption")
                 with gr.Tab("Search", id="search"):
                     _search_tab(gr, model, index, audio, tabs)
         if card:
             with gr.Accordion("The model's card", open=False):
                 gr.Markdown(card)
-        for event in (audio.upload, audio.stop_recording):
-            _answer(None, functools.partial(answers.heard, model), [audio], about, "heard", also=event)
+        # Answers about the sound before would be taken for answers about this one.
+        audio.change(lambda: [None] * len(about_the_sound), None, about_the_sound, api_name=False)
+        _answer(None, functools.partial(answers.heard, model), [audio], about, "heard", also=audio.change)
     return page
 
 
