@@ -1,18 +1,20 @@
-"""The window and the mel filters of the front end, which the host and the device share.
+"""The window and the mel filters of the front end, which the host and the device share, from librosa.
 
-They equal librosa's, bit for bit. librosa itself is not imported: it compiles functions with numba at import, which
-takes two seconds, and fails where numba can write to no directory.
+librosa compiles functions with numba when it is imported, and numba refuses to do so if it can store the result
+nowhere: in a read-only environment of a user without a home. It gets a temporary folder then.
 """
 
+import atexit
 import functools
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-
-_HZ_PER_MEL = 200.0 / 3  # of the linear part of the scale
-_FIRST_LOG_HZ = 1_000.0
-_FIRST_LOG_MEL = _FIRST_LOG_HZ / _HZ_PER_MEL
-_LOG_STEP = np.log(6.4) / 27.0  # per mel above
 
 
 @functools.cache
@@ -25,25 +27,40 @@ def hann_window(length: int) -> Float[np.ndarray, " n"]:
 def mel_filter_bank(
     sample_rate: int, n_fft: int, mels: int, f_min: float, f_max: float
 ) -> Float[np.ndarray, "bins mels"]:
-    """Returns triangular filters of unit area, evenly spaced on the mel scale of Slaney's Auditory Toolbox.
-
-    The scale is linear up to 1 kHz = 15 mel, then logarithmic with 27 mel per factor 6.4.
-
-    Returns:
-        float32 [n_fft / 2 + 1, mels].
-    """
-    mel = np.linspace(_to_mel(f_min), _to_mel(f_max), mels + 2)
-    edges = _HZ_PER_MEL * mel
-    logarithmic = mel >= _FIRST_LOG_MEL
-    edges[logarithmic] = _FIRST_LOG_HZ * np.exp(_LOG_STEP * (mel[logarithmic] - _FIRST_LOG_MEL))
-    ramps = np.subtract.outer(edges, np.fft.rfftfreq(n_fft, 1.0 / sample_rate))
-    widths = np.diff(edges)[:, None]
-    bank = np.maximum(0, np.minimum(-ramps[:-2] / widths[:-1], ramps[2:] / widths[1:])).astype(np.float32)
-    bank *= (2.0 / (edges[2:] - edges[:-2]))[:, None]
-    return np.ascontiguousarray(bank.T)
+    """Returns librosa's Slaney-style mel filters, float32 [n_fft / 2 + 1, mels]."""
+    bank = import_librosa().filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=mels, fmin=f_min, fmax=f_max)
+    return np.ascontiguousarray(bank.T, dtype=np.float32)
 
 
-def _to_mel(hertz: float) -> float:
-    if hertz < _FIRST_LOG_HZ:
-        return hertz / _HZ_PER_MEL
-    return _FIRST_LOG_MEL + np.log(hertz / _FIRST_LOG_HZ) / _LOG_STEP
+@functools.cache
+def import_librosa() -> Any:
+    """Imports librosa where nothing can be written, too. It takes two seconds, so it is not imported before its use."""
+    if "NUMBA_CACHE_DIR" not in os.environ and not _numba_can_store():
+        folder = tempfile.mkdtemp(prefix="numba_")
+        os.environ["NUMBA_CACHE_DIR"] = folder  # read when numba is imported
+        if numba_config := sys.modules.get("numba.core.config"):  # imported before, by somebody else
+            vars(numba_config)["CACHE_DIR"] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    import librosa
+
+    return librosa
+
+
+def _numba_can_store() -> bool:
+    """Whether numba finds a folder for compiled functions: next to librosa's code, or in the user's cache."""
+    from importlib.util import find_spec
+
+    spec = find_spec("librosa")
+    origin = None if spec is None else spec.origin
+    in_tree = [] if origin is None else [Path(origin).parent / "core" / "__pycache__"]
+    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "numba"
+    return any(_is_writable(folder) for folder in [*in_tree, user])
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

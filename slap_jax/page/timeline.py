@@ -8,11 +8,11 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import librosa
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from slap_jax.config.mel_filters import import_librosa
 from slap_jax.drawing.packed_row import SLOT_COLOURS
 from slap_jax.drawing.theme import PRINT, Theme, drawing, new_figure
 from slap_jax.inference.long_audio import Scores
@@ -172,9 +172,10 @@ def _draw_log_mel(axes: "Axes", log_mel: Float[np.ndarray, "frames mels"], secon
     )
     axes.set_title("log-mel spectrogram")
     axes.set_ylabel("Hz")
-    low, high = librosa.hz_to_mel([audio.f_min, audio.f_max])
+    to_mel = import_librosa().hz_to_mel
+    low, high = to_mel([audio.f_min, audio.f_max])
     # Band i of the filter bank peaks at the edge i + 1 of bands + 2 edges, and is drawn from i to i + 1.
-    places = (librosa.hz_to_mel(np.array(_TICKS_HZ)) - low) / (high - low) * (bands + 1) - 0.5
+    places = (to_mel(np.array(_TICKS_HZ)) - low) / (high - low) * (bands + 1) - 0.5
     axes.set_yticks(places, [f"{hertz:,}" for hertz in _TICKS_HZ])
 
 

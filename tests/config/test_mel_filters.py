@@ -1,28 +1,38 @@
-"""The window and the mel filters equal those of librosa, which only the tests need."""
+"""The window, and the import of librosa where numba can store nothing."""
 
-import librosa
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import scipy.signal
 
-from slap_jax.config.mel_filters import hann_window, mel_filter_bank
+from slap_jax.config.mel_filters import hann_window
 
+NOWHERE = """
+import os
+from slap_jax.config import mel_filters
 
-@pytest.mark.parametrize(
-    ("rate", "n_fft", "mels", "low", "high"),
-    [
-        (16_000, 512, 64, 0.0, 8_000.0),
-        (16_000, 1_024, 80, 50.0, 7_600.0),
-        (48_000, 1_024, 64, 50.0, 14_000.0),
-        (8_000, 256, 20, 0.0, 4_000.0),
-        (16_000, 400, 40, 20.0, 900.0),  # all of it in the linear part of the scale
-    ],
-)
-def test_the_filters_equal_those_of_librosa_bit_for_bit(rate, n_fft, mels, low, high):
-    bank = mel_filter_bank(rate, n_fft, mels, low, high)
-    expected = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=mels, fmin=low, fmax=high)
-    assert bank.dtype == np.float32 and np.array_equal(bank, expected.T)
+mel_filters._is_writable = lambda folder: False
+print(mel_filters.mel_filter_bank(16_000, 512, 64, 0.0, 8_000.0).shape)
+assert os.path.isdir(os.environ["NUMBA_CACHE_DIR"])
+"""
 
 
 def test_the_window_is_the_periodic_one():
     assert np.allclose(hann_window(400), scipy.signal.get_window("hann", 400), atol=1e-15)
+
+
+@pytest.mark.process
+def test_librosa_is_imported_where_nothing_can_be_written():
+    """numba is left with one place for its cache: the one that a user names. Without it, the import fails."""
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    environment["NUMBA_CACHE_LOCATOR_CLASSES"] = "UserProvidedCacheLocator"
+
+    def run(program: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+
+    assert "cannot cache function" in run("import librosa; librosa.filters.mel(sr=16_000, n_fft=512)").stderr
+    done = run(NOWHERE)
+    assert (done.stdout, done.stderr) == ("(257, 64)\n", "")

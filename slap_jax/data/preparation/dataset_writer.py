@@ -221,7 +221,7 @@ def _summarise_split(shards: Sequence[_KeptShard]) -> dict[str, Any]:
 
 
 def _measure_log_mel(directory: Path, split: str, shards: Sequence[_KeptShard]) -> dict[str, Any]:
-    from slap_jax.data.preparation.log_mel_sample import measure_log_mel
+    from slap_jax.data.preparation.log_mel_sample import measure_log_mel  # librosa takes two seconds to import
 
     files = [(directory / shard.shard.file.name, shard.clips) for shard in shards]
     return measure_log_mel(files, split, default_config().audio)
