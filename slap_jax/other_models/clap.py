@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from slap_jax.other_models.clap_attention import speed_up_attention
 from slap_jax.other_models.clap_mel import FILLS, ClapFrontEnd
 from slap_jax.other_models.dual_encoder import OtherModelError
 from slap_jax.other_models.torch_models import choose_device, hash_model, require, run_batches, speed_up_linears
@@ -92,6 +93,7 @@ class ClapEncoder:
         self.model_id = hash_model(settings, model.state_dict())
         self._model: Any = model.eval().to(self.device)
         if self.device.type == "cpu":
+            speed_up_attention(self._model.audio_model)
             speed_up_linears(self._model)
 
     def audio_vectors(self, waveforms: Sequence[Float[np.ndarray, " n"]]) -> Float[np.ndarray, "b E"]:

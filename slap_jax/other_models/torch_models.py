@@ -83,38 +83,49 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def speed_up_linears(module: Any) -> None:
-    """Replaces the linear layers of a module on a CPU by those of oneDNN, if this build of PyTorch has them.
+def packed_linear(weight: Any, bias: Any) -> Any:
+    """Returns a linear layer of oneDNN as a module without parameters, or None if this build of PyTorch has none.
 
     PyTorch multiplies with MKL, which reaches half the speed of oneDNN on AMD processors. Results differ by rounding.
-    The weights are stored in oneDNN's order only, so this is for modules whose layers are called and not inspected.
+
+    Args:
+        weight: fp32 [out, in], on a CPU; stored in oneDNN's order only.
+        bias: [out], or None.
     """
     import torch
 
     operations = torch.ops.mkldnn
 
     class PackedLinear(torch.nn.Module):
-        def __init__(self, linear: Any):
+        def __init__(self) -> None:
             super().__init__()
-            self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
-            self.packed = operations._reorder_linear_weight(linear.weight.detach(), None)
+            self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
+            self.packed = operations._reorder_linear_weight(weight.detach(), None)
 
         def forward(self, features: Any) -> Any:
             return operations._linear_pointwise(features, self.packed, self.bias, "none", [], "")
 
-    def replace(parent: Any) -> None:
-        for name, child in parent.named_children():
-            if type(child) is torch.nn.Linear and child.weight.dtype == torch.float32:
-                setattr(parent, name, PackedLinear(child))
-            else:
-                replace(child)
-
     try:
+        layer = PackedLinear()
         with torch.inference_mode():
-            PackedLinear(torch.nn.Linear(16, 16))(torch.zeros(2, 16))
-    except (AttributeError, RuntimeError, NotImplementedError):  # another build: the layers stay as they are
-        return
-    replace(module)
+            layer(torch.zeros(2, weight.shape[1]))
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return None
+    return layer
+
+
+def speed_up_linears(module: Any) -> None:
+    """Replaces the linear layers of a module by those of `packed_linear`.
+
+    For modules whose layers are called and not inspected.
+    """
+    import torch
+
+    for name, child in module.named_children():
+        if type(child) is torch.nn.Linear:
+            setattr(module, name, packed_linear(child.weight, child.bias) or child)
+        else:
+            speed_up_linears(child)
 
 
 def hash_model(settings: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
