@@ -5,7 +5,6 @@ caller allows silence.
 """
 
 import functools
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -44,15 +43,9 @@ from slap_jax.inference.long_audio import (
     windows_of_training,
 )
 from slap_jax.inference.own_process import require_own_process
-from slap_jax.inference.pickled import host_params, tokenizer_from_bytes
-from slap_jax.inference.prompts import (
-    DEFAULT_TEMPLATE,
-    check_labels,
-    class_embeddings,
-    class_prompts,
-    label_probabilities,
-)
-from slap_jax.inference.text_input import TextError, as_texts
+from slap_jax.inference.pickled import host_params, unpickled_model
+from slap_jax.inference.prompts import DEFAULT_TEMPLATE, LabelEmbeddings, label_probabilities
+from slap_jax.inference.text_input import TextError, as_texts, warn_truncated
 
 
 class SlapModel:
@@ -109,7 +102,7 @@ class SlapModel:
         check_shapes(params["model"], self._embedder.abstract_params(), "model")
         self.params = jax.device_put({"model": params["model"], "objectives": dict(params.get("objectives", {}))}, on)
         objectives = self.params["objectives"]
-        self._classes: dict[tuple[tuple[str, ...], str], np.ndarray] = {}  # embeddings of the most recent labels
+        self._labels = LabelEmbeddings()
         self._captioners: dict[int, Captioner] = {}  # by beam width
         self._decoder_params = objectives.get("captioning", {}).get("decoder")
         if self._decoder_params is not None:
@@ -153,7 +146,7 @@ class SlapModel:
     def __reduce__(self) -> tuple[Any, ...]:
         require_own_process()
         state = (self.config, host_params(self.params), self._tokenizer_file, self._device, self.source)
-        return _unpickled, (type(self), *state)
+        return unpickled_model, (type(self), *state)
 
     def __repr__(self) -> str:
         size = sum(array.size for array in jax.tree.leaves(self.params))
@@ -328,9 +321,7 @@ class SlapModel:
         captions = [self._tokenizer.encode(text, self._max_tokens) for text in texts]
         for index, (text, tokens) in enumerate(zip(texts, captions, strict=True)):
             if len(tokens) == self._max_tokens and (length := self._tokenizer.length(text)) > self._max_tokens:
-                logging.warning(
-                    "text %d has %d tokens and the model reads %d: the rest is cut off", index, length, self._max_tokens
-                )
+                warn_truncated(index, length, self._max_tokens)
         vectors = self._limited(batch_size).text(self.params["model"], captions, normalize, show_progress)
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
@@ -369,14 +360,8 @@ class SlapModel:
             AudioError: see `embed_audio`.
             ZeroShotError: there are no labels, a label occurs twice, or the template is unknown.
         """
-        names = check_labels(labels)
-        if len(names) == 1:
-            logging.warning("there is one label, so its probability is 1 for every clip; give several to compare")
-        prompts = class_prompts(names, template)
-        key = (tuple(names), template)
-        if key not in self._classes:  # classifying a folder takes several calls with the same labels
-            self._classes = {key: class_embeddings(self.embed_text(prompts), len(names))}
-        similarity = self.similarity(self.embed_audio(audio, sample_rate, **settings), self._classes[key])
+        names, classes = self._labels.embed(labels, template, self.embed_text)
+        similarity = self.similarity(self.embed_audio(audio, sample_rate, **settings), classes)
         return label_probabilities(similarity, names, self._scale)
 
     def caption(
@@ -491,16 +476,3 @@ class SlapModel:
         if window_seconds == "trained":
             return windows_of_training(self.config)
         return context_windows(window_seconds, self._rate, self._embedder.per_column)
-
-
-def _unpickled(
-    cls: type[SlapModel],
-    config: ConfigDict,
-    params: dict[str, Any],
-    tokenizer: tuple[str, bytes],
-    device: str | None,
-    source: str,
-) -> SlapModel:
-    use_compile_cache()
-    with tokenizer_from_bytes(*tokenizer) as loaded:
-        return cls(config, params, loaded, device, source)

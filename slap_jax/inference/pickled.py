@@ -1,15 +1,18 @@
 """Pickling of models: their parameters as NumPy arrays and the bytes of the tokenizer, so that no file is needed."""
 
-import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from slap_jax.data.tokenizer import Tokenizer, load_tokenizer
+from slap_jax.data.tokenizer import load_tokenizer
+from slap_jax.inference.compile_cache import use_compile_cache
+
+Model = TypeVar("Model")
 
 
 def host_params(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,15 +20,27 @@ def host_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return jax.tree.map(np.asarray, dict(params))
 
 
-@contextlib.contextmanager
-def tokenizer_from_bytes(name: str, content: bytes) -> Iterator[Tokenizer]:
-    """Loads a tokenizer from the content of its file, which exists until the body ends.
+def unpickled_model(
+    cls: Callable[..., Model],
+    config: ConfigDict,
+    params: Mapping[str, Any],
+    tokenizer: tuple[str, bytes],
+    device: str | None,
+    source: str,
+) -> Model:
+    """Restores a pickled model, such as `slap_jax.inference.model.SlapModel`.
 
     Args:
-        name: name of the file, whose suffix says what it is.
-        content: bytes of the file.
+        cls: constructor of the model.
+        config: config of the export.
+        params: from `host_params`.
+        tokenizer: name of the file, whose suffix states the kind of tokenizer, and its content.
+        device: as for the constructor.
+        source: as for the constructor.
     """
+    use_compile_cache()
+    name, content = tokenizer
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / name
         path.write_bytes(content)
-        yield load_tokenizer(path)
+        return cls(config, params, load_tokenizer(path), device, source)

@@ -4,7 +4,8 @@ A class is represented by the mean embedding of its prompts, scaled to unit leng
 CLIP, arXiv 2103.00020, section 3.1.4). Results are comparable only if they use the same template.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,36 @@ def check_labels(labels: Any) -> list[str]:
             f"labels are {names or labels!r}; expected a list of distinct names with content, at least one"
         )
     return names
+
+
+class LabelEmbeddings:
+    """Embeds labels, and keeps the most recent ones: classifying a folder takes several calls with the same labels."""
+
+    def __init__(self) -> None:
+        """Starts without labels."""
+        self._recent: dict[tuple[tuple[str, ...], str], np.ndarray] = {}
+
+    def embed(
+        self, labels: Iterable[str], template: str, embed_text: Callable[[list[str]], Float[np.ndarray, "P E"]]
+    ) -> tuple[list[str], Float[np.ndarray, "Y E"]]:
+        """Returns the labels as a list, and their embeddings.
+
+        Args:
+            labels: Y names.
+            template: see `template_prompts`.
+            embed_text: embeds prompts; always the same function.
+
+        Raises:
+            ZeroShotError: see `check_labels` and `template_prompts`.
+        """
+        names = check_labels(labels)
+        if len(names) == 1:
+            logging.warning("there is one label, so its probability is 1 for every clip; give several to compare")
+        prompts = class_prompts(names, template)  # checks the template, before it becomes part of a key
+        key = (tuple(names), template)
+        if key not in self._recent:
+            self._recent = {key: class_embeddings(embed_text(prompts), len(names))}
+        return names, self._recent[key]
 
 
 def label_probabilities(similarity: Float[np.ndarray, "n Y"], names: list[str], scale: float) -> list[dict[str, float]]:

@@ -1,5 +1,6 @@
-"""The forms in which callers pass texts."""
+"""Texts as callers pass them: one or several, with content, and perhaps longer than the model reads."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,3 +30,8 @@ def as_texts(texts: Any) -> list[str]:
         except UnicodeEncodeError:  # Python decodes command-line arguments that are not UTF-8 to surrogates
             raise TextError(f"text {index} is {text!r}, which is not UTF-8; type it again") from None
     return texts
+
+
+def warn_truncated(index: int, tokens: int, limit: int) -> None:
+    """Warns that only the first `limit` tokens of a text of the list are embedded."""
+    logging.warning("text %d has %d tokens and the model reads %d: the rest is cut off", index, tokens, limit)

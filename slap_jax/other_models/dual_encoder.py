@@ -1,6 +1,5 @@
 """A model of another family with the methods of `SlapModel`, made from two functions: of waveforms, and of texts."""
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NoReturn, Protocol
 
@@ -22,14 +21,8 @@ from slap_jax.inference.long_audio import (
     regular_windows,
     segment_times,
 )
-from slap_jax.inference.prompts import (
-    DEFAULT_TEMPLATE,
-    check_labels,
-    class_embeddings,
-    class_prompts,
-    label_probabilities,
-)
-from slap_jax.inference.text_input import as_texts
+from slap_jax.inference.prompts import DEFAULT_TEMPLATE, LabelEmbeddings, label_probabilities
+from slap_jax.inference.text_input import as_texts, warn_truncated
 
 _WINDOWS_AT_ONCE = 32  # in memory: 60 MB of 10 s at 48 kHz
 _TEXTS_AT_ONCE = 256
@@ -84,7 +77,7 @@ class DualEncoder:
 
     Attributes:
         encoder: the model.
-        reload: returns the model again; what is pickled in the place of the weights. None if there is no such function.
+        reload: reads the model again; it is pickled instead of the weights. None for a model made in memory.
     """
 
     can_caption = False
@@ -93,7 +86,7 @@ class DualEncoder:
         """Wraps a model; `slap_jax.other_models.load.load_model` reads one."""
         self.encoder = encoder
         self.reload: Callable[[], DualEncoder] | None = None
-        self._classes: dict[tuple[tuple[str, ...], str], np.ndarray] = {}  # embeddings of the most recent labels
+        self._labels = LabelEmbeddings()
 
     def __repr__(self) -> str:
         return (
@@ -237,12 +230,7 @@ class DualEncoder:
             if len(text) > self.encoder.max_tokens:  # a token has at least one character, so shorter texts fit
                 length = self.encoder.count_tokens(text)
                 if length > self.encoder.max_tokens:
-                    logging.warning(
-                        "text %d has %d tokens and the model reads %d: the rest is cut off",
-                        index,
-                        length,
-                        self.encoder.max_tokens,
-                    )
+                    warn_truncated(index, length, self.encoder.max_tokens)
         return self.text_vectors(listed, check_batch_size(batch_size) or _TEXTS_AT_ONCE, show_progress)
 
     def text_vectors(
@@ -276,14 +264,8 @@ class DualEncoder:
             AudioError: see `embed_audio`.
             ZeroShotError: there are no labels, a label occurs twice, or the template is unknown.
         """
-        names = check_labels(labels)
-        if len(names) == 1:
-            logging.warning("there is one label, so its probability is 1 for every clip; give several to compare")
-        key = (tuple(names), template)
-        if key not in self._classes:  # classifying a folder takes several calls with the same labels
-            prompts = class_prompts(names, template)
-            self._classes = {key: class_embeddings(self.embed_text(prompts), len(names))}
-        similarity = self.similarity(self.embed_audio(audio, sample_rate, **settings), self._classes[key])
+        names, classes = self._labels.embed(labels, template, self.embed_text)
+        similarity = self.similarity(self.embed_audio(audio, sample_rate, **settings), classes)
         return label_probabilities(similarity, names, self.encoder.scale)
 
     def caption(self, *args: Any, **kwargs: Any) -> NoReturn:
