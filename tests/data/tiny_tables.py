@@ -10,6 +10,8 @@ import datasets.table
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slap_jax.data.collections.huggingface import HuggingFaceTables
+
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 AUDIO_FEATURE = {"sampling_rate": 16_000, "_type": "Audio"}
 TEXT_FEATURE = {"dtype": "string", "_type": "Value"}
@@ -53,3 +55,20 @@ def dataset_of(table: pa.Table, split: str = "") -> datasets.Dataset:
     """Wraps a table; `Dataset.from_dict` would need torchcodec for audio."""
     split_name = datasets.NamedSplit(split) if split else None
     return datasets.Dataset(datasets.table.InMemoryTable(table), split=split_name)
+
+
+def cells(*contents):
+    """Returns values of an audio column."""
+    return [{"bytes": data, "path": f"{index}.wav"} for index, data in enumerate(contents)]
+
+
+def clips(count, start=0):
+    """Returns a table of clips whose audio is their number."""
+    numbers = range(start, start + count)
+    return table_of({"audio": cells(*(b"%d" % n for n in numbers)), "caption": [f"clip {n}" for n in numbers]})
+
+
+def parquet(folder, columns, types=None, features=None, **options):
+    """Writes a table into a folder and returns the collection."""
+    write_parquet(folder / "data.parquet", table_of(columns, types, features), **options)
+    return HuggingFaceTables(folder)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import pytest
 
@@ -10,7 +9,6 @@ from slap_jax.config.defaults import source
 from slap_jax.report.origin import data_table, provenance
 from slap_jax.report.page import build_report
 from slap_jax.report.record import read_run
-from tests.report.run_dir import make_clips, write_run
 
 START = {
     "started": "2030-01-02T03:04:05+00:00",
@@ -27,18 +25,6 @@ START = {
     "processes": 1,
     "machine": {"system": "Linux", "architecture": "x86_64", "processor": "EPYC", "cores": 4},
 }
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("runs") / "run"
-    write_run(run_dir, make_clips(2))
-    return run_dir
-
-
-@pytest.fixture
-def run_dir(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "run")
 
 
 @pytest.mark.compile

@@ -74,19 +74,6 @@ def check(html: str) -> Checker:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """A run directory as training writes it; tests copy it."""
-    run_dir = tmp_path_factory.mktemp("runs") / "run"
-    write_run(run_dir, make_clips(2))
-    return run_dir
-
-
-@pytest.fixture
-def run_dir(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
 def report(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "tiny <run>"
     clips = make_clips()

@@ -17,14 +17,7 @@ from slap_jax.report.runs_page import (
     differing_settings,
     run_names,
 )
-from tests.report.run_dir import make_clips, write_metrics, write_run
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("runs") / "run"
-    write_run(run_dir, make_clips(2))
-    return run_dir
+from tests.report.run_dir import write_metrics
 
 
 @pytest.fixture
