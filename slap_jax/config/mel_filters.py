@@ -1,7 +1,7 @@
 """The window and the mel filters of the front end, which the host and the device share, from librosa.
 
-librosa compiles functions with numba when it is imported, and numba refuses to do so if it can store the result
-nowhere: in a read-only environment of a user without a home. It gets a temporary folder then.
+When librosa is imported, it compiles functions with numba. numba raises an error if it cannot store the result, as in a
+read-only environment of a user without a home directory. It then gets a temporary folder.
 """
 
 import atexit
@@ -34,11 +34,11 @@ def mel_filter_bank(
 
 @functools.cache
 def import_librosa() -> Any:
-    """Imports librosa where nothing can be written, too. It takes two seconds, so it is not imported before its use."""
+    """Imports librosa, also where nothing can be written. This takes two seconds, so import it at its first use."""
     if "NUMBA_CACHE_DIR" not in os.environ and not _numba_can_store():
         folder = tempfile.mkdtemp(prefix="numba_")
         os.environ["NUMBA_CACHE_DIR"] = folder  # read when numba is imported
-        if numba_config := sys.modules.get("numba.core.config"):  # imported before, by somebody else
+        if numba_config := sys.modules.get("numba.core.config"):  # imported earlier, by other code
             vars(numba_config)["CACHE_DIR"] = folder
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     import librosa

@@ -47,7 +47,7 @@ def decode_audio(source: Source, sample_rate: int = SAMPLE_RATE, name: str = "")
 
     Supports WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF and everything else that libsndfile reads, M4A, AAC and the
     sound of videos; 8 to 32 bits, float, rates of 1 kHz to 1 MHz, up to 64 channels, any duration. All of a file is
-    decoded, whatever length its header states. Channels are averaged, then resampled by soxr (HQ).
+    decoded, even if its header states another length. Channels are averaged, then resampled by soxr (HQ).
 
     Args:
         source: path, encoded bytes, or a binary buffer.

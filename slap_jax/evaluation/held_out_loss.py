@@ -2,7 +2,7 @@
 
 They show overfitting next to the losses of training, and choose between steps of equal accuracy. The contrastive loss
 and that of the classification head are computed from what the evaluation computes anyway. The caption loss needs a
-pass of its own, so it is computed only if it chooses the best step (`config.train.best_metric`). There is none for
+separate pass, so it is computed only if it chooses the best step (`config.train.best_metric`). There is none for
 self-distillation, whose targets move with the teacher.
 """
 
@@ -76,7 +76,7 @@ class ContrastiveLoss:
             params: parameters of a run.
             audio: unit vectors of the clips.
             text: unit vectors of one caption each.
-            captions: these captions; clips with equal ones are no negatives of each other.
+            captions: these captions; clips with equal ones are not negatives of each other.
         """
         count = max(1, round(len(audio) / self._clips_per_batch))
         # Neighbours in a set are often of one kind; batches of training are mixed.

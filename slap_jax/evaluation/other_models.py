@@ -105,7 +105,7 @@ class OtherEmbedder:
 
 
 class OwnTokens:
-    """In the place of a tokenizer: the model reads the texts themselves, with its own."""
+    """Replaces a tokenizer: the model reads the texts themselves and tokenizes them."""
 
     def __init__(self, model: DualEncoder):
         self._length = functools.lru_cache(maxsize=None)(model.encoder.count_tokens)

@@ -12,7 +12,7 @@ from slap_jax.other_models.torch_models import choose_device, hash_model, requir
 
 # The releases up to 3.3.0 have no audio models.
 INSTALL = "pip install torchaudio torchlibrosa 'open_clip_torch @ git+https://github.com/mlfoundations/open_clip'"
-_NAFLEX_SECONDS = 10.0  # what open_clip's own evaluation reads of a clip, unless a model states another length
+_NAFLEX_SECONDS = 10.0  # how much of a clip open_clip's own evaluation reads, unless a model states another length
 
 
 class OpenClipEncoder:
@@ -42,7 +42,9 @@ class OpenClipEncoder:
         if not audio_names:
             raise OtherModelError(f"open_clip {open_clip.__version__} has no audio models: {INSTALL}")
         if config is None or "audio_cfg" not in config:
-            raise OtherModelError(f"open_clip has no audio model {name!r}; choose of {', '.join(sorted(audio_names))}")
+            raise OtherModelError(
+                f"open_clip has no audio model {name!r}; write one of {', '.join(sorted(audio_names))}"
+            )
         tags = open_clip.list_pretrained_tags_by_model(name)
         weights = weights or next(iter(tags), "")
         if not (weights in tags or Path(weights).is_file()):

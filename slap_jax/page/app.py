@@ -156,8 +156,8 @@ def _search_tab(gr: Any, model: SlapModel | DualEncoder, index: SearchIndex | No
     folder = Path(tempfile.mkdtemp(prefix="slap_hits_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
-    def take_hit(found: list[Hit], which: int) -> tuple[str, Any]:
-        return answers.save_hit(found, which, model.sample_rate, folder), gr.Tabs(selected="time")
+    def take_hit(listed: list[Hit], which: int) -> tuple[str, Any]:
+        return answers.save_hit(listed, which, model.sample_rate, folder), gr.Tabs(selected="time")
 
     _answer(take, take_hit, [hits, number], [audio, tabs], "take_hit")
 

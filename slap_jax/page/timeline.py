@@ -60,7 +60,7 @@ def timeline_html(
     """Returns HTML with a player, the picture for wide and narrow screens and both colour schemes, and the scores.
 
     The cursor follows the player, and a click in the picture moves the player there. A table of the scores can be
-    saved. Nothing is loaded from other places.
+    saved. It loads no other file.
 
     Args:
         waveform: the recording.

@@ -132,10 +132,10 @@ def _mistakes(scores: Mapping[str, Any], clips: Sequence[Any] | None) -> list[Va
         by_class.setdefault(mistake["true"], []).append(mistake)
     turns = max((len(group) for group in by_class.values()), default=0)
     order = [group[turn] for turn in range(turns) for group in by_class.values() if turn < len(group)]
-    found = []
+    playable = []
     for mistake in order:
-        if len(found) == _MOST_MISTAKES:
+        if len(playable) == _MOST_MISTAKES:
             break
         if mistake["clip"] < len(clips) and (clip := clips[mistake["clip"]]).id == mistake["id"]:
-            found.append({**mistake, "clip": clip})
-    return found
+            playable.append({**mistake, "clip": clip})
+    return playable

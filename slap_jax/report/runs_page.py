@@ -118,8 +118,8 @@ def differing_settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]
                 for tree, one in zip(trees, sources, strict=True):
                     tree["data"].setdefault(part, {})[name] = one[name]
             else:
-                found = [f"{one[name]['path']}:{one[name]['split']}" if name in one else "–" for one in sources]
-                rows.append((f"data.{part}.{name}", found))
+                cells = [f"{one[name]['path']}:{one[name]['split']}" if name in one else "–" for one in sources]
+                rows.append((f"data.{part}.{name}", cells))
     flat = [flatten(tree) for tree in trees]
     for name in dict.fromkeys(name for one in flat for name in one):
         values = [json.dumps(one[name]) if name in one else "–" for one in flat]

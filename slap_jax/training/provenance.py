@@ -113,7 +113,7 @@ def code_version(folder: Path) -> dict[str, Any] | None:
     """Returns `commit` and whether tracked files were `modified`; None if the folder is not in a git checkout.
 
     Args:
-        folder: folder of the package. An installed package below somebody's repository is not part of that repository.
+        folder: folder of the package. A package installed below another repository is not part of it.
     """
     try:
         if not _git(folder, "ls-files", "--error-unmatch", "__init__.py"):

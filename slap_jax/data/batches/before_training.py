@@ -16,7 +16,7 @@ from slap_jax.data.records import Record, Records
 
 _SAMPLED_RECORDS = 500  # of each source, whose captions are compared
 _LEAST_STD = 0.01  # below it the data are silence, which no setting improves
-_LEAST_VOCABULARY = 0.75  # fraction of the embedding that has pieces; a few spare rows do no harm
+_LEAST_VOCABULARY = 0.75  # fraction of the embedding that has pieces; a few spare rows are harmless
 _TOLERANCE = 0.1  # by which mean and deviation may differ from the measured ones, in deviations
 
 
@@ -47,7 +47,7 @@ def _few_clips(config: ConfigDict, splits: Sequence[Records]) -> Iterator[str]:
         rows = max(1, math.floor(config.data.rows * clips / batch))
         yield (
             f"the training data are {clips} clips, fewer than the {batch} or so of a batch: batches repeat clips, and "
-            f"copies of a clip are no negatives of each other; write fewer rows, such as config.data.rows={rows} with "
+            f"copies of a clip are not negatives of each other; write fewer rows, such as config.data.rows={rows} with "
             "config.data.virtual_shards=1, or prepare more clips"
         )
 

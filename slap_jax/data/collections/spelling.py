@@ -60,9 +60,9 @@ def _spellings(folder: str, name: str) -> list[str]:
         version = Path(folder).stat().st_mtime_ns
         hashes = _folded_names(folder, version)
         folded = fold(name)
-        wanted = _hash(folded)
-        position = int(np.searchsorted(hashes, wanted))
-        if position == len(hashes) or hashes[position] != wanted:
+        key = _hash(folded)
+        position = int(np.searchsorted(hashes, key))
+        if position == len(hashes) or hashes[position] != key:
             return []
         return sorted(each for each in os.listdir(folder) if fold(each) == folded)
     except (OSError, ValueError):

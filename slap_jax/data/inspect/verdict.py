@@ -1,4 +1,4 @@
-"""What the counts of `slap data check` mean: whether `slap prepare` would accept the collection, what to correct."""
+"""What the counts of `slap data check` mean: whether `slap prepare` would accept it, and what to correct."""
 
 from collections.abc import Iterator, Mapping
 
