@@ -103,7 +103,7 @@ def _with_config(config: ConfigDict, options: argparse.Namespace, overrides: lis
     if options.read_seconds == 0 or any(finding.status == PROBLEM for finding in data):
         why = "--read-seconds 0" if options.read_seconds == 0 else "the data cannot be read; see above"
         return [*findings, Finding("read speed", SKIPPED, why)]
-    remedy = "see the message; slap data check reads every clip"
+    remedy = "see the message; slap data check SOURCE --decode N decodes N clips of the source of the data"
     return findings + attempt("read speed", lambda: check_read_speed(config, options.read_seconds, bound), remedy)
 
 

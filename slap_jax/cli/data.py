@@ -270,7 +270,7 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
         "--max-rejected",
         type=non_negative,
         metavar="N",
-        help="Accept up to N rejected clips (default: 1 %% of the clips, at least 10).",
+        help="Accept up to N rejected clips (default: 1 %% of the clips, but at least 10, at most a quarter).",
     )
 
 

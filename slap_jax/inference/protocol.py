@@ -42,8 +42,8 @@ class EmbeddingModel(Protocol):
         """Whether the model describes sounds in words."""
         ...
 
-    def embed_audio(self, audio: Sequence[Any], /) -> Float[ndarray, "n E"]:
-        """Returns the fp32 unit vectors of clips and recordings of any length."""
+    def embed_audio(self, audio: Any, /) -> Float[ndarray, "n E"]:
+        """Returns the fp32 unit vectors of one clip or recording, or of a list of them, of any length."""
         ...
 
     def embed_text(self, texts: Sequence[str], /) -> Float[ndarray, "m E"]:

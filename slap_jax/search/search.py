@@ -155,7 +155,7 @@ def _query(model: EmbeddingModel, text: str | None, audio: Audio | None) -> Floa
     if text is not None:
         parts.append(model.embed_text([text])[0])
     if audio is not None:
-        parts.append(model.embed_audio([audio])[0])
+        parts.append(model.embed_audio(audio)[0])  # of a list, errors would name a number
     mean = np.mean(parts, axis=0)
     # Opposite vectors have no mean direction; the zero vector matches everything equally.
     return mean / max(float(np.linalg.norm(mean)), 1e-12)

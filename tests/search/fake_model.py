@@ -7,7 +7,7 @@ import soundfile
 from ml_collections import ConfigDict
 
 from slap_jax.config.defaults import default_config
-from slap_jax.inference.audio_input import load_audio
+from slap_jax.inference.audio_input import as_recordings, load_audio
 from slap_jax.inference.long_audio import Frames, Scores, Windows
 from slap_jax.inference.prompts import ZeroShotError
 from slap_jax.search.index import SearchIndex
@@ -48,8 +48,11 @@ class FakeModel:
         self.heard: list[int] = []  # number of samples of each clip that was embedded
 
     def embed_audio(self, audio):
-        clips = audio if isinstance(audio, list) else [audio]
-        return np.array([self._vector(load_audio(item, RATE)) for item in clips]).reshape(-1, self.embed_dim)
+        recordings = as_recordings(audio)
+        named = [(item, recordings.name(index)) for index, item in enumerate(recordings.clips)]
+        return np.array([self._vector(load_audio(item, RATE, name)) for item, name in named]).reshape(
+            -1, self.embed_dim
+        )
 
     def embed_text(self, texts):
         return np.stack([np.eye(self.embed_dim, dtype=np.float32)[int(text.split()[1])] for text in texts])

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slap_jax.data.audio import AudioError
 from slap_jax.search.index import FileState, SearchError, SearchIndex, Settings, create_tables
 from slap_jax.search.search import Hit, best_hits, search
 from slap_jax.search.update import IndexWriter, update_index
@@ -112,6 +113,14 @@ def test_a_sound_finds_the_same_sound(folder):
     high = folder / "high.wav"
     for clip in (str(high), high, (tone(3, 1), 16_000), high.read_bytes()):
         assert search(FakeModel(), folder, audio=clip, k=1)[0].path == str(high)
+
+
+def test_a_bad_sound_is_named_by_its_path_alone(folder, tmp_path):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"RIFFnothing")
+    with pytest.raises(AudioError) as raised:
+        search(FakeModel(), folder, audio=bad)
+    assert str(raised.value).startswith(str(bad))
 
 
 def test_a_text_and_a_sound_search_for_their_mean(folder):

@@ -1,10 +1,12 @@
 """`slap data check`: reports what is missing or odd in a collection before it is prepared."""
 
+import html
 import io
 import itertools
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -41,7 +43,7 @@ from slap_jax.data.inspect.check_report import (
     report_values,
 )
 from slap_jax.data.inspect.verdict import judge
-from slap_jax.data.preparation.altered import count_clipped
+from slap_jax.data.preparation.clipping import count_clipped
 from slap_jax.data.preparation.duplicates import ExcludedClips, HashSet, excluded_clips
 from slap_jax.data.preparation.plan import checked_clips
 from slap_jax.data.preparation.shards import read_clip
@@ -50,6 +52,8 @@ from slap_jax.data.preparation.splits import SplitError, SplitShares, parse_shar
 DECODED_CLIPS = 50
 _BLOCK = 1 << 14  # clips per update of the hash sets
 _MAX_SHOWN_CHARACTERS = 80
+_ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")  # without white space
 
 
 def check(
@@ -249,6 +253,10 @@ class _Counter:
         for entry, caption in itertools.compress(captions, ~is_new):
             self._report.repeated_captions.add(f"{entry.where}: {_shorten(caption)}")
         for entry, caption in captions:
+            if any(html.unescape(entity) != entity for entity in _ENTITY.findall(caption)):
+                self._report.html_entities.add(f"{entry.where}: {_shorten(caption)}")
+            if _CONTROL_CHARACTER.search(caption):
+                self._report.control_characters.add(f"{entry.where}: {_shorten(caption)!r}")
             words = len(caption.split())
             if words > LONG_CAPTION_WORDS:
                 self._report.long_captions.add(f"{entry.where}: {words:,} words: {_shorten(caption)}")

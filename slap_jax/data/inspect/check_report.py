@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from slap_jax.data.preparation.altered import Clipped, none_clipped
+from slap_jax.data.preparation.clipping import Clipped, none_clipped
 from slap_jax.errors import printable
 
 MAX_EXAMPLES = 3
@@ -104,6 +104,8 @@ class CheckReport:
         repeated_captions: captions that an earlier clip has.
         repeated_within_clip: clips with the same caption twice.
         long_captions: captions of more than `LONG_CAPTION_WORDS` words.
+        html_entities: captions with entities of HTML, such as `&amp;`.
+        control_characters: captions with control characters.
         labels_only: number of clips with labels but no caption.
         shared_audio: clips that share a file with an earlier clip.
         unlisted_audio: audio files in the folder that belong to no clip.
@@ -126,6 +128,8 @@ class CheckReport:
     repeated_captions: Tally = dataclasses.field(default_factory=Tally)
     repeated_within_clip: Tally = dataclasses.field(default_factory=Tally)
     long_captions: Tally = dataclasses.field(default_factory=Tally)
+    html_entities: Tally = dataclasses.field(default_factory=Tally)
+    control_characters: Tally = dataclasses.field(default_factory=Tally)
     labels_only: int = 0
     shared_audio: Tally = dataclasses.field(default_factory=Tally)
     unlisted_audio: Tally = dataclasses.field(default_factory=Tally)
@@ -184,6 +188,8 @@ def format_report(report: CheckReport) -> str:
     lines += _tally_lines("captions that an earlier clip has", report.repeated_captions)
     lines += _tally_lines("clips with the same caption twice", report.repeated_within_clip)
     lines += _tally_lines("very long captions", report.long_captions)
+    lines += _tally_lines("captions with HTML entities", report.html_entities)
+    lines += _tally_lines("captions with control characters", report.control_characters)
     if report.labels_only:
         lines.append(f"  clips with labels but no caption: {report.labels_only:,}")
     lines += _tally_lines("clips that share a file with an earlier clip", report.shared_audio)

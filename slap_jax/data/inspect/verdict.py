@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from slap_jax.data.inspect.check_report import LONG_CAPTION_WORDS, CheckReport, SampleCheck, Tally, with_unit
 from slap_jax.data.preparation.acceptance import rejection_limit
-from slap_jax.data.preparation.altered import clipped_lines
+from slap_jax.data.preparation.clipping import clipped_lines
 
 _COMPLETE = 0.99  # fraction of the published clips or captions below which a split is incomplete
 
@@ -86,6 +86,12 @@ def _notes(report: CheckReport, allowed: int) -> Iterator[str]:
     if report.long_captions.count:
         long = with_unit(report.long_captions.count, "caption")
         yield f"{long} of more than {LONG_CAPTION_WORDS} words, which training cuts"
+    if report.html_entities.count:
+        entities = with_unit(report.html_entities.count, "caption")
+        yield f"{entities} with HTML entities such as &amp;, which are kept as text: decode them in the source"
+    if report.control_characters.count:
+        control = with_unit(report.control_characters.count, "caption")
+        yield f"{control} with control characters, which are kept: remove them in the source"
     if sample is not None and sample.silent.count:
         yield f"{sample.silent.count} of {with_unit(sample.clips, 'sampled clip')} silent"
     if sample is not None:

@@ -10,9 +10,10 @@ from slap_jax.data.preparation.duplicates import HashSet
 from slap_jax.data.records import ALL, RecordsError
 from slap_jax.errors import UserError
 
-# Default limit of rejections: a fraction of the clips, but at least a number.
+# Default limit of rejections: a fraction of the clips, but at least a number; of a small collection, a larger fraction.
 ALLOWED_REJECTION_FRACTION = 0.01
 MIN_ALLOWED_REJECTIONS = 10
+MAX_ALLOWED_REJECTION_FRACTION = 0.25
 SAME_SOURCE = 0.5  # fraction of the published clips that an update of the same source still lists
 
 
@@ -23,13 +24,16 @@ class PrepareError(UserError, ValueError):
 def rejection_limit(clips: int, max_rejected: int | None = None) -> int:
     """Returns how many clips of a collection may be rejected.
 
+    By default 1 %, but at least 10, and never more than a quarter.
+
     Args:
         clips: number of good and rejected clips, without those excluded on purpose.
         max_rejected: limit set by the user, if any.
     """
     if max_rejected is not None:
         return max_rejected
-    return max(MIN_ALLOWED_REJECTIONS, math.ceil(ALLOWED_REJECTION_FRACTION * clips))
+    limit = max(MIN_ALLOWED_REJECTIONS, math.ceil(ALLOWED_REJECTION_FRACTION * clips))
+    return min(limit, math.floor(MAX_ALLOWED_REJECTION_FRACTION * clips))
 
 
 def check_rejections(rejected: Mapping[str, int], listed: int, max_rejected: int | None, file: Path) -> None:

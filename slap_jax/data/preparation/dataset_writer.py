@@ -17,7 +17,7 @@ from slap_jax.data.audio import SAMPLE_RATE
 from slap_jax.data.clip_statistics import ClipStatistics
 from slap_jax.data.index import write_index
 from slap_jax.data.log_mel_statistics import KEY
-from slap_jax.data.preparation.altered import add_clipped, none_clipped
+from slap_jax.data.preparation.clipping import add_clipped, none_clipped
 from slap_jax.data.preparation.duplicates import Duplicates, find_duplicates
 from slap_jax.data.preparation.shards import ShardSummary, filter_shard
 from slap_jax.data.records import DATASET, INDEX, SCHEMA_VERSION

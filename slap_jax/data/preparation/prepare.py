@@ -22,7 +22,7 @@ from slap_jax.data.collections.open_collection import open_collection
 from slap_jax.data.collections.published import PublishedDataset
 from slap_jax.data.log_mel_statistics import KEY
 from slap_jax.data.preparation.acceptance import PrepareError, check_rejections, refuse_other_source
-from slap_jax.data.preparation.altered import Clipped, clipped_lines
+from slap_jax.data.preparation.clipping import Clipped, clipped_lines
 from slap_jax.data.preparation.dataset_writer import DUPLICATES, DatasetIdentity, FinishedShard, write_dataset
 from slap_jax.data.preparation.duplicates import HashSet
 from slap_jax.data.preparation.plan import CLIPS_PER_SHARD, REJECTED, Plan, ShardPlan, make_plan, rejection_line
@@ -92,7 +92,8 @@ def prepare(
         split: percentages such as "80/10/10" that divide a collection without splits into train, val and test.
         split_seed: another seed divides the collection differently.
         drop_duplicates: whether to keep only the first of clips with equal audio.
-        max_rejected: largest accepted number of rejected clips; defaults to 1 %, and at least 10.
+        max_rejected: largest accepted number of rejected clips; defaults to 1 % of the clips, but at least 10, and never
+            more than a quarter of the clips.
         replace: whether to replace the records of another source.
         clips_per_shard: largest number of clips in a shard; exceeded if a split would have 10,000 shards.
         workers: number of clips to decode concurrently; defaults to the number of cores.

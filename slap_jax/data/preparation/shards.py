@@ -19,7 +19,7 @@ from slap_jax.data.clip_statistics import loudness
 from slap_jax.data.collections.entries import Entry, Rejection
 from slap_jax.data.collections.read_audio import read_audio
 from slap_jax.data.index import hash_audio, hash_bytes, hash_id
-from slap_jax.data.preparation.altered import Clipped, clipped_peak, count_clipped, none_clipped
+from slap_jax.data.preparation.clipping import Clipped, clipped_peak, count_clipped, none_clipped
 from slap_jax.data.preparation.duplicates import EXCLUDED_EVALUATION, ExcludedClips, excluded_clips
 from slap_jax.data.preparation.plan import ShardPlan, read_block
 from slap_jax.data.processes import map_in_order

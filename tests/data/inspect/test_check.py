@@ -14,7 +14,7 @@ from slap_jax.data.collections.published import Expected, PublishedDataset
 from slap_jax.data.datasets.reading import TableRow, read_table
 from slap_jax.data.inspect import check as check_module
 from slap_jax.data.inspect.check import check, check_collection
-from slap_jax.data.inspect.check_report import CheckReport, format_report, report_values
+from slap_jax.data.inspect.check_report import CheckReport, Tally, format_report, report_values
 from slap_jax.data.preparation import plan as plan_module
 from slap_jax.data.preparation.acceptance import MIN_ALLOWED_REJECTIONS
 from slap_jax.data.preparation.duplicates import excluded_clips
@@ -101,18 +101,19 @@ def test_a_missing_table_is_shown_with_the_layout(tmp_path):
 
 
 def test_missing_audio_is_a_problem_when_prepare_would_refuse_it(tmp_path):
+    present = [f"present-{number}" for number in range(34)]
     few = [f"missing-{number}" for number in range(MIN_ALLOWED_REJECTIONS)]
-    report = checked(publish(tmp_path, train=("a", "b", "c", "d", *few)))
+    report = checked(publish(tmp_path, train=(*present, *few)), decode=100)
     assert report.ready
     assert report.rejected["missing_file"].count == MIN_ALLOWED_REJECTIONS
-    assert report.rejected["missing_file"].examples[0] == "train.csv:6: missing-0: no missing-0.wav"
+    assert report.rejected["missing_file"].examples[0] == "train.csv:36: missing-0: no missing-0.wav"
     assert len(report.rejected["missing_file"].examples) < MIN_ALLOWED_REJECTIONS
     assert report.notes == ["10 clips would be rejected (10 missing_file), within the limit of `slap prepare` (10)"]
-    assert format_report(report).endswith("\nready: 6 clips in 2 splits, 10 rejected")
+    assert format_report(report).endswith("\nready: 36 clips in 2 splits, 10 rejected")
 
-    report = checked(publish(tmp_path, train=("a", "b", "c", "d", *few, "missing-more")))
+    report = checked(publish(tmp_path, train=(*present, *few, "missing-more")), decode=100)
     (problem,) = report.problems
-    assert "11 of 17 clips would be rejected (11 missing_file)" in problem
+    assert "11 of 47 clips would be rejected (11 missing_file)" in problem
     assert "--max-rejected 11" in problem and report.refused
     assert check_collection(Beeps(tmp_path), tmp_path, max_rejected=11).ready
 
@@ -207,7 +208,7 @@ def test_decoding_reports_the_formats(tmp_path):
         (tmp_path / f"{number}.wav").write_bytes(data)
     items = [clip(tmp_path, number, duration_s=0.5 if number == 1 else None) for number in contents]
     items.append(clip(tmp_path, 6))  # gone since it was listed
-    report = check_collection(Listed(items), tmp_path, decode=10)
+    report = check_collection(Listed(items), tmp_path, decode=10, max_rejected=5)
     sample = report.sample
     assert sample is not None
     assert {reason: tally.count for reason, tally in sample.unusable.items()} == {
@@ -291,7 +292,7 @@ def test_any_collection_can_be_checked(tmp_path):
         tmp_path, [{"path": "a.wav", "caption": "a beep"}, {"path": "b.wav", "caption": "gone"}, {"path": "a.wav"}]
     )
     lines = []
-    assert check(open_collection(manifest), manifest, log=lines.append) == 0
+    assert check(open_collection(manifest), manifest, max_rejected=1, log=lines.append) == 0
     assert lines[0].startswith(f"{manifest}, read as manifest\n")
     assert "would be rejected, missing_file: 1" in lines[0]
     assert lines[0].endswith("ready: 1 clip in 1 split, 1 rejected")  # the third row is of the first clip
@@ -338,11 +339,26 @@ def test_values_that_change_and_excluded_audio_are_mentioned(tmp_path):
     tiny = tiny_dataset(tmp_path / "prepared", 1, 1)
     (tmp_path / "3.wav").write_bytes(encoded(open_split(tiny, "test")[0].waveform()))
     excluded = excluded_clips([f"{tiny}:test"])
-    report = check_collection(Listed([clip(tmp_path, n) for n in range(4)]), tmp_path, excluded=excluded)
+    items = [clip(tmp_path, n) for n in range(4)]
+    assert not check_collection(Listed(items), tmp_path, excluded=excluded).ready
+    report = check_collection(Listed(items), tmp_path, excluded=excluded, max_rejected=2)
     assert report.sample is not None and set(report.sample.unusable) == {"bad_scale", "cancelling_channels"}
     (note,) = [note for note in report.notes if "full scale" in note]
     assert note.startswith("louder than full scale and clipped to it: 1 clip, the loudest: ") and "2.wav (1.5 " in note
     assert report.ready and report.usable == {"train": 1} and report.sample.excluded == 1
+
+
+def test_html_entities_and_control_characters_are_mentioned_and_kept(tmp_path):
+    captions = ("salt &amp; pepper", "it&#39;s raining", "AT&T; R&B", "a bell\x07 rings", "rain &\twind\n")
+    write_wav(tmp_path / "0.wav")
+    items = [dataclasses.replace(clip(tmp_path, 0), id=str(n), captions=(text,)) for n, text in enumerate(captions)]
+    report = check_collection(Listed(items), tmp_path, decode=0)
+    assert report.html_entities == Tally(2, ["list:0: salt &amp; pepper", "list:0: it&#39;s raining"])
+    assert report.control_characters == Tally(1, [r"list:0: 'a bell\x07 rings'"])
+    assert report.ready and sum("2 captions with HTML entities" in note for note in report.notes) == 1
+    assert sum("1 caption with control characters" in note for note in report.notes) == 1
+    text = format_report(report)
+    assert "captions with HTML entities: 2\n" in text and "it&#39;s raining" in text and "\x07" not in text
 
 
 def test_nothing_usable_is_a_problem(tmp_path):

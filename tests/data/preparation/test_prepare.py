@@ -12,6 +12,7 @@ from slap_jax.data.collections.fields import CollectionError
 from slap_jax.data.collections.manifest import Manifest
 from slap_jax.data.preparation import dataset_writer
 from slap_jax.data.preparation import shards as shard
+from slap_jax.data.preparation.acceptance import rejection_limit
 from slap_jax.data.preparation.dataset_writer import DatasetIdentity
 from slap_jax.data.preparation.plan import REJECTED
 from slap_jax.data.preparation.prepare import PrepareError, prepare, prepare_records
@@ -110,7 +111,7 @@ def test_every_bad_file_is_listed_with_its_reason_and_the_rest_is_written(tmp_pa
     bad_lines = [{"path": "none.wav", "caption": "x"}, {"path": "good.wav", "id": "bare"}, "{"]
     manifest = write_manifest(folder, [*lines, *bad_lines])
     lines_logged: list[str] = []
-    prepared = prepare(manifest, tmp_path / "out", workers=1, log=lines_logged.append)
+    prepared = prepare(manifest, tmp_path / "out", workers=1, max_rejected=8, log=lines_logged.append)
     assert {item["id"]: item["reason"] for item in rejected(tmp_path / "out")} == {
         "none.wav": "missing_file",
         "bare": "missing_caption",
@@ -142,10 +143,18 @@ def test_too_many_rejections_stop_but_lose_nothing(tmp_path, monkeypatch):
     assert not (output / ".staging").exists()
 
 
-def test_default_limit_is_one_percent_and_at_least_ten(tmp_path):
-    assert sum(quiet(manifest_of(tmp_path / "a", 1, 10), tmp_path / "out").rejected.values()) == 10
-    with pytest.raises(PrepareError, match="max_rejected=10"):
-        quiet(manifest_of(tmp_path / "b", 1, 11), tmp_path / "out", replace=True)
+@pytest.mark.parametrize(
+    ("clips", "limit"), [(3, 0), (4, 1), (12, 3), (39, 9), (40, 10), (1_000, 10), (1_001, 11), (50_000, 500)]
+)
+def test_default_limit_is_one_percent_but_at_least_ten_and_at_most_a_quarter(clips, limit):
+    assert rejection_limit(clips) == limit
+    assert rejection_limit(clips, max_rejected=7) == 7
+
+
+def test_a_small_collection_that_loses_more_than_a_quarter_is_refused(tmp_path):
+    assert sum(quiet(manifest_of(tmp_path / "a", 9, 3), tmp_path / "out").rejected.values()) == 3
+    with pytest.raises(PrepareError, match=r"10 of 12 clips .*max_rejected=3.*--max-rejected 10"):
+        quiet(manifest_of(tmp_path / "b", 2, 10), tmp_path / "out", replace=True)
 
 
 def test_rejecting_every_clip_is_an_error_at_any_limit(tmp_path):
@@ -157,7 +166,7 @@ def test_rejecting_every_clip_is_an_error_at_any_limit(tmp_path):
 
 def test_a_split_without_a_good_clip_does_not_exist(tmp_path):
     manifest = manifest_of(tmp_path / "in", good=2, bad=1)  # the bad one is all of `test`
-    assert quiet(manifest, tmp_path / "out").clips == {"train": 2}
+    assert quiet(manifest, tmp_path / "out", max_rejected=1).clips == {"train": 2}
 
 
 def test_an_interrupted_run_leaves_the_old_data_and_starts_again(tmp_path, monkeypatch):
@@ -414,13 +423,14 @@ def test_clips_louder_than_full_scale_are_mentioned_with_the_worst_files(tmp_pat
         (folder / name).write_bytes(data)
     manifest = write_manifest(folder, [{"path": name, "caption": name} for name in files])
     lines: list[str] = []
-    prepared = prepare(manifest, tmp_path / "out", workers=1, clips_per_shard=1, log=lines.append)
+    settings = {"workers": 1, "clips_per_shard": 1, "max_rejected": 2}
+    prepared = prepare(manifest, tmp_path / "out", **settings, log=lines.append)
     assert prepared.clips == {"train": 4} and prepared.rejected == {"bad_scale": 1, "cancelling_channels": 1}
     (line,) = [line for line in lines if "full scale" in line]
     assert "clipped to it: 2 clips, the loudest: " in line
     assert 0 < line.index("loudest.wav (10 times full scale)") < line.index("loud.wav (1.5 times full scale)")
     lines.clear()
-    again = prepare(manifest, tmp_path / "out", workers=1, clips_per_shard=1, log=lines.append)
+    again = prepare(manifest, tmp_path / "out", **settings, log=lines.append)
     assert again.reused and again.clipped == prepared.clipped and line in lines
 
 
