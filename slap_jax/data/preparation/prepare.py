@@ -92,8 +92,8 @@ def prepare(
         split: percentages such as "80/10/10" that divide a collection without splits into train, val and test.
         split_seed: another seed divides the collection differently.
         drop_duplicates: whether to keep only the first of clips with equal audio.
-        max_rejected: largest accepted number of rejected clips; defaults to 1 % of the clips, but at least 10, and never
-            more than a quarter of the clips.
+        max_rejected: largest accepted number of rejected clips; defaults to 1 %, but at least 10, and at most a quarter
+            of the clips.
         replace: whether to replace the records of another source.
         clips_per_shard: largest number of clips in a shard; exceeded if a split would have 10,000 shards.
         workers: number of clips to decode concurrently; defaults to the number of cores.
