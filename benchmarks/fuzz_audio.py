@@ -192,9 +192,8 @@ def ffmpeg_samples(data: bytes) -> tuple[int, np.ndarray] | None:
 
 def outcome(item: Damaged) -> dict[str, Any]:
     """Decodes a file in one piece and in blocks, and compares it with FFmpeg."""
-    from slap_jax.data.audio import audio_blocks, decode_audio
-    from slap_jax.data.audio_error import AudioError
-    from slap_jax.data.audio_stream import stream_audio
+    from slap_jax.data.audio import audio_blocks, decode_audio, stream_audio
+    from slap_jax.data.decoding.errors import AudioError
 
     try:
         rate, blocks = audio_blocks(item.data, "file")
@@ -303,7 +302,7 @@ def _memory() -> int:
 
 def work(pipe: Connection, seed: int) -> None:
     """Receives indices of files and sends their outcomes, within the memory limit."""
-    import slap_jax.data.audio_stream  # noqa: F401  (so that the limit counts only what the files need)
+    import slap_jax.data.audio  # noqa: F401  (so that the limit counts only what the files need)
 
     outcome(damaged(0))
     outcome(damaged(len(FORMATS) - 1))

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from slap_jax.data.audio import AudioError, decode_audio, prepare_waveform
-from slap_jax.data.audio_stream import stream_array, stream_audio
+from slap_jax.data.audio import AudioError, decode_audio, prepare_waveform, stream_array, stream_audio
 
 # Audio is silent if no sample reaches this: one step of 16 bits.
 SILENT_PEAK = 2.0**-15

@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from slap_jax.data import audio, audio_stream
-from slap_jax.data.audio import AudioError, decode_audio, prepare_waveform
-from slap_jax.data.audio_stream import stream_array, stream_audio
+from slap_jax.data import audio
+from slap_jax.data.audio import AudioError, decode_audio, prepare_waveform, stream_array, stream_audio
 from tests.data.tiny_data import encoded, tone
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(audio, "BLOCK_FRAMES", 1_000)
-    monkeypatch.setattr(audio_stream, "BLOCK_FRAMES", 1_000)
 
 
 def stereo(seconds, rate):

@@ -7,7 +7,7 @@ of them. Where a size is wrong, the file is given to libsndfile with a corrected
 import dataclasses
 import struct
 
-from slap_jax.data.sound_bytes import Layout, Part, SoundBytes
+from slap_jax.data.decoding.layout import Layout, Part, SoundBytes
 
 # Writers to a pipe leave 0 or a very large size. Both mean "up to the end".
 _STREAMED = 0x7FFFF000

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from slap_jax.data.audio_error import AudioError, mention, reason_of, unreadable
-from slap_jax.data.sound_limits import check_channels, check_rate
+from slap_jax.data.decoding.errors import AudioError, check_channels, check_rate, mention, reason_of, unreadable
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream

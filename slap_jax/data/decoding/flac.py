@@ -9,7 +9,7 @@ import re
 
 import soundfile
 
-from slap_jax.data.sound_bytes import Layout, Part, PartFile, SoundBytes
+from slap_jax.data.decoding.layout import Layout, Part, PartFile, SoundBytes
 
 _MARKER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22", re.DOTALL)  # and the header of STREAMINFO, which comes first
 _STREAMINFO = 42  # bytes up to its end

@@ -7,7 +7,7 @@ import dataclasses
 import struct
 from collections.abc import Iterator
 
-from slap_jax.data.sound_bytes import Layout, Part, SoundBytes
+from slap_jax.data.decoding.layout import Layout, Part, SoundBytes
 
 _WINDOW = 1 << 20
 _HEAD = 27  # bytes of a page header, before the table of segments

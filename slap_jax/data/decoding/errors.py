@@ -1,9 +1,17 @@
-"""The error of audio that cannot be used, and the remark about audio that is used in spite of a fault."""
+"""The error for audio that cannot be used, the warning for audio that is used in spite of a fault, and the limits.
+
+A damaged header may state any sample rate and any number of channels, so both are checked.
+"""
 
 import functools
 import logging
 
 from slap_jax.errors import UserError, printable
+
+MAX_CHANNELS = 64
+# Below 1 kHz nothing would be left of a sound, and resampling would need any amount of memory. Ultrasound is recorded
+# at up to 1 MHz.
+SAMPLE_RATES = (1_000, 1_000_000)
 
 
 class AudioError(UserError, ValueError):
@@ -39,3 +47,22 @@ def reason_of(error: Exception) -> str:
 def mention(message: str) -> None:
     """Logs a warning once, however often its file is decoded."""
     logging.warning("%s", printable(message))
+
+
+def check_rate(rate: int, name: str) -> None:
+    """Raises `AudioError` if a sample rate is outside `SAMPLE_RATES`."""
+    low, high = SAMPLE_RATES
+    if not low <= rate <= high:
+        raise AudioError(
+            f"{name} has a sample rate of {rate} Hz; expected {low} to {high} Hz: correct its header, or leave it out",
+            "bad_sample_rate",
+        )
+
+
+def check_channels(channels: int, name: str) -> None:
+    """Raises `AudioError` if there are more channels than `MAX_CHANNELS`."""
+    if channels > MAX_CHANNELS:
+        raise AudioError(
+            f"{name} has {channels} channels; expected at most {MAX_CHANNELS}: correct its header, or leave it out",
+            "too_many_channels",
+        )

@@ -8,11 +8,13 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from slap_jax.data.audio_error import AudioError, mention, reason_of, unreadable
-from slap_jax.data.pyav_decoder import container_blocks
-from slap_jax.data.sound_bytes import Layout, PartFile, SoundBytes
-from slap_jax.data.sound_layout import sound_layout
-from slap_jax.data.sound_limits import check_channels, check_rate
+from slap_jax.data.decoding.chunks import chunk_layout
+from slap_jax.data.decoding.errors import AudioError, check_channels, check_rate, mention, reason_of, unreadable
+from slap_jax.data.decoding.flac import flac_layout
+from slap_jax.data.decoding.layout import Layout, PartFile, SoundBytes
+from slap_jax.data.decoding.mp3 import mp3_layout, tags_end
+from slap_jax.data.decoding.ogg import ogg_layout
+from slap_jax.data.decoding.pyav_decoder import container_blocks
 
 # A file with less than this fraction of the samples that its header states is truncated, not merely rounded.
 _COMPLETE = 0.9
@@ -36,7 +38,7 @@ def sound_blocks(source: str | bytes, name: str, block_frames: int) -> Blocks:
         AudioError: it is unreadable or truncated, or its rate or its number of channels is not supported.
     """
     with SoundBytes(source) as data:
-        layout = sound_layout(data) or Layout()
+        layout = _sound_layout(data) or Layout()
         if layout.contradiction:
             raise unreadable(name, f"its header contradicts itself: {layout.contradiction}")
         try:
@@ -52,6 +54,21 @@ def sound_blocks(source: str | bytes, name: str, block_frames: int) -> Blocks:
             yield from _sound_file_blocks(file, data, layout, source, name, block_frames)
             return
     yield from container_blocks(source, name, refused)
+
+
+def _sound_layout(data: SoundBytes) -> Layout | None:
+    """Returns the layout of a sound file, or None if its format is another, or it is damaged at its beginning."""
+    start = tags_end(data)
+    magic = data.read(start, 4)
+    if magic == b"fLaC":
+        return flac_layout(data, start)
+    if magic == b"OggS":
+        return ogg_layout(data, start)
+    if (layout := chunk_layout(data, start)) is not None:
+        return layout
+    if start > 0 or magic[:1] == b"\xff":
+        return mp3_layout(data, start)
+    return None
 
 
 class _SequentialFile(soundfile.SoundFile):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from slap_jax.data import audio
-from slap_jax.data.audio import decode_audio, prepare_waveform
-from slap_jax.data.audio_error import AudioError, mention
-from slap_jax.data.audio_stream import stream_array, stream_audio
+from slap_jax.data.audio import decode_audio, prepare_waveform, stream_array, stream_audio
+from slap_jax.data.decoding.errors import AudioError, mention
 from tests.data.tiny_data import encoded, tone
 
 NOISE = (0.05 * np.random.default_rng(0).standard_normal(32_000)).astype(np.float32)

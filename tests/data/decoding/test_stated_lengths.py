@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from slap_jax.data import audio, chunk_layout
-from slap_jax.data.audio import decode_audio
-from slap_jax.data.audio_error import AudioError, mention
-from slap_jax.data.audio_stream import stream_audio
-from slap_jax.data.pyav_decoder import container_blocks
+from slap_jax.data import audio
+from slap_jax.data.audio import decode_audio, stream_audio
+from slap_jax.data.decoding import chunks
+from slap_jax.data.decoding.errors import AudioError, mention
+from slap_jax.data.decoding.pyav_decoder import container_blocks
 from tests.data.tiny_data import encoded, tone
 
 RATE = 16_000
@@ -147,7 +147,7 @@ def test_sizes_of_every_sample_format(subtype):
 
 
 def test_sizes_beyond_4_gib_have_wrapped(monkeypatch):
-    monkeypatch.setattr(chunk_layout, "_WRAP", 1 << 14)
+    monkeypatch.setattr(chunks, "_WRAP", 1 << 14)
     data = encoded(NOISE, subtype="PCM_16")
     wrapped = with_size(data, "WAV", lambda size: size % (1 << 14))
     assert struct.unpack_from("<I", wrapped, 40) == (48_000 % (1 << 14),)
@@ -155,7 +155,7 @@ def test_sizes_beyond_4_gib_have_wrapped(monkeypatch):
 
 
 def test_a_corrected_header_beyond_4_gib_is_rf64(monkeypatch):
-    monkeypatch.setattr(chunk_layout, "_LONGEST_RIFF", 40_000)
+    monkeypatch.setattr(chunks, "_LONGEST_RIFF", 40_000)
     data = encoded(NOISE, subtype="PCM_16")
     np.testing.assert_array_equal(both(with_size(data, "WAV", lambda size: size // 2)), decode_audio(data))
 

@@ -9,7 +9,7 @@ import functools
 import itertools
 import struct
 
-from slap_jax.data.sound_bytes import Layout, Part, SoundBytes
+from slap_jax.data.decoding.layout import Layout, Part, SoundBytes
 
 _WINDOW = 1 << 20
 _LONGEST_FRAME = 2_881  # layer II, 384 kbit/s at 8 kHz halved; free format is left to the decoder

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from slap_jax.data.audio_error import AudioError, mention
+from slap_jax.data.decoding.errors import AudioError, mention
 
 # Full scale is 1. Float recordings may exceed it: a mix without a limiter does so by 20 dB. Nothing that was recorded
 # or mixed exceeds it by 40 dB, so a higher peak means integers, or other bytes, that were stored as floats.
