@@ -26,22 +26,21 @@ from slap_jax.checkpoints.best import BestCheckpoint
 from slap_jax.checkpoints.run import EXIT_PREEMPTED, Checkpoints, check_architecture, latest_step, restore_data_state
 from slap_jax.config.defaults import classes_in_batch
 from slap_jax.config.validate import require_vocabulary, validate
-from slap_jax.data.batches.before_training import warnings_before_training
+from slap_jax.data.batches.before_training import clips_per_batch, warnings_before_training
 from slap_jax.data.batches.labels import reads_captions
 from slap_jax.data.batches.leakage import check_leakage
 from slap_jax.data.batches.pipeline import TrainBatches
 from slap_jax.data.batches.prefetch import Prefetch
-from slap_jax.data.batches.sizes import clips_per_batch
 from slap_jax.data.records import open_split
 from slap_jax.data.tokenizer import load_tokenizer
 from slap_jax.errors import UserError, require_path
 from slap_jax.evaluation.evaluate import scalars
 from slap_jax.evaluation.held_out_loss import tie_break
 from slap_jax.evaluation.in_loop import LoopEvaluation
-from slap_jax.evaluation.one_line import describe_results
 from slap_jax.evaluation.scorer import CaptionWriter
 from slap_jax.evaluation.suites import loop_tasks
 from slap_jax.evaluation.task import load_tasks
+from slap_jax.evaluation.text_table import describe_results
 from slap_jax.inference.embedder import Embedder
 from slap_jax.parallel import distributed
 from slap_jax.parallel.distributed import require_consistency, run_facts

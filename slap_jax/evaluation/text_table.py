@@ -1,11 +1,20 @@
-"""Results as text for the terminal; every number has N and chance next to it."""
+"""Results as text for the terminal, as a table or as one line; chance is next to every number."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from slap_jax.evaluation.held_out_loss import CAPTION_LOSS, HELD_OUT_LOSS, WEIGHTED_SUM
+
 _DIRECTIONS = (("t2a", "text to audio", "chance_r1"), ("a2t", "audio to text", "a2t_chance_r1"))
 _MOST_CLASSES = 20  # lines of a set
 _CAPTION_SCORES = ("cider_d", "bleu_4", "rouge_l", "meteor", "spice", "spider", "fense")
+_MOST_SETS = 6  # in one line
+_CLASSIFIERS = {
+    "zero_shot": "zero-shot ",
+    "zero_shot_multi_label": "zero-shot ",
+    "classification": "",
+    "probe": "probe ",
+}
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -26,6 +35,20 @@ def table(results: Mapping[str, Any]) -> str:
     for name, reason in results.get("missing", {}).items():
         lines.append(f"not evaluated: {name}: {reason}")
     return "\n".join(dict.fromkeys(lines)) or "nothing was evaluated"
+
+
+def describe_results(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the main number of every set next to chance, the held-out loss last.
+
+    Args:
+        results: kind -> set -> scores, as `LoopEvaluation` returns them.
+    """
+    sets = [f"{name} {text}" for kind, entries in results.items() for name, text in _main_numbers(kind, entries)]
+    if len(sets) > _MOST_SETS:
+        sets[_MOST_SETS:] = [f"{len(sets) - _MOST_SETS} more in metrics.jsonl"]
+    losses = results.get(HELD_OUT_LOSS, {})
+    sets += [f"{name} held-out loss {scores[WEIGHTED_SUM]:.4f}" for name, scores in losses.items()]
+    return "; ".join(sets)
 
 
 def _having(metric: str, sets: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -119,3 +142,26 @@ def _value(scores: Mapping[str, Any], metric: str, interval: str) -> str:
 
 def _number(scores: Mapping[str, Any], metric: str) -> str:
     return f"{scores[metric]:>8.3f}" if metric in scores else f"{'':>8}"
+
+
+def _main_numbers(kind: str, entries: Mapping[str, Any]) -> list[tuple[str, str]]:
+    numbers = []
+    for name, scores in entries.items():
+        if kind == "retrieval":
+            t2a, a2t = scores["t2a_r1"], scores["a2t_r1"]
+            text = f"t2a R@1 {t2a:.3f} (chance {scores['chance_r1']:.3f})"
+            text += f", a2t R@1 {a2t:.3f} (chance {scores['a2t_chance_r1']:.3f})"
+        elif kind in _CLASSIFIERS:
+            metric, title = ("map", "mAP") if "map" in scores else ("accuracy", "accuracy")
+            text = f"{_CLASSIFIERS[kind]}{title} {scores[metric]:.3f}"
+            text += f" (chance {scores['chance']:.3f})" if "chance" in scores else ""
+        elif kind == "captioning":
+            text = f"captions CIDEr-D {scores['cider_d']:.3f}"
+        elif kind == "frames":
+            text = f"frames AUROC {scores['auroc']:.3f} (chance 0.500)"
+        elif kind == CAPTION_LOSS:
+            text = f"captions {scores['nats_per_token']:.4f} nats per token"
+        else:
+            continue
+        numbers.append((name, text))
+    return numbers

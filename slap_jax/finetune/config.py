@@ -18,7 +18,7 @@ from slap_jax.checkpoints.read_model import run_config
 from slap_jax.checkpoints.run import has_checkpoint
 from slap_jax.config.defaults import columns_of, default_config, source
 from slap_jax.config.rules import RULES, require
-from slap_jax.data.batches.sizes import FILL, clips_per_batch, columns_per_clip
+from slap_jax.data.batches.before_training import FILL, clips_per_batch, columns_per_clip
 from slap_jax.data.records import Records, open_split, parse_dir_split, split_sizes
 from slap_jax.finetune.classes import find_classes, require_captions
 from slap_jax.inference.classifier import FinetuneError

@@ -1,5 +1,7 @@
 """`slap report RUN`: one page that needs no other file, its figures as PNG, and its numbers as JSON and CSV."""
 
+import csv
+import io
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +13,17 @@ from typing import Any
 from slap_jax.atomic import write_text_atomic
 from slap_jax.checkpoints.run import latest_step
 from slap_jax.drawing.theme import PRINT, drawing
+from slap_jax.export.card_metrics import read_metrics
 from slap_jax.report import contents
 from slap_jax.report.examples import EmbeddedSet, caption_examples, embed_set
 from slap_jax.report.figures import ExampleRow, example_row
 from slap_jax.report.origin import data_table, provenance
 from slap_jax.report.record import ReportError, RunRecord, read_run, summarise
 from slap_jax.report.render import render
-from slap_jax.report.tables import evaluation_csv
 
 logger = logging.getLogger(__name__)
+
+_CSV_HEAD = ("task", "set", "class", "metric", "value", "low", "high", "chance", "n")  # of tables.csv
 
 
 def build_report(
@@ -61,7 +65,7 @@ def build_report(
 
     figures = run_dir / "figures"
     figures.mkdir(exist_ok=True)
-    table = _attempt("the tables", lambda: evaluation_csv(run.evaluation), problems) or ""
+    table = _attempt("the tables", lambda: _evaluation_csv(run.evaluation), problems) or ""
     page = render(
         "report.html",
         name=_name(run),
@@ -91,6 +95,25 @@ def build_report(
     write_text_atomic(run_dir / "report.html", page)
     write_text_atomic(run_dir / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     write_text_atomic(run_dir / "tables.csv", table)
+
+
+def _evaluation_csv(evaluation: Mapping[str, Any]) -> str:
+    """Returns the results of `evaluation.json`, with the ends of their 95 % intervals, and the scores of each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV_HEAD)
+    for metric in read_metrics(evaluation):
+        low, high = metric.interval or ("", "")
+        chance = "" if metric.chance is None else metric.chance
+        writer.writerow([metric.task, metric.set, "", metric.name, metric.value, low, high, chance, metric.count])
+    for kind in ("classification", "zero_shot", "zero_shot_multi_label"):
+        for name, scores in evaluation.get(kind, {}).items():
+            for one, values in scores.get("per_class", {}).items():
+                for metric in ("accuracy", "precision", "average_precision"):
+                    if values.get(metric) is not None:
+                        row = [kind.replace("_", " "), name, one, metric.replace("_", " "), values[metric]]
+                        writer.writerow([*row, "", "", "", values["n"]])
+    return text.getvalue()
 
 
 def _name(run: RunRecord) -> str:

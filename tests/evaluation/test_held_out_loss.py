@@ -6,7 +6,7 @@ import scipy.special
 from ml_collections import ConfigDict
 
 from slap_jax.evaluation.held_out_loss import ContrastiveLoss, classification_loss, tie_break
-from slap_jax.evaluation.one_line import describe_results
+from slap_jax.evaluation.text_table import describe_results
 from tests.tiny import tiny_config
 
 

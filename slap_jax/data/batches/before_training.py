@@ -1,6 +1,6 @@
-"""Warnings before the first step, about data and settings with which training runs but learns little or nothing.
+"""What is known before the first step: the size of batches, and warnings if training would learn little or nothing.
 
-They are cheap: sizes and summaries are read, and the texts of a few records. Nothing is decoded.
+Sizes and summaries are read, and the texts of a few records. No clip is decoded.
 """
 
 import math
@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from slap_jax.config.defaults import columns_of
 from slap_jax.config.validate import Vocabulary
 from slap_jax.data.batches.labels import reads_captions, tag_texts
-from slap_jax.data.batches.sizes import clips_per_batch
 from slap_jax.data.log_mel_statistics import read_log_mel_statistics
-from slap_jax.data.records import Record, Records
+from slap_jax.data.records import Record, Records, dataset_directory, split_summaries
 
+FILL = 0.95  # fraction of the columns that clips fill, roughly
 _SAMPLED_RECORDS = 500  # of each source, whose captions are compared
 _LEAST_STD = 0.01  # below it the data are silence, which no setting improves
 _LEAST_VOCABULARY = 0.75  # fraction of the embedding that has pieces; a few spare rows are harmless
@@ -35,6 +36,19 @@ def warnings_before_training(
     if not config.init_from:  # otherwise the model fixes front end and vocabulary
         problems += [*_front_end(config, fractions), *_vocabulary(config, tokenizer)]
     return problems
+
+
+def columns_per_clip(config: ConfigDict, splits: Sequence[Records]) -> float:
+    """Returns the mean number of columns of a clip, cropped to `config.data.max_seconds`."""
+    seconds = sum(_seconds(records) for records in splits) / max(sum(map(len, splits)), 1)
+    return columns_of(min(seconds, config.data.max_seconds), config.audio) + 0.5
+
+
+def clips_per_batch(config: ConfigDict, splits: Sequence[Records]) -> int:
+    """Returns about how many clips a global batch holds."""
+    data = config.data
+    clips = FILL * data.rows * data.columns / columns_per_clip(config, splits)
+    return max(1, min(round(clips), data.rows * data.slots))
 
 
 def _few_clips(config: ConfigDict, splits: Sequence[Records]) -> Iterator[str]:
@@ -114,3 +128,12 @@ def _vocabulary(config: ConfigDict, tokenizer: Vocabulary) -> Iterator[str]:
             f"{model.vocab_size - tokenizer.vocab_size} rows of the embedding are never used; write "
             f"config.model.vocab_size={tokenizer.vocab_size}"
         )
+
+
+def _seconds(records: Records) -> float:
+    """Returns the duration of all clips: from the summary of `slap prepare`, or else by reading every record."""
+    splits = split_summaries(dataset_directory(records.path))
+    names = records.split.split("+")
+    if all(name in splits for name in names):
+        return sum(float(splits[name]["seconds"]) for name in names)
+    return sum(record.duration_s for record in records)
