@@ -9,10 +9,10 @@ import os
 import re
 from pathlib import Path
 
-from slap_jax.checkpoints.model_dir import CONFIG, FORMAT, TOKENIZER, TOKENIZER_JSON, WEIGHTS
+from slap_jax.checkpoints.model_dir import CARD, CONFIG, FINGERPRINT, FORMAT, TOKENIZER, TOKENIZER_JSON, WEIGHTS
 from slap_jax.errors import UserError
 
-_FILES = (CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_JSON)
+_FILES = (CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_JSON, FINGERPRINT, CARD)
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HOSTS = ("https://huggingface.co", "https://www.huggingface.co", "https://hf.co")
 _URL = re.compile(rf"(?P<host>https?://[^/]+)/(?P<id>{_ID.pattern})(?:/tree/(?P<revision>[^?#]+?))?/?")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from slap_jax.checkpoints.hub import find_export
 from slap_jax.checkpoints.model_dir import (
     CONFIG,
     TOKENIZER,
@@ -25,10 +26,11 @@ EXPORT_DIRECTORY = "export"  # inside a run directory
 
 
 def read_model(directory: str | os.PathLike[str], step: int | None = None) -> Export:
-    """Reads the model of a run directory (newest checkpoint, else its export) or of an export directory.
+    """Reads the model of a run directory (newest checkpoint, else its export) or of an export.
 
     Args:
-        directory: a directory that `slap train` or `slap export` wrote.
+        directory: a directory that `slap train` or `slap export` wrote; or the id "owner/name" or the URL of an export
+            on the Hugging Face hub, see `slap_jax.checkpoints.hub.find_export`.
         step: step of a run's checkpoint; None for the newest.
 
     Returns:
@@ -37,8 +39,9 @@ def read_model(directory: str | os.PathLike[str], step: int | None = None) -> Ex
     Raises:
         ExportError: the directory is neither a run nor an export, or the tokenizer is missing.
         CheckpointError: there is no checkpoint of that step, or it is unreadable.
+        HubError: the model cannot be downloaded.
     """
-    directory = Path(directory)
+    directory = find_export(directory)
     if is_export(directory):
         return load_export(directory)
     config = run_config(directory)

@@ -11,7 +11,10 @@ from slap_jax.errors import UserError, require_path
 _MOST_COUNT, _MOST_INTEGER = 2**31 - 1, 2**63 - 1  # sizes of arrays on devices have 32 bits; seeds and steps have 64
 
 # What --model and $SLAP_MODEL accept in every verb.
-_MODEL = "an export, a run, the best step of a run, or a model of another family, such as a ClapModel folder"
+_MODEL = (
+    "an export, a run, the best step of a run, the id owner/name or the URL of an export on the Hugging Face hub, or, "
+    "where the verb supports it, a model of another family, such as a ClapModel folder"
+)
 
 # Makes the parser of a verb from its function: its name, and the summary and the example in its docstring.
 AddVerb = Callable[[Callable[[argparse.Namespace], Any]], argparse.ArgumentParser]
@@ -19,6 +22,16 @@ AddVerb = Callable[[Callable[[argparse.Namespace], Any]], argparse.ArgumentParse
 
 class ArgumentError(UserError, ValueError):
     """Arguments that contradict each other, or one that does not have the expected form."""
+
+
+def model_name(text: str) -> str:
+    """Parses a model: a path, an id or a URL on the Hugging Face hub, or the name of a model of another family.
+
+    Raises:
+        UrlError: it is a URL of a bucket.
+        PathNameError: it is not UTF-8.
+    """
+    return text if text.startswith(("https://", "http://")) else require_path(text)
 
 
 def add_model(parser: argparse.ArgumentParser, positional: str = "") -> None:
@@ -30,9 +43,25 @@ def add_model(parser: argparse.ArgumentParser, positional: str = "") -> None:
     """
     if positional:
         parser.add_argument(
-            "model_argument", nargs="?", type=require_path, metavar=positional, help=f"The model: {_MODEL}."
+            "model_argument", nargs="?", type=model_name, metavar=positional, help=f"The model: {_MODEL}."
         )
-    parser.add_argument("--model", type=require_path, metavar="MODEL", help=f"The model: {_MODEL} ($SLAP_MODEL).")
+    parser.add_argument("--model", type=model_name, metavar="MODEL", help=f"The model: {_MODEL} ($SLAP_MODEL).")
+
+
+def add_device(parser: argparse.ArgumentParser, *, batches: bool = False) -> None:
+    """Adds --device of a verb that uses a model, and --batch-size if it processes many clips."""
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="The device to run on, such as cpu or gpu:1 (default: an accelerator if JAX has one, else the CPU).",
+    )
+    if batches:
+        parser.add_argument(
+            "--batch-size",
+            type=positive,
+            metavar="N",
+            help="The most clips or texts to process at a time (default: by device and length).",
+        )
 
 
 def add_files(parser: argparse.ArgumentParser, note: str = "") -> None:
@@ -66,7 +95,7 @@ def require_model(options: argparse.Namespace) -> None:
     default = os.environ.get("SLAP_MODEL")
     if not given and not default:
         raise ArgumentError("no model is given; add --model MODEL, such as runs/demo/export, or set SLAP_MODEL")
-    options.model = given[0] if given else require_path(str(default))
+    options.model = given[0] if given else model_name(str(default))
 
 
 def path(text: str) -> Path:

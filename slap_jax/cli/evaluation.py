@@ -14,8 +14,8 @@ from slap_jax.errors import require_path
 def evaluate(options: argparse.Namespace) -> int:
     """Scores a model on the evaluation sets of its run, on other sets, or on a suite.
 
-    Results of a run are written to its evaluation.json; the card of its export takes the metrics. A classifier from
-    `slap finetune` is scored by its trained head.
+    Results of a run are written to its evaluation.json, which keeps those of other sets of the same checkpoint. The card
+    of its export takes the metrics. A classifier from `slap finetune` is scored by its trained head.
 
     Example:
       slap evaluate runs/demo
@@ -128,12 +128,18 @@ def table(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace, results: dict[str, Any], file_name: str) -> int:
     """Writes results, then prints them. Returns the exit code: 1 if a set of the suite was missing."""
     from slap_jax.evaluation.evaluate import write_results
+    from slap_jax.evaluation.stored_results import merge_results
     from slap_jax.evaluation.text_table import table
     from slap_jax.export.formats import refresh_card
 
     is_run = (Path(options.model) / "checkpoints").is_dir()
     output = options.output or (Path(options.model) / file_name if is_run else None)
-    if output:
+    if output and is_run and options.output is None:
+        stored, note = merge_results(results, output)
+        write_results(stored, output)
+        if note:
+            print(f"{options.program}: {note}", file=sys.stderr)
+    elif output:
         write_results(results, output)
     print(json.dumps(results, indent=2) if options.json else table(results))
     if output:
@@ -159,7 +165,12 @@ def export(options: argparse.Namespace) -> None:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Checks a model with synthetic sounds and texts; the exit code is 1 if there are findings or sounds left out."""
+    """Checks a model with synthetic sounds and texts; the exit code is 1 if there are findings or sounds left out.
+
+    Example:
+      slap doctor runs/demo/export
+      slap doctor runs/demo/export --sounds recordings --json
+    """
     from slap_jax.cli.files import FileJobs
     from slap_jax.doctor.diagnosis import diagnose
     from slap_jax.doctor.invariance import Invariance, invariance_table
@@ -302,7 +313,7 @@ def add_verbs(verb: AddVerb) -> None:
         help="Files, folders or patterns: measure invariances on the first 10 s of each (built-in sounds).",
     )
     added.set_defaults(files_from=None)
-    added.add_argument("--json", action="store_true", help="print as JSON")
+    added.add_argument("--json", action="store_true", help="Print as JSON.")
 
     add = verb(report).add_argument
     add("run_dirs", nargs="+", type=path, metavar="RUN_DIR", help="Run directory; several are compared with the first.")

@@ -18,7 +18,7 @@ from slap_jax.cli.terminal import busy, print_json
 from slap_jax.data.audio import AUDIO_SUFFIXES, AudioError
 from slap_jax.data.collections.entries import Rejection
 from slap_jax.errors import refuse_url
-from slap_jax.inference.many_files import NoInputError, audio_files, over_files
+from slap_jax.inference.many_files import GROUP, NoInputError, audio_files, over_files
 
 if TYPE_CHECKING:
     from slap_jax.inference.classifier import TrainedClassifier
@@ -60,6 +60,7 @@ class FileJobs:
         self.done = 0
         self.left_out: list[dict[str, str]] = []
         self._program, self._hide_bar = options.program, True if options.json else None
+        self._group = max(GROUP, getattr(options, "batch_size", None) or 0)
         for argument in inputs:
             refuse_url(argument)
         self.files = list(dict.fromkeys(file for argument in inputs for file in self._find(argument)))
@@ -81,7 +82,7 @@ class FileJobs:
         first = "compiling for these lengths, the first time only"
         with tqdm(total=len(self.files), unit=" files", desc=first, disable=self._hide_bar) as bar:
             for file, result in over_files(
-                self.files, infer, lambda clip: infer([clip])[0], model.sample_rate, model.max_seconds
+                self.files, infer, lambda clip: infer([clip])[0], model.sample_rate, model.max_seconds, self._group
             ):
                 bar.set_description(refresh=False)
                 bar.update()
@@ -151,11 +152,16 @@ class FileJobs:
 
 
 def load_model(options: argparse.Namespace) -> "SlapModel | DualEncoder":
-    """Loads the model of a verb, with a note on a terminal."""
+    """Loads the model of a verb on its device, with a note on a terminal."""
     from slap_jax.other_models.load import load_model as load
 
     with busy("" if getattr(options, "json", False) else f"loading {options.model} ..."):
-        return load(options.model)
+        return load(options.model, **({} if options.device is None else {"device": options.device}))
+
+
+def batch_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the keyword arguments that pass --batch-size to the methods of a model."""
+    return {} if options.batch_size is None else {"batch_size": options.batch_size}
 
 
 def print_each(

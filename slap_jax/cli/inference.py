@@ -1,6 +1,7 @@
 """The verbs that use a trained model."""
 
 import argparse
+import functools
 import glob
 import io
 import json
@@ -10,7 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slap_jax.cli.arguments import AddVerb, ArgumentError, add_files, add_model, add_table, non_negative, path, positive
+from slap_jax.cli.arguments import (
+    AddVerb,
+    ArgumentError,
+    add_device,
+    add_files,
+    add_model,
+    add_table,
+    non_negative,
+    path,
+    positive,
+)
 from slap_jax.cli.terminal import print_json
 from slap_jax.errors import require_path
 
@@ -36,27 +47,31 @@ def embed(options: argparse.Namespace) -> int:
     """
     import numpy as np
 
-    from slap_jax.cli.files import FileJobs, load_model
+    from slap_jax.cli.files import FileJobs, batch_settings, load_model
 
     if options.output is None and not options.json:
         raise ArgumentError("give --output FILE, or --json to print the vectors")
     if options.output is not None and options.output.suffix not in (".npz", ".json"):
-        raise ArgumentError(f"--output {options.output} is neither .npz nor .json")
+        raise ArgumentError(
+            f"--output {options.output} is neither .npz nor .json: vectors are written in these formats; rename it"
+        )
     if options.output is not None:  # before the work, so that a bad path costs nothing
         options.output.parent.mkdir(parents=True, exist_ok=True)
     if options.text:
         if not options.files:
             raise ArgumentError("no input: give texts, in quotes, after --text")
-        _write_vectors(options, options.files, load_model(options).embed_text(options.files), [])
+        vectors = load_model(options).embed_text(options.files, **batch_settings(options))
+        _write_vectors(options, options.files, vectors, [])
         return 0
     jobs = FileJobs(options)
     if options.files and not any(os.path.lexists(name) or glob.has_magic(name) for name in options.files):
         raise ArgumentError(f"{options.files[0]} is missing; correct the path, or add --text to embed texts")
     model = load_model(options)
+    embed_audio = functools.partial(model.embed_audio, **batch_settings(options))
     results: dict[str, Any] = {}
     interrupted = False
     try:
-        for file, vector in jobs.results(model, model.embed_audio):
+        for file, vector in jobs.results(model, embed_audio):
             results[file] = vector
     except KeyboardInterrupt:  # what is done is not lost
         interrupted = True
@@ -94,7 +109,7 @@ def classify(options: argparse.Namespace) -> int:
     Example:
       slap classify recordings --labels "dog,rain,speech" --model runs/demo/export
     """
-    from slap_jax.cli.files import FileJobs, best_of, check_table, load_model, print_each
+    from slap_jax.cli.files import FileJobs, batch_settings, best_of, check_table, load_model, print_each
     from slap_jax.inference.classifier import has_trained_head
 
     labels = [label.strip() for label in options.labels.split(",") if label.strip()]
@@ -117,7 +132,7 @@ def classify(options: argparse.Namespace) -> int:
         )
 
     def infer(clips: list[Any]) -> list[dict[str, float]]:
-        return model.classify(clips, labels, options.template)
+        return model.classify(clips, labels, options.template, **batch_settings(options))
 
     def columns(result: dict[str, float]) -> dict[str, float]:
         return {label: result[label] for label in labels}
@@ -131,14 +146,14 @@ def caption(options: argparse.Namespace) -> int:
     Example:
       slap caption "recordings/**/*.wav" --beam 4 --model runs/demo/export
     """
-    from slap_jax.cli.files import FileJobs, check_table, load_model, print_each
+    from slap_jax.cli.files import FileJobs, batch_settings, check_table, load_model, print_each
 
     check_table(options.output)
     jobs = FileJobs(options)
     model = load_model(options)
 
     def infer(clips: list[Any]) -> list[str]:
-        return model.caption(clips, beam=options.beam)
+        return model.caption(clips, beam=options.beam, **batch_settings(options))
 
     return print_each(options, jobs, model, infer, str, lambda text: {"caption": text})
 
@@ -208,6 +223,7 @@ def index(options: argparse.Namespace) -> int:
         options.rebuild,
         options.approximate,
         progress=False if options.json else None,
+        batch_size=options.batch_size,
     )
     for _, reason in update.bad:
         print(f"{options.program}: left out: {reason}", file=sys.stderr)
@@ -261,7 +277,7 @@ def demo(options: argparse.Namespace) -> None:
     """
     from slap_jax.page.app import serve
 
-    serve(options.model, options.folder, options.host, options.port, browser=options.open)
+    serve(options.model, options.folder, options.host, options.port, browser=options.open, device=options.device)
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -282,15 +298,19 @@ def serve(options: argparse.Namespace) -> None:
 def add_verbs(verb: AddVerb) -> None:
     """Adds the verbs and their arguments; `verb` makes the parser of one from its function."""
 
-    def with_files(function: Callable[[argparse.Namespace], Any], note: str = "") -> argparse.ArgumentParser:
+    def with_files(
+        function: Callable[[argparse.Namespace], Any], note: str = "", *, batches: bool = True
+    ) -> argparse.ArgumentParser:
         added = verb(function)
         add_files(added, note)
         add_model(added)
+        add_device(added, batches=batches)
         return added
 
-    def with_model(function: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
+    def with_model(function: Callable[[argparse.Namespace], Any], *, batches: bool = False) -> argparse.ArgumentParser:
         added = verb(function)
         add_model(added)
+        add_device(added, batches=batches)
         return added
 
     added = with_files(embed, "With --text: texts, each in quotes.")
@@ -317,7 +337,7 @@ def add_verbs(verb: AddVerb) -> None:
     add("--beam", type=positive, default=1, metavar="N", help="The beam width; 1 decodes greedily (default: 1).")
     add_table(add)
 
-    add = with_files(frames).add_argument
+    add = with_files(frames, batches=False).add_argument
     add("--output", type=path, required=True, metavar="DIR", help="Write FILE.npz for each file into this folder.")
     add(
         "--text",
@@ -327,7 +347,7 @@ def add_verbs(verb: AddVerb) -> None:
         help="Also write the similarity to this text over time; repeat it for several texts.",
     )
 
-    add = with_model(index).add_argument
+    add = with_model(index, batches=True).add_argument
     add("--json", action="store_true", help="Print a JSON object, with the files left out.")
     add("folder", type=path, metavar="DIR", help="The folder of recordings.")
     add("--index", type=path, metavar="DIR", help="The folder of the index (default: DIR/.slap_index).")

@@ -1,6 +1,7 @@
 """The verbs that train, that compile a training step ahead of time, and that use trained classifiers."""
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -8,7 +9,17 @@ import sys
 from typing import Any
 
 from slap_jax.ablations import VARIANTS
-from slap_jax.cli.arguments import AddVerb, ArgumentError, add_files, add_model, add_table, non_negative, path, positive
+from slap_jax.cli.arguments import (
+    AddVerb,
+    ArgumentError,
+    add_device,
+    add_files,
+    add_model,
+    add_table,
+    non_negative,
+    path,
+    positive,
+)
 from slap_jax.errors import require_path
 
 _RUN_DIR = "The run directory; an existing run is resumed."
@@ -102,19 +113,18 @@ def predict(options: argparse.Namespace) -> int:
     Example:
       slap predict recordings --model runs/kinds/best
     """
-    from slap_jax.cli.files import FileJobs, best_of, check_table, print_each
+    from slap_jax.cli.files import FileJobs, batch_settings, best_of, check_table, print_each
     from slap_jax.inference.classifier import load_classifier
 
     check_table(options.output)
     jobs = FileJobs(options)
-    classifier = load_classifier(options.model)
+    classifier = load_classifier(options.model, device=options.device)
+    predict_clips = functools.partial(classifier.predict, **batch_settings(options))
 
     def columns(result: dict[str, float]) -> dict[str, float]:
         return {name: result[name] for name in classifier.classes}
 
-    return print_each(
-        options, jobs, classifier, classifier.predict, lambda result: best_of(result, options.top), columns
-    )
+    return print_each(options, jobs, classifier, predict_clips, lambda result: best_of(result, options.top), columns)
 
 
 def score(options: argparse.Namespace) -> None:
@@ -198,6 +208,7 @@ def add_verbs(verb: AddVerb) -> None:
     added = verb(predict)
     add_files(added)
     add_model(added)
+    add_device(added, batches=True)
     add = added.add_argument
     add("--top", type=positive, default=3, metavar="N", help="The number of classes to print (default: 3).")
     add_table(add)

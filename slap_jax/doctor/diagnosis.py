@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from slap_jax.checkpoints.hub import find_export
 from slap_jax.checkpoints.model_dir import WEIGHTS
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.data.audio import AudioError
@@ -108,6 +109,7 @@ class _Examined:
 
 def _examine(directory: str | os.PathLike[str]) -> _Examined:
     """Checks an export or a run."""
+    directory = find_export(directory)
     export = read_model(directory)
     embedder, rate = Embedder(export.config), export.config.audio.sample_rate
     measured = measure_model(export, embedder)

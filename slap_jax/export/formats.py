@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slap_jax.checkpoints.best import DIRECTORY as BEST
+from slap_jax.checkpoints.hub import find_export
 from slap_jax.checkpoints.model_dir import (
     CARD,
     FINGERPRINT,
@@ -33,7 +34,7 @@ def export_model(
     """Exports a run, or adds another form to an export.
 
     Args:
-        source: run directory or export directory.
+        source: run directory or export directory; or an export on the hub, see `slap_jax.checkpoints.hub.find_export`.
         format: one of `FORMATS`.
         out_dir: export directory to write; None for `export` in the run, or for the export itself.
         step: step of a run's checkpoint; None for the newest.
@@ -50,7 +51,9 @@ def export_model(
     if format not in FORMATS:
         raise ExportError(f"format is {format!r}; write one of {', '.join(FORMATS)}")
     _check_packages(format)
-    source = Path(source)
+    source, given = find_export(source), source
+    if out_dir is None and source != Path(given):
+        raise ExportError(f"{given} is on the Hugging Face hub; add --output DIR, where the export is written to")
     if not is_export(source):
         directory = _export_of_run(source, out_dir, step, licence)
     else:
@@ -88,6 +91,9 @@ def _export_of_run(run_dir: Path, out_dir: str | os.PathLike[str] | None, step: 
 
 def _model_name(path: str) -> str:
     """Returns the name of a model without the directories above it; `export` or `best` alone would not name it."""
+    cached = next((part for part in Path(path).parts if part.startswith("models--")), None)
+    if cached:  # a snapshot in the cache of the hub, whose folder is a commit
+        return cached.removeprefix("models--").replace("--", "/")
     parts = [part for part in Path(path).parts if part not in (EXPORT_DIRECTORY, BEST)]
     return parts[-1] if parts else Path(path).name
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from slap_jax.checkpoints.hub import find_export
 from slap_jax.checkpoints.model_dir import CONFIG, is_export, load_export
 from slap_jax.checkpoints.read_model import run_config
 from slap_jax.checkpoints.run import has_checkpoint
@@ -102,13 +103,14 @@ def base_config(model: str) -> ConfigDict:
     """Returns the default config with the settings that a trained model fixes, and `init_from` set to the model.
 
     Args:
-        model: run directory, its `best`, or export directory.
+        model: run directory, its `best`, or export directory; or an export on the Hugging Face hub, which
+            `init_from` then names by its directory in the cache of the hub.
 
     Raises:
         FinetuneError: the run has no checkpoint.
         ExportError: there is no model, or a damaged one.
     """
-    directory = Path(model)
+    directory = find_export(model)
     config = default_config()
     if is_export(directory):
         export = load_export(directory)
@@ -126,7 +128,7 @@ def base_config(model: str) -> ConfigDict:
             config.data[setting] = saved.data[setting]
     config.data.tokenizer = tokenizer
     config.model.attention, config.model.remat = "auto", "none"
-    config.init_from = model
+    config.init_from = str(directory)
     return config
 
 

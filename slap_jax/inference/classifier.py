@@ -15,6 +15,8 @@ from slap_jax.checkpoints.model_dir import Export
 from slap_jax.checkpoints.read_model import read_model
 from slap_jax.errors import UserError
 from slap_jax.inference.audio_input import Audio, as_recordings
+from slap_jax.inference.bucketing import check_batch_size
+from slap_jax.inference.device import choose_device
 from slap_jax.inference.embedder import AudioProgram, Embedder, one_clip_rows
 from slap_jax.inference.long_audio import longest_clip, mean_over_segments, outputs_per_recording, windows_of_training
 from slap_jax.inference.own_process import require_own_process
@@ -92,17 +94,18 @@ class TrainedClassifier:
         multi_label: whether a clip may have several classes.
     """
 
-    def __init__(self, config: ConfigDict, params: Mapping[str, Any]):
+    def __init__(self, config: ConfigDict, params: Mapping[str, Any], device: str | None = None):
         require_own_process()
-        self.config = config
-        self._embedder = Embedder(config)
+        on = None if device is None else choose_device(device)
+        self.config, self._device = config, device
+        self._embedder = Embedder(config, device=on)
         self._classifier = Classifier(config, self._embedder)
         self.classes, self.multi_label = self._classifier.classes, self._classifier.multi_label
-        self._params = jax.device_put({"model": params["model"], "objectives": params["objectives"]})
+        self._params = jax.device_put({"model": params["model"], "objectives": params["objectives"]}, on)
 
     def __reduce__(self) -> tuple[Any, ...]:
         require_own_process()
-        return type(self), (self.config, host_params(self._params))
+        return type(self), (self.config, host_params(self._params), self._device)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(classes={list(self.classes)}, multi_label={self.multi_label})"
@@ -126,6 +129,7 @@ class TrainedClassifier:
         clips: Audio | Iterable[Audio],
         sample_rate: int | None = None,
         *,
+        batch_size: int | None = None,
         show_progress: bool = False,
         allow_silence: bool = False,
     ) -> list[dict[str, float]]:
@@ -137,16 +141,20 @@ class TrainedClassifier:
         Args:
             clips: as for `slap_jax.inference.model.SlapModel.embed_audio`.
             sample_rate: sample rate of bare samples, in Hz.
+            batch_size: as for `slap_jax.inference.model.SlapModel.embed_audio`.
             show_progress: whether to show a progress bar on standard error.
             allow_silence: whether a silent clip gets probabilities, which mean nothing, instead of an error.
 
         Raises:
             AudioError: a clip that cannot be read, or is silent; the message gives its index in the list.
+            BatchSizeError: `batch_size` is not a positive integer.
         """
+        size = check_batch_size(batch_size)
+        embedder = self._embedder if size is None else self._embedder.with_batch_size(size)
         program = self._classifier.program(self._params)
         spec = windows_of_training(self.config)
         recordings = as_recordings(clips, sample_rate, allow_silence)
-        results = outputs_per_recording(self._embedder, program, recordings, spec, show_progress)
+        results = outputs_per_recording(embedder, program, recordings, spec, show_progress)
         probabilities = [mean_over_segments(outputs) for outputs in results]
         return [{self.classes[y]: float(row[y]) for y in np.argsort(-row, kind="stable")} for row in probabilities]
 
@@ -177,7 +185,18 @@ def read_classifier(directory: str | os.PathLike[str], step: int | None = None) 
     return model
 
 
-def load_classifier(directory: str | os.PathLike[str], step: int | None = None) -> TrainedClassifier:
-    """Loads a classifier that `slap finetune --task classification` trained; see `read_classifier`."""
+def load_classifier(
+    directory: str | os.PathLike[str], step: int | None = None, device: str | None = None
+) -> TrainedClassifier:
+    """Loads a classifier that `slap finetune --task classification` trained; see `read_classifier`.
+
+    Args:
+        directory: as for `read_classifier`.
+        step: as for `read_classifier`.
+        device: device of JAX, such as "cpu" or "gpu:1"; None for JAX's default.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
     model = read_classifier(directory, step)
-    return TrainedClassifier(model.config, model.params)
+    return TrainedClassifier(model.config, model.params, device)

@@ -19,7 +19,7 @@ from slap_jax.data.processes import map_in_order
 from slap_jax.errors import UserError
 from slap_jax.inference.audio_input import Audio, DecodedFile, SilenceCheck, silence_error, stream_item
 
-_GROUP = 32  # clips that run together; as many more are read meanwhile
+GROUP = 32  # clips that run together; as many more are read meanwhile
 _READERS = 4
 
 Result = TypeVar("Result")
@@ -48,15 +48,17 @@ def over_files(
     run_long: Callable[[Audio], Result],
     rate: int,
     long_seconds: float,
+    group_size: int = GROUP,
 ) -> Generator[tuple[str, Result | AudioError], None, None]:
     """Computes a result for each file. A silent file is a bad one, as it is in the Python API.
 
     Args:
         files: paths.
-        run_clips: computes results of at most 32 clips of up to `long_seconds` together.
+        run_clips: computes results of at most `group_size` clips of up to `long_seconds` together.
         run_long: computes the result of a longer recording, given its path.
         rate: sample rate of the clips, in Hz.
         long_seconds: longest duration of a clip.
+        group_size: largest number of clips that run together.
 
     Yields:
         Each path, in order, with its result or with the error of a bad file.
@@ -65,8 +67,8 @@ def over_files(
     def read(file: str) -> tuple[str, DecodedFile | str | AudioError]:
         return file, _read(file, rate, long_seconds)
 
-    with contextlib.closing(map_in_order(read, files, _READERS, _GROUP)) as items:
-        while group := list(itertools.islice(items, _GROUP)):
+    with contextlib.closing(map_in_order(read, files, _READERS, group_size)) as items:
+        while group := list(itertools.islice(items, group_size)):
             results = _run_clips(run_clips, [item for _, item in group if isinstance(item, DecodedFile)])
             for file, item in group:
                 if isinstance(item, AudioError):

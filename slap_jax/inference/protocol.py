@@ -42,7 +42,7 @@ class EmbeddingModel(Protocol):
         """Whether the model describes sounds in words."""
         ...
 
-    def embed_audio(self, audio: Any, /) -> Float[ndarray, "n E"]:
+    def embed_audio(self, audio: Any, /, *, batch_size: int | None = None) -> Float[ndarray, "n E"]:
         """Returns the fp32 unit vectors of one clip or recording, or of a list of them, of any length."""
         ...
 

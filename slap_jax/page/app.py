@@ -193,7 +193,12 @@ def _answer(
 
 
 def serve(
-    model: str, folder: Path | None = None, host: str = "127.0.0.1", port: int = 7860, browser: bool = False
+    model: str,
+    folder: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    browser: bool = False,
+    device: str | None = None,
 ) -> None:
     """Serves the page until it is interrupted.
 
@@ -203,6 +208,7 @@ def serve(
         host: Address to listen on; the default is reachable from this machine only.
         port: Port to listen on.
         browser: Whether to open a browser.
+        device: Device to run on, such as "cpu" or "gpu:1"; None for JAX's default.
 
     Raises:
         PageError: gradio is not installed, or the port is in use.
@@ -212,7 +218,7 @@ def serve(
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # must be set before the import
     gradio()
     index = None if folder is None else SearchIndex(folder)
-    loaded = load_model(model)
+    loaded = load_model(model, device=device)
     if index is not None:
         index.check_model(loaded.model_id, loaded.embed_dim)
     page = build_page(loaded, Path(model).resolve().name, index, answers.model_card(Path(model)))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from slap_jax.data.audio import AudioError, check_name
 from slap_jax.data.collections.entries import Rejection
 from slap_jax.inference.audio_input import DecodedFile
-from slap_jax.inference.many_files import NoInputError, audio_files, over_files
+from slap_jax.inference.many_files import GROUP, NoInputError, audio_files, over_files
 from slap_jax.inference.protocol import EmbeddingModel
 from slap_jax.search.index import (
     INDEX_FOLDER,
@@ -76,6 +76,7 @@ def update_index(
     rebuild: bool = False,
     approximate: bool = False,
     progress: bool | None = None,
+    batch_size: int | None = None,
 ) -> Update:
     """Indexes the audio files in a folder, or brings their index up to date.
 
@@ -93,6 +94,7 @@ def update_index(
         rebuild: Start again with an empty index.
         approximate: Also build the vector index that approximate search uses. Later updates keep it up to date.
         progress: Whether to show a progress bar; None to show it on a terminal.
+        batch_size: Largest number of recordings that the model embeds at a time; None for its default.
 
     Raises:
         NoInputError: The folder holds no audio file. The index is left as it was.
@@ -127,7 +129,7 @@ def update_index(
             root=root,
         )
         writer = IndexWriter(present)
-        update = _Updating(model, folder, writer, Update(str(index), bad=bad), progress).run(files)
+        update = _Updating(model, folder, writer, Update(str(index), bad=bad), progress, batch_size).run(files)
         writer.finish(approximate)
         update.windows = writer.live_windows()
     return update
@@ -239,7 +241,16 @@ def _delete(table: Any, column: str, values: list[str]) -> None:
 class _Updating:
     """One update, file by file."""
 
-    def __init__(self, model: EmbeddingModel, folder: Path, writer: IndexWriter, update: Update, progress: bool | None):
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        folder: Path,
+        writer: IndexWriter,
+        update: Update,
+        progress: bool | None,
+        batch_size: int | None,
+    ):
+        self._batch_size = batch_size
         self._model, self._folder, self._writer, self._update = model, folder, writer, update
         self._hidden = None if progress is None else not progress
         self._states: dict[str, FileState] = {}  # files that are being embedded
@@ -254,7 +265,8 @@ class _Updating:
         rate, window, hop = self._model.sample_rate, settings.window_seconds, settings.hop_seconds
 
         def embed_clips(clips: list[DecodedFile]) -> list[_Embedded]:
-            vectors = self._model.embed_audio(clips)
+            limit = {} if self._batch_size is None else {"batch_size": self._batch_size}
+            vectors = self._model.embed_audio(clips, **limit)
             return [
                 (np.array([[0.0, len(clip.samples) / rate]]), vector[None])
                 for clip, vector in zip(clips, vectors, strict=True)
@@ -266,7 +278,8 @@ class _Updating:
 
         with tqdm(total=len(files), desc="index", unit=" files", disable=self._hidden) as self._bar:
             paths = (str(self._folder / path) for path in self._to_embed(files))
-            for path, result in over_files(paths, embed_clips, embed_long, rate, window):
+            group = max(GROUP, self._batch_size or 0)
+            for path, result in over_files(paths, embed_clips, embed_long, rate, window, group):
                 self._embedded(os.path.relpath(path, self._folder), result)
                 self._writer.commit_if_due()
                 self._bar.update()

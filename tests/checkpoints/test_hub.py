@@ -10,7 +10,14 @@ from huggingface_hub import constants
 
 import slap_jax
 from slap_jax.checkpoints.hub import HubError, find_export
-from slap_jax.checkpoints.model_dir import export, load_export
+from slap_jax.checkpoints.model_dir import ExportError, export, load_export
+from slap_jax.checkpoints.read_model import read_model
+from slap_jax.cli import main
+from slap_jax.evaluation.scorer import ModelScorer
+from slap_jax.export.formats import _model_name, export_model
+from slap_jax.finetune.config import base_config
+from slap_jax.inference.classifier import FinetuneError, read_classifier
+from slap_jax.training.init_from import read_params
 from tests.checkpoints.fake_hub import COMMIT, FakeHub, serve
 from tests.inference.tiny import shared_params, tiny_config, tiny_tokenizer
 
@@ -47,12 +54,12 @@ def hub(repositories, tmp_path, monkeypatch):
 
 def test_only_the_files_of_a_model_are_downloaded_and_once(hub, repositories):
     directory = find_export("owner/tiny")
-    assert sorted(hub.downloads()) == ["config.json", "model.safetensors", "tokenizer.model"]
+    assert sorted(hub.downloads()) == ["README.md", "config.json", "model.safetensors", "tokenizer.model"]
     for name in hub.downloads():
         assert (directory / name).read_bytes() == (repositories["owner/tiny"] / name).read_bytes()
     assert load_export(directory).config == load_export(repositories["owner/tiny"]).config
     assert find_export("owner/tiny") == find_export("owner/tiny", revision=COMMIT) == directory
-    assert len(hub.downloads()) == 3
+    assert len(hub.downloads()) == 4
     for url in (f"{hub.url}/owner/tiny", f"{hub.url}/owner/tiny/", f"{hub.url}/owner/tiny/tree/main"):
         assert find_export(url) == directory
 
@@ -117,3 +124,24 @@ def test_a_model_is_loaded_by_its_id(hub, repositories):
     assert slap_jax.SlapModel.from_pretrained("owner/tiny", revision=COMMIT).model_id == model.model_id
     with pytest.raises(HubError, match="at revision v9 has no such revision"):
         slap_jax.load("owner/tiny", revision="v9")
+
+
+def test_every_reader_of_models_takes_an_id(hub, tmp_path, capsys, monkeypatch):
+    assert ModelScorer("owner/tiny").config.model.embed_dim == 16
+    assert read_model("owner/tiny").params["model"].keys() == shared_params()["model"].keys()
+    config = base_config("owner/tiny")
+    assert read_params(config.init_from)["model"].keys() == shared_params()["model"].keys()
+    assert _model_name(config.init_from) == "owner/tiny"
+    written = export_model("owner/tiny", out_dir=tmp_path / "copy")
+    assert load_export(written).config.model.embed_dim == 16 and "# Tiny" in (written / "README.md").read_text()
+    with pytest.raises(ExportError, match="owner/tiny is on the Hugging Face hub; add --output DIR"):
+        export_model("owner/tiny", "pytorch")
+    with pytest.raises(FinetuneError, match="owner/tiny has no classification head"):
+        read_classifier("owner/tiny")
+    with pytest.raises(HubError, match="owner/none is neither a local directory nor a public model"):
+        ModelScorer("owner/none")
+    monkeypatch.setenv("SLAP_MODEL", f"{hub.url}/owner/tiny")
+    for verb in ("evaluate", "score"):
+        assert main([verb]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("slap ")]
+    assert "there is nothing to evaluate on" in errors[0] and "owner/tiny has no classification head" in errors[1]

@@ -1,5 +1,6 @@
 """Every command on tiny data, in the order of a user's work; user errors are one line with exit code 2."""
 
+import argparse
 import json
 import os
 import re
@@ -7,12 +8,13 @@ import shutil
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import soundfile
 
-from slap_jax.cli import inference, main
+from slap_jax.cli import GROUPS, create_parser, inference, main
 from slap_jax.config.defaults import source
 from slap_jax.inference.prompts import DEFAULT_TEMPLATE, TEMPLATES
 from tests.inference.tiny import noise, tiny_config, write_run
@@ -56,6 +58,12 @@ def test_evaluate_a_run_and_its_export(root, capsys):
     assert written["retrieval"]["scenes"]["n_clips"] == 8 and written["retrieval"]["scenes"]["n_captions"] == 32
     assert written["zero_shot"]["scenes"]["label"] == "structure" and written["zero_shot"]["scenes"]["n"] == 8
     assert "scenes, text to audio" in capsys.readouterr().out
+
+    other = ["--data", f"other={root / 'scenes'}:train", "--measure", "retrieval"]
+    assert main(["evaluate", str(root / "run"), *other]) == 0
+    both = json.loads((root / "run" / "evaluation.json").read_text())
+    assert both["retrieval"].keys() == {"scenes", "other"} and both["zero_shot"] == written["zero_shot"]
+    assert both["retrieval"]["scenes"] == written["retrieval"]["scenes"] and "replaced" not in capsys.readouterr().err
 
     data = f"again={root / 'scenes'}:test:structure"
     assert main(["evaluate", str(root / "run" / "export"), "--data", data, "--output", str(root / "again.json")]) == 0
@@ -298,6 +306,32 @@ def test_help_is_instant():
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     for verb in ("prepare", "scenes", "tokenizer", "stats", "train", "evaluate", "export", "embed", "classify"):
         assert verb in printed
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yields the parsers of all verbs."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                yield subparser
+                yield from parsers(subparser)
+
+
+def test_help_is_complete():
+    """Every verb is in one group and has a summary and an example, and every argument has a sentence."""
+    parser = create_parser()
+    verbs = list(parsers(parser))
+    names = [verb.prog.split()[1] for verb in verbs if verb.prog.count(" ") == 1]
+    assert sorted(names) == sorted(name for group in GROUPS.values() for name in group)
+    for verb in verbs:
+        assert verb.description and verb.description.endswith(".")
+        if verb.get_default("function") is not None:
+            assert verb.epilog and "Example:\n  " in verb.epilog, verb.prog
+            for action in verb._actions:
+                if action.help is not argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
+                    text = str(action.help)
+                    assert text[0].isupper() or text[0] == "`", (verb.prog, text)
+                    assert text.endswith((".", ")")), (verb.prog, text)
 
 
 def test_the_templates_of_the_help_exist():

@@ -122,6 +122,38 @@ def test_classify(sounds, capsys):
             main([*words, "--top", wrong])
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["embed sounds --output x.npz", "classify sounds --labels a,b", "caption sounds", "index sounds"],
+)
+def test_device_and_batch_size_reach_the_model(sounds, capsys, monkeypatch, words):
+    model = FakeModel()
+
+    def load(source, **settings):
+        assert (source, settings) == ("m", expected)
+        return model
+
+    monkeypatch.setattr(SlapModel, "load", load)
+    labels = "tone 0,tone 1"
+    command = [labels if word == "a,b" else word for word in words.split()]
+    expected: dict[str, str] = {}
+    run(capsys, *command)
+    assert set(model.batch_sizes) == {None}
+    model.batch_sizes.clear()
+    expected = {"device": "cpu:1"}
+    rebuild = ["--rebuild"] if command[0] == "index" else []
+    run(capsys, *command, *rebuild, "--device", "cpu:1", "--batch-size", "2")
+    assert model.batch_sizes[-1] == 2
+    assert "is less than 1" in run_refused(capsys, *command, "--batch-size", "0")
+
+
+def run_refused(capsys, *words):
+    """Runs a command whose arguments are refused, and returns its standard error."""
+    with pytest.raises(SystemExit):
+        main(list(words))
+    return capsys.readouterr().err
+
+
 def test_frames(sounds, capsys):
     out, _ = run(capsys, "frames", "sounds", "--output", "out", "--text", "tone 2", "--text", "tone 1")
     assert "sounds/long.wav: 250 frames, 40.00 s; tone 2: 1.000 at 20.00 s; tone 1: 1.000 at 0.00 s\n" in out

@@ -45,9 +45,11 @@ class FakeModel:
 
     def __init__(self, model_id: str = "fake00000001"):
         self.model_id = model_id
+        self.batch_sizes: list[int | None] = []  # of each call
         self.heard: list[int] = []  # number of samples of each clip that was embedded
 
-    def embed_audio(self, audio):
+    def embed_audio(self, audio, batch_size=None):
+        self.batch_sizes.append(batch_size)
         recordings = as_recordings(audio)
         named = [(item, recordings.name(index)) for index, item in enumerate(recordings.clips)]
         return np.array([self._vector(load_audio(item, RATE, name)) for item, name in named]).reshape(
@@ -64,17 +66,17 @@ class FakeModel:
         vectors = np.stack([self._vector(samples[a:b]) for a, b in zip(starts, ends, strict=True)])
         return Windows(starts / np.float32(RATE), ends / np.float32(RATE), vectors)
 
-    def classify(self, audio, labels, template="ensemble"):
+    def classify(self, audio, labels, template="ensemble", batch_size=None):
         if template != "ensemble":
             raise ZeroShotError(f"template {template!r} is not known")
-        fits = self.embed_audio(audio) @ self.embed_text(labels).T
+        fits = self.embed_audio(audio, batch_size) @ self.embed_text(labels).T
         return [dict(sorted(zip(labels, row.tolist(), strict=True), key=lambda item: -item[1])) for row in fits]
 
     def similarity(self, audio, text):
         return audio @ text.T
 
-    def caption(self, audio, beam=1):
-        return [f"tone {vector.argmax()}" + " again" * (beam - 1) for vector in self.embed_audio(audio)]
+    def caption(self, audio, beam=1, batch_size=None):
+        return [f"tone {vector.argmax()}" + " again" * (beam - 1) for vector in self.embed_audio(audio, batch_size)]
 
     def frames(self, clip, sample_rate=None):
         return Frames(*self.windows(clip, 0.16, 0.16))
