@@ -14,8 +14,8 @@ from slap_jax.errors import require_path
 def evaluate(options: argparse.Namespace) -> int:
     """Scores a model on the evaluation sets of its run, on other sets, or on a suite.
 
-    Results of a run are written to its evaluation.json, which keeps those of other sets of the same checkpoint. The card
-    of its export takes the metrics. A classifier from `slap finetune` is scored by its trained head.
+    Results of a run are written to its evaluation.json, which keeps those of other sets of the same checkpoint. The
+    card of its export takes the metrics. A classifier from `slap finetune` is scored by its trained head.
 
     Example:
       slap evaluate runs/demo
