@@ -165,7 +165,8 @@ def test_the_command(run, exported, tmp_path, capsys):
     assert main(["export", str(run), "--output", str(tmp_path / "out"), "--format", "pytorch"]) == 0
     assert capsys.readouterr().out == f"wrote {tmp_path / 'out' / 'slap_torch.py'}\n"
     assert main(["doctor", str(run)]) == 0  # a run directory is also checked
-    assert "none\nhealthy\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert " none\n" in printed and printed.endswith("\nhealthy\n")
     assert main(["export", str(exported)]) == 2
     assert "is an export already" in capsys.readouterr().err
     assert main(["export", str(exported), "--step", "3", "--format", "pytorch"]) == 2
