@@ -131,7 +131,8 @@ class SearchIndex:
         self.path = next((folder for folder in (path, path / INDEX_FOLDER) if _is_index(folder)), path)
         tables = open_tables(self.path)
         if tables is None:
-            raise SearchError(f"{path} has no index; make one with `slap index {path} --model DIR`")
+            source = path if path.is_dir() else f"FOLDER --index {path}"
+            raise SearchError(f"{path} has no index; make one with `slap index {source} --model DIR`")
         self._read(*tables)
 
     def __len__(self) -> int:

@@ -21,6 +21,10 @@ def folder(tmp_path):
 def test_no_index(folder):
     with pytest.raises(SearchError, match=r"sounds has no index; make one with `slap index .*sounds --model DIR`"):
         SearchIndex(folder)
+    with pytest.raises(
+        SearchError, match=r"new has no index; make one with `slap index FOLDER --index .*new --model DIR`"
+    ):
+        SearchIndex(folder.parent / "new")
 
 
 @pytest.mark.parametrize("name", ["windows", "files"])

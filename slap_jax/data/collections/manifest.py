@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,22 @@ from slap_jax.data.collections.gather import gather_rows
 from slap_jax.data.collections.rows import RowFile
 
 _IDENTITY = ("path", "id", "source", "source_package")
+# What other collections call these columns. Two of them can be in one file, so they are suggested and not taken.
+_USUAL_NAMES = {
+    "path": (
+        "path",
+        "file_path",
+        "filepath",
+        "audio_path",
+        "file_name",
+        "filename",
+        "file",
+        "audio",
+        "audio_file",
+        "wav",
+    ),
+    "caption": ("caption", "captions", "text", "raw_text", "sentence", "transcription", "transcript", "description"),
+}
 _CAPTION_COLUMN = re.compile(r"captions?(_\d+)?")
 
 
@@ -58,7 +74,7 @@ class Manifest:
             if "path" not in columns or not {*self._caption_columns, "labels"} & {*columns}:
                 raise CollectionError(
                     f"{path} has columns {', '.join(columns) or '(none)'}; expected at least path and caption "
-                    "(or caption_1, caption_2, ...) or labels"
+                    f"(or caption_1, caption_2, ...) or labels{_suggested_names(columns)}"
                 )
 
     def entries(self) -> Iterator[Entry | Rejection]:
@@ -96,6 +112,18 @@ class Manifest:
         if "labels" in fields:
             fields["labels"] = list_items(fields["labels"]) or fields["labels"].split(";")
         return fields
+
+
+def _suggested_names(columns: Sequence[str]) -> str:
+    """Returns the part of an error that names the columns to rename, "" if none has a usual name."""
+    names = [
+        f"{column!r} to {name!r}"
+        for name, usual in _USUAL_NAMES.items()
+        if name not in columns
+        for column in columns
+        if column.lower().replace(" ", "_") in usual
+    ]
+    return f": rename {' and '.join(names)}" if names else ""
 
 
 def _name(fields: Mapping[str, Any]) -> str:

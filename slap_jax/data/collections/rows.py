@@ -12,6 +12,9 @@ from slap_jax.data.collections.git_lfs import describe_pointer, is_pointer
 
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 
+# Spreadsheets write semicolons where the comma is the decimal mark, and tabs on request.
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+
 _POINTER_BYTES = 512
 
 
@@ -48,6 +51,7 @@ class RowFile:
         """
         self.path = path
         self._is_csv = path.suffix.lower() == ".csv"
+        self._delimiter = csv_delimiter(path) if self._is_csv else ","
         self.columns: Sequence[str] = csv_header(path) if self._is_csv else ()
 
     def rows(self) -> Iterator[Row]:
@@ -60,7 +64,7 @@ class RowFile:
             _refuse_other_files(self.path, file)
             lines = _Lines(file)
             if self._is_csv:
-                next(csv.reader(_CsvLines(lines), strict=True), None)
+                next(csv.reader(_CsvLines(lines), delimiter=self._delimiter, strict=True), None)
                 yield from self._csv_rows(lines)
             else:
                 yield from self._json_rows(lines)
@@ -89,7 +93,7 @@ class RowFile:
     def _csv_rows(self, lines: "_Lines") -> Iterator[Row]:
         texts = _CsvLines(lines)
         # Without `strict`, a quote that is never closed takes all lines up to the next quote into one field.
-        reader = csv.reader(texts, strict=True)
+        reader = csv.reader(texts, delimiter=self._delimiter, strict=True)
         while True:
             first, offset = lines.number + 1, lines.offset
             try:
@@ -108,9 +112,23 @@ class RowFile:
                 continue
             problem = texts.take_problem()
             if problem is None and len(values) > len(self.columns):
-                detail = f"{len(values)} values for {len(self.columns)} columns; put texts with a comma between quotes"
+                separator = _DELIMITERS[self._delimiter]
+                counts = f"{len(values)} values for {len(self.columns)} columns"
+                detail = f"{counts}; put texts with a {separator} between quotes"
                 problem = RejectedClip("bad_csv", detail)
             yield Row(first, offset, dict(zip(self.columns, values, strict=False)), problem)
+
+
+def csv_delimiter(path: Path) -> str:
+    """Returns what separates the columns: a comma, or the semicolon or tab of a header that contains no comma.
+
+    Raises:
+        CollectionError: the file is unreadable, UTF-16, or a Git LFS pointer.
+    """
+    with _open(path) as file:
+        _refuse_other_files(path, file)
+        header = next(_CsvLines(_Lines(file)), "")
+    return next((delimiter for delimiter in _DELIMITERS if delimiter in header), ",")
 
 
 def csv_header(path: Path) -> list[str]:
@@ -119,9 +137,9 @@ def csv_header(path: Path) -> list[str]:
     Raises:
         CollectionError: there is no usable header, or the file is unreadable, UTF-16, or a Git LFS pointer.
     """
+    delimiter = csv_delimiter(path)
     with _open(path) as file:
-        _refuse_other_files(path, file)
-        reader = csv.reader(_CsvLines(_Lines(file)), strict=True)
+        reader = csv.reader(_CsvLines(_Lines(file)), delimiter=delimiter, strict=True)
         try:
             columns = [column.strip() for column in next(reader, [])]
         except csv.Error as error:

@@ -228,6 +228,23 @@ def test_csv(audio):
     ]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_csv_of_a_spreadsheet_without_commas(audio, delimiter):
+    rows = [
+        ("path", "caption", "labels"),
+        ("a.wav", '"a tone, quiet"', '"drum=kick;dog"'),
+        ("sub/b.wav", f'"two{delimiter}parts"', ""),
+        ("c.wav", "b", "c", "d"),
+        ("a.wav", "again", ""),
+    ]
+    manifest = write_csv(audio, "\r\n".join(delimiter.join(row) for row in rows), "utf-8-sig")
+    (first, second), (rejection,) = listed(manifest)
+    assert (first.captions, first.labels) == (("a tone, quiet", "again"), ("drum=kick", "dog"))
+    assert second.captions == (f"two{delimiter}parts",)
+    assert rejection.reason == "bad_csv" and "4 values for 3 columns" in rejection.detail
+    assert ("semicolon" if delimiter == ";" else "tab") in rejection.detail
+
+
 @pytest.mark.parametrize(
     ("row", "reason", "words"),
     [
@@ -263,6 +280,10 @@ def test_csv_of_labels_only(audio):
     ("text", "words"),
     [
         ("file,text\na.wav,b\n", "columns file, text; expected at least path and caption"),
+        ("file,text\na.wav,b\n", "rename 'file' to 'path' and 'text' to 'caption'$"),
+        ("Path,Caption\na.wav,b\n", "rename 'Path' to 'path' and 'Caption' to 'caption'$"),
+        ("path;Description\na.wav;b\n", "columns path, Description; .* rename 'Description' to 'caption'$"),
+        ("path,name\na.wav,b\n", r"columns path, name; .* or labels$"),
         ("", r"columns \(none\)"),
         ("path,caption,caption\na.wav,b,c\n", "several columns called 'caption'"),
         ("path,cap\rtion", "no CSV header"),
