@@ -72,6 +72,7 @@ SMALL = [
 
 
 @pytest.mark.compile
+@pytest.mark.process
 def test_the_commands_of_the_readme_run(here, monkeypatch, capsys):
     """Those for the demo's model and for one's own clips run as printed, in order; training is made short."""
     served = []
