@@ -24,7 +24,9 @@ SPECIAL = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}
 NORMALISATION = "nmt_nfkc_cf"
 _LEAST_COVERAGE = 0.98  # of characters; SentencePiece accepts no less
 
-# A vocabulary with more tokens per word spells words by letters. Captions of many kinds need 1.1 to 1.8.
+# A vocabulary with more tokens per word lacks frequent words, and is trained again with them; with more than that, it
+# spells words by letters. Captions of many kinds need 1.1 to 1.8.
+_ENOUGH_TOKENS_PER_WORD = 1.5
 _MOST_TOKENS_PER_WORD = 2.0
 _MEASURED_CAPTIONS = 10_000
 _SMALL_VOCABULARY = 0.5  # of the requested size
@@ -239,7 +241,7 @@ def train_tokenizer(
         raise TokenizerError("there are no captions to train a tokenizer on; give a prepared split that has some")
     measured = captions[:: -(-len(captions) // _MEASURED_CAPTIONS)]
     model = _train(captions, vocab_size, character_coverage)
-    if _tokens_per_word(model, measured) > _MOST_TOKENS_PER_WORD:
+    if _tokens_per_word(model, measured) > _ENOUGH_TOKENS_PER_WORD:
         # SentencePiece considers a text as a piece only if different characters follow it somewhere. A name at the end
         # of "the sound of NAME" is always followed by the end, however frequent it is. Two more lines change that.
         words = Counter(word for caption in captions for word in caption.split())

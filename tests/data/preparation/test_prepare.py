@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import shutil
@@ -423,14 +424,14 @@ def test_clips_louder_than_full_scale_are_mentioned_with_the_worst_files(tmp_pat
         (folder / name).write_bytes(data)
     manifest = write_manifest(folder, [{"path": name, "caption": name} for name in files])
     lines: list[str] = []
-    settings = {"workers": 1, "clips_per_shard": 1, "max_rejected": 2}
-    prepared = prepare(manifest, tmp_path / "out", **settings, log=lines.append)
+    run = functools.partial(prepare, manifest, tmp_path / "out", workers=1, clips_per_shard=1, max_rejected=2)
+    prepared = run(log=lines.append)
     assert prepared.clips == {"train": 4} and prepared.rejected == {"bad_scale": 1, "cancelling_channels": 1}
     (line,) = [line for line in lines if "full scale" in line]
     assert "clipped to it: 2 clips, the loudest: " in line
     assert 0 < line.index("loudest.wav (10 times full scale)") < line.index("loud.wav (1.5 times full scale)")
     lines.clear()
-    again = prepare(manifest, tmp_path / "out", **settings, log=lines.append)
+    again = run(log=lines.append)
     assert again.reused and again.clipped == prepared.clipped and line in lines
 
 
