@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe is still caught
         return code
     except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # `slap caption sounds | head`: end silently as after SIGPIPE, as other programs do. Standard output is

@@ -76,7 +76,7 @@ def embed(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # what is done is not lost
         interrupted = True
     if interrupted and not results:
-        return 130
+        raise KeyboardInterrupt
     exit_code = jobs.exit_code()  # raises if there is no vector to write
     _write_vectors(options, list(results), np.stack(list(results.values())), jobs.left_out)
     if interrupted:
@@ -125,11 +125,6 @@ def classify(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     model.classify([], labels, options.template)  # reports a bad label or template before any file is read
-    if len(labels) == 1:
-        print(
-            f"{options.program}: with one label every file has probability 1; give the alternatives too",
-            file=sys.stderr,
-        )
 
     def infer(clips: list[Any]) -> list[dict[str, float]]:
         return model.classify(clips, labels, options.template, **batch_settings(options))

@@ -123,11 +123,11 @@ class LabelEmbeddings:
             ZeroShotError: see `check_labels` and `template_prompts`.
         """
         names = check_labels(labels)
-        if len(names) == 1:
-            logging.warning("there is one label, so its probability is 1 for every clip; give several to compare")
         prompts = class_prompts(names, template)  # checks the template, before it becomes part of a key
         key = (tuple(names), template)
         if key not in self._recent:
+            if len(names) == 1:
+                logging.warning("there is one label, so its probability is 1 for every clip; give several to compare")
             self._recent = {key: class_embeddings(embed_text(prompts), len(names))}
         return names, self._recent[key]
 

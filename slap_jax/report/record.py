@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 
 from slap_jax.checkpoints.best import DIRECTORY as BEST
-from slap_jax.checkpoints.model_dir import WEIGHTS
+from slap_jax.checkpoints.model_dir import CONFIG, WEIGHTS, is_export
 from slap_jax.checkpoints.read_model import EXPORT_DIRECTORY, run_config
 from slap_jax.config.defaults import patches_per_column
 from slap_jax.errors import UserError
@@ -69,6 +69,11 @@ def read_run(run_dir: Path) -> RunRecord:
         ExportError: the directory or its `config.json` is missing or damaged.
         ReportError: `metrics.jsonl` is missing, or it or `evaluation.json` is damaged.
     """
+    if is_export(run_dir):
+        raise ReportError(f"{run_dir} is an export; give the run directory, which `slap train` wrote")
+    if not (run_dir / CONFIG).is_file():
+        problem = f"has no {CONFIG}" if run_dir.is_dir() else "is not a directory"
+        raise ReportError(f"{run_dir} {problem}; give a run directory, which `slap train` wrote")
     config = run_config(run_dir)
     evaluation_path = run_dir / "evaluation.json"
     above = run_dir.resolve().parent

@@ -283,10 +283,6 @@ def test_hints(sounds, capsys):
         in run(capsys, "embed", "a dog barks", "--json", code=2)[1]
     )
     assert "nothing to search for" in run(capsys, "search", code=2)[1]  # before the model is loaded
-    assert (
-        "with one label every file has probability 1"
-        in run(capsys, "classify", "sounds/low.wav", "--labels", "tone 1")[1]
-    )
 
 
 def test_an_interrupt_keeps_the_embeddings_that_are_done(sounds, capsys, monkeypatch):
@@ -342,4 +338,4 @@ def test_an_interrupt_inside_a_callback_that_ignores_exceptions_is_heard(sounds)
     command = [sys.executable, "-c", program, "caption", "sounds"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "slap caption: interrupted\n")

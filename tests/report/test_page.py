@@ -220,8 +220,9 @@ def test_results_of_one_direction_alone(run_dir):
 @pytest.mark.parametrize(
     ("files", "error", "message"),
     [
-        (None, ExportError, "run is not a directory"),
-        ({}, ExportError, "run holds neither"),
+        (None, ReportError, "run is not a directory; give a run directory"),
+        ({}, ReportError, "run has no config.json; give a run directory"),
+        ({"model.safetensors": "x"}, ReportError, "run is an export; give the run directory"),
         ({"config.json": "{"}, ExportError, r"config\.json is not the config of a run"),
         ({"config.json": None}, ReportError, r"metrics\.jsonl is missing"),
         ({"config.json": None, "metrics.jsonl": '{"step": 1}\nhalf\n{}'}, ReportError, r"metrics\.jsonl: line 2"),
