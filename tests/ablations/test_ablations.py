@@ -163,6 +163,7 @@ def test_a_table_without_runs_or_of_different_clips_is_an_error(tmp_path):
 
 
 @pytest.mark.compile
+@pytest.mark.process
 def test_a_run_writes_the_outcome_of_every_query(train_data, tmp_path):
     config = tiny_config(str(train_data), distillation=0.0, captioning=0.0)
     config.data.evaluation.scenes = source(f"{train_data}/scenes", "test")

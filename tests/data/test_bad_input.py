@@ -35,6 +35,7 @@ REJECTED_FILES = {
 def prepared(folder: Path, *lines: dict, output: str = "out", **settings) -> tuple[Prepared, dict[str, Record]]:
     """Prepares a manifest next to the files; returns the records by id."""
     manifest = write_manifest(folder, lines)
+    settings.setdefault("max_rejected", len(lines))
     result = prepare(manifest, folder / output, workers=1, log=lambda line: None, **settings)
     return result, {record.id: record for record in open_split(folder / output, "train")}
 
@@ -112,7 +113,7 @@ def test_one_line_that_is_not_utf8_is_one_rejection(tmp_path):
     manifest = write_manifest(tmp_path, [clip("0.wav"), clip("1.wav")])
     first, second = manifest.read_bytes().splitlines(keepends=True)
     manifest.write_bytes(first + b'{"path": "1.wav", "caption": "caf\xe9"}\n' + second)
-    result = prepare(manifest, tmp_path / "out", workers=1, log=lambda line: None)
+    result = prepare(manifest, tmp_path / "out", workers=1, max_rejected=1, log=lambda line: None)
     assert result.clips == {"train": 2} and sum(result.rejected.values()) == 1
     ((_, item),) = left_out(tmp_path / "out").items()
     assert item["where"] == "manifest.jsonl:2" and "UTF-8" in item["detail"]
@@ -141,7 +142,7 @@ def test_a_file_name_that_is_not_utf8_rejects_its_clip_only(tmp_path, capsys):
     for name in ("good", "caf\udce9"):
         write_tone(tmp_path / "in" / f"{name}.wav")
         (tmp_path / "in" / f"{name}.txt").write_text("a tone")
-    result = prepare(tmp_path / "in", tmp_path / "out", workers=1)
+    result = prepare(tmp_path / "in", tmp_path / "out", workers=1, max_rejected=1)
     assert result.rejected == {"bad_name": 1} and result.clips == {"train": 1}
     item = left_out(tmp_path / "out")["caf\\udce9.wav"]
     assert "rename the file" in item["detail"] and "bad_name: 1" in capsys.readouterr().out

@@ -57,7 +57,7 @@ def test_search(here, capsys):
 
 def test_command_line(here, capsys):
     _, commands = run_page("command_line")
-    assert len(commands) == 5
+    assert len(commands) == 6
     printed = capsys.readouterr().out
     assert printed.count("recordings/tuesday/yard.wav: ") == 3  # caption, classify, frames
     assert '{"names": ["recordings/dog.flac", "recordings/tuesday/yard.wav"], ' in printed

@@ -128,7 +128,7 @@ def test_predictions_of_a_run_and_of_its_export_have_names_and_are_the_same(run_
     assert low <= scores["accuracy"] <= high and scores["n_unknown"] == 0
 
 
-def test_evaluation_scores_the_head_and_reaches_the_card(run_dir, pitches, tmp_path, capsys):
+def test_evaluation_scores_the_head_and_reaches_the_card(run_dir, base_model, pitches, tmp_path, capsys):
     """A model that was trained on labels is scored by its head, never by its untrained texts."""
     best = shutil.copytree(run_dir / "best", tmp_path / "best")
     assert main(["export", str(best)]) == 0
@@ -145,7 +145,7 @@ def test_evaluation_scores_the_head_and_reaches_the_card(run_dir, pitches, tmp_p
     card = (best / "export" / "README.md").read_text()
     assert f"| trained classification head | test | accuracy | {scores['accuracy']:.3f} |" in card
     assert "slap predict" in card and "`high`, `low`." in card and "model.classify(" not in card
-    assert "Training started from the parameters of `base0`, so" in card  # not of `export`
+    assert f"Training started from the parameters of `{base_model.parent.name}`, so" in card  # not of `export`
     assert ModelCard(card).data["pipeline_tag"] == "audio-classification"
     assert {result.task_type for result in ModelCard(card).data["eval_results"]} == {"audio-classification"}
 
