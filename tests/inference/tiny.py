@@ -62,6 +62,7 @@ def _tiny_run_params(model: str, seed: int) -> dict[str, Any]:
 
 def tiny_tokenizer(path: Path) -> Tokenizer:
     """The vocabulary that SentencePiece alone finds, of at most 64 pieces: stored golden values depend on its ids."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_train(CAPTIONS, 64, 1.0))
     return load_tokenizer(path)
 
