@@ -1,5 +1,8 @@
 """Sound in containers is decoded, and a file of every suffix; other bytes and references are refused."""
 
+import shutil
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -129,18 +132,18 @@ CONTAINERS = {  # suffix -> FFmpeg's format and codec
         "mp2": ("mp2", "mp2"),
     },
     **{"3gp": ("3gp", "aac"), "3g2": ("3g2", "aac"), "ogv": ("ogv", "libopus"), "ogx": ("ogg", "flac")},
-    **{"ac3": ("ac3", "ac3"), "wv": ("wv", "wavpack"), "tta": ("tta", "tta"), "amr": ("amr", "libopencore_amrnb")},
+    **{"ac3": ("ac3", "ac3"), "wv": ("wv", "wavpack"), "tta": ("tta", "tta")},
 }
+AMR = Path(__file__).parents[2] / "golden" / "tone_of_300_hz.amr"  # not every build of FFmpeg has the encoder
 
 
 def by_ffmpeg(path, kind, codec, rate=48_000):
     """Writes half a second of a tone of 300 Hz."""
-    rate = 8_000 if codec == "libopencore_amrnb" else rate
     frame = av.AudioFrame.from_ndarray(tone(0.5, 300.0, rate)[None], format="fltp", layout="mono")
     frame.sample_rate, frame.pts = rate, 0
     with av.open(str(path), "w", format=kind) as output:
         stream = output.add_stream(codec, rate=rate, layout="mono")
-        stream.bit_rate = 12_200 if rate == 8_000 else 64_000
+        stream.bit_rate = 64_000
         context = stream.codec_context
         resampler = av.AudioResampler(context.format, "mono", rate, frame_size=context.frame_size or 1_024)
         for piece in [*resampler.resample(frame), *resampler.resample(None)]:
@@ -153,6 +156,8 @@ def test_files_of_every_suffix_are_decoded(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     if suffix[1:] in CONTAINERS:
         by_ffmpeg(path, *CONTAINERS[suffix[1:]])
+    elif suffix == ".amr":
+        shutil.copy(AMR, path)
     else:
         kind = SOUND_FORMATS.get(suffix[1:], suffix[1:].upper())
         soundfile.write(
