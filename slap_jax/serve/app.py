@@ -181,7 +181,7 @@ def create_app(
         )
 
     @app.post("/embed", responses=_STATUSES)
-    async def embed(
+    async def embed(  # FastAPI copies the defaults that B006 warns of
         audio: Annotated[list[UploadFile], File(max_length=MAX_FILES, description="Audio files of any format.")] = [],  # noqa: B006
         text: Annotated[list[Text], Form(max_length=MAX_TEXTS, description="Texts.")] = [],  # noqa: B006
     ) -> Embeddings:

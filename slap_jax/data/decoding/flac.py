@@ -115,7 +115,7 @@ def _stating(data: SoundBytes, start: int, end: int, samples: int) -> Part:
 def _is_cut(data: SoundBytes, start: int, end: int, before: int, after: int) -> bool:
     """Returns whether the last frame cannot be decoded, which starts at sample `before` and ends at `after`."""
     try:
-        with soundfile.SoundFile(PartFile(data, _stating(data, start, end, after))) as file:  # type: ignore[arg-type]
+        with soundfile.SoundFile(PartFile(data, _stating(data, start, end, after))) as file:  # type: ignore[arg-type]  (has what it reads)
             file.seek(before)
             return len(file.read(after - before, dtype="int32")) < after - before
     except (soundfile.SoundFileError, RuntimeError):

@@ -12,8 +12,11 @@ class SoundBytes:
 
     def __init__(self, source: str | bytes):
         self._data = source if isinstance(source, bytes) else None
-        self._file = None if isinstance(source, bytes) else open(source, "rb", buffering=0)  # noqa: SIM115
-        self.size = len(source) if isinstance(source, bytes) else os.fstat(self._file.fileno()).st_size  # type: ignore
+        if isinstance(source, bytes):
+            self._file, self.size = None, len(source)
+        else:
+            self._file = open(source, "rb", buffering=0)  # noqa: SIM115  (closed by `close`)
+            self.size = os.fstat(self._file.fileno()).st_size
 
     def read(self, start: int, count: int) -> bytes:
         """Returns up to `count` bytes, fewer at the end."""

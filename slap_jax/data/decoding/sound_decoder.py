@@ -94,7 +94,7 @@ class _Buffer(io.BytesIO):
 
 def _open(data: SoundBytes, layout: Layout, part: int, source: str | bytes) -> soundfile.SoundFile:
     if layout.parts:
-        return _SequentialFile(PartFile(data, layout.parts[part]))  # type: ignore[arg-type]
+        return _SequentialFile(PartFile(data, layout.parts[part]))  # type: ignore[arg-type]  (has what it reads)
     return _SequentialFile(_Buffer(source) if isinstance(source, bytes) else source)
 
 
